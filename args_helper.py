@@ -1,0 +1,688 @@
+"""Every option, declared once: its type, default, bounds, meaning, and whether it affects the result.
+
+Flags, the checks of YAML files, `--help` and the defaults all come from these declarations. A value is taken from the
+defaults, then from the YAML file, then from the flags; what was wrong with any of it is said in one message.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from data import DATASETS, DEFINED_BY_PATH
+from models import MODELS
+from trainers.algorithms import ALGORITHMS
+from utils.errors import UserError, meant
+from utils.schedules import pruning_epochs, pruning_rate
+
+# ---- types ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The names an option allows; stands beside its type for `--help`."""
+
+    names: tuple[str, ...]
+
+
+def one_of(*names: str, later: Iterable[str] = (), aliases: Mapping[Any, str] | None = None) -> Any:
+    """The type of an option that allows these names only.
+
+    Args:
+        names: what is allowed.
+        later: names that are known but not available yet.
+        aliases: other spellings.
+    """
+
+    def check(given: Any) -> str:
+        name = (aliases or {}).get(given, given)
+        if name in names:
+            return name
+        if name in set(later):
+            raise ValueError(f"'{name}' is not available yet; allowed: {', '.join(names)}")
+        raise ValueError(f"'{given}' is not one of {', '.join(names)}{meant(str(given), names)}")
+
+    return Annotated[str, BeforeValidator(check), Choices(names)]
+
+
+def _no_bool(given: Any) -> Any:
+    if isinstance(given, bool):
+        raise ValueError(f"{str(given).lower()} is not a number")
+    return given
+
+
+def _listed(given: Any) -> Any:
+    if isinstance(given, str):
+        return [part for part in given.replace(",", " ").split() if part]
+    return given if isinstance(given, list | tuple) else [given]
+
+
+def _inside(given: Any) -> Any:
+    path = PurePath(str(given))
+    if path.is_absolute() or ".." in path.parts or not str(given).strip() or "\0" in str(given):
+        raise ValueError(f"'{given}' is not a plain name or relative path")
+    return given
+
+
+Int = Annotated[int, BeforeValidator(_no_bool)]
+Float = Annotated[float, BeforeValidator(_no_bool)]
+Ints = Annotated[tuple[int, ...], BeforeValidator(_listed)]
+Inside = Annotated[str, BeforeValidator(_inside)]
+LrPolicy = one_of("constant_lr", "cosine_lr", "multistep_lr")
+OptimizerName = one_of("sgd", "adam")
+Regularization = one_of(
+    "none", "L2", "L1", "L1_L2", "var_red_1", "var_red_2", "bin_entropy",
+    aliases={False: "none", True: "none", "False": "none", "True": "none", "None": "none", "false": "none"},
+)  # fmt: skip
+
+
+def option(default: Any, text: str, *, affects: bool = True, aliases: tuple[str, ...] = (), **bounds: Any) -> Any:
+    """Declare an option.
+
+    Args:
+        default: its value when nothing is given.
+        text: its meaning, for `--help`.
+        affects: whether it affects the result; only those that do enter `config_hash`.
+        aliases: other names for it; a single letter is a short flag.
+        bounds: `ge`, `gt`, `le`, `lt`, as pydantic has them.
+    """
+    return Field(default, description=text, json_schema_extra={"affects": affects, "aliases": list(aliases)}, **bounds)
+
+
+class _Options(BaseModel):
+    # Names such as model_... are taken by pydantic unless this is lifted.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True, protected_namespaces=()
+    )
+
+
+# ---- the options ---------------------------------------------------------------------------------------------------
+
+
+class RunOptions(_Options):
+    """Run: where it is kept, its seed, its device"""
+
+    config: str | None = option(None, "YAML file with options", affects=False)
+    name: Inside | None = option(None, "folder of the run's trials under results_dir", affects=False)
+    subfolder: Inside | None = option(None, "folder above `name`; default: the config file's name", affects=False)
+    run_idx: Inside | None = option(None, "one more folder under `name`, to tell repetitions apart", affects=False)
+    results_dir: str = option("results", "where run folders are made", affects=False)
+    log_dir: str = option("runs", "where TensorBoard events go, in folders like those of results_dir", affects=False)
+    results_filename: Inside = option("acc_and_sparsity.csv", "name of the per-epoch table", affects=False)
+    seed: Int = option(42, "every random stream derives from seed × trial_num", ge=0)
+    trial_num: Int = option(1, "number of the first trial", affects=False, ge=1)
+    num_trial: Int = option(1, "trials to run one after another", affects=False, ge=1)
+    fixed_init: bool = option(False, "draw weights and scores from seed_fixed_init, the same in every trial")
+    seed_fixed_init: Int = option(24, "seed of weights and scores with fixed_init", ge=0)
+    device: one_of("auto", "cpu", "cuda", "mps") = option(
+        "auto", "where to compute; auto: cuda number `gpu` if there is one, else cpu", affects=False
+    )
+    gpu: Int = option(0, "number of the GPU", affects=False, ge=0)
+    no_cuda: bool = option(False, "use the CPU", affects=False)
+    threads: Int = option(0, "CPU threads of PyTorch; 0: as many as it chooses", affects=False, ge=0)
+    workers: Int = option(4, "threads that read images", affects=False, aliases=("num_workers",), ge=0)
+    print_freq: Int = option(10, "steps between refreshes of the progress bar", affects=False, aliases=("p",), ge=1)
+    save_every: Int = option(
+        -1, "keep a copy of the checkpoint every n epochs; below 1: never", affects=False, aliases=("ckpt_interval",)
+    )
+    checkpoint_at_prune: bool = option(False, "keep a copy of the checkpoint after every pruning", affects=False)
+    ckpt_at_fixed_epochs: Ints = option((), "keep a copy of the search's checkpoint after these epochs", affects=False)
+    save_model: bool = option(False, "write the trained network as model.safetensors (a state_dict)", affects=False)
+    resume: str | None = option(None, "go on with the run in this folder", affects=False)
+    start_epoch: Int = option(0, "first epoch of the search, to go on from a `pretrained` network", ge=0)
+    print_config: bool = option(False, "print the options as YAML and end", affects=False)
+
+
+class DataOptions(_Options):
+    """Data"""
+
+    dataset: one_of(
+        *DATASETS,
+        later=("MNIST", "CIFAR100", "TinyImageNet", "ImageNet", "Caltech101"),
+        aliases={"FfcvImageNet": "ImageNet"},
+    ) = option("Digits", "data set")
+    data: str = option("data/datasets/", "folder of the data", affects=False, aliases=("data_dir",))
+    image_size: Int = option(0, "ImageFolder: bring all images to squares of this size; 0: as they are", ge=0, le=1024)
+    batch_size: Int = option(64, "images a training step", ge=1)
+    use_full_data: bool = option(False, "train on all training images, holding none out for validation")
+
+
+class ModelOptions(_Options):
+    """Model"""
+
+    arch: one_of(
+        *MODELS,
+        later=(
+            "Conv6", "Conv8", "Conv4Wide", "Conv6Wide", "cResNet18", "cResNet50", "ResNet18", "ResNet50", "ResNet101",
+            "WideResNet50_2", "WideResNet101_2", "TinyResNet18", "WideResNet28", "vgg16", "tinyvgg16", "MobileNetV2",
+            "tinyMobileNetV2",
+        ),
+    ) = option("resnet20", "network")  # fmt: skip
+    width: Float = option(1.0, "factor of every hidden width", aliases=("width_mult",), gt=0)
+    hidden_size: Int = option(500, "units of FC's hidden layers", ge=1)
+    bias: bool = option(False, "give convolutions and linear layers a bias, masked apart from the weights")
+    conv_type: one_of("SubnetConv", "DenseConv") = option("SubnetConv", "masked layers or plain ones")
+    bn_type: one_of("NonAffineBatchNorm", "AffineBatchNorm", "LearnedBatchNorm") = option(
+        "NonAffineBatchNorm", "batch norm without or with scale and shift (frozen in the search, then trained)"
+    )
+    init: one_of(
+        "signed_constant", "unsigned_constant", "kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_constant",
+        "standard",
+    ) = option("kaiming_normal", "how weights are drawn")  # fmt: skip
+    score_init: one_of("unif", "half", "bern", "bimodal", "skew") = option("unif", "how scores are drawn")
+    mode: one_of("fan_in", "fan_out") = option("fan_in", "fan that scales the weights")
+    nonlinearity: one_of("relu", "leaky_relu", "tanh", "sigmoid", "selu", "linear") = option(
+        "relu", "nonlinearity whose gain scales the weights"
+    )
+    scale_fan: bool = option(False, "multiply the fan by 1 − prune_rate (constants and kaiming_normal)")
+    freeze_weights: bool = option(True, "keep the weights as drawn while scores are learned")
+    pretrained: str | None = option(None, "start from this state_dict or checkpoint")
+
+
+class SearchOptions(_Options):
+    """Search"""
+
+    algo: one_of(
+        *ALGORITHMS,
+        later=(
+            "ep", "global_ep", "global_ep_iter", "imp", "training", "smart_ratio", "random", "random_erk", "magnitude",
+            "snip", "grasp", "synflow", "cts",
+        ),
+        aliases={"wt": "training", "dense": "training"},
+    ) = option("hc_iter", "algorithm")  # fmt: skip
+    epochs: Int = option(10, "epochs of the search", ge=1)
+    optimizer: OptimizerName = option("sgd", "optimizer of the search")
+    lr: Float = option(1e-3, "initial learning rate of the search", gt=0)
+    lr_policy: LrPolicy = option("constant_lr", "learning rate over the epochs of the search")
+    gamma: Float = option(0.1, "factor of each step of multistep_lr", gt=0, le=1)
+    milestones: Ints | None = option(None, "epochs of those steps; default: the published ones for the length")
+    momentum: Float = option(0.9, "momentum of SGD, in the search and after", ge=0, lt=1)
+    nesterov: bool = option(False, "Nesterov's momentum")
+    wd: Float = option(5e-4, "weight decay in the search (acts on scores too)", ge=0)
+    no_bn_decay: bool = option(False, "no weight decay on batch-norm parameters")
+    label_smoothing: Float = option(0.0, "label smoothing of the training loss", ge=0, lt=1)
+    warmup_length: Int = option(0, "epochs of linear warm-up", ge=0)
+    regularization: Regularization = option("none", "penalty on the scores")
+    lmbda: Float = option(1e-3, "weight λ of the penalty", ge=0)
+    alpha: Float = option(1.0, "exponent of s in var_red_1 (below 1 its slope at 0 is infinite)", ge=1)
+    alpha_prime: Float = option(1.0, "exponent of 1 − s in var_red_1", ge=1)
+    iter_period: Int = option(5, "epochs from one pruning to the next", ge=1)
+    iter_start: Int = option(0, "no pruning up to this epoch", ge=0)
+    prune_type: one_of("FixThresholding", "BottomK", "LocalBottomK", "ExactBottomK") = option(
+        "FixThresholding",
+        "what a pruning removes: scores up to 0.5; the lowest fraction of the network with all ties; the lowest of "
+        "each layer; the lowest of the network, exactly counted",
+    )
+    prune_rate: Float = option(0.5, "fraction of each pruning (override_prune_rate); see scale_fan", ge=-1, le=1)
+    override_prune_rate: bool = option(False, "use prune_rate instead of the rate that meets the target")
+    target_sparsity: Float = option(0.5, "weights that remain at the end, in percent", gt=0, le=100)
+    hc_quantized: bool = option(False, "round the scores in the forward pass of the search (Gem-Miner)")
+    quantize_threshold: Float = option(0.5, "scores above it count as 1", ge=0, lt=1)
+    bottom_k_on_forward: bool = option(False, "round at the score under which p of the weights in play lie, instead")
+    differentiate_clamp: bool = option(False, "bring scores into [0, 1] before every forward pass")
+    project_freq: Int = option(1, "steps from one projection of the scores to [0, 1] to the next", ge=1)
+    round: one_of("naive", "prob", "naive_prob", "all_ones") = option("naive", "rounding of the evaluated mask")
+    noise: bool = option(False, "add noise to the scores that are evaluated")
+    noise_ratio: Float = option(0.0, "standard deviation of that noise", ge=0)
+    num_test: Int = option(1, "draws of the evaluated mask that are averaged", ge=1)
+    rewind_score: bool = option(False, "after each pruning, set the scores back")
+    rewind_to_epoch: Int = option(-1, "to what they were at the start of this epoch; −1: do not", ge=-1)
+    drop_bottom_half_weights: bool = option(False, "at epoch 1 score the smaller half of the weights 0, the larger 1")
+    invert_sanity_check: bool = option(False, "prune the highest scores instead of the lowest (a check)")
+    unflag_before_finetune: bool = option(False, "fine-tune also what only the penalty had switched off")
+
+
+class FineTuneOptions(_Options):
+    """Fine-tuning and sanity checks"""
+
+    skip_fine_tune: bool = option(False, "end with the search")
+    fine_tune_epochs: Int | None = option(None, "epochs of fine-tuning; default: epochs", ge=1)
+    fine_tune_optimizer: OptimizerName = option("sgd", "its optimizer")
+    fine_tune_lr: Float = option(0.01, "its initial learning rate", gt=0)
+    fine_tune_lr_policy: LrPolicy = option("constant_lr", "its learning rate over the epochs")
+    fine_tune_wd: Float = option(1e-4, "its weight decay", ge=0)
+    skip_sanity_checks: bool = option(False, "do not train the reinitialised and shuffled twins of the ticket")
+
+
+GROUPS: tuple[type[_Options], ...] = (RunOptions, DataOptions, ModelOptions, SearchOptions, FineTuneOptions)
+
+# Options that are known and do nothing any more, and what to use instead.
+RETIRED = {
+    "weight_decay": "use wd and fine_tune_wd",
+    "iter_ep": "use algo: global_ep_iter",
+    "lr_adjust": "use lr_policy",
+    "shift": "use noise",
+    "num_round": "use imp_rounds",
+    "hc_warmup": "use iter_start",
+    "hc_period": "use iter_period",
+    "plot_hc_convergence": "see the TensorBoard log",
+    "trainer": "use algo",
+    "save_plot_data": "the per-epoch table is always written",
+    "log_interval": "use print_freq",
+    "loss": "the loss is cross-entropy; see label_smoothing",
+    "score_init_constant": "use score_init: half",
+    "lam_finetune_loss": "fine-tuning follows the search",
+    "num_step_finetune": "use fine_tune_epochs",
+    "num_epochs": "use epochs",
+    "transfer_learning": "use pretrained",
+    "load_ckpt": "use pretrained or resume",
+    "mode_connect_filename": "figures lie in the run's folder",
+    **{
+        f"transformer_{name}": "language models are not part of this tool"
+        for name in ("emsize", "nhid", "nlayers", "clip", "bptt", "dropout", "nhead")
+    },
+    **dict.fromkeys(("submask_size", "metric", "pruning_strategy", "how_to_prune", "start_from_nothing", "flips", "td", "temp", "max_iter"), "greedy pruning is not part of this tool"),
+}  # fmt: skip
+
+# Options that are known and not available yet, each with the value that asks for nothing.
+NOT_YET: dict[str, Any] = {
+    "mixed_precision": False, "evaluate": False, "evaluate_only": False, "first_layer_dense": False,
+    "last_layer_dense": False, "first_layer_type": None, "lr_gamma": 0.1, "weight_training": False,
+    "dense_training": False, "only_sanity": False, "sanity_folder": None, "shuffle": False, "reinit": False,
+    "chg_mask": False, "chg_weight": False, "imp_rounds": -1, "imp_rewind_iter": 1000, "imp_no_rewind": False,
+    "imp_resume_round": -1, "imp_rewind_model": None, "imp_resume_epoch": -1, "imp_resume_iter": -1,
+    "random_subnet": False, "smart_ratio": -1, "sr_version": 1, "compare_rounding": False, "mode_connect": False,
+    "pretrained2": None, "how_to_connect": "prob", "interpolate": "prob", "multiprocessing_distributed": False,
+    "world_size": -1, "rank": -1, "dist_backend": "nccl", "dry_run": False, "precision": "fp32", "compile": "auto",
+    "accumulate": 1, "deterministic": False, "max_time": None, "checkpoint_every": None, "resume_anyway": False,
+    "ticket": None, "export": False, "sweep": None, "report": None, "compare_tickets": None, "list": None,
+    "cts_loss": "kl", "rewind_epoch": 0, "with_dense": False,
+}  # fmt: skip
+
+
+class Config(*reversed(GROUPS)):
+    """All options of a run. Frozen: what changes while a run goes on is state of the run, not configuration."""
+
+    @property
+    def torch_device(self) -> str:
+        """The device as PyTorch names it; `device` has to be resolved before."""
+        return f"cuda:{self.gpu}" if self.device == "cuda" else self.device
+
+    @property
+    def density(self) -> float:
+        """The fraction of the prunable weights that is to remain, in (0, 1]."""
+        return self.target_sparsity / 100.0
+
+    @property
+    def effective_seed(self) -> int:
+        """What the run's random streams derive from."""
+        return self.seed * self.trial_num
+
+    @property
+    def init_seed(self) -> int:
+        """What the draws of weights and scores derive from."""
+        return self.seed_fixed_init if self.fixed_init else self.effective_seed
+
+    @property
+    def tuning_epochs(self) -> int:
+        """Epochs of fine-tuning."""
+        return self.epochs if self.fine_tune_epochs is None else self.fine_tune_epochs
+
+    @property
+    def prunings(self) -> range:
+        """The epochs (0-based) after whose evaluation a gradual search prunes."""
+        return pruning_epochs(self.epochs, self.iter_period, self.iter_start)
+
+    @property
+    def pruning_rate(self) -> float:
+        """The fraction of the weights in play that one pruning of a gradual search removes."""
+        return self.prune_rate if self.override_prune_rate else pruning_rate(self.density, len(self.prunings))
+
+    @property
+    def config_hash(self) -> str:
+        """A name for the experiment: equal for configs that differ only in what does not affect the result.
+
+        The trial is no part of it, so that trials of one experiment share it.
+        """
+        return hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def deciding(self) -> dict[str, Any]:
+        """The options that affect the result, by name."""
+        names = {name for name, field in OPTIONS.items() if field.json_schema_extra["affects"]}
+        if self.dataset in DEFINED_BY_PATH:
+            names.add("data")
+        return json.loads(self.model_dump_json(include=names))
+
+    def to_yaml(self) -> str:
+        """The options as YAML, itself a valid config file."""
+        passing = {"config", "resume", "print_config"}
+        given = json.loads(self.model_dump_json(exclude=passing, exclude_none=True))
+        return yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
+
+
+OPTIONS: dict[str, FieldInfo] = {name: field for group in GROUPS for name, field in group.model_fields.items()}
+_CANONICAL = {alias: name for name, field in OPTIONS.items() for alias in field.json_schema_extra["aliases"]}
+
+
+def contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What cannot be meant although each option by itself is allowed: (the options concerned, what is wrong)."""
+    if config.scale_fan and not 0 <= config.prune_rate < 1:
+        yield ("scale_fan", "prune_rate"), f"scale_fan needs a prune_rate in [0, 1), not {config.prune_rate:g}"
+    if config.warmup_length >= config.epochs:
+        yield ("warmup_length", "epochs"), f"a warm-up of {config.warmup_length} epochs fills all {config.epochs}"
+    if config.start_epoch >= config.epochs:
+        yield ("start_epoch", "epochs"), f"start_epoch {config.start_epoch} lies beyond all {config.epochs} epochs"
+    for of, momentum_user in (("optimizer", config.optimizer), ("fine_tune_optimizer", config.fine_tune_optimizer)):
+        if config.nesterov and momentum_user == "sgd" and config.momentum == 0:
+            yield ("nesterov", "momentum", of), "nesterov needs a momentum above 0"
+            break
+    if config.algo in ("hc", "hc_iter"):
+        yield from _search_contradictions(config)
+
+
+def _search_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    if config.conv_type == "DenseConv":
+        yield ("conv_type", "algo"), f"algo {config.algo} learns masks, which conv_type DenseConv has not"
+    if config.bottom_k_on_forward and not config.hc_quantized:
+        yield ("bottom_k_on_forward", "hc_quantized"), "bottom_k_on_forward rounds as it goes: set hc_quantized"
+    if config.bottom_k_on_forward and config.bias:
+        yield ("bottom_k_on_forward", "bias"), "bottom_k_on_forward ranks weights only: it cannot be had with bias"
+    if config.algo == "hc":
+        if config.bottom_k_on_forward:
+            yield ("bottom_k_on_forward", "algo"), "bottom_k_on_forward takes its fraction from the prunings of hc_iter"
+        return
+    if not config.prunings:
+        yield (
+            ("epochs", "iter_period", "iter_start"),
+            f"hc_iter would never prune: of {config.epochs} epochs, none after iter_start {config.iter_start} is a "
+            f"multiple of iter_period {config.iter_period} (lower iter_period, or train longer)",
+        )
+        return
+    if not 0 < config.pruning_rate < 1 and config.density < 1:
+        yield (
+            ("override_prune_rate", "prune_rate", "target_sparsity"),
+            f"hc_iter would never prune, or prune everything: each pruning removes a fraction of "
+            f"{config.pruning_rate:g}, which has to lie between 0 and 1",
+        )
+    if config.rewind_score and config.rewind_to_epoch > config.prunings[0]:
+        yield (
+            ("rewind_score", "rewind_to_epoch"),
+            f"rewind_to_epoch {config.rewind_to_epoch} lies after the first pruning, at epoch {config.prunings[0]}",
+        )
+    if config.rewind_score and 0 <= config.rewind_to_epoch < config.start_epoch:
+        yield (
+            ("rewind_score", "rewind_to_epoch", "start_epoch"),
+            f"rewind_to_epoch {config.rewind_to_epoch} lies before start_epoch {config.start_epoch}",
+        )
+
+
+# ---- from files and flags to a Config ------------------------------------------------------------------------------
+
+
+class Given(NamedTuple):
+    """A value as it was given, and where."""
+
+    value: Any
+    where: str
+
+
+def parse_args(argv: list[str] | None = None) -> Config:
+    """The config of a command line: defaults, under the YAML file it names, under its flags.
+
+    With `--resume FOLDER` the file is the `config.yml` in that folder, and no option that affects the result may
+    differ from it.
+
+    Args:
+        argv: the words after the program's name; by default the process's own.
+
+    Raises:
+        UserError: anything wrong with any of it, all of it in one message.
+        SystemExit: `--help` was asked for.
+    """
+    flags, problems = _read_flags(argv)
+    if "resume" in flags:
+        return _resumed(flags, problems)
+    source = flags.get("config")
+    from_file = _read_yaml(Path(str(source.value)), problems) if source else {}
+    return _make_config({**from_file, **flags}, problems)
+
+
+def _resumed(flags: dict[str, Given], problems: list[str]) -> Config:
+    folder = Path(str(flags["resume"].value))
+    stored = folder / "config.yml"
+    if not stored.is_file():
+        raise UserError(f"--resume {folder}: there is no config.yml in it, so it is not the folder of a run")
+    before = _make_config(_read_yaml(stored, problems), problems)
+    after = _make_config({**_read_yaml(stored, []), **flags}, problems)
+    if before.config_hash != after.config_hash or before.trial_num != after.trial_num:
+        raise UserError(
+            f"--resume {folder}: a run goes on as it began, but these options differ: {difference(before, after)}"
+        )
+    return after
+
+
+def difference(before: Config, after: Config) -> str:
+    """The options that affect the result and differ, with both values."""
+    old, new = ({**config.deciding(), "trial_num": config.trial_num} for config in (before, after))
+    changed = [name for name in OPTIONS if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} {old.get(name)} → {new.get(name)}" for name in changed)
+
+
+def _read_flags(argv: list[str] | None) -> tuple[dict[str, Given], list[str]]:
+    """Flags as canonical name -> what was given; the rest are problems."""
+    words = _joined([_spelled(word) for word in (sys.argv[1:] if argv is None else argv)])
+    problems: list[str] = []
+    parsed, rest = _parser().parse_known_args(words)
+    flags: dict[str, Given] = {}
+    for name, value in vars(parsed).items():
+        _take(flags, name, Given(value, f"--{name}"), problems)
+    for before, word in zip(["", *rest], rest):
+        flag = word.partition("=")[0]
+        if word.startswith("-"):
+            problems.append(f"{flag}: no such option{meant(flag.lstrip('-'), [*OPTIONS, *_CANONICAL, *NOT_YET])}")
+        elif not before.startswith("-"):  # else it is the value of an unknown flag
+            problems.append(f"{word}: not expected; an option is written --name value")
+    return flags, problems
+
+
+def _spelled(word: str) -> str:
+    """A flag with `_` for `-` in its name; a value as it is."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def _joined(words: list[str]) -> list[str]:
+    """`--lmbda -1e-4` as `--lmbda=-1e-4`: argparse takes some negative numbers for flags."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and _is_number(word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return word.startswith("-")
+
+
+MISSING = object()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        usage="python main.py --config FILE.yml [--option value ...]",
+        description="Find and compare lottery tickets at initialisation.",
+        epilog="Options may be written with - or _. A flag beats the YAML file, which beats the default.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for group in GROUPS:
+        section = parser.add_argument_group(group.__doc__)
+        for name, field in group.model_fields.items():
+            _add_flag(section, name, field)
+    silent = parser.add_argument_group()
+    for name in [*RETIRED, *NOT_YET]:
+        silent.add_argument(f"--{name}", nargs="?", const=True, help=argparse.SUPPRESS)
+    return parser
+
+
+def _add_flag(section: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
+    spellings = [f"--{name}", *(f"-{a}" if len(a) == 1 else f"--{a}" for a in field.json_schema_extra["aliases"])]
+    default = str(field.default).lower() if _is_bool(field) else field.default
+    text = field.description if default in (None, ()) else f"{field.description} [{default}]"
+    text = text.replace("%", "%%")
+    if _is_bool(field):
+        section.add_argument(*spellings, nargs="?", const=True, metavar="true|false", help=text)
+        section.add_argument(f"--no_{name}", dest=name, action="store_const", const=False, help=argparse.SUPPRESS)
+        return
+    choices = _choices(field)
+    kind = "|".join(choices) if choices else name.rpartition("_")[2].upper()
+    arity = {"nargs": "*"} if _is_list(field) else {"nargs": "?", "const": MISSING}
+    section.add_argument(*spellings, metavar=kind, help=text, **arity)
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for part in get_args(annotation):
+        yield from _parts(part)
+
+
+def _is_bool(field: FieldInfo) -> bool:
+    return field.annotation is bool
+
+
+def _is_list(field: FieldInfo) -> bool:
+    return any(get_origin(part) is tuple for part in _parts(field.annotation))
+
+
+def _choices(field: FieldInfo) -> tuple[str, ...]:
+    return next((extra.names for extra in field.metadata if isinstance(extra, Choices)), ())
+
+
+def _read_yaml(path: Path, problems: list[str]) -> dict[str, Given]:
+    """The options in a flat YAML file, by canonical name, with the line each stands in.
+
+    Raises:
+        UserError: no such file, or not a YAML mapping.
+    """
+    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        root = loader.get_single_node()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the config file {path}: {getattr(error, 'strerror', None) or error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {_yaml_complaint(error)}") from error
+    if root is None:
+        return {}
+    if not isinstance(root, yaml.MappingNode):
+        raise UserError(f"{path} is not a list of options: lines such as 'lr: 0.1' were looked for")
+    options: dict[str, Given] = {}
+    for key, value in root.value:
+        where = f"{path}:{key.start_mark.line + 1}"
+        try:
+            given = loader.construct_object(value, deep=True)
+        except (yaml.YAMLError, ValueError) as error:
+            problems.append(f"{key.value} ({where}): {_yaml_complaint(error)}")
+            continue
+        name = str(key.value).replace("-", "_")
+        if _CANONICAL.get(name, name) in options:
+            problems.append(f"{name} ({where}): given before, at {options[_CANONICAL.get(name, name)].where}")
+        else:
+            _take(options, name, Given(given, f"{name} ({where})"), problems)
+    return options
+
+
+def _yaml_complaint(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    text = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"{text}, line {mark.line + 1}, column {mark.column + 1}" if mark else text
+
+
+def _take(options: dict[str, Given], name: str, given: Given, problems: list[str]) -> None:
+    """Enter a known option under its canonical name; warn of a retired one; a problem for any other."""
+    name = _CANONICAL.get(name, name)
+    if name in OPTIONS:
+        if given.value is MISSING:
+            problems.append(f"{given.where}: a value is missing")
+        elif given.value is not None:
+            options[name] = given
+    elif name in RETIRED:
+        warnings.warn(f"{given.where}: this option does nothing any more; {RETIRED[name]}", stacklevel=2)
+    elif name in NOT_YET:
+        if not _asks_for_nothing(given.value, NOT_YET[name]):
+            problems.append(f"{given.where}: this option is not available yet")
+    else:
+        problems.append(f"{given.where}: no such option{meant(name, [*OPTIONS, *_CANONICAL, *NOT_YET])}")
+
+
+def _asks_for_nothing(value: Any, inert: Any) -> bool:
+    return value is None or value == inert or str(value).lower() == str(inert).lower() or value in ("None", "none")
+
+
+def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
+    """Validate all values together.
+
+    Raises:
+        UserError: the problems found before, and those found now.
+    """
+    values = {name: one.value for name, one in given.items()}
+    if values.get("regularization") in (True, "True", "true"):
+        warnings.warn(f"{given['regularization'].where}: true names no penalty; none is used", stacklevel=3)
+    problems, wrong = list(problems), set()
+    try:
+        config = Config(**values)
+    except ValidationError as error:
+        for one in error.errors():
+            name = str(one["loc"][0])
+            if name not in wrong:
+                problems.append(f"{given[name].where}: {_complaint(one)}")
+            wrong.add(name)
+        config = Config(**{name: value for name, value in values.items() if name not in wrong})
+    for concerned, text in contradictions(config):
+        if not wrong.intersection(concerned):
+            where = [given[name].where for name in concerned if name in given]
+            problems.append(f"{', '.join(where) or concerned[0]}: {text}")
+    if problems:
+        count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise UserError("\n  ".join([f"{count} with the options:", *problems]))
+    return _with_subfolder(config)
+
+
+def _with_subfolder(config: Config) -> Config:
+    """The config with its folder under results_dir written down, so that a copy of the file still names it."""
+    if config.subfolder is None and config.config is not None:
+        return config.model_copy(update={"subfolder": Path(config.config).stem})
+    return config
+
+
+_COMPLAINTS: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {
+    "int_parsing": lambda given, _: f"'{given}' is not a whole number",
+    "int_from_float": lambda given, _: f"{given} is not a whole number",
+    "int_type": lambda given, _: f"{given} is not a whole number",
+    "float_parsing": lambda given, _: f"'{given}' is not a number",
+    "float_type": lambda given, _: f"{given} is not a number",
+    "finite_number": lambda given, _: f"{given} is not a finite number",
+    "bool_parsing": lambda given, _: f"'{given}' is neither true nor false",
+    "bool_type": lambda given, _: f"{given} is neither true nor false",
+    "string_type": lambda given, _: f"{given} is not a text",
+    "greater_than": lambda given, limit: f"{given} is too small: it has to be above {limit['gt']:g}",
+    "greater_than_equal": lambda given, limit: f"{given} is too small: it has to be at least {limit['ge']:g}",
+    "less_than": lambda given, limit: f"{given} is too large: it has to be below {limit['lt']:g}",
+    "less_than_equal": lambda given, limit: f"{given} is too large: it may be at most {limit['le']:g}",
+    "value_error": lambda _, about: str(about["error"]),
+}
+
+
+def _complaint(error: Mapping[str, Any]) -> str:
+    """A pydantic error in the words of this tool's messages."""
+    say = _COMPLAINTS.get(error["type"])
+    return say(error["input"], error.get("ctx", {})) if say else error["msg"]

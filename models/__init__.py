@@ -1,0 +1,52 @@
+"""Networks by name. The table holds plain strings, so that listing the names imports nothing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from args_helper import Config
+    from data.spec import DataSpec
+
+MODELS = {
+    "FC": "models.conv:FC",
+    "Conv2": "models.conv:conv2",
+    "Conv4": "models.conv:conv4",
+    "resnet20": "models.resnet_cifar:resnet20",
+    "resnet32": "models.resnet_cifar:resnet32",
+    "resnet32_double": "models.resnet_cifar:resnet32_double",
+}
+"""Name -> module:factory; a factory takes a `ModelSpec` and returns a network of ordinary PyTorch layers."""
+
+
+def build_model(config: Config, spec: DataSpec | None = None) -> nn.Module:
+    """The plain network that a config names, its weights drawn from the config's seed, on the default device.
+
+    With `pretrained`, weights and BatchNorm then come from that file; its scores and flags, if it has any, are for
+    the search to load.
+
+    Args:
+        config: `arch`, its layer options, and the init.
+        spec: shape and classes of the data; by default those the data set declares.
+
+    Raises:
+        UserError: the data set's shape is only known from its files and no spec is given, the images are too small
+            for the network, or the pretrained file does not fit.
+    """
+    from data import declared_spec
+    from models.initialise import WeightDraw, draw_weights
+    from models.pretrained import load_weights, read_state
+    from models.spec import ModelSpec
+    from utils.run import derive_rng
+
+    spec = spec or declared_spec(config.dataset)
+    module, _, factory = MODELS[config.arch].partition(":")
+    wanted = ModelSpec(spec.shape, len(spec.classes), config.width, config.bias, config.bn_type, config.hidden_size)
+    network = getattr(import_module(module), factory)(wanted)
+    draw_weights(network, derive_rng(config.init_seed, "init", "weights"), WeightDraw.of(config))
+    if config.pretrained:
+        load_weights(network, read_state(config.pretrained), config.pretrained)
+    return network

@@ -1,0 +1,142 @@
+"""Draws of weights and scores. Every draw is made on the CPU, so that a seed gives the same network on any device."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from models.masking import masked_layers, prunable_parameters
+from utils.masks import is_bias, weight_beside
+
+if TYPE_CHECKING:
+    from args_helper import Config
+
+
+class WeightDraw:
+    """How weights are drawn.
+
+    Args:
+        init: `signed_constant` (± gain/√fan by a fair coin), `unsigned_constant` (+ gain/√fan), `kaiming_normal`,
+            `kaiming_uniform`, `xavier_normal`, `xavier_constant` (± the deviation of xavier_normal) or `standard`
+            (PyTorch's own: Kaiming-uniform with a = √5).
+        mode: `fan_in` or `fan_out`.
+        nonlinearity: a name that `torch.nn.init.calculate_gain` knows.
+        kept: in (0, 1], the fan is multiplied with it (`scale_fan`) for the two constants and kaiming_normal.
+
+    Source: He et al. 2015 (arXiv 1502.01852), Glorot & Bengio 2010; signed constants: Ramanujan et al., CVPR 2020,
+    and Zhou et al., NeurIPS 2019.
+    """
+
+    def __init__(self, init: str, mode: str = "fan_in", nonlinearity: str = "relu", kept: float = 1.0) -> None:
+        self._draw = getattr(self, f"_{init}")
+        self._mode = mode
+        self._gain = nn.init.calculate_gain(nonlinearity)
+        self._kept = kept
+
+    @classmethod
+    def of(cls, config: Config) -> WeightDraw:
+        """The draw that a config asks for."""
+        return cls(config.init, config.mode, config.nonlinearity, 1.0 - config.prune_rate if config.scale_fan else 1.0)
+
+    def parameter(self, name: str, weight_shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """A weight of this shape (out, in, ...), or the bias (out,) beside one: U[−1/√fan_in, 1/√fan_in] always."""
+        if is_bias(name):
+            bound = 1.0 / math.sqrt(_fans(weight_shape)[0])
+            return torch.empty(weight_shape[0]).uniform_(-bound, bound, generator=generator)
+        return self._draw(weight_shape, generator)
+
+    def _deviation(self, shape: torch.Size, kept: float = 1.0) -> float:
+        fan_in, fan_out = _fans(shape)
+        return self._gain / math.sqrt(kept * (fan_in if self._mode == "fan_in" else fan_out))
+
+    def _signed_constant(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        return _signs(shape, generator) * self._deviation(shape, self._kept)
+
+    def _unsigned_constant(self, shape: torch.Size, _generator: torch.Generator) -> Tensor:
+        return torch.full(shape, self._deviation(shape, self._kept))
+
+    def _kaiming_normal(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        return torch.randn(shape, generator=generator) * self._deviation(shape, self._kept)
+
+    def _kaiming_uniform(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        bound = math.sqrt(3.0) * self._deviation(shape)
+        return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+    def _xavier_normal(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        return torch.randn(shape, generator=generator) * math.sqrt(2.0 / sum(_fans(shape)))
+
+    def _xavier_constant(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        return _signs(shape, generator) * math.sqrt(2.0 / sum(_fans(shape)))
+
+    def _standard(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        bound = 1.0 / math.sqrt(_fans(shape)[0])
+        return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+
+def draw_weights(network: nn.Module, generator: torch.Generator, how: WeightDraw) -> None:
+    """Draw every weight and bias of the convolutions and linear layers anew, in network order."""
+    for name, parameter in prunable_parameters(network).items():
+        if not parameter.is_meta:
+            shape = network.get_parameter(weight_beside(name)).shape
+            parameter.data.copy_(how.parameter(name, shape, generator))
+
+
+def draw_scores(network: nn.Module, generator: torch.Generator, how: str) -> None:
+    """Draw the scores of every masked layer, in network order: weights' first, then biases' likewise.
+
+    Args:
+        network: masked.
+        generator: on the CPU.
+        how: `unif` U[0, 1], `half` (all 0.5), `bern` (0 or 1 at even odds), `bimodal` Beta(0.1, 0.1) or
+            `skew` Beta(1, 5).
+    """
+    layers = masked_layers(network).values()
+    scores = [layer.scores for layer in layers] + [layer.bias_scores for layer in layers]
+    for parameter in scores:
+        if parameter is not None:
+            parameter.data.copy_(_SCORE_DRAWS[how](parameter.shape, generator))
+
+
+def _bernoulli(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    return torch.randint(2, shape, generator=generator).float()
+
+
+def _bimodal(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    # Jöhnk 1964: given X + Y <= 1, X / (X + Y) is Beta(a, b) for X = U^(1/a), Y = V^(1/b). In logarithms, since
+    # U^10 underflows; for shapes of 0.1 nearly every pair is accepted. PyTorch's own Beta takes no generator.
+    drawn = torch.empty(shape, dtype=torch.float64)
+    flat = drawn.view(-1)
+    missing = torch.arange(flat.numel())
+    while missing.numel():
+        x, y = 10.0 * torch.rand((2, missing.numel()), generator=generator, dtype=torch.float64).log()
+        accepted = torch.logaddexp(x, y) <= 0
+        flat[missing[accepted]] = torch.sigmoid(x - y)[accepted]
+        missing = missing[~accepted]
+    return drawn.float()
+
+
+def _skew(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    # The inverse of Beta(1, 5)'s distribution function 1 - (1 - s)^5; 1 - u is as uniform as u.
+    return 1.0 - torch.rand(shape, generator=generator) ** 0.2
+
+
+_SCORE_DRAWS = {
+    "unif": lambda shape, generator: torch.rand(shape, generator=generator),
+    "half": lambda shape, generator: torch.full(shape, 0.5),
+    "bern": _bernoulli,
+    "bimodal": _bimodal,
+    "skew": _skew,
+}
+
+
+def _fans(shape: torch.Size) -> tuple[int, int]:
+    """(fan_in, fan_out) of a weight (out, in, ...)."""
+    receptive = math.prod(shape[2:])
+    return shape[1] * receptive, shape[0] * receptive
+
+
+def _signs(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    return torch.randint(2, shape, generator=generator).float() * 2 - 1

@@ -1,0 +1,141 @@
+"""Masked layers, the rules by which scores become masks, and batch-norm types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# ---- rules: scores and flags -> the factor of the weights ----------------------------------------------------------
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The mask forward; backward, the gradient as if the mask were the scores, where the gate lets it through.
+
+    Source: Bengio et al. 2013 (arXiv 1308.3432); Rare Gems, Algorithm 1.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, mask: Tensor, gate: Tensor) -> Tensor:
+        ctx.save_for_backward(gate)  # the flag buffer itself: nothing is kept that was not there anyway
+        return mask.to(scores.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (gate,) = ctx.saved_tensors
+        return gradient * gate, None, None
+
+
+Rule = Callable[[Tensor, Tensor], Tensor]
+"""(scores, flag) -> what the weights are multiplied with, of the same shape and differentiable by the scores."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """1[s > threshold] · f forward, the gradient straight through wherever the flag is set.
+
+    A flagged score under the threshold still learns, and can come back.
+
+    Attributes:
+        threshold: a number, or a tensor of no dimensions that its owner may change between steps.
+
+    Source: Rare Gems, Algorithm 1.
+    """
+
+    threshold: float | Tensor = 0.5
+
+    def __call__(self, scores: Tensor, flag: Tensor) -> Tensor:
+        return _StraightThrough.apply(scores, (scores > self.threshold) & flag, flag)
+
+
+@dataclass(frozen=True)
+class Soft:
+    """s · f: the scores themselves as the mask, rounded only when the search is over (`hc_quantized: False`)."""
+
+    def __call__(self, scores: Tensor, flag: Tensor) -> Tensor:
+        return scores * flag
+
+
+# ---- layers --------------------------------------------------------------------------------------------------------
+
+
+class _Masked:
+    """What a masked layer has beside its plain twin: `scores` and `flag` for the weight, the same for a bias.
+
+    Attributes:
+        scores: parameter of the weight's shape, in [0, 1].
+        flag: boolean buffer of the weight's shape, True where the weight is still in play.
+        bias_scores, bias_flag: the same for the bias; None without one.
+        rule: how scores and flags become the factor of the weights.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    flag: Tensor
+    bias_flag: Tensor | None
+
+    def _add_scores(self) -> None:
+        self.rule: Rule = Round()
+        self.scores = nn.Parameter(torch.ones_like(self.weight))
+        self.register_buffer("flag", torch.ones_like(self.weight, dtype=torch.bool))
+        has_bias = self.bias is not None
+        self.bias_scores = nn.Parameter(torch.ones_like(self.bias)) if has_bias else None
+        self.register_buffer("bias_flag", torch.ones_like(self.bias, dtype=torch.bool) if has_bias else None)
+
+    def effective_weight(self) -> Tensor:
+        """The weight times its factor, as the forward pass uses it."""
+        return self.weight * self.rule(self.scores, self.flag)
+
+    def effective_bias(self) -> Tensor | None:
+        """The bias times its factor, or None."""
+        return None if self.bias is None else self.bias * self.rule(self.bias_scores, self.bias_flag)
+
+
+class SubnetConv(_Masked, nn.Conv2d):
+    """A 2-d convolution under a learned mask; arguments as for `torch.nn.Conv2d`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._add_scores()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._conv_forward(images, self.effective_weight(), self.effective_bias())
+
+
+class SubnetLinear(_Masked, nn.Linear):
+    """A linear layer under a learned mask; arguments as for `torch.nn.Linear`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._add_scores()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(features, self.effective_weight(), self.effective_bias())
+
+
+class FullyConnected(nn.Conv2d):
+    """A linear layer kept as a 1×1 convolution on (B, C, 1, 1), the form that published state_dicts have.
+
+    A type of its own because `round: naive_prob` treats the first linear layer apart. Arguments as for
+    `torch.nn.Conv2d`.
+    """
+
+
+class MaskedFullyConnected(SubnetConv):
+    """`FullyConnected` under a learned mask; arguments as for `torch.nn.Conv2d`."""
+
+
+# ---- batch norm ----------------------------------------------------------------------------------------------------
+
+BATCH_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    # No scale and shift: nothing but the mask is learned in a search, and fine-tuning trains weights alone.
+    "NonAffineBatchNorm": partial(nn.BatchNorm2d, affine=False),
+    # Two published names of one layer: scale and shift, frozen in a search and trained in fine-tuning.
+    "AffineBatchNorm": nn.BatchNorm2d,
+    "LearnedBatchNorm": nn.BatchNorm2d,
+}

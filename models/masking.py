@@ -1,0 +1,123 @@
+"""Masking as a transformation: any plain network becomes a masked one and back, names kept."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.layers import FullyConnected, MaskedFullyConnected, Rule, SubnetConv, SubnetLinear
+from utils.masks import Masks
+
+# By exact type: a user's own subclass of a layer has a forward of its own, which a swap would lose.
+_MASKED_TWIN = {nn.Conv2d: SubnetConv, FullyConnected: MaskedFullyConnected, nn.Linear: SubnetLinear}
+_PLAIN_TWIN = {masked: plain for plain, masked in _MASKED_TWIN.items()}
+_SCORE_NAMES = ("scores", "flag", "bias_scores", "bias_flag")
+
+
+def to_masked(network: nn.Module) -> nn.Module:
+    """Swap every convolution and linear layer for its masked twin, in place.
+
+    Weights are the same tensors as before, scores and flags all ones. Returns the network.
+    """
+    return _swap(network, _MASKED_TWIN)
+
+
+def to_plain(network: nn.Module) -> nn.Module:
+    """Undo `to_masked`: plain layers with the (unmasked) weights; scores and flags are gone. Returns the network."""
+    return _swap(network, _PLAIN_TWIN)
+
+
+def masked_layers(network: nn.Module) -> dict[str, SubnetConv | SubnetLinear]:
+    """The masked layers by name, in network order."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, (SubnetConv, SubnetLinear))}
+
+
+def prunable_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> weight or bias of every convolution and linear layer, plain or masked, in network order."""
+    return {
+        f"{name}.{kind}": parameter
+        for name, module in network.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear))
+        for kind, parameter in module.named_parameters(recurse=False)
+        if kind in ("weight", "bias")
+    }
+
+
+def set_rule(network: nn.Module, rule: Rule) -> None:
+    """Give every masked layer the rule by which its scores become a mask."""
+    for layer in masked_layers(network).values():
+        layer.rule = rule
+
+
+def plain_state(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of the state_dict of the plain twin of a masked network; weights are not multiplied by their masks."""
+    return {
+        name: value.detach().clone()
+        for name, value in network.state_dict().items()
+        if name.rpartition(".")[2] not in _SCORE_NAMES
+    }
+
+
+class FlatScores:
+    """All scores of a masked network as one parameter, all flags as one buffer; the layers' own become views of them.
+
+    One kernel then clamps, penalises, updates or ranks all of them. Weights come first, in network order, then
+    biases. To be made last: moving, casting or copying the network afterwards would part the views from the whole.
+
+    Attributes:
+        scores: (N + N_bias,) parameter; its gradient is allocated once and kept.
+        flags: (N + N_bias,) bool.
+        segments: the slices of the weights and, if there are any, of the biases.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        layers = masked_layers(network)
+        places = [(name, layer, "") for name, layer in layers.items()]
+        places += [(name, layer, "bias_") for name, layer in layers.items() if layer.bias is not None]
+        scores = [getattr(layer, f"{prefix}scores") for _, layer, prefix in places]
+        self.scores = nn.Parameter(torch.cat([part.detach().flatten() for part in scores]))
+        self.scores.grad = torch.zeros_like(self.scores)
+        self.flags = torch.cat([getattr(layer, f"{prefix}flag").flatten() for _, layer, prefix in places])
+        names = [f"{name}.{'bias' if prefix else 'weight'}" for name, _, prefix in places]
+        self._shapes = dict(zip(names, (part.shape for part in scores)))
+        wholes = (self.scores.detach(), self.scores.grad, self.flags)
+        for (_, layer, prefix), view, gradient, flag in zip(places, *(self.split(whole).values() for whole in wholes)):
+            parameter = nn.Parameter(view)
+            parameter.grad = gradient
+            setattr(layer, f"{prefix}scores", parameter)
+            setattr(layer, f"{prefix}flag", flag)
+        weights = sum(layer.weight.numel() for layer in layers.values())
+        biases = slice(weights, self.scores.numel())
+        self.segments = [slice(0, weights)] + ([biases] if biases.stop > weights else [])
+
+    def split(self, whole: Tensor) -> Masks:
+        """Views of a flat tensor (N + N_bias,) as parameter name -> tensor of the parameter's shape."""
+        parts = whole.split([shape.numel() for shape in self._shapes.values()])
+        return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts)}
+
+
+def _swap(network: nn.Module, twins: dict[type[nn.Module], type[nn.Module]]) -> nn.Module:
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) in twins:
+                setattr(module, name, _twin_of(child, twins[type(child)]))
+    return network
+
+
+def _twin_of(layer: nn.Module, twin: type[nn.Module]) -> nn.Module:
+    """A layer of the class `twin` with the geometry, mode and very parameters of `layer`."""
+    if isinstance(layer, nn.Linear):
+        made = twin(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+    else:
+        made = twin(
+            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation,
+            layer.groups, bias=layer.bias is not None, padding_mode=layer.padding_mode, device="meta",
+        )  # fmt: skip
+    made.weight, made.bias = layer.weight, layer.bias
+    made.train(layer.training)
+    for kind in ("", "bias_"):
+        parameter = made.bias if kind else made.weight
+        if parameter is not None and hasattr(made, "scores"):
+            setattr(made, f"{kind}scores", nn.Parameter(torch.ones_like(parameter)))
+            setattr(made, f"{kind}flag", torch.ones_like(parameter, dtype=torch.bool))
+    return made

@@ -1,0 +1,101 @@
+"""State_dicts from files: our own checkpoints, the published code's, any network's. Loading one runs no code."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from utils.errors import UserError
+
+State = dict[str, Tensor]
+_SCORES = ("scores", "flag", "bias_scores", "bias_flag")
+
+
+def read_state(path: str | Path) -> State:
+    """Read the state_dict in a `.safetensors` file, or in what `torch.save` wrote: bare, or inside a checkpoint.
+
+    A `module.` in front of every name (DataParallel) is taken off, and so are the one-element `bias_scores` and
+    `bias_flag` that published layers without a bias carry.
+
+    Raises:
+        UserError: no such file, a file of another kind, one that would have to run code to load, or no tensors in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no file {path} (pretrained)")
+    try:
+        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
+        raise UserError(f"cannot read a state_dict from {path}: {str(error).splitlines()[0]}") from error
+    state = _unwrap(found)
+    if not state:
+        raise UserError(f"{path} holds no state_dict: a mapping of names to tensors was looked for")
+    return {name: value for name, value in state.items() if not _is_dummy(name, state)}
+
+
+def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Load weights and BatchNorm into a plain network; scores and flags in the state are passed over.
+
+    Raises:
+        UserError: a name or a shape does not fit; the network is left as it was.
+    """
+    _load(network, {name: value for name, value in state.items() if not _is_score(name)}, source)
+
+
+def load_scores(network: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> bool:
+    """Load scores and flags into a masked network, where the state has any.
+
+    Returns:
+        Whether it had.
+
+    Raises:
+        UserError: a name or a shape does not fit; the network is left as it was.
+    """
+    scores = {name: value for name, value in state.items() if _is_score(name)}
+    if not scores:
+        return False
+    own = {name: value for name, value in network.state_dict().items() if not _is_score(name)}
+    _load(network, {**own, **scores}, source)
+    return True
+
+
+def _load(network: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    own = network.state_dict()
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [f"{name} is not of this network" for name in state if name not in own]
+    problems += [
+        f"{name} has shape {tuple(state[name].shape)} where {tuple(value.shape)} is needed"
+        for name, value in own.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise UserError(f"{source} does not fit the network: {'; '.join(problems[:6])}{more}")
+    network.load_state_dict(state)
+
+
+def _unwrap(found: object) -> State:
+    """The mapping of names to tensors in a file's content, from wherever a checkpoint keeps it."""
+    for key in ("state_dict", "training", "network"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        return {}
+    names = [str(name) for name in found]
+    prefix = "module." if all(name.startswith("module.") for name in names) else ""
+    return {name.removeprefix(prefix): value for name, value in zip(names, found.values())}
+
+
+def _is_score(name: str) -> bool:
+    return name.rpartition(".")[2] in _SCORES
+
+
+def _is_dummy(name: str, state: Mapping[str, Tensor]) -> bool:
+    layer, _, kind = name.rpartition(".")
+    return kind in ("bias_scores", "bias_flag") and f"{layer}.bias" not in state

@@ -1,0 +1,1 @@
+"""Finding tickets, training under masks, sanity checks, and the story that binds them."""

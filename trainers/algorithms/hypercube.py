@@ -1,0 +1,195 @@
+"""Gem-Miner (`hc_iter`), and its search without prunings (`hc`).
+
+Source: Sreenivasan et al., "Rare Gems: Finding Lottery Tickets at Initialization", NeurIPS 2022 (arXiv 2202.12002),
+Algorithm 1.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from data.loader import Splits
+from models.initialise import draw_scores
+from models.layers import Round, Rule, Soft
+from models.masking import masked_layers, plain_state, to_masked
+from models.pretrained import load_scores, read_state
+from trainers.loop import Draw, train
+from trainers.scores import ScoreTraining
+from utils.masks import Ticket, ceil_count, floor_count, prune_exactly, prune_lowest
+from utils.run import Run, derive_rng
+
+if TYPE_CHECKING:
+    from args_helper import Config
+
+
+def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
+    """Give every weight a score in [0, 1], learn the scores through their rounding, prune the lowest ever again.
+
+    Args:
+        net: plain, its weights drawn; masked in place.
+        data: what to learn on.
+        config: the options of the search.
+        run: where it is kept.
+
+    Returns:
+        The ticket: its gem is what is switched on in the end; its masks are the same or, unflagged, all that was
+        never pruned.
+    """
+    to_masked(net)
+    draw_scores(net, derive_rng(config.init_seed, "init", "scores"), config.score_init)
+    if config.pretrained:
+        load_scores(net, read_state(config.pretrained), config.pretrained)
+
+    search = GemMiner(net, config)
+    train(run, "search", search, data, config.epochs, config.start_epoch)
+
+    state, gem = plain_state(net), search.flat.split(search.naive_mask().clone())
+    if search.has_died():
+        highest = search.highest(floor_count(config.density, search.weights), run.rng("search", "rescue"))
+        return Ticket(state, highest, None, {"rescued": True})
+    if config.unflag_before_finetune and config.algo == "hc":
+        warnings.warn("hc prunes nothing for good, so that unflagging restores the dense network", stacklevel=2)
+    masks = search.flat.split(search.flat.flags.clone()) if config.unflag_before_finetune else gem
+    return Ticket(state, masks, gem, {"rescued": False})
+
+
+class GemMiner(ScoreTraining):
+    """Scores that are pruned, lowest first, every few epochs, and can be set back afterwards.
+
+    Args:
+        network: masked, on its device.
+        config: the options of the search.
+    """
+
+    def __init__(self, network: nn.Module, config: Config) -> None:
+        self._snapshot: Tensor | None = None
+        self._pruned_now = False
+        super().__init__(network, self._rule(network, config), config)
+        self.weights = self.flat.segments[0].stop
+        self._prunings = config.prunings if config.algo == "hc_iter" else range(0)
+        self._flags_changed()
+
+    @staticmethod
+    def _rule(network: nn.Module, config: Config) -> Rule:
+        if not config.hc_quantized:
+            return Soft()
+        if config.bottom_k_on_forward:  # a threshold that moves with the scores
+            return Round(torch.zeros((), device=next(network.parameters()).device))
+        return Round(config.quantize_threshold)
+
+    # ---- steps -------------------------------------------------------------------------------------------------------
+
+    def before_epoch(self, epoch: int) -> None:
+        """Take the snapshot that scores are set back to; at epoch 1 of a warm start, set scores by magnitude."""
+        if epoch == self._config.rewind_to_epoch:
+            self._snapshot = self.flat.scores.detach().clone()
+        if epoch == 1 and self._config.drop_bottom_half_weights:
+            self._score_by_magnitude()
+
+    def project(self) -> None:
+        """Clamp every score to [0, 1], and keep the moving threshold where it belongs."""
+        super().project()
+        self._follow_threshold()
+
+    @torch.no_grad()
+    def _follow_threshold(self) -> None:
+        """With `bottom_k_on_forward`: θ = the ⌈p·n⌉-th smallest score of the n weights in play."""
+        if self._config.bottom_k_on_forward:
+            weights = self.flat.segments[0]
+            ranked = torch.where(self.flat.flags[weights], self.flat.scores[weights], torch.inf)
+            self.rule.threshold.copy_(ranked.kthvalue(self._switched_off).values)
+
+    def _flags_changed(self) -> None:
+        """Count anew how many weights the moving threshold switches off; reads from the device."""
+        if self._config.bottom_k_on_forward:
+            in_play = int(self.flat.flags[self.flat.segments[0]].sum())
+            self._switched_off = max(1, ceil_count(self._config.pruning_rate, in_play))
+            self._follow_threshold()
+
+    @torch.no_grad()
+    def _score_by_magnitude(self) -> None:
+        """Score 0 for the ⌈n/2⌉ weights of smallest magnitude in the network, 1 for the others."""
+        magnitudes = torch.cat([layer.weight.abs().flatten() for layer in masked_layers(self.network).values()])
+        smallest = magnitudes.argsort(stable=True)[: ceil_count(0.5, self.weights)]
+        scores = self.flat.scores[self.flat.segments[0]]
+        scores.fill_(1.0)
+        scores[smallest] = 0.0
+
+    # ---- prunings ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def after_epoch(self, epoch: int, draw: Draw) -> None:
+        """Prune when it is time; end the search when nothing is switched on any more."""
+        self._pruned_now = epoch in self._prunings
+        if self._pruned_now:
+            self._prune(last=epoch == self._prunings[-1], generator=draw("prune"))
+            if self._config.rewind_score and self._snapshot is not None:
+                self.flat.scores.copy_(self._snapshot)
+            self._flags_changed()
+        # Unrounded scores may all be low for a while and work; only at hand-over would nothing be left of them.
+        if isinstance(self.rule, Round) and self.has_died():
+            warnings.warn(f"the search died after epoch {epoch}: no weight is switched on any more", stacklevel=2)
+            self.over = True
+
+    def has_died(self) -> bool:
+        """Whether no weight is switched on."""
+        return not bool(self.naive_mask()[self.flat.segments[0]].any())
+
+    def highest(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Masks of the `count` weights that rank highest of all, pruned or not; all biases are kept."""
+        masks = torch.ones_like(self.flat.flags)
+        rank = self._rank()[self.flat.segments[0]]
+        everything = masks[self.flat.segments[0]].clone()
+        masks[self.flat.segments[0]] = prune_exactly(rank, everything, self.weights - max(1, count), generator)
+        return self.flat.split(masks)
+
+    def _rank(self) -> Tensor:
+        """What a pruning orders by, the lowest going first."""
+        magnitude = self.flat.scores.detach().abs()
+        return -magnitude if self._config.invert_sanity_check else magnitude
+
+    def _prune(self, last: bool, generator: torch.Generator) -> None:
+        config, rate, flags, rank = self._config, self._config.pruning_rate, self.flat.flags, self._rank()
+        if config.prune_type == "FixThresholding":
+            flags &= rank > 0.5 if not config.invert_sanity_check else rank >= -0.5
+        elif config.prune_type == "LocalBottomK":
+            for in_play, ranks in zip(self.flat.split(flags).values(), self.flat.split(rank).values()):
+                count = ceil_count(rate, int(in_play.sum()))
+                kept = prune_exactly(ranks.flatten(), in_play.flatten(), count, generator)
+                in_play.copy_(kept.view_as(in_play))
+        else:
+            for segment in self.flat.segments:
+                in_play, ranks = flags[segment], rank[segment]
+                if config.prune_type == "BottomK":
+                    flags[segment] = prune_lowest(ranks, in_play, rate)
+                else:
+                    flags[segment] = prune_exactly(ranks, in_play, self._exact_count(in_play, last), generator)
+
+    def _exact_count(self, in_play: Tensor, last: bool) -> int:
+        """How many places ExactBottomK removes; the last pruning lands on ⌊dN⌋."""
+        count = int(in_play.sum())
+        if last and not self._config.override_prune_rate:
+            return max(0, count - max(1, floor_count(self._config.density, in_play.numel())))
+        return ceil_count(self._config.pruning_rate, count)
+
+    # ---- what is logged and saved ------------------------------------------------------------------------------------
+
+    def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Densities; after a pruning, how the scores lie."""
+        scalars, _ = super().describe()
+        return scalars, self.histograms() if self._pruned_now else {}
+
+    def state(self) -> dict[str, Any]:
+        """All of a Training's, and the snapshot."""
+        return {**super().state(), "snapshot": self._snapshot}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+        super().load_state(state)
+        snapshot = state["snapshot"]
+        self._snapshot = None if snapshot is None else snapshot.to(self.flat.scores.device)
+        self._flags_changed()

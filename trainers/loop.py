@@ -1,0 +1,249 @@
+"""The loop all training goes through, and evaluation: the only place that is hot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from data.loader import Batch, Splits
+from utils.run import Row, Run
+
+Draw = Callable[[str], torch.Generator]
+"""Stream -> this stage's generator of it at this epoch."""
+
+
+class Training:
+    """What one stage trains, and all of it that has to be saved. `train` owns the loop, `Run` where and when to save.
+
+    Args:
+        network: whose forward pass is trained.
+        optimizer: over the parameters that learn.
+        lr: the learning rate of every epoch (0-based).
+        label_smoothing: of the cross-entropy.
+    """
+
+    over = False
+    """Set at the end of an epoch to end the stage before its last one."""
+
+    def __init__(
+        self, network: nn.Module, optimizer: Optimizer, lr: Callable[[int], float], label_smoothing: float = 0.0
+    ) -> None:
+        self.network = network
+        self.optimizer = optimizer
+        self.lr = lr
+        self._label_smoothing = label_smoothing
+
+    # ---- what a step does beside forward, backward and the optimizer's update; nothing here may wait for the device --
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of the task, to which `penalty` is added for the gradient."""
+        return F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
+
+    def penalty(self) -> Tensor | None:
+        """What is added to the loss, where the optimizer's weight decay does not do it; None for nothing."""
+        return None
+
+    def before_step(self, step: int) -> None:
+        """Called before the forward pass of every step (0-based in its epoch)."""
+
+    def after_step(self) -> None:
+        """Called after the optimizer's update."""
+
+    # ---- what an epoch does beside its steps -------------------------------------------------------------------------
+
+    def before_epoch(self, epoch: int) -> None:
+        """Called before the first step of an epoch, also when it was begun, stopped and gone on with: once."""
+
+    def after_steps(self) -> None:
+        """Called after the last step of an epoch, before the network is measured."""
+
+    def measure(self, data: Splits, draw: Draw) -> Row:
+        """The figures of this epoch's row: at least test_acc, val_acc (None without val), and model_sparsity."""
+        raise NotImplementedError
+
+    def after_epoch(self, epoch: int, draw: Draw) -> None:
+        """Called when the epoch was measured: the place to prune."""
+
+    def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """More to log of the epoch: scalars by tag, and tensors whose histograms are of interest."""
+        return {}, {}
+
+    # ---- what is saved -----------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the rest of the stage depends on; tensors, numbers, strings and containers of them."""
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "over": self.over}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned, in place."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.over = state["over"]
+
+
+def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, first_epoch: int = 0) -> None:
+    """Train until the stage is finished; at once when it was, and from its checkpoint when it was begun.
+
+    Raises:
+        Stopped: the run was asked to stop, and has saved the step it had reached.
+        UserError: the checkpoint cannot be read, or a file cannot be written.
+    """
+    position = _Position(run, stage, training, data.train.images.labels.device, first_epoch)
+    if position.done:
+        return
+    with run.progress(stage, epochs, len(data.train)) as progress:
+        while position.epoch < epochs and not training.over:
+            epoch, started = position.epoch, time.perf_counter()
+            draw = _drawing(run, stage, epoch)
+            for group in training.optimizer.param_groups:
+                group["lr"] = training.lr(epoch)
+            if position.step == 0:
+                training.before_epoch(epoch)
+
+            training.network.train()
+            for images, labels in data.train.epoch(draw("batches"), position.step):
+                if run.stop_asked and position.step:
+                    position.save(started)
+                    run.stop()
+                progress.at(epoch, position.step)
+                position.meter += train_step(training, position.step, images, labels)
+                position.step += 1
+            training.after_steps()
+
+            row = {"phase": stage, "epoch": epoch, "lr": training.lr(epoch)}
+            row |= _measured(training, data, draw, position.meter)
+            training.after_epoch(epoch, draw)
+            row["seconds"] = round(position.seconds + time.perf_counter() - started, 3)
+            position.next_epoch(row)
+            _show(run, stage, training, row)
+            progress.epoch_done(epoch, _figures(row))
+            if run.stop_asked:
+                run.stop()
+    position.finish()
+
+
+def train_step(training: Training, step: int, images: Tensor, labels: Tensor) -> Tensor:
+    """One step, no waiting for the device in it.
+
+    Args:
+        training: what is trained.
+        step: 0-based in its epoch.
+        images, labels: a batch.
+
+    Returns:
+        (3,) summed loss, correct predictions, images; on the device.
+    """
+    training.before_step(step)
+    logits = training.network(images)
+    loss = training.loss(logits, labels)
+    penalty = training.penalty()
+    (loss if penalty is None else loss + penalty).backward()
+    training.optimizer.step()
+    # Gradients stay where they are, as zeros: scores' gradients are views of one buffer.
+    training.optimizer.zero_grad(set_to_none=False)
+    training.after_step()
+    correct = (logits.detach().argmax(1) == labels).sum()
+    return torch.stack([loss.detach() * len(labels), correct, loss.new_full((), len(labels))])
+
+
+@torch.inference_mode()
+def evaluate(network: nn.Module, batches: Iterable[Batch] | None) -> float | None:
+    """Top-1 accuracy in percent, in evaluation mode; None without batches. One read from the device."""
+    if batches is None:
+        return None
+    was_training = network.training
+    network.eval()
+    counts = [((network(images).argmax(1) == labels).sum(), len(labels)) for images, labels in batches]
+    network.train(was_training)
+    return 100.0 * int(sum(correct for correct, _ in counts)) / sum(count for _, count in counts)
+
+
+class _Position:
+    """How far a stage has come, in step with its checkpoint."""
+
+    def __init__(self, run: Run, stage: str, training: Training, device: torch.device, first_epoch: int) -> None:
+        self._run, self._stage, self._training = run, stage, training
+        fresh = {"epoch": first_epoch, "step": 0, "done": False, "seconds": 0.0, "meter": [0.0] * 3, "rows": []}
+        stored = run.load(stage) or fresh
+        self.epoch, self.step, self.done = stored["epoch"], stored["step"], stored["done"]
+        self.seconds = stored["seconds"]
+        self.meter = torch.as_tensor(stored["meter"], dtype=torch.float32).to(device)
+        self._rows: list[Row] = stored["rows"]
+        if "training" in stored:
+            training.load_state(stored["training"])
+        run.record(stage, self._rows)
+
+    def save(self, started: float | None = None, finished_epoch: int | None = None) -> None:
+        """Store the position; in the middle of an epoch, with the seconds it took so far."""
+        seconds = self.seconds + time.perf_counter() - started if started is not None else 0.0
+        state = {
+            "epoch": self.epoch, "step": self.step, "done": self.done, "seconds": seconds,
+            "meter": self.meter.tolist(), "rows": self._rows, "training": self._training.state(),
+        }  # fmt: skip
+        self._run.save(self._stage, state, finished_epoch)
+
+    def next_epoch(self, row: Row) -> None:
+        """Move to the start of the next epoch and store that."""
+        self._rows.append(row)
+        self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
+        self.meter = torch.zeros_like(self.meter)
+        self.save(finished_epoch=self.epoch - 1)
+        self._run.record(self._stage, self._rows)
+
+    def finish(self) -> None:
+        """Store that the stage needs no more training."""
+        self.done = True
+        self.save()
+
+
+def _drawing(run: Run, stage: str, epoch: int) -> Draw:
+    return lambda stream: run.rng(stage, stream, epoch)
+
+
+def _measured(training: Training, data: Splits, draw: Draw, meter: Tensor) -> Row:
+    """The row's figures, in the order of the table's columns."""
+    loss, correct, seen = meter.tolist()
+    found = training.measure(data, draw)
+    return {
+        "test_acc_before_rounding": found.get("test_acc_before_rounding"),
+        "test_acc": found["test_acc"],
+        "val_acc": found["val_acc"],
+        "train_acc": 100.0 * correct / seen,
+        "train_loss": loss / seen,
+        "regularization_loss": found.get("regularization_loss", 0.0),
+        "model_sparsity": found["model_sparsity"],
+    }
+
+
+_TAGS = {
+    "lr": "lr",
+    "test_acc_before_rounding": "accuracy/test_before_rounding",
+    "test_acc": "accuracy/test",
+    "val_acc": "accuracy/val",
+    "train_acc": "accuracy/train",
+    "train_loss": "loss/train",
+    "regularization_loss": "loss/regularization",
+    "model_sparsity": "weights_remaining_percent",
+    "seconds": "seconds",
+}
+
+
+def _show(run: Run, stage: str, training: Training, row: Row) -> None:
+    scalars, histograms = training.describe()
+    figures = {tag: row[name] for name, tag in _TAGS.items() if row[name] is not None}
+    run.log(stage, row["epoch"], {**figures, **scalars}, histograms)
+
+
+def _figures(row: Row) -> dict[str, str]:
+    return {
+        "loss": f"{row['train_loss']:.3f}",
+        "train": f"{row['train_acc']:.1f}%",
+        "test": f"{row['test_acc']:.1f}%",
+        "weights": f"{row['model_sparsity']:.2f}%",
+    }

@@ -1,0 +1,224 @@
+"""A Training of scores: what every algorithm that learns a mask by gradient shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from data.loader import PlainBatches, Splits
+from models.layers import MaskedFullyConnected, Round, Rule, SubnetLinear
+from models.masking import FlatScores, masked_layers, plain_state, prunable_parameters, set_rule, to_plain
+from trainers.loop import Draw, Training, evaluate
+from utils.masks import masked_state
+from utils.optim import build_optimizer
+from utils.run import Row
+from utils.schedules import lr_factor
+
+if TYPE_CHECKING:
+    from args_helper import Config
+
+# ---- penalties -----------------------------------------------------------------------------------------------------
+
+Penalty = Callable[[Tensor, Tensor, float, float], Tensor]
+"""(scores in [0, 1], weights beside them, α, α′) -> their penalty, a number."""
+
+
+def _l2(scores: Tensor, _weights: Tensor, _a: float, _b: float) -> Tensor:
+    return scores.square().sum()
+
+
+def _l1(scores: Tensor, _weights: Tensor, _a: float, _b: float) -> Tensor:
+    return scores.abs().sum()
+
+
+def _l1_l2(scores: Tensor, weights: Tensor, a: float, b: float) -> Tensor:
+    return _l1(scores, weights, a, b) + _l2(scores, weights, a, b)
+
+
+def _var_red_1(scores: Tensor, _weights: Tensor, a: float, b: float) -> Tensor:
+    return (scores**a * (1 - scores) ** b).sum()
+
+
+def _var_red_2(scores: Tensor, weights: Tensor, _a: float, _b: float) -> Tensor:
+    return (weights.square() * scores * (1 - scores)).sum()
+
+
+def _bin_entropy(scores: Tensor, _weights: Tensor, _a: float, _b: float) -> Tensor:
+    # At 0 and 1 the entropy is 0 and its slope infinite: such scores are left out, of the gradient too.
+    inside = (scores > 0) & (scores < 1)
+    s = torch.where(inside, scores, 0.5)
+    return -torch.where(inside, s * s.log() + (1 - s) * (1 - s).log(), 0.0).sum()
+
+
+PENALTIES: dict[str, Penalty] = {
+    "L2": _l2,
+    "L1": _l1,
+    "L1_L2": _l1_l2,
+    "var_red_1": _var_red_1,
+    "var_red_2": _var_red_2,
+    "bin_entropy": _bin_entropy,
+}
+"""R(s) by name. Source: Rare Gems (arXiv 2202.12002), §3 and appendix."""
+
+# The part of a penalty that is not a weight decay: L2's gradient 2λs is one, and costs no work per step.
+_BEYOND_DECAY = {"none": "none", "L2": "none", "L1_L2": "L1"}
+
+
+# ---- training ------------------------------------------------------------------------------------------------------
+
+
+class ScoreTraining(Training):
+    """Learns the scores of a masked network; its weights stay as they are unless `freeze_weights` is off.
+
+    Batch-norm scales and shifts, if there are any, are frozen. Scores are projected to [0, 1].
+
+    Args:
+        network: masked, on its device; not to be moved or copied afterwards.
+        rule: how scores become the factors of the weights in the forward pass.
+        config: optimizer, schedule, penalty and rounding.
+    """
+
+    def __init__(self, network: nn.Module, rule: Rule, config: Config) -> None:
+        self._twin = to_plain(deepcopy(network))
+        self.flat = FlatScores(network)
+        self.rule = rule
+        set_rule(network, rule)
+        self._config = config
+        self._penalty = PENALTIES.get(config.regularization)
+        self._penalty_in_loss = PENALTIES.get(_BEYOND_DECAY.get(config.regularization, config.regularization))
+        super().__init__(network, self._optimizer(network), self._lr(), config.label_smoothing)
+
+    def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        config = self._config
+        network.requires_grad_(False)
+        for layer in masked_layers(network).values():
+            for scores in (layer.scores, layer.bias_scores):
+                if scores is not None:
+                    scores.requires_grad_(True)
+        decay = config.wd + (2 * config.lmbda if "L2" in config.regularization else 0.0)
+        groups = [{"params": [self.flat.scores], "weight_decay": decay}]
+        if not config.freeze_weights:
+            weights = [weight.requires_grad_(True) for weight in prunable_parameters(network).values()]
+            groups.append({"params": weights, "weight_decay": config.wd})
+        return build_optimizer(config.optimizer, groups, config.lr, config.momentum, config.nesterov)
+
+    def _lr(self) -> Callable[[int], float]:
+        config = self._config
+        factor = lr_factor(config.lr_policy, config.epochs, config.gamma, config.milestones, config.warmup_length)
+        return lambda epoch: config.lr * factor(epoch)
+
+    # ---- a step ------------------------------------------------------------------------------------------------------
+
+    def penalty(self) -> Tensor | None:
+        """λR(s) where it is more than a weight decay."""
+        return None if self._penalty_in_loss is None else self._weighed(self._penalty_in_loss)
+
+    def before_step(self, step: int) -> None:
+        """Project the scores, every `project_freq` steps."""
+        if self._config.differentiate_clamp or step % self._config.project_freq == 0:
+            self.project()
+
+    def after_steps(self) -> None:
+        """Project the scores for the evaluation."""
+        self.project()
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Clamp every score to [0, 1]."""
+        self.flat.scores.clamp_(0.0, 1.0)
+
+    def _weighed(self, penalty: Penalty) -> Tensor:
+        config = self._config
+        return config.lmbda * penalty(self.flat.scores, self._flat_weights(), config.alpha, config.alpha_prime)
+
+    def _flat_weights(self) -> Tensor:
+        """Weights and biases in the order of the flat scores, (N + N_bias,)."""
+        if self._config.regularization != "var_red_2":
+            return self.flat.scores.detach()  # no other penalty reads them
+        layers = masked_layers(self.network).values()
+        biases = [layer.bias for layer in layers if layer.bias is not None]
+        return torch.cat([part.detach().flatten() for part in [*(layer.weight for layer in layers), *biases]])
+
+    # ---- an epoch ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def measure(self, data: Splits, draw: Draw) -> Row:
+        """Accuracy with the forward pass as trained, and under rounded masks, averaged over `num_test` draws."""
+        config = self._config
+        noisy = config.noise and config.noise_ratio > 0
+        masks = list(self._rounded(draw("rounding"), noisy))
+        tests = [self._accuracy(mask, data.test) for mask in masks]
+        vals = [self._accuracy(mask, data.val) for mask in masks] if data.val else []
+        # Rounded in the forward pass already, naively and without noise: before and after are the same bits.
+        same = isinstance(self.rule, Round) and config.round == "naive" and not noisy
+        before = tests[0] if same else self._accuracy(self.rule(self.flat.scores, self.flat.flags), data.test)
+        return {
+            "test_acc_before_rounding": before,
+            "test_acc": sum(tests) / len(tests),
+            "val_acc": sum(vals) / len(vals) if vals else None,
+            "regularization_loss": float(self._weighed(self._penalty)) if self._penalty else 0.0,
+            "model_sparsity": 100.0 * sum(map(self._share, masks)) / len(masks),
+        }
+
+    def naive_mask(self, scores: Tensor | None = None) -> Tensor:
+        """1[s > t] · f, flat: the subnetwork that is switched on."""
+        threshold = self.rule.threshold if isinstance(self.rule, Round) else self._config.quantize_threshold
+        return ((self.flat.scores.detach() if scores is None else scores) > threshold) & self.flat.flags
+
+    def _rounded(self, generator: torch.Generator, noisy: bool) -> Iterator[Tensor]:
+        """`num_test` masks by the option `round`, flat; drawn on the CPU, the same on every device."""
+        scores = self.flat.scores.detach()
+        random = noisy or self._config.round in ("prob", "naive_prob")
+        for _ in range(self._config.num_test if random else 1):
+            noise = torch.randn(scores.shape, generator=generator).to(scores.device) if noisy else 0.0
+            perturbed = scores + self._config.noise_ratio * noise
+            chance = torch.rand(scores.shape, generator=generator).to(scores.device) if random else None
+            yield self._rounding(perturbed, chance) & self.flat.flags
+
+    def _rounding(self, scores: Tensor, chance: Tensor | None) -> Tensor:
+        how = self._config.round
+        if how == "all_ones":
+            return torch.ones_like(self.flat.flags)
+        if how == "prob":
+            return chance < scores
+        naive = self.naive_mask(scores)
+        if how == "naive_prob":
+            drawn, masks = self.flat.split(chance < scores), self.flat.split(naive)
+            first = self._first_linear()
+            for name in masks:
+                if name.rpartition(".")[0] == first:
+                    masks[name].copy_(drawn[name])
+        return naive
+
+    def _first_linear(self) -> str | None:
+        layers = masked_layers(self.network).items()
+        return next((name for name, layer in layers if isinstance(layer, (MaskedFullyConnected, SubnetLinear))), None)
+
+    def _accuracy(self, factors: Tensor, batches: PlainBatches | None) -> float | None:
+        """Accuracy of the plain network with its weights multiplied by these factors, flat."""
+        self._twin.load_state_dict(masked_state(plain_state(self.network), self.flat.split(factors)))
+        return evaluate(self._twin, batches)
+
+    def _share(self, mask: Tensor) -> float:
+        """The fraction of the weights (not the biases) that a flat mask keeps."""
+        weights = mask[self.flat.segments[0]]
+        return int(weights.sum()) / weights.numel()
+
+    def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Weights in play: in all, and layer by layer, in percent."""
+        layers = masked_layers(self.network)
+        kept = torch.stack([100.0 * layer.flag.float().mean() for layer in layers.values()]).tolist()
+        by_layer = {f"layers/{name}": value for name, value in zip(layers, kept)}
+        return {"weights_in_play_percent": 100.0 * self._share(self.flat.flags), **by_layer}, {}
+
+    def histograms(self) -> dict[str, Tensor]:
+        """The scores of every layer that are still in play."""
+        return {
+            f"scores/{name}": layer.scores.detach()[layer.flag]
+            for name, layer in masked_layers(self.network).items()
+            if bool(layer.flag.any())
+        }

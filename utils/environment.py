@@ -1,0 +1,69 @@
+"""The machine a run is on: its device, and what has to be known to repeat the run."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.errors import UserError
+
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pydantic", "safetensors")
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def choose_device(wanted: str, gpu: int, no_cuda: bool) -> str:
+    """`cpu`, `cuda` or `mps` for what was wanted; `auto` is CUDA where there is such a GPU.
+
+    Raises:
+        UserError: a device was named that is not there.
+    """
+    if wanted == "auto":
+        return "cuda" if not no_cuda and gpu < torch.cuda.device_count() else "cpu"
+    if wanted == "cuda" and gpu >= torch.cuda.device_count():
+        raise UserError(f"device cuda: there is no GPU number {gpu}; use device: cpu")
+    if wanted == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device mps: there is none; use device: cpu")
+    return wanted
+
+
+def device_name(device: str) -> str:
+    """The device in words, such as `cpu (2 threads)`."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{device} ({torch.get_num_threads()} threads)" if device == "cpu" else device
+
+
+def describe_environment(device: str) -> dict[str, Any]:
+    """Versions, commit, machine and device, as JSON values."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain")),
+        "device": device_name(device),
+        "cuda": torch.version.cuda if device.startswith("cuda") else None,
+        "command": sys.argv,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*words: str) -> str | None:
+    """What git says of the project; None where it is no checkout or there is no git."""
+    try:
+        done = subprocess.run(["git", *words], cwd=PROJECT, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,43 @@
+"""Optimizers as the configs name them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, Adam, Optimizer
+
+
+def build_optimizer(
+    name: str, groups: Iterable[dict[str, Any]], lr: float, momentum: float = 0.0, nesterov: bool = False
+) -> Optimizer:
+    """SGD (momentum without dampening) or Adam with coupled weight decay.
+
+    Args:
+        name: `sgd` or `adam`.
+        groups: parameter groups, each with `params` and `weight_decay`.
+        lr: initial learning rate.
+        momentum: of SGD.
+        nesterov: Nesterov's momentum for SGD.
+    """
+    groups = [{**group, "params": list(group["params"])} for group in groups]
+    # One kernel for all tensors, and for Adam no step counter that is read back from a tensor at every step.
+    fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
+    if name == "adam":
+        return Adam(groups, lr=lr, fused=fused)
+    return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
+
+
+def decay_groups(network: nn.Module, weight_decay: float, no_bn_decay: bool = False) -> list[dict[str, Any]]:
+    """All parameters of a network under one weight decay, those of batch-norm layers without it if asked."""
+    norms = {
+        id(parameter)
+        for module in network.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for parameter in module.parameters(recurse=False)
+    }
+    decayed = [p for p in network.parameters() if not (no_bn_decay and id(p) in norms)]
+    spared = [p for p in network.parameters() if no_bn_decay and id(p) in norms]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

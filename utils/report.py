@@ -1,0 +1,136 @@
+"""What a finished run says: `summary.json`, `trials.json` over its siblings, and the last screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from utils.files import read_json, write_json
+from utils.verdict import Verdict, judge
+
+Summary = dict[str, Any]
+AVERAGED = (
+    "test_acc_before_finetune", "test_acc_after_finetune", "val_acc_after_finetune", "weights_remaining_percent",
+    "gem_weights_remaining", "seconds",
+)  # fmt: skip
+
+
+def write_summary(folder: Path, summary: Summary) -> Summary:
+    """Write a finished run's `summary.json`, its checks judged over all finished trials of the experiment.
+
+    Args:
+        folder: the run's.
+        summary: with `checks` as name -> {"test_acc_after_finetune": percent}.
+
+    Returns:
+        The summary as written, each check with its verdict.
+    """
+    others = [one for one in siblings(folder, summary["config_hash"]) if one["trial"] != summary["trial"]]
+    verdicts = judge_checks([*others, summary])
+    checks = {name: {**check, **asdict(verdicts[name])} for name, check in summary["checks"].items()}
+    written = {**summary, "checks": checks}
+    write_json(folder / "summary.json", written)
+    return written
+
+
+def siblings(folder: Path, config_hash: str) -> list[Summary]:
+    """The summaries of the finished trials beside a run folder that are of the same experiment, by trial."""
+    found = (read_json(path) for path in folder.parent.glob("trial_*/summary.json"))
+    return sorted((one for one in found if one["config_hash"] == config_hash), key=lambda one: one["trial"])
+
+
+def judge_checks(summaries: Iterable[Summary]) -> dict[str, Verdict]:
+    """The verdict on every check over the trials that ran it."""
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for one in summaries:
+        for name, check in one["checks"].items():
+            pair = (one["test_acc_after_finetune"], check["test_acc_after_finetune"])
+            pairs.setdefault(name, []).append(pair)
+    return {name: judge(*zip(*paired)) for name, paired in pairs.items()}
+
+
+def write_trials(folder: Path, config_hash: str) -> dict[str, Any]:
+    """Write `trials.json` above a run folder: mean and standard deviation over the experiment's finished trials."""
+    summaries = siblings(folder, config_hash)
+    figures: dict[str, Any] = {name: _spread([one[name] for one in summaries]) for name in AVERAGED}
+    verdicts = judge_checks(summaries)
+    for name in verdicts:
+        accuracies = [one["checks"][name]["test_acc_after_finetune"] for one in summaries if name in one["checks"]]
+        figures[f"{name}_test_acc_after_finetune"] = _spread(accuracies)
+    trials = {
+        "config_hash": config_hash,
+        "trials": [one["trial"] for one in summaries],
+        "figures": figures,
+        "checks": {name: asdict(verdict) for name, verdict in verdicts.items()},
+    }
+    write_json(folder.parent / "trials.json", trials)
+    return trials
+
+
+def _spread(values: list[float | None]) -> dict[str, float | int | None]:
+    known = [value for value in values if value is not None]
+    return {
+        "mean": fmean(known) if known else None,
+        "sd": stdev(known) if len(known) > 1 else None,
+        "n": len(known),
+    }
+
+
+# ---- for the eyes --------------------------------------------------------------------------------------------------
+
+
+def last_screen(summary: Summary, folder: Path, log_folder: Path) -> str:
+    """What a person sees when a run has ended."""
+    remaining, whole = summary["weights_remaining"], summary["weights_total"]
+    lines = [
+        "{arch} on {dataset}, {algo}, trial {trial}, seed {seed}".format(**summary),
+        f"  weights kept         {remaining:,} of {whole:,}: {summary['weights_remaining_percent']:.2f}%",
+        f"  before any training  {summary['test_acc_before_finetune']:6.2f}% test accuracy{_gem_note(summary)}",
+    ]
+    if summary["test_acc_after_finetune"] is not None:
+        val = summary["val_acc_after_finetune"]
+        beside = "" if val is None else f", {val:.2f}% on validation"
+        lines.append(f"  after fine-tuning    {summary['test_acc_after_finetune']:6.2f}% test accuracy{beside}")
+    if summary["rescued"]:
+        lines.append("  rescued: the search had switched off every weight; these are the highest scores")
+    lines += _checks_screen(summary["checks"])
+    lines += [
+        f"  seconds              {summary['seconds']:.0f} on {summary['device']} "
+        f"(search {summary['search_seconds']:.0f}, fine-tuning {summary['finetune_seconds']:.0f})",
+        f"  run folder           {folder}",
+        f"  TensorBoard          tensorboard --logdir {log_folder}",
+    ]
+    return "\n".join(lines)
+
+
+def _gem_note(summary: Summary) -> str:
+    chance = f"chance is {100 / summary['classes']:.3g}%"
+    gem = summary["gem_weights_remaining"]
+    if gem is None:
+        return f" ({chance})"
+    return f", the gem of {gem:,} weights ({100 * gem / summary['weights_total']:.2f}%) as drawn; {chance}"
+
+
+def _checks_screen(checks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines = ["  sanity checks        fine-tuned alike; the ticket should be better"] if checks else []
+    for name, check in checks.items():
+        verdict = Verdict(*(check[key] for key in ("trials", "margin", "low", "high", "passes")))
+        lines.append(
+            f"    {name:<18} {check['test_acc_after_finetune']:6.2f}%  ticket {verdict.margin:+.2f} points: {verdict}"
+        )
+    return lines
+
+
+def trials_screen(trials: Mapping[str, Any]) -> str:
+    """A table of mean ± standard deviation over trials."""
+    lines = [f"over trials {', '.join(map(str, trials['trials']))} (mean ± standard deviation)"]
+    for name, spread in trials["figures"].items():
+        if spread["mean"] is not None:
+            sd = "" if spread["sd"] is None else f" ± {spread['sd']:.2f}"
+            lines.append(f"  {name:<42} {spread['mean']:10.2f}{sd}  (n = {spread['n']})")
+    for name, check in trials["checks"].items():
+        lines.append(f"  {name:<42} {check['margin']:+10.2f} points: {Verdict(**check)}")
+    return "\n".join(lines)

@@ -1,0 +1,49 @@
+"""Whether a sanity check is passed: a paired test over trials."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from scipy.stats import t as student_t
+
+TRIALS_NEEDED = 3
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A check's outcome over trials.
+
+    Attributes:
+        trials: pairs of accuracies compared.
+        margin: mean of (ticket − check), in percentage points.
+        low, high: its 95% interval by the paired t-test; None with fewer than 2 trials.
+        passes: whether the interval lies above 0; None, undecided, with fewer than 3 trials.
+
+    Source: Frankle et al., ICLR 2021 (arXiv 2009.08576) for the comparison.
+    """
+
+    trials: int
+    margin: float
+    low: float | None
+    high: float | None
+    passes: bool | None
+
+    def __str__(self) -> str:
+        if self.passes is None:
+            return f"undecided ({self.trials} of {TRIALS_NEEDED} trials)"
+        word = "passes" if self.passes else "fails"
+        return f"{word} (95% interval {self.low:+.2f} to {self.high:+.2f}, n = {self.trials})"
+
+
+def judge(ticket: Sequence[float], check: Sequence[float]) -> Verdict:
+    """Compare the accuracies of tickets and of their checks, trial by trial (percent, same length, at least 1)."""
+    differences = [kept - checked for kept, checked in zip(ticket, check, strict=True)]
+    trials, margin = len(differences), fmean(differences)
+    if trials < 2:
+        return Verdict(trials, margin, None, None, None)
+    half = float(student_t.ppf(0.975, trials - 1)) * stdev(differences) / math.sqrt(trials)
+    passes = margin - half > 0 if trials >= TRIALS_NEEDED else None
+    return Verdict(trials, margin, margin - half, margin + half, passes)
