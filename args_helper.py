@@ -282,7 +282,13 @@ RETIRED = {
         f"transformer_{name}": "language models are not part of this tool"
         for name in ("emsize", "nhid", "nlayers", "clip", "bptt", "dropout", "nhead")
     },
-    **dict.fromkeys(("submask_size", "metric", "pruning_strategy", "how_to_prune", "start_from_nothing", "flips", "td", "temp", "max_iter"), "greedy pruning is not part of this tool"),
+    **dict.fromkeys(
+        (
+            "submask_size", "metric", "pruning_strategy", "how_to_prune", "start_from_nothing", "flips", "td", "temp",
+            "max_iter",
+        ),
+        "greedy pruning is not part of this tool",
+    ),
 }  # fmt: skip
 
 # Options that are known and not available yet, each with the value that asks for nothing.

@@ -95,7 +95,7 @@ def _resolved(config: Config) -> Config:
 
 
 def _folder(config: Config) -> Path:
-    if config.resume is not None:  # wherever it was moved to; later trials go beside it
+    if config.resume:  # wherever it was moved to; later trials go beside it
         return Path(config.resume).resolve().with_name(f"trial_{config.trial_num}")
     return Path(config.results_dir) / _place(config)
 
@@ -129,11 +129,8 @@ def _is_finished(folder: Path, config: Config, resumed: bool) -> bool:
 
 def _free_name(config: Config) -> str:
     """A name under which there is no run folder yet."""
-    for number in count(2):
-        name = f"{config.name or 'run'}_{number}"
-        if not _folder(config.model_copy(update={"name": name, "resume": None})).exists():
-            return name
-    raise AssertionError("unreachable: count() has no end")
+    names = (f"{config.name or 'run'}_{number}" for number in count(2))
+    return next(name for name in names if not _folder(config.model_copy(update={"name": name})).exists())
 
 
 def resume_command(folder: Path) -> str:
