@@ -23,7 +23,8 @@ from trainers.loop import evaluate
 from trainers.sanity import CHECKS
 from trainers.weights import fine_tune
 from utils.environment import choose_device, describe_environment, device_name
-from utils.errors import UserError
+from utils.errors import UserError, resume_command
+from utils.figures import draw_curves
 from utils.files import write_atomic, write_json
 from utils.masks import Ticket, masked_state, per_layer, remaining, total
 from utils.report import AVERAGED, Summary, last_screen, trials_screen, write_summary, write_trials
@@ -78,6 +79,7 @@ def _run_trial(config: Config, folder: Path) -> None:
         outcome = {"test_acc_before_finetune": before, "tuned": tuned, "checks": checks}
         summary = write_summary(folder, _summary(config, run, ticket, data, outcome))
         _log_outcome(run, config, summary)
+        draw_curves(folder / "curves.png", [*run.rows("search"), *run.rows("finetune")], summary)
         print(last_screen(summary, folder, run.log_folder))
 
 
@@ -131,11 +133,6 @@ def _free_name(config: Config) -> str:
     """A name under which there is no run folder yet."""
     names = (f"{config.name or 'run'}_{number}" for number in count(2))
     return next(name for name in names if not _folder(config.model_copy(update={"name": name})).exists())
-
-
-def resume_command(folder: Path) -> str:
-    """The command that goes on with a run."""
-    return f"python main.py --resume {folder}"
 
 
 def _opened(config: Config, folder: Path) -> Run:

@@ -13,7 +13,7 @@ import torch
 
 from utils.errors import UserError
 
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pydantic", "safetensors")
+PACKAGES = ("torchvision", "numpy", "scipy", "scikit-learn", "pydantic", "safetensors")
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -44,7 +44,7 @@ def describe_environment(device: str) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {"torch": torch.__version__, **{name: _version(name) for name in PACKAGES}},
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain")),
         "device": device_name(device),

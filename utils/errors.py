@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 import signal
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -16,11 +18,17 @@ class Stopped(Exception):
 
     Args:
         signum: the signal that asked (SIGINT, SIGTERM).
+        folder: the run's.
     """
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
+    def __init__(self, signum: int, folder: Path) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}; go on with: {resume_command(folder)}")
         self.exit_code = 128 + signum
+
+
+def resume_command(folder: Path) -> str:
+    """The command that goes on with a run."""
+    return f"python main.py --resume {shlex.quote(str(folder))}"
 
 
 def meant(given: str, known: Iterable[str]) -> str:

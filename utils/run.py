@@ -184,4 +184,4 @@ class Run:
             Stopped: always, when the run was asked to stop.
         """
         if self._signum is not None:
-            raise Stopped(self._signum)
+            raise Stopped(self._signum, self.folder)

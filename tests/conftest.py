@@ -1,0 +1,62 @@
+"""What tests share: a small run that starts in a second, and ways to call the program."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+# A quarter of ResNet-20's width on 8×8 digits: every stage runs, an epoch takes a tenth of a second or two.
+SMALL = (
+    "--arch resnet20 --width 0.25 --dataset Digits --batch_size 256 --epochs 4 --fine_tune_epochs 2 --iter_period 1 "
+    "--target_sparsity 20 --prune_type BottomK --hc_quantized --init signed_constant --lr 0.1 --wd 0 "
+    "--regularization L2 --lmbda 1e-4 --threads 2"
+).split()
+
+
+class Outcome(NamedTuple):
+    """What a call of the program came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> list[str]:
+    """Options that keep a run's folders inside the test's own."""
+    return ["--results_dir", str(tmp_path / "results"), "--log_dir", str(tmp_path / "runs")]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]:
+    """Call `main.py` in this process."""
+    import main
+
+    show = warnings.showwarning
+
+    def run(*argv: object) -> Outcome:
+        capsys.readouterr()
+        code = main.main([str(word) for word in argv])
+        return Outcome(code, *capsys.readouterr())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        yield run
+    warnings.showwarning = show
+
+
+def start(*argv: object, cwd: Path = PROJECT) -> subprocess.Popen[str]:
+    """Start `python main.py` as a process of its own, its output to be read line by line."""
+    return subprocess.Popen(
+        [sys.executable, str(PROJECT / "main.py"), *map(str, argv)],
+        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip

@@ -1,0 +1,442 @@
+"""Whole runs through `main.py`: what they leave behind, what they say, and that none is ever lost."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import PROJECT, SMALL, Outcome, start
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from args_helper import OPTIONS, parse_args
+
+CHECKS = ("weight_reinit", "mask_shuffle", "weight_shuffle")
+COLUMNS = [
+    "phase", "epoch", "lr", "test_acc_before_rounding", "test_acc", "val_acc", "train_acc", "train_loss",
+    "regularization_loss", "model_sparsity", "seconds",
+]  # fmt: skip
+
+Call = Callable[..., Outcome]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def _timeless(folder: Path) -> dict[str, object]:
+    """All that a run left, without times: tables, summary, ticket, and what every stage's checkpoint holds."""
+    tables = {path.name: [{**row, "seconds": ""} for row in _rows(path)] for path in folder.glob("*.csv")}
+    summary = json.loads((folder / "summary.json").read_text())
+    summary = {name: value for name, value in summary.items() if "seconds" not in name}
+    states = {path.name: torch.load(path, weights_only=True)["training"] for path in folder.glob("checkpoints/*.pt")}
+    return {"tables": tables, "summary": summary, "ticket": load_file(folder / "ticket.safetensors"), **states}
+
+
+def _same(one: object, other: object) -> bool:
+    """Equality to the bit through nested containers of tensors."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return one == other
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run, finished, in a process of its own; its folder is trial_1."""
+    root = tmp_path_factory.mktemp("finished")
+    process = start(*SMALL, "--results_dir", root / "results", "--log_dir", root / "runs")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    (root / "screen.txt").write_text(out)
+    return root / "results" / "trial_1"
+
+
+# ---- what a run leaves behind --------------------------------------------------------------------------------------
+
+
+def test_tables_have_a_row_for_every_epoch(finished: Path) -> None:
+    rows = _rows(finished / "acc_and_sparsity.csv")
+    assert list(rows[0]) == COLUMNS
+    assert [(row["phase"], row["epoch"]) for row in rows] == [
+        *(("search", str(epoch)) for epoch in range(4)),
+        *(("finetune", str(epoch)) for epoch in range(2)),
+    ]
+    for check in CHECKS:
+        rows = _rows(finished / f"acc_and_sparsity_{check}.csv")
+        assert [row["phase"] for row in rows] == [f"check/{check}"] * 2
+
+
+def test_rows_pair_accuracy_with_the_density_it_was_measured_at(finished: Path) -> None:
+    rows = [row for row in _rows(finished / "acc_and_sparsity.csv") if row["phase"] == "search"]
+    # Prunings follow the evaluations of epochs 1, 2 and 3, each to 20^(1/3)% of what was there.
+    density = [float(row["model_sparsity"]) for row in rows]
+    assert density[1] > 45
+    assert density[2] <= 100 * 0.2 ** (1 / 3)
+    assert density[3] <= 100 * 0.2 ** (2 / 3)
+    assert all(row["test_acc"] == row["test_acc_before_rounding"] for row in rows)
+
+
+def test_summary_agrees_with_the_ticket_and_the_tables(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    ticket = load_file(finished / "ticket.safetensors")
+    kept = sum(int(value.sum()) for name, value in ticket.items() if name.startswith("mask/"))
+    gem = sum(int(value.sum()) for name, value in ticket.items() if name.startswith("gem/"))
+    last = [row for row in _rows(finished / "acc_and_sparsity.csv") if row["phase"] == "finetune"][-1]
+    assert summary["weights_remaining"] == kept == sum(kept for kept, _ in summary["layers"].values())
+    assert summary["gem_weights_remaining"] == gem
+    assert summary["weights_total"] == sum(whole for _, whole in summary["layers"].values())
+    assert summary["test_acc_after_finetune"] == float(last["test_acc"])
+    assert summary["val_acc_after_finetune"] == float(last["val_acc"])
+    assert float(last["model_sparsity"]) == pytest.approx(100 * kept / summary["weights_total"])
+    assert set(summary["checks"]) == set(CHECKS)
+    assert all(check["passes"] is None for check in summary["checks"].values())
+    for name in ("algo", "arch", "dataset", "trial", "seed", "target_sparsity", "device", "config_hash", "seconds"):
+        assert summary[name] is not None
+
+
+def test_a_ticket_keeps_the_weights_that_its_mask_drops(finished: Path) -> None:
+    ticket = load_file(finished / "ticket.safetensors")
+    dropped = ticket["state/layer2.0.conv1.weight"][ticket["mask/layer2.0.conv1.weight"] == 0]
+    assert dropped.numel() > 0
+    assert dropped.abs().min() > 0
+    assert "state/bn1.running_mean" in ticket
+
+
+def test_the_stored_config_is_a_valid_one_with_everything_decided(finished: Path) -> None:
+    config = parse_args(["--config", str(finished / "config.yml")])
+    assert config.device == "cpu"
+    assert config.threads == 2
+    assert config.config_hash == json.loads((finished / "summary.json").read_text())["config_hash"]
+
+
+def test_the_environment_is_written_down(finished: Path) -> None:
+    environment = json.loads((finished / "environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__
+    assert {"python", "platform", "commit", "uncommitted_changes", "device", "command"} <= set(environment)
+
+
+def test_tensorboard_shows_the_run(finished: Path) -> None:
+    logs = finished.parent.parent / "runs" / "trial_1"
+    search = EventAccumulator(str(logs / "search"), size_guidance={"histograms": 0}).Reload()
+    scalars = search.Tags()["scalars"]
+    assert {"lr", "loss/train", "loss/regularization", "accuracy/test", "accuracy/val", "accuracy/train"} <= set(
+        scalars
+    )
+    assert {"weights_remaining_percent", "weights_in_play_percent", "layers/fc"} <= set(scalars)
+    rows = [row for row in _rows(finished / "acc_and_sparsity.csv") if row["phase"] == "search"]
+    shown = [event.value for event in search.Scalars("accuracy/test")]
+    assert shown == pytest.approx([float(row["test_acc"]) for row in rows])
+    assert [event.step for event in search.Histograms("scores/layer1.0.conv1")] == [1, 2, 3]
+    whole = EventAccumulator(str(logs)).Reload()
+    assert "config/text_summary" in whole.Tags()["tensors"]
+    final = whole.Scalars("final/test_acc_after_finetune")[-1].value
+    assert final == pytest.approx(json.loads((finished / "summary.json").read_text())["test_acc_after_finetune"])
+
+
+def test_the_curves_are_drawn(finished: Path) -> None:
+    from PIL import Image
+
+    with Image.open(finished / "curves.png") as picture:
+        assert picture.width > 800
+        assert len(set(picture.convert("L").getdata())) > 10
+
+
+def test_the_last_screen_says_what_was_found(finished: Path) -> None:
+    screen = (finished.parent.parent / "screen.txt").read_text()
+    summary = json.loads((finished / "summary.json").read_text())
+    assert f"{summary['weights_remaining']:,} of {summary['weights_total']:,}" in screen
+    assert f"{summary['test_acc_before_finetune']:.2f}%" in screen
+    assert f"{summary['test_acc_after_finetune']:.2f}%" in screen
+    assert all(check in screen for check in CHECKS)
+    assert str(finished) in screen
+    assert "undecided" in screen
+
+
+# ---- the same folder again -----------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_not_run_again(finished: Path, call: Call) -> None:
+    before = (finished / "summary.json").read_bytes()
+    root = finished.parent.parent
+    outcome = call(*SMALL, "--results_dir", root / "results", "--log_dir", root / "runs")
+    assert outcome.code == 0
+    assert "is finished: nothing to do" in outcome.out
+    assert (finished / "summary.json").read_bytes() == before
+    assert call("--resume", finished).code == 0
+
+
+def test_another_experiment_is_not_written_over_a_run(finished: Path, call: Call) -> None:
+    root = finished.parent.parent
+    outcome = call(*SMALL, "--lr", "0.2", "--results_dir", root / "results", "--log_dir", root / "runs")
+    assert outcome.code == 2
+    assert "lr 0.1 → 0.2" in outcome.err
+    assert "--name run_2" in outcome.err
+
+
+def test_the_same_seed_gives_the_same_bits(finished: Path, call: Call, places: list[str], tmp_path: Path) -> None:
+    assert call(*SMALL, *places).code == 0
+    assert _same(_timeless(tmp_path / "results" / "trial_1"), _timeless(finished))
+
+
+# ---- stopping and going on -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "signum", "code"),
+    [
+        ("search 2/4", signal.SIGTERM, 143),
+        ("finetune 1/2", signal.SIGINT, 130),
+        ("check/mask_shuffle 1/2", signal.SIGTERM, 143),
+        ("search 3/4", signal.SIGKILL, -9),
+    ],
+)
+def test_a_stopped_run_goes_on_as_if_nothing_had_been(
+    line: str, signum: int, code: int, finished: Path, call: Call, places: list[str], tmp_path: Path
+) -> None:
+    process = start(*SMALL, *places)
+    for said in process.stdout:
+        if said.startswith(line):
+            process.send_signal(signum)
+            break
+    _, err = process.communicate(timeout=120)
+    folder = tmp_path / "results" / "trial_1"
+    assert process.returncode == code, err
+    assert not (folder / "summary.json").exists()
+    if signum != signal.SIGKILL:
+        assert f"python main.py --resume {folder}" in err
+
+    again = call(*SMALL, *places)
+    assert again.code == 2
+    assert f"python main.py --resume {folder}" in again.err
+
+    assert call("--resume", folder).code == 0
+    assert _same(_timeless(folder), _timeless(finished))
+
+
+def test_a_run_is_resumed_only_as_it_began(finished: Path, call: Call) -> None:
+    outcome = call("--resume", finished, "--epochs", "9")
+    assert outcome.code == 2
+    assert "epochs 4 → 9" in outcome.err
+
+
+def test_resuming_what_is_no_run_says_so(call: Call, tmp_path: Path) -> None:
+    outcome = call("--resume", tmp_path)
+    assert outcome.code == 2
+    assert "there is no config.yml in it" in outcome.err
+
+
+# ---- other ways to run ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--algo", "hc", "--arch", "FC", "--hidden_size", "16"],
+        ["--no-hc_quantized", "--arch", "Conv2", "--width", "0.1", "--regularization", "var_red_1"],
+        ["--prune_type", "ExactBottomK", "--unflag_before_finetune", "--bn_type", "AffineBatchNorm", "--bias"],
+        ["--bottom_k_on_forward", "--optimizer", "adam", "--lr", "0.01", "--use_full_data"],
+    ],
+)
+def test_searches_of_every_kind_run_to_their_end(
+    options: list[str], call: Call, places: list[str], tmp_path: Path
+) -> None:
+    outcome = call(*SMALL, "--epochs", 3, "--fine_tune_epochs", 1, *options, *places)
+    assert outcome.code == 0, outcome.err
+    summary = json.loads((tmp_path / "results" / "trial_1" / "summary.json").read_text())
+    assert 0 < summary["weights_remaining"] <= summary["weights_total"]
+    if "ExactBottomK" in options:
+        assert summary["weights_remaining"] == int(0.2 * summary["weights_total"])
+    if "--use_full_data" in options:
+        assert summary["val_acc_after_finetune"] is None
+        assert _rows(tmp_path / "results" / "trial_1" / "acc_and_sparsity.csv")[0]["val_acc"] == ""
+
+
+def test_trials_run_one_after_another_and_are_summed_up(call: Call, places: list[str], tmp_path: Path) -> None:
+    options = ["--epochs", 2, "--fine_tune_epochs", 1, "--name", "three", "--num_trial", 3]
+    outcome = call(*SMALL, *options, *places)
+    assert outcome.code == 0, outcome.err
+    folder = tmp_path / "results" / "three"
+    trials = json.loads((folder / "trials.json").read_text())
+    summaries = [json.loads((folder / f"trial_{k}" / "summary.json").read_text()) for k in (1, 2, 3)]
+    assert [one["seed"] for one in summaries] == [42, 84, 126]
+    assert trials["trials"] == [1, 2, 3]
+    after = [one["test_acc_after_finetune"] for one in summaries]
+    assert trials["figures"]["test_acc_after_finetune"]["mean"] == pytest.approx(sum(after) / 3)
+    assert isinstance(trials["checks"]["mask_shuffle"]["passes"], bool)
+    assert summaries[2]["checks"]["mask_shuffle"]["passes"] == trials["checks"]["mask_shuffle"]["passes"]
+    assert "(n = 3)" in outcome.out
+
+
+def test_a_trial_that_is_resumed_goes_on_with_the_later_ones(call: Call, places: list[str], tmp_path: Path) -> None:
+    options = [*SMALL, "--epochs", "2", "--fine_tune_epochs", "1", "--skip_sanity_checks", "--num_trial", "2"]
+    process = start(*options, *places)
+    for said in process.stdout:
+        if said.startswith("search 1/2"):
+            process.send_signal(signal.SIGTERM)
+            break
+    process.communicate(timeout=120)
+    assert call("--resume", tmp_path / "results" / "trial_1").code == 0
+    assert (tmp_path / "results" / "trial_1" / "summary.json").exists()
+    assert (tmp_path / "results" / "trial_2" / "summary.json").exists()
+
+
+def test_a_kept_checkpoint_starts_a_warm_search(call: Call, places: list[str], tmp_path: Path) -> None:
+    first = [*SMALL, "--epochs", 3, "--skip_fine_tune", "--name", "first", *places]
+    assert call(*first, "--ckpt_at_fixed_epochs", 1, "--checkpoint_at_prune", "--save_every", 3).code == 0
+    kept = tmp_path / "results" / "first" / "trial_1" / "checkpoints"
+    assert {path.name for path in kept.iterdir()} == {"search.pt", "search_epoch_001.pt", "search_epoch_002.pt"}
+    warm = [*SMALL, "--epochs", 3, "--skip_fine_tune", "--name", "warm", *places, "--drop_bottom_half_weights"]
+    assert call(*warm, "--pretrained", kept / "search_epoch_001.pt").code == 0
+
+
+def test_skipping_leaves_out_what_it_says(call: Call, places: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "trial_1"
+    assert call(*SMALL, "--epochs", 2, "--skip_fine_tune", *places).code == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["test_acc_after_finetune"] is None
+    assert summary["checks"] == {}
+    assert {row["phase"] for row in _rows(folder / "acc_and_sparsity.csv")} == {"search"}
+
+
+def test_the_trained_network_is_an_ordinary_state_dict(call: Call, places: list[str], tmp_path: Path) -> None:
+    from data import declared_spec
+    from models import build_model
+
+    folder = tmp_path / "results" / "trial_1"
+    assert call(*SMALL, "--epochs", 2, "--skip_sanity_checks", "--save_model", *places).code == 0
+    network = build_model(parse_args(SMALL), declared_spec("Digits"))
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    mask = load_file(folder / "ticket.safetensors")["mask/fc.weight"].bool()
+    assert (network.fc.weight[~mask] == 0).all()
+    assert (network.fc.weight[mask] != 0).all()
+
+
+def test_a_folder_of_images_goes_all_the_way(call: Call, places: list[str], tmp_path: Path) -> None:
+    from PIL import Image
+
+    for split, count in (("train", 30), ("test", 5)):
+        for shade, name in ((40, "dark"), (200, "light")):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (8, 8), (shade, shade, shade + number)).save(folder / f"{number}.png")
+    options = ["--dataset", "ImageFolder", "--data", tmp_path / "images", "--batch_size", 8]
+    outcome = call(*SMALL, *options, "--skip_sanity_checks", *places)
+    assert outcome.code == 0, outcome.err
+    summary = json.loads((tmp_path / "results" / "trial_1" / "summary.json").read_text())
+    assert summary["classes"] == 2
+    assert summary["test_acc_after_finetune"] == 100.0
+
+
+# ---- what cannot be used -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--epochs", "1"], "would never prune"),
+        (["--target_sparsity", "0"], "has to be above 0"),
+        (["--dataset", "ImageFolder", "--data", "nowhere"], "there is no folder nowhere/train"),
+        (["--pretrained", "nowhere.pt"], "there is no file nowhere.pt"),
+        (["--device", "cuda", "--gpu", "99"], "there is no GPU number 99"),
+        (["--config", "nowhere.yml"], "cannot read the config file nowhere.yml"),
+    ],
+)
+def test_bad_input_gets_one_message_and_leaves_nothing(
+    options: list[str], says: str, call: Call, places: list[str], tmp_path: Path
+) -> None:
+    outcome = call(*SMALL, *options, *places)
+    assert outcome.code == 2
+    assert says in outcome.err
+    assert outcome.err.count("error:") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_user_sees_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "bad.yml").write_text("epochs: ten\nlr: [0.1\n")
+    done = subprocess.run(
+        [sys.executable, PROJECT / "main.py", "--config", "bad.yml"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "bad.yml is not YAML" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_print_config_touches_nothing(tmp_path: Path) -> None:
+    words = ["-X", "importtime", PROJECT / "main.py", *SMALL, "--dataset", "ImageFolder", "--data", "nowhere"]
+    done = subprocess.run(
+        [sys.executable, *map(str, words), "--print-config"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert yaml.safe_load(done.stdout)["width"] == 0.25
+    assert not re.search(r"\btorch\b", done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- what ships with the project -----------------------------------------------------------------------------------
+
+YAMLS = sorted((PROJECT / "configs").rglob("*.yml"))
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(PROJECT / "configs")))
+def test_every_config_runs_by_its_header_and_states_only_what_differs(path: Path) -> None:
+    from data import declared_spec
+    from data.spec import DataSpec
+    from models import build_model
+
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any(f"python main.py --config {path.relative_to(PROJECT)}" in line for line in header)
+    config = parse_args(["--config", str(path)])
+    for name in yaml.safe_load(path.read_text()):
+        assert getattr(config, name) != OPTIONS[name].default, f"{name} is stated at its default"
+    tiny = DataSpec((3, 32, 32), ("a", "b"), (0.5,) * 3, (0.5,) * 3)
+    build_model(config, tiny if config.dataset == "ImageFolder" else declared_spec(config.dataset))
+
+
+@pytest.mark.slow
+def test_the_quickstart_finds_a_gem(call: Call, places: list[str], tmp_path: Path) -> None:
+    outcome = call("--config", PROJECT / "configs" / "quickstart.yml", *places)
+    assert outcome.code == 0, outcome.err
+    summary = json.loads(next((tmp_path / "results").rglob("summary.json")).read_text())
+    assert summary["weights_remaining_percent"] <= 1.44
+    assert summary["test_acc_before_finetune"] > 70  # chance is 10
+    assert summary["test_acc_after_finetune"] > 95
+    assert summary["seconds"] < 600  # a claim of minutes, not a measurement
+
+
+def test_cifar_exec_runs_every_target_and_passes_options_on(places: list[str], tmp_path: Path) -> None:
+    # Options are of the test's own making: three targets on Digits instead of CIFAR-10.
+    options = [*SMALL, "--epochs", "2", "--fine_tune_epochs", "1", "--skip_sanity_checks", *places]
+    at = options.index("--target_sparsity")
+    del options[at : at + 2]
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "TRIALS": "1", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", PROJECT / "cifar_exec.sh", *options], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    found = {json.loads(path.read_text())["target_sparsity"] for path in tmp_path.rglob("summary.json")}
+    assert found == {3.72, 1.44, 0.59}
+
+
+def test_cifar_exec_stops_at_the_first_failure(tmp_path: Path) -> None:
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", PROJECT / "cifar_exec.sh", "--epochz", "2"], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 2
+    assert done.stdout.count("==") == 1
+    assert "did you mean 'epochs'?" in done.stderr
