@@ -14,10 +14,10 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Annotated, Any, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, NoReturn, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from data import DATASETS, DEFINED_BY_PATH
@@ -46,6 +46,8 @@ def one_of(*names: str, later: Iterable[str] = (), aliases: Mapping[Any, str] | 
     """
 
     def check(given: Any) -> str:
+        if not isinstance(given, str | bool | int | float):
+            raise ValueError(f"{given} is not one of {', '.join(names)}")
         name = (aliases or {}).get(given, given)
         if name in names:
             return name
@@ -62,10 +64,19 @@ def _no_bool(given: Any) -> Any:
     return given
 
 
+def _whole(given: Any) -> Any:
+    """A whole number in the scientific way, `1e2`, is one, though YAML 1.1 takes it for a text."""
+    try:
+        number = float(_no_bool(given))
+    except (TypeError, ValueError):
+        return _no_bool(given)
+    return int(number) if number.is_integer() else given
+
+
 def _listed(given: Any) -> Any:
-    if isinstance(given, str):
-        return [part for part in given.replace(",", " ").split() if part]
-    return given if isinstance(given, list | tuple) else [given]
+    parts = given if isinstance(given, list | tuple) else [given]
+    words = (part.replace(",", " ").split() if isinstance(part, str) else [_no_bool(part)] for part in parts)
+    return [word for some in words for word in some]
 
 
 def _inside(given: Any) -> Any:
@@ -75,7 +86,7 @@ def _inside(given: Any) -> Any:
     return given
 
 
-Int = Annotated[int, BeforeValidator(_no_bool)]
+Int = Annotated[int, BeforeValidator(_whole)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
 Ints = Annotated[tuple[int, ...], BeforeValidator(_listed)]
 Inside = Annotated[str, BeforeValidator(_inside)]
@@ -158,17 +169,19 @@ class DataOptions(_Options):
     use_full_data: bool = option(False, "train on all training images, holding none out for validation")
 
 
+_LATER_MODELS = (
+    "Conv6", "Conv8", "Conv4Wide", "Conv6Wide", "cResNet18", "cResNet50", "ResNet18", "ResNet50", "ResNet101",
+    "WideResNet50_2", "WideResNet101_2", "TinyResNet18", "WideResNet28", "vgg16", "tinyvgg16", "MobileNetV2",
+    "tinyMobileNetV2",
+)  # fmt: skip
+
+
 class ModelOptions(_Options):
     """Model"""
 
-    arch: one_of(
-        *MODELS,
-        later=(
-            "Conv6", "Conv8", "Conv4Wide", "Conv6Wide", "cResNet18", "cResNet50", "ResNet18", "ResNet50", "ResNet101",
-            "WideResNet50_2", "WideResNet101_2", "TinyResNet18", "WideResNet28", "vgg16", "tinyvgg16", "MobileNetV2",
-            "tinyMobileNetV2",
-        ),
-    ) = option("resnet20", "network")  # fmt: skip
+    arch: one_of(*MODELS, later=(*_LATER_MODELS, *(f"{name}Normal" for name in (*MODELS, *_LATER_MODELS)))) = option(
+        "resnet20", "network"
+    )
     width: Float = option(1.0, "factor of every hidden width", aliases=("width_mult",), gt=0)
     hidden_size: Int = option(500, "units of FC's hidden layers", ge=1)
     bias: bool = option(False, "give convolutions and linear layers a bias, masked apart from the weights")
@@ -351,7 +364,10 @@ class Config(*reversed(GROUPS)):
 
         The trial is no part of it, so that trials of one experiment share it.
         """
-        return hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()[:12]
+        # Defaults are left out, so that an option which a later version adds renames no earlier experiment.
+        defaults = json.loads(Config().model_dump_json())
+        chosen = {name: value for name, value in self.deciding().items() if value != defaults[name]}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
 
     def deciding(self) -> dict[str, Any]:
         """The options that affect the result, by name."""
@@ -362,10 +378,12 @@ class Config(*reversed(GROUPS)):
 
     def to_yaml(self) -> str:
         """The options as YAML, itself a valid config file."""
-        passing = {"config", "resume", "print_config"}
-        given = json.loads(self.model_dump_json(exclude=passing, exclude_none=True))
+        given = json.loads(self.model_dump_json(exclude=set(FLAGS_ONLY), exclude_none=True))
         return yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
 
+
+FLAGS_ONLY = frozenset({"config", "resume", "print_config"})
+"""Options that say what to do with a config file, and have no place in one."""
 
 OPTIONS: dict[str, FieldInfo] = {name: field for group in GROUPS for name, field in group.model_fields.items()}
 _CANONICAL = {alias: name for name, field in OPTIONS.items() for alias in field.json_schema_extra["aliases"]}
@@ -459,8 +477,11 @@ def _resumed(flags: dict[str, Given], problems: list[str]) -> Config:
     stored = folder / "config.yml"
     if not stored.is_file():
         raise UserError(f"--resume {folder}: there is no config.yml in it, so it is not the folder of a run")
-    before = _make_config(_read_yaml(stored, problems), problems)
-    after = _make_config({**_read_yaml(stored, []), **flags}, problems)
+    begun = _read_yaml(stored, problems)
+    source = flags.pop("config", None)
+    from_file = _read_yaml(Path(str(source.value)), problems) if source else {}
+    before = _make_config(begun, problems)
+    after = _make_config({**begun, **from_file, **flags}, problems)
     if before.config_hash != after.config_hash or before.trial_num != after.trial_num:
         raise UserError(
             f"--resume {folder}: a run goes on as it began, but these options differ: {difference(before, after)}"
@@ -482,7 +503,7 @@ def _read_flags(argv: list[str] | None) -> tuple[dict[str, Given], list[str]]:
     parsed, rest = _parser().parse_known_args(words)
     flags: dict[str, Given] = {}
     for name, value in vars(parsed).items():
-        _take(flags, name, Given(value, f"--{name}"), problems)
+        _take(flags, name, Given(MISSING if value == [] else value, f"--{name}"), problems)
     for before, word in zip(["", *rest], rest):
         flag = word.partition("=")[0]
         if word.startswith("-"):
@@ -522,8 +543,13 @@ def _is_number(word: str) -> bool:
 MISSING = object()
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         usage="python main.py --config FILE.yml [--option value ...]",
         description="Find and compare lottery tickets at initialisation.",
         epilog="Options may be written with - or _. A flag beats the YAML file, which beats the default.",
@@ -537,7 +563,9 @@ def _parser() -> argparse.ArgumentParser:
             _add_flag(section, name, field)
     silent = parser.add_argument_group()
     for name in [*RETIRED, *NOT_YET]:
-        silent.add_argument(f"--{name}", nargs="?", const=True, help=argparse.SUPPRESS)
+        short = ["-e"] if name == "evaluate" else []
+        silent.add_argument(f"--{name}", *short, nargs="?", const=True, help=argparse.SUPPRESS)
+        silent.add_argument(f"--no_{name}", dest=name, action="store_const", const=False, help=argparse.SUPPRESS)
     return parser
 
 
@@ -592,6 +620,7 @@ def _read_yaml(path: Path, problems: list[str]) -> dict[str, Given]:
     if not isinstance(root, yaml.MappingNode):
         raise UserError(f"{path} is not a list of options: lines such as 'lr: 0.1' were looked for")
     options: dict[str, Given] = {}
+    seen: dict[str, str] = {}
     for key, value in root.value:
         where = f"{path}:{key.start_mark.line + 1}"
         try:
@@ -600,8 +629,11 @@ def _read_yaml(path: Path, problems: list[str]) -> dict[str, Given]:
             problems.append(f"{key.value} ({where}): {_yaml_complaint(error)}")
             continue
         name = str(key.value).replace("-", "_")
-        if _CANONICAL.get(name, name) in options:
-            problems.append(f"{name} ({where}): given before, at {options[_CANONICAL.get(name, name)].where}")
+        first = seen.setdefault(_CANONICAL.get(name, name), f"{name} ({where})")
+        if first != f"{name} ({where})":
+            problems.append(f"{name} ({where}): given before, at {first}")
+        elif name in FLAGS_ONLY and given is not None:
+            problems.append(f"{name} ({where}): belongs on the command line, as --{name}")
         else:
             _take(options, name, Given(given, f"{name} ({where})"), problems)
     return options
@@ -631,7 +663,13 @@ def _take(options: dict[str, Given], name: str, given: Given, problems: list[str
 
 
 def _asks_for_nothing(value: Any, inert: Any) -> bool:
-    return value is None or value == inert or str(value).lower() == str(inert).lower() or value in ("None", "none")
+    if value in (None, "None", "none"):
+        return True
+    kind = str | None if inert is None else type(inert)
+    try:
+        return type(value) is not list and TypeAdapter(kind).validate_python(value) == inert and value is not True
+    except ValidationError:
+        return False
 
 
 def _make_config(given: dict[str, Given], problems: list[str]) -> Config:

@@ -33,5 +33,6 @@ def resume_command(folder: Path) -> str:
 
 def meant(given: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the known name nearest to `given`, or nothing where none is near."""
-    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    lowered = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(given.lower(), list(lowered), n=1, cutoff=0.6)
+    return f"; did you mean '{lowered[near[0]]}'?" if near else ""

@@ -30,9 +30,10 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         os.replace(scratch, path)
         _sync_folder(path.parent)
     except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:  # after a failure or an interruption; a finished file has been renamed away
         if scratch:
             Path(scratch).unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def write_json(path: Path, content: Any) -> None:

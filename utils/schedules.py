@@ -24,8 +24,8 @@ def lr_factor(
         epochs: length of the training.
         gamma: factor of each step of `multistep_lr`.
         milestones: epochs of those steps; by default `default_milestones(epochs)`.
-        warmup: epochs over which the factor first rises linearly, from 1/warmup to 1; the policy then runs over the
-            rest as if it had begun there.
+        warmup: epochs over which the factor first rises linearly, from 1/warmup to 1; the cosine then runs over the
+            rest, while milestones stay where they are.
 
     Returns:
         A function from the epoch (0-based) to the factor.

@@ -1,0 +1,856 @@
+"""Options: what they default to, how they are given, and what is said when they are given wrongly."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from args_helper import NOT_YET, OPTIONS, RETIRED, Choices, Config, difference, parse_args
+from utils.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = json.loads((ROOT / "tests/golden/resnet20_seed0.json").read_text())
+
+# The sample config of the published README.
+SAMPLE = """\
+# subfolder: target_sparsity_0_59_unflagT
+
+# Hypercube optimization
+algo: 'hc_iter'
+iter_period: 5
+
+# Architecture
+arch: resnet20
+
+# ===== Dataset ===== #
+dataset: CIFAR10
+name: resnet20_quantized_iter_hc
+
+# ===== Learning Rate Policy ======== #
+optimizer: sgd
+lr: 0.1 #0.01
+lr_policy: cosine_lr #constant_lr #multistep_lr
+fine_tune_lr: 0.01
+fine_tune_lr_policy: multistep_lr
+
+# ===== Network training config ===== #
+epochs: 150\x20
+wd: 0.0\x20
+momentum: 0.9
+batch_size: 128
+
+# ===== Sparsity =========== #
+conv_type: SubnetConv
+bn_type: NonAffineBatchNorm
+freeze_weights: True
+prune_type: BottomK
+# enter target sparsity here
+target_sparsity: 0.59
+# decide if you want to "unflag"
+unflag_before_finetune: True
+init: signed_constant
+score_init: unif #skew #half #bimodal #skew # bern
+scale_fan: False #True
+
+# ===== Rounding ===== #
+round: naive\x20
+noise: True
+noise_ratio: 0\x20
+
+# ===== Quantization ===== #
+hc_quantized: True
+quantize_threshold: 0.5
+
+# ===== Regularization ===== #
+regularization: L2
+lmbda: 0.0001 # 1e-4
+
+# ===== Hardware setup ===== #
+workers: 4
+gpu: 0
+
+# ===== Checkpointing ===== #
+checkpoint_at_prune: False
+
+# ==== sanity check ==== #
+skip_sanity_checks: False"""
+
+DEFAULTS: dict[str, Any] = {
+    "seed": 42, "trial_num": 1, "num_trial": 1, "seed_fixed_init": 24, "gpu": 0, "workers": 4, "print_freq": 10,
+    "log_dir": "runs", "results_dir": "results", "save_every": -1, "dataset": "Digits", "data": "data/datasets/",
+    "batch_size": 64, "arch": "resnet20", "width": 1, "hidden_size": 500, "conv_type": "SubnetConv",
+    "bn_type": "NonAffineBatchNorm", "init": "kaiming_normal", "score_init": "unif", "mode": "fan_in",
+    "nonlinearity": "relu", "algo": "hc_iter", "epochs": 10, "optimizer": "sgd", "lr": 1e-3,
+    "lr_policy": "constant_lr", "gamma": 0.1, "lr_gamma": 0.1, "momentum": 0.9, "wd": 5e-4, "label_smoothing": 0,
+    "warmup_length": 0, "regularization": "none", "lmbda": 1e-3, "alpha": 1, "alpha_prime": 1, "iter_period": 5,
+    "iter_start": 0, "prune_type": "FixThresholding", "prune_rate": 0.5, "target_sparsity": 0.5,
+    "quantize_threshold": 0.5, "project_freq": 1, "round": "naive", "noise_ratio": 0, "num_test": 1,
+    "rewind_to_epoch": -1, "fine_tune_optimizer": "sgd", "fine_tune_lr": 0.01, "fine_tune_lr_policy": "constant_lr",
+    "fine_tune_wd": 1e-4, "imp_rounds": -1, "imp_rewind_iter": 1000, "imp_resume_round": -1, "imp_resume_epoch": -1,
+    "imp_resume_iter": -1, "smart_ratio": -1, "sr_version": 1, "how_to_connect": "prob", "interpolate": "prob",
+    "accumulate": 1, "rewind_epoch": 0, "freeze_weights": True, "milestones": None, "fine_tune_epochs": None,
+    "name": None, "subfolder": None, "run_idx": None, "resume": None, "pretrained": None, "pretrained2": None,
+    "ckpt_at_fixed_epochs": (),
+    **dict.fromkeys(
+        "fixed_init no_cuda checkpoint_at_prune save_model mixed_precision evaluate evaluate_only use_full_data bias "
+        "first_layer_dense last_layer_dense scale_fan nesterov no_bn_decay override_prune_rate hc_quantized "
+        "bottom_k_on_forward differentiate_clamp noise rewind_score drop_bottom_half_weights invert_sanity_check "
+        "unflag_before_finetune weight_training dense_training skip_fine_tune skip_sanity_checks only_sanity shuffle "
+        "reinit chg_mask chg_weight imp_no_rewind random_subnet compare_rounding mode_connect "
+        "multiprocessing_distributed print_config dry_run deterministic resume_anyway export".split(),
+        False,
+    ),
+}  # fmt: skip
+"""Option -> default, of those whose default is documented (a boolean's is false)."""
+
+GONE = (
+    "weight_decay iter_ep lr_adjust shift num_round hc_warmup hc_period plot_hc_convergence trainer save_plot_data "
+    "log_interval loss score_init_constant lam_finetune_loss num_step_finetune num_epochs transfer_learning load_ckpt "
+    "mode_connect_filename transformer_emsize transformer_nhid transformer_nlayers transformer_clip transformer_bptt "
+    "transformer_dropout transformer_nhead submask_size metric pruning_strategy how_to_prune start_from_nothing flips "
+    "td temp max_iter"
+).split()
+
+OUTSIDE_THE_RESULT = set(
+    "config name subfolder run_idx results_dir log_dir results_filename trial_num num_trial device gpu no_cuda threads "
+    "workers print_freq save_every checkpoint_at_prune ckpt_at_fixed_epochs save_model resume print_config data".split()
+)
+"""The options that change nothing about the result; every other one has to enter config_hash."""
+
+ANY, MANY = None, 10**9
+BOUNDS: dict[str, tuple[float | None, float, float, float | None]] = {
+    **dict.fromkeys(("seed", "seed_fixed_init", "gpu", "threads", "workers", "start_epoch"), (-1, 0, MANY, ANY)),
+    **dict.fromkeys(("warmup_length", "iter_start"), (-1, 0, MANY, ANY)),
+    **dict.fromkeys(("trial_num", "num_trial", "print_freq", "batch_size", "hidden_size"), (0, 1, MANY, ANY)),
+    **dict.fromkeys(("epochs", "iter_period", "project_freq", "num_test", "fine_tune_epochs"), (0, 1, MANY, ANY)),
+    **dict.fromkeys(("width", "lr", "fine_tune_lr"), (0, 1e-9, 1e9, ANY)),
+    **dict.fromkeys(("wd", "lmbda", "noise_ratio", "fine_tune_wd"), (-0.001, 0, 1e9, ANY)),
+    **dict.fromkeys(("momentum", "label_smoothing", "quantize_threshold"), (-0.001, 0, 0.999, 1)),
+    **dict.fromkeys(("alpha", "alpha_prime"), (0.999, 1, 1e9, ANY)),
+    "save_every": (ANY, -1, MANY, ANY),
+    "rewind_to_epoch": (-2, -1, MANY, ANY),
+    "image_size": (-1, 0, 1024, 1025),
+    "gamma": (0, 1e-9, 1, 1.001),
+    "prune_rate": (-1.001, -1, 1, 1.001),
+    "target_sparsity": (0, 1e-9, 100, 100.001),
+}
+"""Option -> just too small, smallest, largest, just too large (None: nothing is)."""
+
+
+def written(folder: Path, text: str) -> str:
+    """The path of a YAML file with this text."""
+    path = folder / "given.yml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def complaint(*argv: str) -> str:
+    """What is said about a command line that cannot be used."""
+    with pytest.raises(UserError) as caught:
+        parse_args(list(argv))
+    return str(caught.value)
+
+
+def complaint_about(folder: Path, text: str) -> str:
+    """What is said about a YAML file, its path written as FILE."""
+    path = written(folder, text)
+    return complaint("--config", path).replace(path, "FILE")
+
+
+def from_yaml(folder: Path, text: str) -> Config:
+    return parse_args(["--config", written(folder, text)])
+
+
+# ---- declarations --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_declares_a_default_a_meaning_and_whether_it_affects_the_result(name: str) -> None:
+    field = OPTIONS[name]
+    assert not field.is_required()
+    assert field.description.strip()
+    assert field.json_schema_extra["affects"] is (name not in OUTSIDE_THE_RESULT)
+
+
+def test_defaults_are_those_documented() -> None:
+    assert set(DEFAULTS) <= set(OPTIONS) | set(NOT_YET)
+    declared = {name: OPTIONS[name].default if name in OPTIONS else NOT_YET[name] for name in DEFAULTS}
+    assert declared == DEFAULTS
+
+
+def test_no_argument_at_all_gives_the_defaults() -> None:
+    config = parse_args([])
+    assert {name: getattr(config, name) for name in OPTIONS} == {name: one.default for name, one in OPTIONS.items()}
+
+
+def test_the_words_of_the_process_are_read_when_none_are_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["main.py", "--epochs", "77"])
+    assert parse_args().epochs == 77
+
+
+def test_no_name_is_declared_twice() -> None:
+    aliases = [alias for field in OPTIONS.values() for alias in field.json_schema_extra["aliases"]]
+    names = [*OPTIONS, *aliases, *RETIRED, *NOT_YET]
+    assert len(names) == len(set(names))
+
+
+def test_help_shows_every_option_with_its_meaning_and_default(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "10000")
+    with pytest.raises(SystemExit) as ended:
+        parse_args(["--help"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
+    sections = re.split(r"\n {2}(?=\S)", shown)  # an option and its meaning, on a line or two
+    entries = {part.split()[0].removeprefix("--"): " ".join(part.split()) for part in sections if part[:2] == "--"}
+    assert set(entries) == set(OPTIONS)
+    for name, field in OPTIONS.items():
+        assert field.description in entries[name]
+    assert entries["lr"].endswith("initial learning rate of the search [0.001]")
+    assert entries["freeze_weights"].endswith("[true]")
+    assert "-p [FREQ]" in entries["print_freq"]
+    assert "constant_lr|cosine_lr|multistep_lr" in entries["lr_policy"]
+
+
+def test_help_may_speak_of_percents(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OPTIONS["lr"], "description", "5% (a lot) of %s")
+    with pytest.raises(SystemExit):
+        parse_args(["--help"])
+    assert "5% (a lot) of %s" in capsys.readouterr().out
+
+
+def test_declaring_and_reading_options_needs_no_torch_and_names_the_same_experiment_in_every_process() -> None:
+    code = (
+        "import sys; from args_helper import parse_args; c = parse_args(['--lr', '0.3']); "
+        "print(c.config_hash, 'torch' in sys.modules, 'torchvision' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split() == [parse_args(["--lr", "0.3"]).config_hash, "False", "False"]
+
+
+# ---- how options are given -----------------------------------------------------------------------------------------
+
+
+def test_the_published_sample_config_parses_as_it_is(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        config = from_yaml(tmp_path, SAMPLE)
+    stated = {
+        "algo": "hc_iter", "iter_period": 5, "arch": "resnet20", "dataset": "CIFAR10",
+        "name": "resnet20_quantized_iter_hc", "optimizer": "sgd", "lr": 0.1, "lr_policy": "cosine_lr",
+        "fine_tune_lr": 0.01, "fine_tune_lr_policy": "multistep_lr", "epochs": 150, "wd": 0.0, "momentum": 0.9,
+        "batch_size": 128, "conv_type": "SubnetConv", "bn_type": "NonAffineBatchNorm", "freeze_weights": True,
+        "prune_type": "BottomK", "target_sparsity": 0.59, "unflag_before_finetune": True, "init": "signed_constant",
+        "score_init": "unif", "scale_fan": False, "round": "naive", "noise": True, "noise_ratio": 0,
+        "hc_quantized": True, "quantize_threshold": 0.5, "regularization": "L2", "lmbda": 1e-4, "workers": 4, "gpu": 0,
+        "checkpoint_at_prune": False, "skip_sanity_checks": False,
+    }  # fmt: skip
+    given = config.model_dump(include=config.model_fields_set - {"config", "subfolder"})
+    assert given == stated
+    assert config.density == pytest.approx(0.0059)
+    assert list(config.prunings) == list(range(5, 150, 5))
+
+
+def test_flags_beat_the_file_which_beats_the_defaults(tmp_path: Path) -> None:
+    path = written(tmp_path, "lr: 0.2\nwd: 0.3\n")
+    config = parse_args(["--config", path, "--lr", "0.1"])
+    assert (config.lr, config.wd, config.momentum) == (0.1, 0.3, 0.9)
+
+
+@pytest.mark.parametrize(
+    "words", [["--batch-size", "7"], ["--batch_size", "7"], ["--batch-size=7"], ["--batch_size=7"]]
+)
+def test_a_flag_is_written_with_a_dash_or_an_underscore(words: list[str]) -> None:
+    assert parse_args(words).batch_size == 7
+
+
+@pytest.mark.parametrize("words", [["--name", "my-run_1"], ["--name=my-run_1"]])
+def test_dashes_in_a_value_stay(words: list[str]) -> None:
+    assert parse_args(words).name == "my-run_1"
+
+
+@pytest.mark.parametrize("name", [name for name, field in OPTIONS.items() if field.annotation is bool])
+def test_a_boolean_flag_is_bare_or_has_a_value_or_is_negated(name: str) -> None:
+    dashed = name.replace("_", "-")
+    base = ["--hc_quantized"]  # bottom_k_on_forward needs it
+    for words in ([f"--{name}"], [f"--{dashed}"], [f"--{name}", "true"], [f"--{name}=True"]):
+        assert getattr(parse_args([*base, f"--no_{name}", *words]), name) is True
+    for words in ([f"--{name}", "false"], [f"--{name}=False"], [f"--no_{name}"], [f"--no-{dashed}"]):
+        assert getattr(parse_args([*base, f"--{name}", *words]), name) is False
+
+
+def test_a_bare_boolean_flag_leaves_the_next_flag_alone() -> None:
+    config = parse_args(["--noise", "--epochs", "12"])
+    assert (config.noise, config.epochs) == (True, 12)
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("5E-4", 5e-4), ("1.e-5", 1e-5), (".5", 0.5), ("1", 1.0)])
+def test_numbers_in_the_scientific_way_are_numbers(text: str, value: float, tmp_path: Path) -> None:
+    assert from_yaml(tmp_path, f"lmbda: {text}\n").lmbda == value
+    assert parse_args(["--lmbda", text]).lmbda == value
+
+
+def test_a_whole_number_in_the_scientific_way_is_a_number(tmp_path: Path) -> None:
+    assert from_yaml(tmp_path, "epochs: 1.0e+2\n").epochs == 100
+    assert from_yaml(tmp_path, "epochs: 1e2\n").epochs == 100
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        ("--save_every 3", "save_every", 3), ("--ckpt-interval 3", "save_every", 3), ("--workers 3", "workers", 3),
+        ("--num_workers 3", "workers", 3), ("--data x", "data", "x"), ("--data-dir x", "data", "x"),
+        ("--width 0.5", "width", 0.5), ("--width_mult 0.5", "width", 0.5), ("--print-freq 3", "print_freq", 3),
+        ("-p 3", "print_freq", 3), ("--prune-rate -1", "prune_rate", -1.0), ("--save-every -1", "save_every", -1),
+        ("--prune-rate -1e-3", "prune_rate", -0.001), ("--milestones 3 7", "milestones", (3, 7)),
+        ("--ckpt_at_fixed_epochs 4", "ckpt_at_fixed_epochs", (4,)), ("--run-idx 2", "run_idx", "2"),
+    ],
+)  # fmt: skip
+def test_a_flag_reaches_its_option(words: str, name: str, value: Any) -> None:
+    assert getattr(parse_args(words.split()), name) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("ckpt_interval: 3", "save_every", 3), ("num_workers: 3", "workers", 3), ("data_dir: x", "data", "x"),
+        ("width_mult: 2", "width", 2.0), ("milestones: [3, 7]", "milestones", (3, 7)), ("noise: 1", "noise", True),
+        ("milestones: 3, 7", "milestones", (3, 7)), ("milestones: 3", "milestones", (3,)), ("lr:", "lr", 1e-3),
+        ("epochs: '12'", "epochs", 12), ("name: 0.59", "name", "0.59"), ("batch-size: 7", "batch_size", 7),
+        ("regularization: False", "regularization", "none"), ("regularization: None", "regularization", "none"),
+    ],
+)  # fmt: skip
+def test_a_line_of_the_file_reaches_its_option(text: str, name: str, value: Any, tmp_path: Path) -> None:
+    assert getattr(from_yaml(tmp_path, text), name) == value
+
+
+def test_an_empty_file_leaves_the_defaults(tmp_path: Path) -> None:
+    assert from_yaml(tmp_path, "# nothing\n").deciding() == parse_args([]).deciding()
+
+
+def test_true_as_penalty_means_none_and_is_warned_of(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"regularization \(.*:1\): true names no penalty"):
+        assert from_yaml(tmp_path, "regularization: True\n").regularization == "none"
+
+
+def test_the_subfolder_is_called_after_the_file_unless_it_is_given(tmp_path: Path) -> None:
+    assert from_yaml(tmp_path, "lr: 1\n").subfolder == "given"
+    assert from_yaml(tmp_path, "subfolder: mine\n").subfolder == "mine"
+    assert parse_args([]).subfolder is None
+
+
+# ---- what a config is ----------------------------------------------------------------------------------------------
+
+
+def test_a_config_is_frozen() -> None:
+    config = parse_args(["--milestones", "3", "7"])
+    with pytest.raises(ValidationError, match="frozen"):
+        config.lr = 1.0
+    for name in OPTIONS:
+        hash(getattr(config, name))  # a list could still be changed in place
+
+
+@pytest.mark.parametrize("case", [case for case in GOLDEN["prune_rate"] if case["algo"] == "hc_iter"], ids=str)
+def test_the_pruning_rate_is_the_published_one(case: dict[str, Any]) -> None:
+    words = [f"--{name}={case[name]}" for name in ("target_sparsity", "iter_period", "epochs", "algo")]
+    assert parse_args(words).pruning_rate == pytest.approx(case["prune_rate"], rel=1e-12)
+
+
+def test_the_pruning_rate_can_be_overridden() -> None:
+    assert parse_args(["--override_prune_rate", "--prune_rate", "0.3"]).pruning_rate == 0.3
+    assert parse_args(["--prune_rate", "0.3"]).pruning_rate == pytest.approx(1 - 0.005)
+
+
+def test_a_late_start_of_the_prunings_still_reaches_the_target() -> None:
+    config = parse_args("--epochs 150 --iter_period 5 --iter_start 50 --target_sparsity 1.44".split())
+    assert len(config.prunings) == 19  # after epochs 55, 60, ..., 145
+    assert (1 - config.pruning_rate) ** 19 == pytest.approx(0.0144)
+
+
+def test_seeds_derive_from_the_trial_unless_the_draw_is_fixed() -> None:
+    config = parse_args("--seed 5 --trial_num 3".split())
+    assert (config.effective_seed, config.init_seed) == (15, 15)
+    config = parse_args("--seed 5 --trial_num 3 --fixed_init --seed_fixed_init 8".split())
+    assert (config.effective_seed, config.init_seed) == (15, 8)
+
+
+def test_fine_tuning_is_as_long_as_the_search_unless_said() -> None:
+    assert parse_args(["--epochs", "12"]).tuning_epochs == 12
+    assert parse_args(["--epochs", "12", "--fine_tune_epochs", "3"]).tuning_epochs == 3
+
+
+def test_the_device_is_named_as_torch_names_it() -> None:
+    assert parse_args(["--device", "cuda", "--gpu", "2"]).torch_device == "cuda:2"
+    assert parse_args(["--device", "cpu", "--gpu", "2"]).torch_device == "cpu"
+
+
+def another(name: str) -> Any:
+    """A value of an option other than its default, allowed by itself."""
+    default = OPTIONS[name].default
+    choices = next((one.names for one in OPTIONS[name].metadata if isinstance(one, Choices)), ())
+    if choices:
+        return next(choice for choice in choices if choice != default)
+    if name in BOUNDS:
+        return next(value for value in BOUNDS[name][1:3] if value != default)
+    if isinstance(default, bool):
+        return not default
+    return (3,) if name in ("milestones", "ckpt_at_fixed_epochs") else "other"
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_hash_changes_with_what_affects_the_result_and_only_with_that(name: str) -> None:
+    plain, changed = Config(), Config(**{name: another(name)})
+    assert getattr(changed, name) != getattr(plain, name)
+    assert (changed.config_hash != plain.config_hash) is (name not in OUTSIDE_THE_RESULT)
+
+
+def test_the_folder_of_the_data_enters_the_hash_where_it_is_the_data() -> None:
+    def hash_of(dataset: str, folder: str) -> str:
+        return Config(dataset=dataset, data=folder).config_hash
+
+    assert hash_of("ImageFolder", "a") != hash_of("ImageFolder", "b")
+    assert hash_of("CIFAR10", "a") == hash_of("CIFAR10", "b")
+
+
+def test_one_experiment_has_one_hash_however_it_is_spelled(tmp_path: Path) -> None:
+    spelled = from_yaml(tmp_path, "epochs: 20\nwidth_mult: 2\nlmbda: 1e-4\n")
+    assert spelled.config_hash == parse_args("--width 2.0 --lmbda 0.0001 --epochs 20 --trial_num 4".split()).config_hash
+
+
+def test_a_config_as_yaml_reads_back_as_itself(tmp_path: Path) -> None:
+    before = parse_args([
+        "--config", written(tmp_path, SAMPLE), "--milestones", "3", "7", "--lmbda", "1e-7", "--name", "0.59",
+        "--subfolder", "schöner/Ort", "--run_idx", "no", "--ckpt_at_fixed_epochs", "0", "--no-freeze-weights",
+    ])  # fmt: skip
+    assert "schöner/Ort" in before.to_yaml()
+    after = from_yaml(tmp_path, before.to_yaml())
+    assert after == before
+    assert after.config_hash == before.config_hash
+
+
+def test_a_config_as_yaml_holds_every_option_but_those_of_the_call() -> None:
+    text = Config(config="x.yml", resume="there", print_config=True).to_yaml()
+    named = {line.partition(":")[0] for line in text.splitlines()}
+    unset = {name for name, field in OPTIONS.items() if field.default is None}
+    assert named == set(OPTIONS) - unset - {"config", "resume", "print_config"}
+
+
+# ---- what is said of a wrong value ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epochs: ten", "'ten' is not a whole number"),
+        ("epochs: 2.5", "2.5 is not a whole number"),
+        ("epochs: [2]", "[2] is not a whole number"),
+        ("epochs: true", "true is not a number"),
+        ("lr: fast", "'fast' is not a number"),
+        ("lr: false", "false is not a number"),
+        ("lr: [0.1]", "[0.1] is not a number"),
+        ("lr: .inf", "inf is not a finite number"),
+        ("lr: .nan", "nan is not a finite number"),
+        ("noise: maybe", "'maybe' is neither true nor false"),
+        ("noise: 2", "'2' is neither true nor false"),
+        ("noise: [true]", "[True] is neither true nor false"),
+        ("data: [a]", "['a'] is not a text"),
+        ("milestones: [3, x, y]", "'x' is not a whole number"),
+        ("lr: 2001-99-99", "month must be in 1..12"),
+        ("name: ../elsewhere", "'../elsewhere' is not a plain name or relative path"),
+        ("name: /elsewhere", "'/elsewhere' is not a plain name or relative path"),
+        ("name: ' '", "' ' is not a plain name or relative path"),
+        ("results_filename: a/../../b.csv", "'a/../../b.csv' is not a plain name or relative path"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_with_its_line(text: str, said: str, tmp_path: Path) -> None:
+    message = complaint_about(tmp_path, f"# a comment\n{text}\n")
+    name = text.partition(":")[0]
+    assert message == f"a problem with the options:\n  {name} (FILE:2): {said}"
+
+
+def test_every_number_has_its_bounds_tested() -> None:
+    numbers = {name for name, one in OPTIONS.items() if re.search(r"\b(int|float)\b", str(one.annotation))}
+    assert {name for name in numbers if "tuple" not in str(OPTIONS[name].annotation)} == set(BOUNDS)
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_a_number_out_of_its_bounds_is_refused_and_one_at_them_is_taken(name: str) -> None:
+    below, lowest, highest, above = BOUNDS[name]
+    for value in (lowest, highest):
+        assert getattr(Config(**{name: value}), name) == value
+    if below is not None:
+        assert f"--{name}: {below} is too small: it has to be " in complaint(f"--{name}", str(below))
+    if above is not None:
+        assert f"--{name}: {above} is too large: it " in complaint(f"--{name}", str(above))
+
+
+def test_a_target_of_nothing_or_of_more_than_everything_says_what_is_allowed() -> None:
+    assert "0 is too small: it has to be above 0" in complaint("--target_sparsity", "0")
+    assert "100.5 is too large: it may be at most 100" in complaint("--target-sparsity", "100.5")
+    assert "1 is too large: it has to be below 1" in complaint("--momentum", "1")
+    assert "0 is too small: it has to be at least 1" in complaint("--batch_size", "0")
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed", "nearest"),
+    [
+        ("lr_policy: cosine", "constant_lr, cosine_lr, multistep_lr", "cosine_lr"),
+        ("optimizer: sdg", "sgd, adam", "sgd"),
+        ("regularization: L1L2", "none, L2, L1, L1_L2, var_red_1, var_red_2, bin_entropy", "L1_L2"),
+        ("prune_type: bottomk", "FixThresholding, BottomK, LocalBottomK, ExactBottomK", "BottomK"),
+        ("round: nave", "naive, prob, naive_prob, all_ones", "naive"),
+        ("conv_type: Subnetconv", "SubnetConv, DenseConv", "SubnetConv"),
+        ("bn_type: AffineBatchnorm", "NonAffineBatchNorm, AffineBatchNorm, LearnedBatchNorm", "AffineBatchNorm"),
+        ("score_init: uniform", "unif, half, bern, bimodal, skew", "unif"),
+        ("device: gpu", "auto, cpu, cuda, mps", "cpu"),
+        ("algo: hciter", "hc_iter", "hc_iter"),
+        ("arch: resnet_20", "resnet20", "resnet20"),
+        ("dataset: CIFAR-10", "CIFAR10", "CIFAR10"),
+    ],
+)
+def test_an_unknown_choice_is_refused_with_those_allowed_and_the_nearest(
+    text: str, allowed: str, nearest: str, tmp_path: Path
+) -> None:
+    message = complaint_about(tmp_path, f"{text}\n")
+    name, _, given = text.partition(": ")
+    assert f"{name} (FILE:1): '{given}' is not one of " in message
+    assert allowed in message.partition("; did you mean")[0]
+    assert message.endswith(f"; did you mean '{nearest}'?")
+
+
+@pytest.mark.parametrize(("text", "nearest"), [("regularization: l2", "L2"), ("dataset: cifar10", "CIFAR10")])
+def test_a_choice_in_the_wrong_case_is_refused_with_the_right_one(text: str, nearest: str, tmp_path: Path) -> None:
+    assert complaint_about(tmp_path, f"{text}\n").endswith(f"did you mean '{nearest}'?")
+
+
+@pytest.mark.parametrize("text", ["lr_policy: [cosine_lr]", "algo: {hc: 1}"])
+def test_a_list_where_a_choice_is_wanted_is_refused_with_its_line(text: str, tmp_path: Path) -> None:
+    message = complaint_about(tmp_path, f"{text}\n")
+    assert f"{text.partition(':')[0]} (FILE:1): " in message
+    assert "is not one of" in message
+
+
+PUBLISHED = {
+    "dataset": "Digits MNIST CIFAR10 CIFAR100 TinyImageNet ImageNet FfcvImageNet ImageFolder Caltech101",
+    "arch": "FC Conv2 Conv4 Conv6 Conv8 Conv4Wide Conv6Wide resnet20 resnet32 resnet32_double cResNet18 cResNet50 "
+    "ResNet18 ResNet50 ResNet101 WideResNet50_2 WideResNet101_2 TinyResNet18 WideResNet28 vgg16 tinyvgg16 MobileNetV2 "
+    "tinyMobileNetV2",
+    "algo": "hc hc_iter ep global_ep global_ep_iter imp training wt dense smart_ratio random random_erk magnitude snip "
+    "grasp synflow cts",
+}
+
+
+def is_known(*words: str) -> bool:
+    """Whether a command line is taken, or answered that it will be."""
+    try:
+        parse_args(list(words))
+    except UserError as error:
+        assert str(error).count("\n") == 1  # nothing else is wrong with it
+        return "not available yet" in str(error)
+    return True
+
+
+@pytest.mark.parametrize(("option", "name"), [(one, name) for one in PUBLISHED for name in PUBLISHED[one].split()])
+def test_every_published_choice_is_known(option: str, name: str) -> None:
+    assert is_known(f"--{option}", name)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--arch", "resnet20Normal"], ["-e"], ["--no-evaluate"]],
+    ids=str,
+)
+def test_every_other_published_spelling_is_known(words: list[str]) -> None:
+    assert is_known(*words)
+
+
+# ---- names that are not options ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [("epoch", "epochs"), ("batchsize", "batch_size"), ("num_worker", "num_workers"),
+     ("qqq", None), ("targetsparsity", "target_sparsity"), ("imp_round", "imp_rounds")],
+)  # fmt: skip
+def test_an_unknown_name_is_refused_with_the_nearest(given: str, nearest: str | None, tmp_path: Path) -> None:
+    ending = "no such option" + (f"; did you mean '{nearest}'?" if nearest else "")
+    assert complaint_about(tmp_path, f"\n{given}: 1\n").endswith(f"\n  {given} (FILE:2): {ending}")
+    assert complaint(f"--{given}", "1").endswith(f"\n  --{given}: {ending}")
+    assert complaint(f"--{given}=1").endswith(f"\n  --{given}: {ending}")
+    assert complaint("-x").endswith("\n  -x: no such option")
+
+
+def test_an_option_is_not_abbreviated() -> None:
+    assert "--epoch: no such option" in complaint("--epoch", "3")
+
+
+def test_a_word_that_belongs_to_no_flag_is_refused() -> None:
+    assert complaint("some.yml").endswith("\n  some.yml: not expected; an option is written --name value")
+
+
+@pytest.mark.parametrize("words", [["--lr"], ["--lr", "--noise"], ["--config"], ["--resume"], ["--dataset"]], ids=str)
+def test_a_flag_without_its_value_is_refused(words: list[str]) -> None:
+    assert complaint(*words).endswith(f"\n  {words[0]}: a value is missing")
+
+
+def test_a_negated_flag_with_a_value_is_refused_like_everything_else() -> None:
+    assert "--no_noise" in complaint("--no-noise=true")
+
+
+def test_the_retired_options_are_those_documented() -> None:
+    assert set(RETIRED) == set(GONE)
+
+
+@pytest.mark.parametrize("name", RETIRED)
+def test_a_retired_option_warns_where_it_stands_and_changes_nothing(name: str, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning) as caught:
+        config = from_yaml(tmp_path, f"lr: 0.1\n{name}: 3\n")
+    path = tmp_path / "given.yml"
+    assert [str(one.message) for one in caught] == [
+        f"{name} ({path}:2): this option does nothing any more; {RETIRED[name]}"
+    ]
+    assert config.config_hash == parse_args(["--lr", "0.1"]).config_hash
+    with pytest.warns(UserWarning, match=f"^--{name}: this option does nothing any more"):
+        parse_args([f"--{name.replace('_', '-')}", "3"])
+
+
+def test_a_retired_option_names_one_that_exists() -> None:
+    assert RETIRED["weight_decay"] == "use wd and fine_tune_wd"
+    named = {name: re.match(r"use (\w+)(?: (?:and|or) (\w+))?", text) for name, text in RETIRED.items()}
+    instead = {word for match in named.values() if match for word in match.groups() if word}
+    assert {"wd", "fine_tune_wd", "iter_start", "iter_period", "imp_rounds", "lr_policy"} <= instead
+    assert instead <= set(OPTIONS) | set(NOT_YET)
+
+
+def wanting(inert: Any) -> str:
+    """A value that asks for something, where `inert` asks for nothing."""
+    if isinstance(inert, bool):
+        return "true"
+    return str(inert + 3) if isinstance(inert, int | float) else "something"
+
+
+@pytest.mark.parametrize("name", NOT_YET)
+def test_an_option_to_come_is_refused_unless_it_asks_for_nothing(name: str, tmp_path: Path) -> None:
+    inert = NOT_YET[name]
+    assert complaint_about(tmp_path, f"{name}: {wanting(inert)}\n").endswith(
+        f"\n  {name} (FILE:1): this option is not available yet"
+    )
+    assert complaint(f"--{name}", wanting(inert)).endswith(f"\n  --{name}: this option is not available yet")
+    if isinstance(inert, bool):
+        assert complaint(f"--{name}").endswith("this option is not available yet")
+    for nothing in ("null", "None", json.dumps(inert), str(inert)):
+        assert from_yaml(tmp_path, f"{name}: {nothing}\n").config_hash == Config().config_hash
+    assert parse_args([f"--{name}", str(inert)]) == Config()
+
+
+@pytest.mark.parametrize(
+    "words", [["--mixed_precision", "0"], ["--evaluate", "no"], ["--smart_ratio", "-1.0"]], ids=str
+)
+def test_nothing_may_be_asked_for_in_any_spelling(words: list[str]) -> None:
+    assert parse_args(words) == Config()
+
+
+# ---- combinations --------------------------------------------------------------------------------------------------
+
+CONTRADICTIONS = [
+    ("--scale_fan --prune_rate -1", "scale_fan needs a prune_rate in [0, 1), not -1", "--scale_fan --prune_rate 0"),
+    ("--scale_fan --prune_rate 1", "scale_fan needs a prune_rate in [0, 1), not 1", "--prune_rate 1"),
+    ("--warmup_length 9 --epochs 9", "a warm-up of 9 epochs fills all 9", "--warmup_length 8 --epochs 9"),
+    ("--start_epoch 9 --epochs 9", "start_epoch 9 lies beyond all 9 epochs", "--start_epoch 8 --epochs 9"),
+    ("--nesterov --momentum 0", "nesterov needs a momentum above 0", "--nesterov --momentum 0.1"),
+    ("--nesterov --momentum 0 --optimizer adam --fine_tune_optimizer sgd", "nesterov needs a momentum above 0",
+     "--nesterov --momentum 0 --optimizer adam --fine_tune_optimizer adam"),
+    ("--conv_type DenseConv --algo hc", "algo hc learns masks, which conv_type DenseConv has not", "--algo hc"),
+    ("--conv_type DenseConv --algo hc_iter", "algo hc_iter learns masks, which conv_type DenseConv has not", ""),
+    ("--bottom_k_on_forward --hc_quantized false", "bottom_k_on_forward rounds as it goes: set hc_quantized",
+     "--bottom_k_on_forward --hc_quantized"),
+    ("--bottom_k_on_forward --bias --hc_quantized",
+     "bottom_k_on_forward ranks weights only: it cannot be had with bias", "--bias --hc_quantized"),
+    ("--bottom_k_on_forward --algo hc --hc_quantized",
+     "bottom_k_on_forward takes its fraction from the prunings of hc_iter", "--algo hc --hc_quantized"),
+    ("--epochs 5 --iter_period 5", "hc_iter would never prune: of 5 epochs, none after", "--epochs 6 --iter_period 5"),
+    ("--epochs 5 --iter_period 5", "hc_iter would never prune", "--epochs 5 --iter_period 5 --algo hc"),
+    ("--epochs 11 --iter_start 10", "none after iter_start 10 is a multiple of iter_period 5",
+     "--epochs 11 --iter_start 9"),
+    *((f"--override_prune_rate --prune_rate {rate}", f"removes a fraction of {rate}, which has to lie between 0 and 1",
+       f"--prune_rate {rate}") for rate in (-1, 0, 1)),
+    ("--override_prune_rate --prune_rate 0", "hc_iter would never prune, or prune everything",
+     "--override_prune_rate --prune_rate 0 --target_sparsity 100"),
+    ("--rewind_score --rewind_to_epoch 6", "rewind_to_epoch 6 lies after the first pruning, at epoch 5",
+     "--rewind_score --rewind_to_epoch 5"),
+    ("--rewind_score --rewind_to_epoch 6", "rewind_to_epoch 6 lies after", "--rewind_to_epoch 6"),
+    ("--rewind_score --rewind_to_epoch 1 --start_epoch 2", "rewind_to_epoch 1 lies before start_epoch 2",
+     "--rewind_score --rewind_to_epoch 2 --start_epoch 2"),
+    ("--rewind_score --rewind_to_epoch 0 --start_epoch 1", "rewind_to_epoch 0 lies before start_epoch 1",
+     "--rewind_score --rewind_to_epoch -1 --start_epoch 1"),
+]  # fmt: skip
+"""Words that cannot be meant together, what is said of them, and words near them that can."""
+
+
+@pytest.mark.parametrize(("words", "said", "possible"), CONTRADICTIONS)
+def test_an_impossible_combination_is_refused_and_its_possible_neighbour_taken(
+    words: str, said: str, possible: str
+) -> None:
+    heading, *problems = complaint(*words.split()).splitlines()
+    assert heading == "a problem with the options:"
+    assert len(problems) == 1
+    where, _, text = problems[0].partition(": ")
+    assert said in text
+    assert set(where.strip().split(", ")) <= {word for word in words.split() if word.startswith("--")}
+    assert said.split()[0] not in OPTIONS or f"--{said.split()[0]}" in where
+    parse_args(possible.split())
+
+
+def test_a_combination_is_refused_with_the_places_of_its_parts(tmp_path: Path) -> None:
+    path = written(tmp_path, "noise: true\nnesterov: true\n")
+    message = complaint("--config", path, "--momentum", "0")
+    assert message.endswith(f"\n  nesterov ({path}:2), --momentum: nesterov needs a momentum above 0")
+
+
+def test_an_option_that_is_wrong_by_itself_is_not_accused_of_contradicting_another() -> None:
+    # With the default of 10 epochs the warm-up would be too long; but that was not given.
+    message = complaint("--warmup_length", "20", "--epochs", "2x0")
+    assert message == "a problem with the options:\n  --epochs: '2x0' is not a whole number"
+
+
+# ---- the message as a whole ----------------------------------------------------------------------------------------
+
+
+def test_all_problems_are_said_at_once_each_with_its_place(tmp_path: Path) -> None:
+    text = "lr: fast\nepochs: 0\nlr_policy: cosine\nnesterov: true\nmomentum: 0\nfoo_bar: 1\nevaluate: true\nlr: 2\n"
+    path = written(tmp_path, text)
+    message = complaint("--config", path, "--wd", "-1", "--qqq", "3", "stray", "--noise=maybe")
+    heading, *problems = message.splitlines()
+    assert heading == "11 problems with the options:"
+    assert {line.strip().partition(": ")[0].replace(path, "FILE") for line in problems} == {
+        "lr (FILE:1)", "epochs (FILE:2)", "lr_policy (FILE:3)", "nesterov (FILE:4), momentum (FILE:5)",
+        "foo_bar (FILE:6)", "evaluate (FILE:7)", "lr (FILE:8)", "--wd", "--qqq", "stray", "--noise",
+    }  # fmt: skip
+
+
+def test_one_problem_is_said_in_the_singular() -> None:
+    assert complaint("--lr", "fast") == "a problem with the options:\n  --lr: 'fast' is not a number"
+
+
+@pytest.mark.parametrize("second", ["workers", "num_workers", "num-workers"])
+def test_an_option_given_twice_in_a_file_is_refused_with_both_lines(second: str, tmp_path: Path) -> None:
+    message = complaint_about(tmp_path, f"workers: 1\nlr: 1\n{second}: 2\n")
+    assert message.endswith(f"{second.replace('-', '_')} (FILE:3): given before, at workers (FILE:1)")
+
+
+def test_an_option_given_empty_and_then_again_is_refused(tmp_path: Path) -> None:
+    assert "given before" in complaint_about(tmp_path, "lr:\nlr: 0.2\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("lr: 0.1\nwd: a: b\n", 2), ("lr: 0.1\nmilestones: [1\nwd: 2\n", 3), ("lr: 'open\n\n", 3), ("\tlr: 1\n", 1),
+     ("lr: 1\n---\nlr: 2\n", 2)],
+)  # fmt: skip
+def test_a_file_that_is_not_yaml_is_refused_with_the_line(text: str, line: int, tmp_path: Path) -> None:
+    message = complaint_about(tmp_path, text)
+    assert message.startswith("FILE is not YAML: ")
+    assert f", line {line}, column " in message
+
+
+@pytest.mark.parametrize("text", ["- lr\n- wd\n", "just words\n", "7\n"])
+def test_a_file_that_is_no_mapping_is_refused(text: str, tmp_path: Path) -> None:
+    assert complaint_about(tmp_path, text) == "FILE is not a list of options: lines such as 'lr: 0.1' were looked for"
+
+
+def test_a_file_that_would_run_code_is_refused_with_its_line(tmp_path: Path) -> None:
+    message = complaint_about(tmp_path, "lr: 1\nwd: !!python/object/apply:os.getcwd []\n")
+    assert "wd (FILE:2): could not determine a constructor" in message
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.yml")
+    assert complaint("--config", missing) == f"cannot read the config file {missing}: No such file or directory"
+    assert complaint("--config", str(tmp_path)) == f"cannot read the config file {tmp_path}: Is a directory"
+    latin = tmp_path / "latin.yml"
+    latin.write_bytes("name: schön\n".encode("latin-1"))
+    assert "utf-8" in complaint("--config", str(latin))
+
+
+# ---- going on with a run -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> str:
+    """The folder of a run that was begun with lr 0.1, wd 0.2, trial 2, 3 workers."""
+    folder = tmp_path / "trial_2"
+    folder.mkdir()
+    config = parse_args("--lr 0.1 --wd 0.2 --trial_num 2 --workers 3 --name first --milestones 3 7".split())
+    (folder / "config.yml").write_text(config.to_yaml())
+    return str(folder)
+
+
+def test_resuming_takes_the_stored_options(begun: str) -> None:
+    config = parse_args(["--resume", begun])
+    assert (config.lr, config.wd, config.trial_num, config.workers, config.name) == (0.1, 0.2, 2, 3, "first")
+    assert config.milestones == (3, 7)
+    assert (config.resume, config.config, config.subfolder) == (begun, None, None)
+
+
+def test_resuming_with_the_same_value_is_allowed(begun: str) -> None:
+    assert parse_args(["--resume", begun, "--lr", "1e-1", "--trial_num", "2"]) == parse_args(["--resume", begun])
+
+
+@pytest.mark.parametrize(
+    ("words", "differing"),
+    [
+        ("--lr 0.3", "lr 0.1 → 0.3"),
+        ("--wd 0.3 --lr 0.3 --workers 5", "lr 0.1 → 0.3, wd 0.2 → 0.3"),
+        ("--trial_num 3", "trial_num 2 → 3"),
+        ("--milestones 3 8", "milestones [3, 7] → [3, 8]"),
+        ("--seed 1", "seed 42 → 1"),
+    ],
+)
+def test_resuming_with_another_experiment_is_refused_with_the_difference(
+    begun: str, words: str, differing: str
+) -> None:
+    message = complaint("--resume", begun, *words.split())
+    assert message == f"--resume {begun}: a run goes on as it began, but these options differ: {differing}"
+
+
+def test_resuming_with_what_does_not_affect_the_result_is_allowed(begun: str) -> None:
+    config = parse_args(["--resume", begun, "--workers", "1", "--device", "cpu", "--num_trial", "4", "--data", "there"])
+    assert (config.workers, config.device, config.num_trial, config.data, config.lr) == (1, "cpu", 4, "there", 0.1)
+
+
+def test_resuming_with_a_file_of_another_experiment_is_refused_with_the_difference(begun: str, tmp_path: Path) -> None:
+    assert complaint("--resume", begun, "--config", written(tmp_path, "lr: 0.3\n")).endswith("lr 0.1 → 0.3")
+
+
+def test_resuming_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    assert complaint("--resume", str(tmp_path)) == (
+        f"--resume {tmp_path}: there is no config.yml in it, so it is not the folder of a run"
+    )
+
+
+def test_resuming_says_what_is_wrong_with_the_flags_and_with_the_stored_file(begun: str) -> None:
+    stored = Path(begun) / "config.yml"
+    stored.write_text("lr: 0.1\nfoo_bar: 1\n")
+    message = complaint("--resume", begun, "--qqq", "3")
+    assert message.startswith("2 problems with the options:")
+    assert "--qqq: no such option" in message
+    assert f"foo_bar ({stored}:2): no such option" in message
+
+
+def test_the_difference_of_two_configs_names_what_affects_the_result_and_the_trial() -> None:
+    before, after = Config(), Config(lr=0.5, workers=9, trial_num=2, name="other")
+    assert difference(before, after) == "trial_num 1 → 2, lr 0.001 → 0.5"
+    assert difference(before, Config(workers=9)) == ""
