@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
@@ -69,13 +70,17 @@ def _find(root: Path) -> tuple[tuple[str, ...], dict[str, Part]]:
     for name in ("train", "test"):
         if not (root / name).is_dir():
             raise UserError(f"there is no folder {root / name}; an ImageFolder has {LAYOUT} under --data")
-    classes = tuple(sorted(folder.name for folder in (root / "train").iterdir() if folder.is_dir()))
+    classes = tuple(sorted(folder.name for folder in (root / "train").iterdir() if _is_class(folder)))
     parts = {name: _part(root / name, classes) for name in ("train", "val", "test") if (root / name).is_dir()}
     return classes, parts
 
 
+def _is_class(folder: Path) -> bool:
+    return folder.is_dir() and not folder.name.startswith(".")
+
+
 def _part(folder: Path, classes: tuple[str, ...]) -> Part:
-    strange = sorted(child.name for child in folder.iterdir() if child.is_dir() and child.name not in classes)
+    strange = sorted(child.name for child in folder.iterdir() if _is_class(child) and child.name not in classes)
     if strange:
         raise UserError(f"{folder} has a class '{strange[0]}' that train/ has not{meant(strange[0], classes)}")
     files = [
@@ -110,7 +115,7 @@ def _decode(paths: list[Path], size: int | tuple[int, int], config: Config) -> T
 def _read_image(path: Path, size: int | tuple[int, int]) -> Tensor:
     with _opened(path) as image:
         try:
-            pixels = pil_to_tensor(image.convert("RGB"))
+            pixels = pil_to_tensor(_eight_bits(image).convert("RGB"))
         except (OSError, SyntaxError, ValueError) as error:
             raise UserError(f"{path} is not a readable image ({error}); mend or remove it") from error
     if isinstance(size, int):
@@ -121,6 +126,13 @@ def _read_image(path: Path, size: int | tuple[int, int]) -> Tensor:
             "bring all to one size"
         )
     return pixels
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Sixteen-bit grey scaled to eight bits, which PIL would cut off; any other image as it is."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
 
 
 def _opened(path: Path) -> Image.Image:

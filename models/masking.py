@@ -17,7 +17,8 @@ _SCORE_NAMES = ("scores", "flag", "bias_scores", "bias_flag")
 def to_masked(network: nn.Module) -> nn.Module:
     """Swap every convolution and linear layer for its masked twin, in place.
 
-    Weights are the same tensors as before, scores and flags all ones. Returns the network.
+    Weights are the same tensors as before, scores and flags all ones. Returns the network; for a network that is a
+    single layer, its twin.
     """
     return _swap(network, _MASKED_TWIN)
 
@@ -51,11 +52,8 @@ def set_rule(network: nn.Module, rule: Rule) -> None:
 
 def plain_state(network: nn.Module) -> dict[str, Tensor]:
     """A copy of the state_dict of the plain twin of a masked network; weights are not multiplied by their masks."""
-    return {
-        name: value.detach().clone()
-        for name, value in network.state_dict().items()
-        if name.rpartition(".")[2] not in _SCORE_NAMES
-    }
+    own = {f"{layer}.{kind}" for layer in masked_layers(network) for kind in _SCORE_NAMES}
+    return {name: value.detach().clone() for name, value in network.state_dict().items() if name not in own}
 
 
 class FlatScores:
@@ -97,10 +95,15 @@ class FlatScores:
 
 
 def _swap(network: nn.Module, twins: dict[type[nn.Module], type[nn.Module]]) -> nn.Module:
+    if type(network) in twins:
+        return _twin_of(network, twins[type(network)])
+    made: dict[nn.Module, nn.Module] = {}  # a layer that is held under several names stays one layer
     for module in list(network.modules()):
-        for name, child in list(module.named_children()):
+        for name, child in module._modules.items():
             if type(child) in twins:
-                setattr(module, name, _twin_of(child, twins[type(child)]))
+                if child not in made:
+                    made[child] = _twin_of(child, twins[type(child)])
+                setattr(module, name, made[child])
     return network
 
 

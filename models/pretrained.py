@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from utils.errors import UserError
+from utils.files import load_tensors
 
 State = dict[str, Tensor]
 _SCORES = ("scores", "flag", "bias_scores", "bias_flag")
@@ -30,9 +29,11 @@ def read_state(path: str | Path) -> State:
     if not path.is_file():
         raise UserError(f"there is no file {path} (pretrained)")
     try:
-        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
-        raise UserError(f"cannot read a state_dict from {path}: {str(error).splitlines()[0]}") from error
+        found = load_file(path) if path.suffix == ".safetensors" else load_tensors(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read a state_dict from {path}: {error}") from error
+    except UserError as error:
+        raise UserError(f"cannot read a state_dict from {path}: the file is no such thing, or damaged") from error
     state = _unwrap(found)
     if not state:
         raise UserError(f"{path} holds no state_dict: a mapping of names to tensors was looked for")

@@ -53,6 +53,22 @@ def read_json(path: Path) -> Any:
         raise UserError(f"cannot read {path}: {error}") from error
 
 
+def load_tensors(path: Path) -> Any:
+    """What `torch.save` wrote to a file, on the CPU; only tensors and plain values are taken, and no code is run.
+
+    Raises:
+        UserError: the file cannot be read, is damaged, or holds something else.
+    """
+    import torch  # not at the top: the options are read before torch is needed
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can make the unpickler raise anything
+        raise UserError(
+            f"cannot read {path}: it is damaged, or holds something else than tensors and plain values"
+        ) from error
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

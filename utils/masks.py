@@ -89,6 +89,36 @@ def prune_exactly(rank: Tensor, in_play: Tensor, count: int, generator: torch.Ge
     return in_play & ~removed
 
 
+def keep_highest(scores: Mapping[str, Tensor], density: float, generator: torch.Generator) -> Masks:
+    """Keep the ⌊density · N⌋ highest of all weights, at least one; likewise, apart from them, of all biases.
+
+    Args:
+        scores: parameter name -> what places are ordered by.
+        density: in (0, 1].
+        generator: on the CPU; decides among equals.
+    """
+    masks: Masks = {}
+    for biases in (False, True):
+        ranks = {name: score for name, score in scores.items() if is_bias(name) == biases}
+        if ranks:
+            flat = torch.cat([rank.flatten() for rank in ranks.values()])
+            kept = max(1, floor_count(density, flat.numel()))
+            mask = prune_exactly(flat, torch.ones_like(flat, dtype=torch.bool), flat.numel() - kept, generator)
+            parts = mask.split([rank.numel() for rank in ranks.values()])
+            masks |= {name: part.view_as(ranks[name]) for name, part in zip(ranks, parts)}
+    return {name: masks[name] for name in scores}
+
+
+def random_masks(like: Mapping[str, Tensor], counts: Mapping[str, int], generator: torch.Generator) -> Masks:
+    """Masks with exactly so many places of each tensor kept, drawn uniformly."""
+    masks: Masks = {}
+    for name, tensor in like.items():
+        mask = torch.zeros(tensor.numel(), dtype=torch.bool)
+        mask[torch.randperm(tensor.numel(), generator=generator)[: counts[name]]] = True
+        masks[name] = mask.view(tensor.shape).to(tensor.device)
+    return masks
+
+
 def total(masks: Masks) -> int:
     """How many weights there are, kept or not (biases, which are counted apart, left out)."""
     return sum(mask.numel() for name, mask in masks.items() if not is_bias(name))

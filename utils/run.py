@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import pickle
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from utils.errors import Stopped, UserError
-from utils.files import write_atomic
+from utils.files import load_tensors, write_atomic
 from utils.progress import Progress
 
 Row = dict[str, Any]
@@ -85,8 +84,8 @@ class Run:
         if not path.exists():
             return None
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            return load_tensors(path)
+        except UserError as error:
             raise UserError(f"the checkpoint {path} cannot be read; remove it to begin its stage again") from error
 
     def save(self, stage: str, state: dict[str, Any], finished_epoch: int | None = None) -> None:

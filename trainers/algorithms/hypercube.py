@@ -49,6 +49,8 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
 
     state, gem = plain_state(net), search.flat.split(search.naive_mask().clone())
     if search.has_died():
+        died = f"the search died after epoch {run.rows('search')[-1]['epoch']}: no weight is switched on any more"
+        warnings.warn(f"{died}; the highest scores are kept", stacklevel=2)
         highest = search.highest(floor_count(config.density, search.weights), run.rng("search", "rescue"))
         return Ticket(state, highest, None, {"rescued": True})
     if config.unflag_before_finetune and config.algo == "hc":
@@ -131,9 +133,7 @@ class GemMiner(ScoreTraining):
                 self.flat.scores.copy_(self._snapshot)
             self._flags_changed()
         # Unrounded scores may all be low for a while and work; only at hand-over would nothing be left of them.
-        if isinstance(self.rule, Round) and self.has_died():
-            warnings.warn(f"the search died after epoch {epoch}: no weight is switched on any more", stacklevel=2)
-            self.over = True
+        self.over = isinstance(self.rule, Round) and self.has_died()
 
     def has_died(self) -> bool:
         """Whether no weight is switched on."""
@@ -184,8 +184,9 @@ class GemMiner(ScoreTraining):
         return scalars, self.histograms() if self._pruned_now else {}
 
     def state(self) -> dict[str, Any]:
-        """All of a Training's, and the snapshot."""
-        return {**super().state(), "snapshot": self._snapshot}
+        """All of a Training's, the snapshot, and the threshold, which between projections lags behind the scores."""
+        threshold = float(self.rule.threshold) if self._config.bottom_k_on_forward else None
+        return {**super().state(), "snapshot": self._snapshot, "threshold": threshold}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up what `state` returned."""
@@ -193,3 +194,5 @@ class GemMiner(ScoreTraining):
         snapshot = state["snapshot"]
         self._snapshot = None if snapshot is None else snapshot.to(self.flat.scores.device)
         self._flags_changed()
+        if state["threshold"] is not None:
+            self.rule.threshold.fill_(state["threshold"])

@@ -1,0 +1,217 @@
+"""Figures of the published implementation's arithmetic, for inputs that any implementation can rebuild from a seed.
+
+Counts are matched exactly, figures to 1e-4; a score that rounding noise moves across 0.5 is allowed for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from args_helper import Config, parse_args
+from data.spec import DataSpec
+from models import build_model
+from models.layers import Round, Soft
+from models.masking import masked_layers, prunable_parameters, set_rule, to_masked
+from trainers.algorithms.hypercube import GemMiner
+from trainers.loop import train_step
+from trainers.scores import PENALTIES
+from utils.masks import prune_lowest
+from utils.run import derive_rng
+from utils.schedules import lr_factor
+
+GOLDEN = Path(__file__).parent / "golden"
+BASE: dict[str, Any] = {
+    "algo": "hc_iter", "arch": "resnet20", "dataset": "CIFAR10", "optimizer": "sgd", "lr": 0.1, "momentum": 0.9,
+    "wd": 0, "hc_quantized": True, "regularization": "L2", "lmbda": 1e-4, "prune_type": "BottomK",
+}  # fmt: skip
+
+
+class Case:
+    """One golden file: its figures, and the network and batch they are of."""
+
+    def __init__(self, name: str) -> None:
+        self.figures = json.loads((GOLDEN / f"{name}.json").read_text())
+        case = self.figures["case"]
+        self._seed, self._side, self._classes = case.get("seed", 0), case.get("hw", 32), case.get("classes", 10)
+        self._options = {**BASE, **case.get("cfg", {})}
+
+    def config(self, **options: Any) -> Config:
+        words = [f"--{name}={value}" for name, value in {**self._options, **options}.items()]
+        return parse_args(words)
+
+    def network(self) -> tuple[nn.Module, Tensor, Tensor]:
+        """The masked network with weights and scores as the file's seed draws them, and the images and labels."""
+        spec = DataSpec((3, self._side, self._side), tuple(map(str, range(self._classes))), (0.0,) * 3, (1.0,) * 3)
+        network = to_masked(build_model(self.config(), spec))
+        rng = np.random.default_rng(self._seed)
+        for layer in masked_layers(network).values():
+            shape = tuple(layer.weight.shape)
+            normal = rng.standard_normal(shape).astype("float32")
+            weight = np.sign(normal) * np.sqrt(2.0 / np.prod(shape[1:])).astype("float32")
+            layer.weight.data.copy_(torch.from_numpy(weight))
+            layer.scores.data.copy_(torch.from_numpy(rng.random(shape).astype("float32")))
+        return network.train(), *self._batch(rng)
+
+    def batches(self, count: int) -> list[tuple[Tensor, Tensor]]:
+        rng = np.random.default_rng(self._seed + 1)
+        return [self._batch(rng) for _ in range(count)]
+
+    def _batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        images = rng.standard_normal((8, 3, self._side, self._side)).astype("float32")
+        return torch.from_numpy(images), torch.from_numpy(rng.integers(0, self._classes, 8))
+
+
+def close(figures: Any) -> Any:
+    return pytest.approx(figures, rel=1e-4)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def pruner(case: Case, **options: Any) -> GemMiner:
+    return GemMiner(case.network()[0], case.config(epochs=50, iter_period=5, override_prune_rate=True, **options))
+
+
+def search_epochs(case: Case, count: int) -> list[int]:
+    """The first epochs after which a search prunes."""
+    return list(case.config(epochs=50, iter_period=5).prunings)[:count]
+
+
+def in_play_by_layer(search: GemMiner) -> list[int]:
+    return [int(layer.flag.sum()) for layer in masked_layers(search.network).values()]
+
+
+def score_vectors(case: Case) -> tuple[Tensor, Tensor]:
+    layers = masked_layers(case.network()[0]).values()
+    return tuple(torch.cat([getattr(one, kind).detach().flatten() for one in layers]) for kind in ("scores", "weight"))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in GOLDEN.glob("*.json")))
+def test_the_prunable_layers_are_the_published_ones_in_their_order(name):
+    case = Case(name)
+    network, _, _ = case.network()
+    shapes = [[layer.removesuffix(".weight"), list(p.shape)] for layer, p in prunable_parameters(network).items()]
+    assert shapes == case.figures["prunable"]
+    assert sum(p.numel() for p in prunable_parameters(network).values()) == case.figures["params_total_scores"]
+
+
+@pytest.mark.parametrize("penalty", ["L2", "L1", "L1_L2", "var_red_1", "var_red_2", "bin_entropy"])
+def test_every_penalty_has_the_published_value(penalty):
+    case = Case("resnet20_seed0")
+    assert float(PENALTIES[penalty](*score_vectors(case), 1.0, 1.0)) == close(case.figures["reg"][penalty])
+
+
+@pytest.mark.parametrize("name", ["resnet20_seed0", "resnet20_unquantized_seed12", "Conv4_seed9"])
+def test_a_forward_and_backward_pass_gives_the_published_loss_logits_and_score_gradients(name):
+    case = Case(name)
+    network, images, labels = case.network()
+    set_rule(network, Round() if case.config().hc_quantized else Soft())
+    logits = network(images)
+    loss = F.cross_entropy(logits, labels)
+    loss.backward()
+    wanted = case.figures["forward"]
+    assert loss.item() == close(wanted["loss"])
+    assert logits.sum().item() == close(wanted["logits_sum"])
+    assert logits[0].tolist() == close(wanted["logits_first"])
+    norms = [layer.scores.grad.norm().item() for layer in masked_layers(network).values()]
+    assert norms == close(wanted["score_grad_norm"])
+
+
+# One score of a quarter million lies near enough to 0.5 for a kernel's rounding to decide, and from then on two runs
+# part: the figures are of AVX-512 kernels and two threads. Others are held to them while no score is that near.
+SAME_KERNELS = torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+@pytest.mark.parametrize(
+    ("name", "compared"),
+    # Without rounding in the forward pass small differences grow at every step.
+    [("resnet20_seed0", 12), ("resnet20_adam_seed11", 12), ("resnet20_unquantized_seed12", 5)],
+)
+def test_the_first_steps_of_a_search_have_the_published_losses_and_penalties(name, compared, two_threads):
+    case = Case(name)
+    wanted, compared = case.figures["steps"], compared if SAME_KERNELS else 3
+    search, found = GemMiner(case.network()[0], case.config()), []
+    for step, (images, labels) in enumerate(case.batches(compared)):
+        search.before_step(step)  # the scores as the penalty sees them; the step projects them once more
+        scores = search.flat.scores.detach()
+        penalty = case.config().lmbda * PENALTIES["L2"](scores, scores, 1.0, 1.0).item()
+        loss, _, count = train_step(search, step, images, labels).tolist()
+        found += [[loss / count, penalty]]
+    search.after_steps()
+    assert np.array(found) == close(np.array(wanted["ce_and_reg"][:compared]))
+    if compared == len(wanted["ce_and_reg"]):
+        layers = masked_layers(search.network).values()
+        assert [layer.scores.mean().item() for layer in layers] == close(wanted["scores_mean"])
+        on = [int((layer.scores > 0.5).sum()) for layer in layers]
+        assert np.abs(np.array(on) - wanted["on"]).max() <= 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("BottomK", {}),
+        ("BottomK_inverted", {"invert_sanity_check": True}),
+        ("FixThresholding", {"prune_type": "FixThresholding"}),
+    ],
+)
+def test_successive_prunings_leave_the_published_numbers_of_weights_in_play(kind, options):
+    case = Case("resnet20_seed0")
+    wanted = case.figures["prune"][kind]
+    # Unrounded: an inverted search keeps low scores only, and a rounded one would end for want of any over 0.5.
+    search = pruner(case, prune_rate=wanted["rate"], hc_quantized=False, **options)
+    left = []
+    for epoch in search_epochs(case, len(wanted["rounds_total"])):
+        search.after_epoch(epoch, lambda stream: derive_rng(0, stream))
+        left.append(int(search.flat.flags.sum()))
+    assert left == wanted["rounds_total"]
+    assert in_play_by_layer(search) == wanted["last_per_layer"]
+
+
+def test_scores_of_zero_are_all_pruned_although_they_are_more_than_the_rate():
+    case = Case("resnet20_seed0")
+    wanted = case.figures["prune"]["BottomK_ties_third_zero_rate_0.1"]
+    search = pruner(case, prune_rate=0.1)
+    scores = search.flat.scores.detach()
+    scores[scores < 1 / 3] = 0.0
+    kept = prune_lowest(scores, search.flat.flags, 0.1)
+    search.after_epoch(5, lambda stream: derive_rng(0, stream))
+    assert int(kept.sum()) == int(search.flat.flags.sum()) == wanted["total"]
+    assert in_play_by_layer(search) == wanted["per_layer"]
+
+
+def test_the_rounded_scores_keep_the_published_share_of_the_weights():
+    case = Case("resnet20_seed0")
+    kept = GemMiner(case.network()[0], case.config()).naive_mask()
+    assert 100.0 * int(kept.sum()) / kept.numel() == close(case.figures["rounded_sparsity_percent"])
+    assert int(kept.sum()) == round(case.figures["rounded_sparsity_percent"] / 100.0 * kept.numel())
+
+
+def test_the_rate_of_each_pruning_is_the_published_one():
+    case = Case("resnet20_seed0")
+    rows = [row for row in case.figures["prune_rate"] if row["algo"] == "hc_iter"]
+    options = [{name: row[name] for name in ("target_sparsity", "iter_period", "epochs")} for row in rows]
+    rates = [case.config(**one).pruning_rate for one in options]
+    assert rates == pytest.approx([row["prune_rate"] for row in rows], rel=1e-9)
+
+
+def test_the_learning_rates_are_the_published_ones_but_for_the_shortest_training():
+    rows = [row for row in Case("resnet20_seed0").figures["schedules"] if row["epochs"] != 6]
+    for row in rows:
+        factor = lr_factor(row["policy"], row["epochs"])
+        rates = [0.1 * factor(epoch) for epoch in range(row["epochs"])]
+        assert {epoch: rates[int(epoch)] for epoch in row["lr_at"]} == pytest.approx(row["lr_at"], rel=1e-9)
+        assert sum(rates) == pytest.approx(row["sum"], rel=1e-9)

@@ -1,0 +1,190 @@
+"""Batches: every image once an epoch, crops and flips in their place, and all that is random drawn at the start."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from data.loader import PlainBatches, TrainBatches
+from data.spec import DataSpec, ImageSet
+
+HEIGHT, WIDTH, PAD = 4, 6, 2
+PLACES = 2 * PAD + 1
+MEAN, STD = (0.2, 0.5, 0.7), (0.3, 0.25, 0.5)
+PLAIN = DataSpec((3, HEIGHT, WIDTH), ("a",), (0.0,) * 3, (1 / 255,) * 3)
+"""Its statistics leave pixels as they are, 0 to 255."""
+SHIFTED = DataSpec((3, HEIGHT, WIDTH), ("a",), (0.0,) * 3, (1 / 255,) * 3, PAD, flip=True)
+
+
+def numbered(count):
+    """Images of random, nonzero pixels; the label of each is its number."""
+    pixels = torch.randint(1, 256, (count, 3, HEIGHT, WIDTH), generator=generator(99), dtype=torch.uint8)
+    return ImageSet(pixels, torch.arange(count))
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def batches(count, size, spec=SHIFTED):
+    return TrainBatches(numbered(count), spec, size)
+
+
+def whole(epoch):
+    images, labels = zip(*epoch)
+    return torch.cat(images), torch.cat(labels)
+
+
+def same(found, wanted):
+    return all(torch.equal(one, other) for a, b in zip(found, wanted, strict=True) for one, other in zip(a, b))
+
+
+# ---- order ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(12, [5, 5, 2]), (10, [5, 5]), (3, [3]), (5, [5]), (1, [1])])
+def test_each_image_comes_once_an_epoch_and_the_last_batch_has_what_is_left(count, sizes):
+    train = batches(count, 5)
+    found = list(train.epoch(generator()))
+    assert [len(labels) for _, labels in found] == [len(images) for images, _ in found] == sizes
+    assert len(train) == len(sizes)
+    assert sorted(whole(found)[1].tolist()) == list(range(count))
+
+
+def test_images_go_with_their_labels():
+    train = batches(50, 8, PLAIN)
+    images, labels = whole(train.epoch(generator()))
+    assert torch.equal(images, train.images.images[labels].float())
+
+
+def test_the_same_generator_gives_the_same_bits_and_another_one_others():
+    train = batches(50, 8)
+    once, again, other = (list(train.epoch(generator(seed))) for seed in (1, 1, 2))
+    assert same(once, again)
+    assert not torch.equal(whole(once)[1], whole(other)[1])
+    assert not torch.equal(whole(once)[1], torch.arange(50))
+
+
+def test_every_image_may_come_first():
+    firsts = [next(batches(4, 1).epoch(generator(seed)))[1].item() for seed in range(400)]
+    counts = torch.bincount(torch.tensor(firsts), minlength=4)
+    assert (counts - 100).abs().max() < 40  # 100 each, 8.7 the standard deviation
+
+
+@pytest.mark.parametrize("first_step", range(6))
+def test_an_epoch_gone_on_with_gives_the_batches_that_were_left(first_step):
+    train = batches(22, 5)
+    undisturbed = list(train.epoch(generator(3)))
+    assert same(list(train.epoch(generator(3), first_step)), undisturbed[first_step:])
+
+
+def test_all_that_is_random_is_drawn_before_the_first_step_and_nothing_elsewhere():
+    drawing, elsewhere = generator(4), torch.get_rng_state()
+    untouched = drawing.get_state()
+    epoch = batches(22, 5).epoch(drawing)
+    next(epoch)
+    after_one = drawing.get_state()
+    assert not torch.equal(after_one, untouched)
+    list(epoch)
+    assert torch.equal(drawing.get_state(), after_one)
+    assert torch.equal(torch.get_rng_state(), elsewhere)
+
+
+# ---- crops and flips -----------------------------------------------------------------------------------------------
+
+
+def candidates(images):
+    """All that may become of each image: (n, 2, PLACES, PLACES, 3, HEIGHT, WIDTH), mirrored or not, row, column."""
+    padded = F.pad(images, (PAD, PAD, PAD, PAD))
+    crops = torch.stack([
+        padded[:, :, row : row + HEIGHT, column : column + WIDTH] for row in range(PLACES) for column in range(PLACES)
+    ], 1).unflatten(1, (PLACES, PLACES))  # fmt: skip
+    return torch.stack([crops, crops.flip(-1)], 1)
+
+
+def found_places(spec, count=200, seed=0):
+    """For each image which of its candidates came: (n, 2, PLACES, PLACES) bool."""
+    train = TrainBatches(numbered(count), spec, 64)
+    images, labels = whole(train.epoch(generator(seed)))
+    return (candidates(train.images.images)[labels] == images[:, None, None, None]).flatten(4).all(-1)
+
+
+def test_every_training_image_is_one_crop_of_its_padded_self_mirrored_or_not():
+    assert (found_places(SHIFTED).flatten(1).sum(1) == 1).all()
+
+
+def test_crops_are_uniform_flips_are_fair_and_neither_tells_of_the_other():
+    counts = found_places(SHIFTED, 4000).sum(0).flatten().double()
+    assert counts.sum() == 4000
+    expected = 4000 / (2 * PLACES * PLACES)
+    # Chi-squared with 49 degrees of freedom: above 94.6 in one draw of ten thousand.
+    assert ((counts - expected).square() / expected).sum() < 94.6
+
+
+def test_without_flip_no_image_is_mirrored():
+    spec = DataSpec(SHIFTED.shape, SHIFTED.classes, SHIFTED.mean, SHIFTED.std, PAD, flip=False)
+    found = found_places(spec)
+    assert found[:, 1].sum() == 0
+    assert (found[:, 0].flatten(1).sum(0) > 0).all()
+
+
+def test_without_padding_images_are_only_mirrored():
+    spec = DataSpec(SHIFTED.shape, SHIFTED.classes, SHIFTED.mean, SHIFTED.std, 0, flip=True)
+    found = found_places(spec)
+    assert found[:, :, PAD, PAD].sum() == 200
+    assert 60 < found[:, 1].sum() < 140
+
+
+def test_the_draws_of_one_image_do_not_depend_on_the_batch_it_is_in():
+    small, large = (whole(batches(40, size).epoch(generator(5))) for size in (3, 40))
+    assert same([small], [large])
+
+
+def test_padding_is_black_before_normalising():
+    spec = DataSpec((3, HEIGHT, WIDTH), ("a",), MEAN, STD, PAD, flip=True)
+    white = ImageSet(torch.full((50, 3, HEIGHT, WIDTH), 255, dtype=torch.uint8), torch.zeros(50).long())
+    images, _ = whole(TrainBatches(white, spec, 50).epoch(generator()))
+    for channel, (mean, std) in enumerate(zip(MEAN, STD)):
+        values = torch.tensor([(0 - mean) / std, (1 - mean) / std])
+        distance = (images[:, channel].unsqueeze(-1) - values).abs()
+        assert (distance.min(-1).values < 1e-6).all()
+        assert (distance.argmin(-1) == 0).any()
+
+
+# ---- evaluation and normalising ------------------------------------------------------------------------------------
+
+
+def test_evaluation_goes_through_all_images_in_order_and_changes_none():
+    images = numbered(601)
+    plain = PlainBatches(images, SHIFTED)
+    found, labels = whole(plain)
+    assert len(plain) == 601
+    assert torch.equal(labels, torch.arange(601))
+    assert torch.equal(found, images.images.float())
+    assert same(list(plain), list(plain))
+
+
+def test_pixels_are_normalised_channel_by_channel():
+    spec = DataSpec((3, HEIGHT, WIDTH), ("a",), MEAN, STD)
+    images = numbered(30)
+    mean, std = (np.array(values)[:, None, None] for values in (MEAN, STD))
+    wanted = (images.images.numpy().astype(np.float64) / 255 - mean) / std
+    found, _ = whole(PlainBatches(images, spec))
+    assert np.abs(found.numpy() - wanted).max() < 1e-5
+    trained, labels = whole(TrainBatches(images, spec, 7).epoch(generator()))
+    assert torch.equal(trained, found[labels])
+
+
+def test_batches_are_contiguous_float32_and_labels_int64():
+    images = numbered(20)
+    for found, labels in [*PlainBatches(images, SHIFTED), *TrainBatches(images, SHIFTED, 8).epoch(generator())]:
+        assert found.dtype == torch.float32 and found.is_contiguous()
+        assert labels.dtype == torch.int64
+
+
+def test_making_batches_leaves_the_images_as_they_were():
+    images = numbered(20)
+    before = images.images.clone()
+    for found, _ in [*PlainBatches(images, SHIFTED), *TrainBatches(images, SHIFTED, 8).epoch(generator())]:
+        found.zero_()
+    assert torch.equal(images.images, before)
