@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers import FullyConnected, MaskedFullyConnected, Rule, SubnetConv, SubnetLinear
+from utils.errors import UserError
 from utils.masks import Masks
 
 # By exact type: a user's own subclass of a layer has a forward of its own, which a swap would lose.
@@ -17,8 +18,10 @@ _SCORE_NAMES = ("scores", "flag", "bias_scores", "bias_flag")
 def to_masked(network: nn.Module) -> nn.Module:
     """Swap every convolution and linear layer for its masked twin, in place.
 
-    Weights are the same tensors as before, scores and flags all ones. Returns the network; for a network that is a
-    single layer, its twin.
+    Weights are the same tensors as before, scores and flags all ones. Returns the network.
+
+    Raises:
+        UserError: a layer is used under two names, or the network is nothing but one layer: neither can be swapped.
     """
     return _swap(network, _MASKED_TWIN)
 
@@ -38,7 +41,7 @@ def prunable_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     return {
         f"{name}.{kind}": parameter
         for name, module in network.named_modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear))
+        if type(module) in _MASKED_TWIN or type(module) in _PLAIN_TWIN
         for kind, parameter in module.named_parameters(recurse=False)
         if kind in ("weight", "bias")
     }
@@ -95,15 +98,18 @@ class FlatScores:
 
 
 def _swap(network: nn.Module, twins: dict[type[nn.Module], type[nn.Module]]) -> nn.Module:
-    if type(network) in twins:
-        return _twin_of(network, twins[type(network)])
-    made: dict[nn.Module, nn.Module] = {}  # a layer that is held under several names stays one layer
+    names: dict[nn.Module, str] = {}
+    for name, layer in network.named_modules(remove_duplicate=False):
+        if type(layer) in twins and (not name or layer in names):
+            other = f"is also {names[layer]}" if layer in names else "is the whole network"
+            raise UserError(
+                f"cannot mask layer '{name}', which {other}; give every layer a place and a name of its own"
+            )
+        names[layer] = name
     for module in list(network.modules()):
-        for name, child in module._modules.items():
+        for name, child in list(module.named_children()):
             if type(child) in twins:
-                if child not in made:
-                    made[child] = _twin_of(child, twins[type(child)])
-                setattr(module, name, made[child])
+                setattr(module, name, _twin_of(child, twins[type(child)]))
     return network
 
 

@@ -126,7 +126,7 @@ def test_the_stored_config_is_a_valid_one_with_everything_decided(finished: Path
 def test_the_environment_is_written_down(finished: Path) -> None:
     environment = json.loads((finished / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__
-    assert {"python", "platform", "commit", "uncommitted_changes", "device", "command"} <= set(environment)
+    assert {"python", "platform", "commit", "uncommitted_changes", "device"} <= set(environment)
 
 
 def test_tensorboard_shows_the_run(finished: Path) -> None:

@@ -75,7 +75,9 @@ def pair(*words: str, scores: list[float], flags: list[int] | None = None, bias:
     miner.flat.scores.data.copy_(torch.tensor(scores))
     if flags:
         miner.flat.flags.copy_(torch.tensor(flags, dtype=torch.bool))
-    miner.load_state({**miner.state(), "threshold": None})  # as after a resumption: whatever depends on scores and flags is up to date
+    miner.load_state(
+        {**miner.state(), "threshold": None}
+    )  # as after a resumption: whatever depends on scores and flags is up to date
     return miner
 
 

@@ -421,6 +421,7 @@ def test_a_finished_stage_returns_at_once_with_what_it_had_come_to(tmp_path, mon
     monkeypatch.setattr("trainers.loop.train_step", lambda *_: pytest.fail("a step was taken"))
     monkeypatch.setattr(again, "measure", lambda *_: pytest.fail("it was measured"))
     with begun(tmp_path).until_stopped() as later:
+        monkeypatch.setattr(later, "save", lambda *_: pytest.fail("it was stored again"))
         train(later, "search", again, splits(), 2)
     assert same_bits(again.state(), finished.state())
     assert later.rows("search") == run.rows("search")

@@ -19,6 +19,7 @@ from models.masking import (
     to_masked,
     to_plain,
 )
+from utils.errors import UserError
 
 SCORE_NAMES = {"scores", "flag", "bias_scores", "bias_flag"}
 
@@ -178,15 +179,17 @@ def test_a_masked_network_is_the_plain_one_with_its_weights_multiplied():
     assert torch.equal(network(images(2, 2, 6, 6)), masked)
 
 
-def test_a_layer_that_is_held_under_two_names_stays_one_layer():
+def test_a_layer_that_is_used_under_two_names_is_refused():
     network = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     network.append(network[0])
-    to_masked(network)
-    assert network[0] is network[2]
+    with pytest.raises(UserError, match="cannot mask layer '2', which is also 0"):
+        to_masked(network)
+    assert not masked_layers(network)
 
 
-def test_a_network_that_is_one_layer_is_masked_or_refused():
-    assert masked_layers(to_masked(nn.Linear(3, 2)))
+def test_a_network_that_is_one_layer_is_refused():
+    with pytest.raises(UserError, match="is the whole network"):
+        to_masked(nn.Linear(3, 2))
 
 
 # ---- prunable parameters, rules, state -----------------------------------------------------------------------------
@@ -236,6 +239,15 @@ def test_the_plain_state_keeps_a_buffer_of_the_users_own_that_is_called_scores()
     network = nn.Sequential(nn.Linear(3, 2))
     network.register_buffer("scores", torch.ones(2))
     assert list(plain_state(to_masked(network))) == list(to_plain(network).state_dict())
+
+
+def test_what_is_prunable_is_what_is_masked():
+    class Doubled(nn.Linear):
+        def forward(self, features: Tensor) -> Tensor:
+            return 2 * super().forward(features)
+
+    network = to_masked(nn.Sequential(Doubled(3, 3), nn.Linear(3, 2)))
+    assert list(prunable_parameters(network)) == list(FlatScores(network).split(torch.zeros(8)))
 
 
 # ---- flat scores ---------------------------------------------------------------------------------------------------

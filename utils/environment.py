@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,6 @@ def describe_environment(device: str) -> dict[str, Any]:
         "uncommitted_changes": bool(_git("status", "--porcelain")),
         "device": device_name(device),
         "cuda": torch.version.cuda if device.startswith("cuda") else None,
-        "command": sys.argv,
     }
 
 
