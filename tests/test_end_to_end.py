@@ -152,7 +152,7 @@ def test_the_curves_are_drawn(finished: Path) -> None:
 
     with Image.open(finished / "curves.png") as picture:
         assert picture.width > 800
-        assert len(set(picture.convert("L").getdata())) > 10
+        assert len(picture.convert("L").getcolors()) > 10  # shades: something is drawn
 
 
 def test_the_last_screen_says_what_was_found(finished: Path) -> None:
