@@ -544,11 +544,14 @@ def test_a_search_can_begin_at_a_later_epoch_of_its_schedule(run, epochs):
 
 SEARCHES = {
     "bottom k, rewound": (*QUANTIZED, "--prune_type", "BottomK", "--rewind_score", "true", "--rewind_to_epoch", "1"),
-    "exact, probable": ("--prune_type", "ExactBottomK", "--score_init", "bern", "--round", "prob", "--num_test", "2"),
+    "exact, probable": (
+        "--prune_type", "ExactBottomK", "--score_init", "bern", "--round", "prob", "--num_test", "2",
+        "--unflag_before_finetune", "true",
+    ),
     "local, by adam": (*QUANTIZED, "--prune_type", "LocalBottomK", "--optimizer", "adam", "--regularization", "L2"),
     "moving threshold": (*QUANTIZED, "--prune_type", "BottomK", "--bottom_k_on_forward", "true"),
     "by magnitude": ("--prune_type", "BottomK", "--drop_bottom_half_weights", "true", "--freeze_weights", "false"),
-}
+}  # fmt: skip
 
 
 def figures(run: Run) -> list[dict]:

@@ -188,7 +188,7 @@ def test_shrinking_averages_all_pixels_and_does_not_pick_some(tmp_path):
 GREY = Image.new("L", (4, 4), 77)
 PALETTE = Image.new("P", (4, 4), 1)
 PALETTE.putpalette([1, 2, 3, 200, 100, 50])
-GREY_16_BITS = Image.fromarray(np.full((4, 4), 77 * 257, dtype=np.uint16))
+GREY_16_BITS = Image.fromarray(np.full((4, 4), 200 * 257, dtype=np.uint16))
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ GREY_16_BITS = Image.fromarray(np.full((4, 4), 77 * 257, dtype=np.uint16))
         (Image.new("RGBA", (4, 4), (9, 8, 7, 128)), (9, 8, 7)),
         (Image.new("LA", (4, 4), (60, 128)), (60, 60, 60)),
         (Image.new("1", (4, 4), 1), (255, 255, 255)),
-        (GREY_16_BITS, (77, 77, 77)),
+        (GREY_16_BITS, (200, 200, 200)),
     ],
     ids=["grey", "palette", "RGBA", "grey with alpha", "black and white", "16-bit grey"],
 )
@@ -216,6 +216,12 @@ def test_jpeg_images_are_read_too(tmp_path):
     images = load(tmp_path).train.images
     assert images.shape == (2, 3, 16, 16)
     assert (images.int() - torch.tensor([200, 100, 50]).view(3, 1, 1)).abs().max() <= 3
+
+
+def test_without_workers_images_are_read_all_the_same(tmp_path):
+    pixels = put_tree(tmp_path)
+    options = Config(dataset="ImageFolder", data=str(tmp_path), workers=0)
+    assert torch.equal(image_folder.load(options).train.images, pixels["train"])
 
 
 @pytest.mark.parametrize("place", ["train/cat/0.png", "train/dog/1.png", "test/cat/0.png"])

@@ -253,10 +253,11 @@ def test_every_stage_has_events_of_its_own(run):
         assert found.Histograms("scores")[0].histogram_value.sum == 6.0
 
 
+@pytest.mark.parametrize("same", [False, True], ids=["in a new process", "in the same one"])
 @pytest.mark.usefixtures("ticking")
-def test_events_of_epochs_that_are_run_again_take_the_place_of_the_old_ones(run):
+def test_events_of_epochs_that_are_run_again_take_the_place_of_the_old_ones(run, same):
     logged(run, "search", range(5))
-    logged(Run(run.folder, run.log_folder, seed=42), "search", (3, 4, 5), factor=100.0)
+    logged(run if same else Run(run.folder, run.log_folder, seed=42), "search", (3, 4, 5), factor=100.0)
     found = [(event.step, event.value) for event in events(run.log_folder / "search").Scalars("accuracy/test")]
     assert found == [(0, 0), (1, 1), (2, 2), (3, 300), (4, 400), (5, 500)]
 
