@@ -208,10 +208,7 @@ class SearchOptions(_Options):
 
     algo: one_of(
         *ALGORITHMS,
-        later=(
-            "ep", "global_ep", "global_ep_iter", "imp", "training", "smart_ratio", "random", "random_erk", "magnitude",
-            "snip", "grasp", "synflow", "cts",
-        ),
+        later=("imp", "training", "cts"),
         aliases={"wt": "training", "dense": "training"},
     ) = option("hc_iter", "algorithm")  # fmt: skip
     epochs: Int = option(10, "epochs of the search", ge=1)
@@ -256,6 +253,17 @@ class SearchOptions(_Options):
     unflag_before_finetune: bool = option(False, "fine-tune also what only the penalty had switched off")
 
 
+class BaselineOptions(_Options):
+    """Baselines at initialisation"""
+
+    smart_ratio: Float = option(
+        -1.0, "algo smart_ratio: fraction of the weights pruned; −1: by target_sparsity", ge=-1, lt=1
+    )
+    sr_version: one_of("1", "2", aliases={1: "1", 2: "2"}) = option("1", "algo smart_ratio: which ratios")
+    score_batches: Int = option(1, "algo snip: training batches that weights are scored on", ge=1)
+    score_parts: Int = option(1, "algos snip, grasp: parts that a scored batch is split into, to fit the memory", ge=1)
+
+
 class FineTuneOptions(_Options):
     """Fine-tuning and sanity checks"""
 
@@ -268,7 +276,14 @@ class FineTuneOptions(_Options):
     skip_sanity_checks: bool = option(False, "do not train the reinitialised and shuffled twins of the ticket")
 
 
-GROUPS: tuple[type[_Options], ...] = (RunOptions, DataOptions, ModelOptions, SearchOptions, FineTuneOptions)
+GROUPS: tuple[type[_Options], ...] = (
+    RunOptions,
+    DataOptions,
+    ModelOptions,
+    SearchOptions,
+    BaselineOptions,
+    FineTuneOptions,
+)
 
 # Options that are known and do nothing any more, and what to use instead.
 RETIRED = {
@@ -311,7 +326,7 @@ NOT_YET: dict[str, Any] = {
     "dense_training": False, "only_sanity": False, "sanity_folder": None, "shuffle": False, "reinit": False,
     "chg_mask": False, "chg_weight": False, "imp_rounds": -1, "imp_rewind_iter": 1000, "imp_no_rewind": False,
     "imp_resume_round": -1, "imp_rewind_model": None, "imp_resume_epoch": -1, "imp_resume_iter": -1,
-    "random_subnet": False, "smart_ratio": -1, "sr_version": 1, "compare_rounding": False, "mode_connect": False,
+    "random_subnet": False, "compare_rounding": False, "mode_connect": False,
     "pretrained2": None, "how_to_connect": "prob", "interpolate": "prob", "multiprocessing_distributed": False,
     "world_size": -1, "rank": -1, "dist_backend": "nccl", "dry_run": False, "precision": "fp32", "compile": "auto",
     "accumulate": 1, "deterministic": False, "max_time": None, "checkpoint_every": None, "resume_anyway": False,
@@ -401,32 +416,40 @@ def contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         if config.nesterov and momentum_user == "sgd" and config.momentum == 0:
             yield ("nesterov", "momentum", of), "nesterov needs a momentum above 0"
             break
-    if config.algo in ("hc", "hc_iter"):
-        yield from _search_contradictions(config)
+    if config.algo in ("hc", "hc_iter", "ep", "global_ep", "global_ep_iter"):
+        yield from _mask_contradictions(config)
+    if config.algo in ("hc_iter", "global_ep_iter"):
+        yield from _schedule_contradictions(config)
 
 
-def _search_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+def _mask_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     if config.conv_type == "DenseConv":
         yield ("conv_type", "algo"), f"algo {config.algo} learns masks, which conv_type DenseConv has not"
-    if config.bottom_k_on_forward and not config.hc_quantized:
+    if config.bottom_k_on_forward and config.algo != "hc_iter":
+        yield ("bottom_k_on_forward", "algo"), "bottom_k_on_forward takes its fraction from the prunings of hc_iter"
+    elif config.bottom_k_on_forward and not config.hc_quantized:
         yield ("bottom_k_on_forward", "hc_quantized"), "bottom_k_on_forward rounds as it goes: set hc_quantized"
     if config.bottom_k_on_forward and config.bias:
         yield ("bottom_k_on_forward", "bias"), "bottom_k_on_forward ranks weights only: it cannot be had with bias"
-    if config.algo == "hc":
-        if config.bottom_k_on_forward:
-            yield ("bottom_k_on_forward", "algo"), "bottom_k_on_forward takes its fraction from the prunings of hc_iter"
-        return
+    if config.algo in ("ep", "global_ep") and config.override_prune_rate and not 0 < config.prune_rate < 1:
+        yield (
+            ("prune_rate", "algo"),
+            f"algo {config.algo} needs a prune_rate between 0 and 1, not {config.prune_rate:g}",
+        )
+
+
+def _schedule_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     if not config.prunings:
         yield (
             ("epochs", "iter_period", "iter_start"),
-            f"hc_iter would never prune: of {config.epochs} epochs, none after iter_start {config.iter_start} is a "
-            f"multiple of iter_period {config.iter_period} (lower iter_period, or train longer)",
+            f"{config.algo} would never prune: of {config.epochs} epochs, none after iter_start {config.iter_start} is "
+            f"a multiple of iter_period {config.iter_period} (lower iter_period, or train longer)",
         )
         return
     if not 0 < config.pruning_rate < 1 and config.density < 1:
         yield (
             ("override_prune_rate", "prune_rate", "target_sparsity"),
-            f"hc_iter would never prune, or prune everything: each pruning removes a fraction of "
+            f"{config.algo} would never prune, or prune everything: each pruning removes a fraction of "
             f"{config.pruning_rate:g}, which has to lie between 0 and 1",
         )
     if config.rewind_score and config.rewind_to_epoch > config.prunings[0]:
@@ -698,14 +721,17 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
     if problems:
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UserError("\n  ".join([f"{count} with the options:", *problems]))
-    return _with_subfolder(config)
+    return config.model_copy(update=_implied(config, given))
 
 
-def _with_subfolder(config: Config) -> Config:
-    """The config with its folder under results_dir written down, so that a copy of the file still names it."""
+def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
+    """What follows from which options were given, written down, so that a copy of the config means the same."""
+    implied: dict[str, Any] = {}
     if config.subfolder is None and config.config is not None:
-        return config.model_copy(update={"subfolder": Path(config.config).stem})
-    return config
+        implied["subfolder"] = Path(config.config).stem
+    if config.algo in ("ep", "global_ep") and "prune_rate" in given and "target_sparsity" not in given:
+        implied["override_prune_rate"] = True
+    return implied
 
 
 _COMPLAINTS: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {

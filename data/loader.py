@@ -112,6 +112,14 @@ class TrainBatches:
             images = self._padded[chosen[:, None, None], rows[drawn, :, None], columns[drawn, None, :]]
             yield self._normalise(images.permute(0, 3, 1, 2)), self.images.labels[chosen]
 
+    def stratified(self, per_class: int, generator: torch.Generator) -> Batch:
+        """So many images of every class (all it has, where it has fewer), not augmented, in random order."""
+        order = torch.randperm(len(self.images), generator=generator)
+        labels = self.images.labels.cpu()[order]
+        chosen = torch.cat([order[labels == label][:per_class] for label in labels.unique()])
+        batch = self.images.subset(chosen[torch.randperm(len(chosen), generator=generator)].to(self._padded.device))
+        return self._normalise(batch.images), batch.labels
+
     def _crops(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The rows (count, H) and columns (count, W) of the padded images to take; mirrored columns are a flip."""
         _, height, width = self.spec.shape

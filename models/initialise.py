@@ -90,8 +90,8 @@ def draw_scores(network: nn.Module, generator: torch.Generator, how: str) -> Non
     Args:
         network: masked.
         generator: on the CPU.
-        how: `unif` U[0, 1], `half` (all 0.5), `bern` (0 or 1 at even odds), `bimodal` Beta(0.1, 0.1) or
-            `skew` Beta(1, 5).
+        how: `unif` U[0, 1], `half` (all 0.5), `bern` (0 or 1 at even odds), `bimodal` Beta(0.1, 0.1), `skew`
+            Beta(1, 5), or `signed` U[−1/√fan_in, 1/√fan_in] (Kaiming-uniform with a = √5; biases U[−1, 1]).
     """
     layers = masked_layers(network).values()
     scores = [layer.scores for layer in layers] + [layer.bias_scores for layer in layers]
@@ -123,12 +123,18 @@ def _skew(shape: torch.Size, generator: torch.Generator) -> Tensor:
     return 1.0 - torch.rand(shape, generator=generator) ** 0.2
 
 
+def _signed(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    bound = 1.0 / math.sqrt(_fans(shape)[0]) if len(shape) > 1 else 1.0
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+
 _SCORE_DRAWS = {
     "unif": lambda shape, generator: torch.rand(shape, generator=generator),
     "half": lambda shape, generator: torch.full(shape, 0.5),
     "bern": _bernoulli,
     "bimodal": _bimodal,
     "skew": _skew,
+    "signed": _signed,
 }
 
 

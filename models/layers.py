@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +31,14 @@ class _StraightThrough(torch.autograd.Function):
         return gradient * gate, None, None
 
 
-Rule = Callable[[Tensor, Tensor], Tensor]
-"""(scores, flag) -> what the weights are multiplied with, of the same shape and differentiable by the scores."""
+class Rule(Protocol):
+    """How the scores and flags of a layer become the factor of its weights."""
+
+    def mask(self, scores: Tensor, flag: Tensor) -> Tensor:
+        """What is switched on, bool, of the scores' shape."""
+
+    def __call__(self, scores: Tensor, flag: Tensor) -> Tensor:
+        """What the weights are multiplied with, of the scores' shape and differentiable by them."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +55,72 @@ class Round:
 
     threshold: float | Tensor = 0.5
 
+    def mask(self, scores: Tensor, flag: Tensor) -> Tensor:
+        """What is switched on, bool."""
+        return (scores > self.threshold) & flag
+
     def __call__(self, scores: Tensor, flag: Tensor) -> Tensor:
-        return _StraightThrough.apply(scores, (scores > self.threshold) & flag, flag)
+        return _StraightThrough.apply(scores, self.mask(scores, flag), flag)
 
 
 @dataclass(frozen=True)
 class Soft:
-    """s · f: the scores themselves as the mask, rounded only when the search is over (`hc_quantized: False`)."""
+    """s · f: the scores themselves as the mask, rounded only when the search is over (`hc_quantized: False`).
+
+    Attributes:
+        threshold: at which they are rounded then.
+    """
+
+    threshold: float = 0.5
+
+    def mask(self, scores: Tensor, flag: Tensor) -> Tensor:
+        """What is switched on once rounded, bool."""
+        return (scores > self.threshold) & flag
 
     def __call__(self, scores: Tensor, flag: Tensor) -> Tensor:
         return scores * flag
+
+
+@dataclass(frozen=True)
+class TopKInLayer:
+    """1 for all but the int((1 − kept) · n) smallest |s| of the layer; the gradient straight through, times sign(s).
+
+    Attributes:
+        kept: the fraction of each layer that is switched on, in [0, 1].
+
+    Source: Ramanujan et al., "What's Hidden in a Randomly Weighted Neural Network?", CVPR 2020 (arXiv 1911.13299).
+    """
+
+    kept: float
+
+    def mask(self, scores: Tensor, _flag: Tensor) -> Tensor:
+        """What is switched on, bool; among equals the first go."""
+        mask = torch.ones_like(scores, dtype=torch.bool).flatten()
+        mask[scores.abs().flatten().argsort(stable=True)[: int((1 - self.kept) * scores.numel())]] = False
+        return mask.view_as(scores)
+
+    def __call__(self, scores: Tensor, flag: Tensor) -> Tensor:
+        return _StraightThrough.apply(scores, self.mask(scores, flag), scores.detach().sign())
+
+
+@dataclass(frozen=True)
+class GlobalThreshold:
+    """1[|s| > θ] with one θ for the whole network; the gradient straight through, times sign(s).
+
+    Attributes:
+        threshold: θ, a tensor of no dimensions that its owner keeps where it belongs.
+
+    Source: Rare Gems (arXiv 2202.12002), §5 (global edge-popup).
+    """
+
+    threshold: Tensor
+
+    def mask(self, scores: Tensor, _flag: Tensor) -> Tensor:
+        """What is switched on, bool."""
+        return scores.abs() > self.threshold
+
+    def __call__(self, scores: Tensor, flag: Tensor) -> Tensor:
+        return _StraightThrough.apply(scores, self.mask(scores, flag), scores.detach().sign())
 
 
 # ---- layers --------------------------------------------------------------------------------------------------------

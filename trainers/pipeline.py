@@ -61,7 +61,7 @@ def _run_trial(config: Config, folder: Path) -> None:
     data = load_data(config)  # before there is a folder: what cannot start leaves none
     net = build_model(config, data.spec).to(config.torch_device)
     with _opened(config, folder).until_stopped() as run:
-        ticket = _algorithm(config)(net, data, config, run)
+        ticket = find_ticket_of(config)(net, data, config, run)
         _keep_ticket(run, ticket, config)
         before = _untrained_accuracy(net, ticket, data)
 
@@ -157,7 +157,7 @@ def _opened(config: Config, folder: Path) -> Run:
     return run
 
 
-def _algorithm(config: Config) -> FindTicket:
+def find_ticket_of(config: Config) -> FindTicket:
     module, _, function = ALGORITHMS[config.algo].partition(":")
     return getattr(import_module(module), function)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from data.loader import PlainBatches, Splits
-from models.layers import MaskedFullyConnected, Round, Rule, SubnetLinear
+from models.layers import MaskedFullyConnected, Rule, Soft, SubnetLinear
 from models.masking import FlatScores, masked_layers, plain_state, prunable_parameters, set_rule, to_plain
 from trainers.loop import Draw, Training, evaluate
 from utils.masks import masked_state
@@ -154,7 +154,7 @@ class ScoreTraining(Training):
         tests = [self._accuracy(mask, data.test) for mask in masks]
         vals = [self._accuracy(mask, data.val) for mask in masks] if data.val else []
         # Rounded in the forward pass already, naively and without noise: before and after are the same bits.
-        same = isinstance(self.rule, Round) and config.round == "naive" and not noisy
+        same = not isinstance(self.rule, Soft) and config.round == "naive" and not noisy
         before = tests[0] if same else self._accuracy(self.rule(self.flat.scores, self.flat.flags), data.test)
         return {
             "test_acc_before_rounding": before,
@@ -165,9 +165,10 @@ class ScoreTraining(Training):
         }
 
     def naive_mask(self, scores: Tensor | None = None) -> Tensor:
-        """1[s > t] · f, flat: the subnetwork that is switched on."""
-        threshold = self.rule.threshold if isinstance(self.rule, Round) else self._config.quantize_threshold
-        return ((self.flat.scores.detach() if scores is None else scores) > threshold) & self.flat.flags
+        """The subnetwork that is switched on, flat, by the rule and these scores (by default, the present ones)."""
+        parts = self.flat.split(self.flat.scores.detach() if scores is None else scores)
+        flags = self.flat.split(self.flat.flags)
+        return torch.cat([self.rule.mask(part, flags[name]).flatten() for name, part in parts.items()])
 
     def _rounded(self, generator: torch.Generator, noisy: bool) -> Iterator[Tensor]:
         """`num_test` masks by the option `round`, flat; drawn on the CPU, the same on every device."""

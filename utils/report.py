@@ -94,7 +94,7 @@ def last_screen(summary: Summary, folder: Path, log_folder: Path) -> str:
         val = summary["val_acc_after_finetune"]
         beside = "" if val is None else f", {val:.2f}% on validation"
         lines.append(f"  after fine-tuning    {summary['test_acc_after_finetune']:6.2f}% test accuracy{beside}")
-    if summary["rescued"]:
+    if summary.get("rescued"):
         lines.append("  rescued: the search had switched off every weight; these are the highest scores")
     lines += _checks_screen(summary["checks"])
     lines += [

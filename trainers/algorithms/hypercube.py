@@ -78,7 +78,7 @@ class GemMiner(ScoreTraining):
     @staticmethod
     def _rule(network: nn.Module, config: Config) -> Rule:
         if not config.hc_quantized:
-            return Soft()
+            return Soft(config.quantize_threshold)
         if config.bottom_k_on_forward:  # a threshold that moves with the scores
             return Round(torch.zeros((), device=next(network.parameters()).device))
         return Round(config.quantize_threshold)

@@ -1,0 +1,93 @@
+"""Edge-popup (`ep`), with one threshold for the network (`global_ep`), and with that rising (`global_ep_iter`).
+
+Source: Ramanujan et al., CVPR 2020 (arXiv 1911.13299), §3; the global and the gradual variant: Rare Gems (arXiv
+2202.12002), §5.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from data.loader import Splits
+from models.initialise import draw_scores
+from models.layers import GlobalThreshold, Rule, TopKInLayer
+from models.masking import plain_state, to_masked
+from models.pretrained import load_scores, read_state
+from trainers.loop import train
+from trainers.scores import ScoreTraining
+from utils.masks import Ticket, ceil_count
+from utils.run import Run, derive_rng
+
+if TYPE_CHECKING:
+    from args_helper import Config
+
+
+def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
+    """Learn a score of either sign for every weight; those of largest magnitude are switched on at every step."""
+    to_masked(net)
+    draw_scores(net, derive_rng(config.init_seed, "init", "scores"), "signed")
+    if config.pretrained:
+        load_scores(net, read_state(config.pretrained), config.pretrained)
+
+    search = EdgePopup(net, config)
+    train(run, "search", search, data, config.epochs, config.start_epoch)
+
+    search.before_epoch(config.epochs)  # what a schedule has in store for after the last epoch
+    return Ticket(plain_state(net), search.flat.split(search.naive_mask()))
+
+
+class EdgePopup(ScoreTraining):
+    """Scores of either sign, whose magnitudes are ranked at every forward pass.
+
+    Args:
+        network: masked, on its device.
+        config: the options of the search.
+    """
+
+    def __init__(self, network: nn.Module, config: Config) -> None:
+        super().__init__(network, self._rule(network, config), config)
+        self._switched_off = 0
+        self.before_epoch(0)
+
+    @staticmethod
+    def _rule(network: nn.Module, config: Config) -> Rule:
+        if config.algo == "ep":
+            return TopKInLayer(config.prune_rate if config.override_prune_rate else config.density)
+        return GlobalThreshold(torch.zeros((), device=next(network.parameters()).device))
+
+    def pruned_fraction(self, epoch: int) -> float:
+        """The fraction r of the network that is switched off in this epoch (0-based)."""
+        config = self._config
+        if config.algo == "global_ep":
+            return config.prune_rate if config.override_prune_rate else 1.0 - config.density
+        return 1.0 - (1.0 - config.pruning_rate) ** max(1, (epoch - 1) // config.iter_period)
+
+    def before_epoch(self, epoch: int) -> None:
+        """Set how much of the network is switched off from here on."""
+        if isinstance(self.rule, GlobalThreshold):
+            self._switched_off = ceil_count(self.pruned_fraction(epoch), self.flat.segments[0].stop)
+            self.project()
+
+    def before_step(self, _step: int) -> None:
+        """The threshold is that of the present scores at every forward pass."""
+        self.project()
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Scores are not bounded; the threshold follows them: θ = the ⌈r·N⌉-th smallest |s| of the weights."""
+        if isinstance(self.rule, GlobalThreshold):
+            magnitudes = self.flat.scores[self.flat.segments[0]].abs()
+            self.rule.threshold.copy_(magnitudes.kthvalue(max(1, self._switched_off)).values)
+
+    def state(self) -> dict[str, Any]:
+        """All of a Training's, and how much is switched off in this epoch."""
+        return {**super().state(), "switched_off": self._switched_off}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+        super().load_state(state)
+        self._switched_off = state["switched_off"]
+        self.project()

@@ -1,0 +1,59 @@
+"""GraSP: keep the weights whose removal would hurt the gradient flow most.
+
+Source: Wang et al., "Picking Winning Tickets Before Training by Preserving Gradient Flow", ICLR 2020 (arXiv
+2002.07376), Algorithm 1.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.loader import Batch, Splits
+from models.masking import plain_state, prunable_parameters
+from utils.masks import Ticket, keep_highest
+from utils.run import Run
+
+if TYPE_CHECKING:
+    from args_helper import Config
+
+IMAGES_A_CLASS = 10
+TEMPERATURE = 200.0
+
+
+def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
+    """Score −w · (Hg), remove the highest and keep the ⌊dN⌋ lowest of the network."""
+    images, labels = data.train.stratified(IMAGES_A_CLASS, run.rng("search", "batches"))
+    parts = max(2, config.score_parts)  # two half-batches; more when they do not fit the memory
+    batches = [*zip(images.tensor_split(parts), labels.tensor_split(parts))]
+    flow = gradient_flow(deepcopy(net), [batch for batch in batches if len(batch[1])])
+    # The lowest score −w · (Hg) is the highest w · (Hg).
+    return Ticket(plain_state(net), keep_highest(flow, config.density, run.rng("search", "ties")))
+
+
+def gradient_flow(net: nn.Module, batches: list[Batch]) -> dict[str, Tensor]:
+    """w · (Hg) of every prunable parameter, summed over the batches.
+
+    Args:
+        net: plain; its BatchNorm runs in training mode and its statistics are changed.
+        batches: g is the sum of their gradients, H the sum of their Hessians; logits are divided by 200.
+    """
+    net.train().requires_grad_(True)
+    parameters = prunable_parameters(net)
+    weights = list(parameters.values())
+
+    def gradient(batch: Batch, create_graph: bool) -> tuple[Tensor, ...]:
+        loss = F.cross_entropy(net(batch[0]) / TEMPERATURE, batch[1])
+        return torch.autograd.grad(loss, weights, create_graph=create_graph)
+
+    total = [sum(parts) for parts in zip(*(gradient(batch, create_graph=False) for batch in batches))]
+    flow = {name: torch.zeros_like(weight) for name, weight in parameters.items()}
+    for batch in batches:
+        along = sum((g * part).sum() for g, part in zip(total, gradient(batch, create_graph=True)))
+        for (name, weight), product in zip(parameters.items(), torch.autograd.grad(along, weights)):
+            flow[name] += (weight * product).detach()
+    return flow

@@ -1,0 +1,25 @@
+"""Magnitude at initialisation: keep the weights that are largest as drawn.
+
+Source: Han et al., NeurIPS 2015 (arXiv 1506.02626), for the criterion; as a baseline at initialisation Frankle et al.,
+ICLR 2021 (arXiv 2009.08576).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from data.loader import Splits
+from models.masking import plain_state, prunable_parameters
+from utils.masks import Ticket, keep_highest
+from utils.run import Run
+
+if TYPE_CHECKING:
+    from args_helper import Config
+
+
+def find_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
+    """Keep the ⌊dN⌋ weights of largest magnitude in the network; among equals, the draw decides."""
+    scores = {name: parameter.detach().abs() for name, parameter in prunable_parameters(net).items()}
+    return Ticket(plain_state(net), keep_highest(scores, config.density, run.rng("search", "ties")))

@@ -1,0 +1,80 @@
+"""Random masks: of uniform density (`random`), of Erdős–Rényi-kernel densities (`random_erk`), of coin flips
+(`random_subnet`).
+
+Source: ERK: Evci et al., "Rigging the Lottery", ICML 2020 (arXiv 1911.11134), §3; Mocanu et al. 2018.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from data.loader import Splits
+from models.masking import plain_state, prunable_parameters
+from utils.masks import Ticket, floor_count, is_bias, random_masks
+from utils.run import Run
+
+if TYPE_CHECKING:
+    from args_helper import Config
+
+Shapes = Mapping[str, torch.Size]
+
+
+def find_uniform_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
+    """Every layer at the same density, ⌊dN⌋ weights in all, drawn uniformly."""
+    return _drawn(net, config, run, lambda shape: 1.0)
+
+
+def find_erk_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
+    """Layer densities in proportion to the sum over the product of a layer's dimensions, ⌊dN⌋ weights in all."""
+    return _drawn(net, config, run, lambda shape: sum(shape) / math.prod(shape))
+
+
+def find_coin_flip_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
+    """Every weight is kept with probability `prune_rate` (the published `random_subnet`)."""
+    generator = run.rng("search", "masks")
+    masks = {
+        name: (torch.rand(parameter.shape, generator=generator) < config.prune_rate).to(parameter.device)
+        for name, parameter in prunable_parameters(net).items()
+    }
+    return Ticket(plain_state(net), masks)
+
+
+def _drawn(net: nn.Module, config: Config, run: Run, raw_density: object) -> Ticket:
+    parameters = prunable_parameters(net)
+    counts: dict[str, int] = {}
+    for biases in (False, True):  # ranked and counted apart
+        shapes = {name: p.shape for name, p in parameters.items() if is_bias(name) == biases}
+        if shapes:
+            sizes = [math.prod(shape) for shape in shapes.values()]
+            raw = [raw_density(shape) for shape in shapes.values()]
+            wanted = max(1, floor_count(config.density, sum(sizes)))
+            counts |= zip(shapes, allocate(raw, sizes, wanted))
+    return Ticket(plain_state(net), random_masks(parameters, counts, run.rng("search", "masks")))
+
+
+def allocate(raw: Sequence[float], sizes: Sequence[int], wanted: int) -> list[int]:
+    """Divide `wanted` places among layers in proportion to raw · size, none getting more than its size.
+
+    What a full layer cannot take is divided among the others; remainders go to the largest fractions first, so that
+    the total is exact.
+    """
+    full: set[int] = set()
+    while True:
+        rest = wanted - sum(sizes[i] for i in full)
+        open_layers = [i for i in range(len(sizes)) if i not in full]
+        scale = rest / sum(raw[i] * sizes[i] for i in open_layers) if open_layers else 0.0
+        overfull = {i for i in open_layers if scale * raw[i] >= 1.0}
+        if not overfull:
+            break
+        full |= overfull
+    exact = [float(size) if i in full else scale * raw[i] * size for i, size in enumerate(sizes)]
+    counts = [math.floor(share + 1e-9) for share in exact]
+    by_fraction = sorted(range(len(sizes)), key=lambda i: counts[i] - exact[i])
+    for i in by_fraction[: wanted - sum(counts)]:
+        counts[i] += 1
+    return counts

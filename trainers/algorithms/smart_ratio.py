@@ -1,0 +1,82 @@
+"""Smart ratios: random masks whose layer densities fall with depth.
+
+Source: Su et al., "Sanity-Checking Pruning Methods: Random Tickets can Win the Jackpot", NeurIPS 2020 (arXiv
+2009.11094), §5.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from data.loader import Splits
+from models.masking import plain_state, prunable_parameters
+from utils.errors import UserError
+from utils.masks import Ticket, floor_count, is_bias, random_masks
+from utils.run import Run
+
+if TYPE_CHECKING:
+    from args_helper import Config
+
+CLASSIFIER_RATIO = 0.3
+# Version 2 (ResNet-20): fraction pruned -> ratios of the first layer and of the classifier.
+SECOND_VERSION = {0.9856: (0.3449074074074074, 0.259375), 0.9628: (0.4143518518518518, 0.546875)}
+
+
+def find_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
+    """Keep ⌊ratio · n⌋ places, drawn at random, in each layer; biases at the target's density throughout."""
+    pruned = config.smart_ratio if config.smart_ratio >= 0 else 1.0 - config.density
+    parameters = prunable_parameters(net)
+    sizes = {name: parameter.numel() for name, parameter in parameters.items() if not is_bias(name)}
+    counts = dict(zip(sizes, layer_counts([*sizes.values()], pruned, config.arch, int(config.sr_version))))
+    counts |= {name: floor_count(1.0 - pruned, p.numel()) for name, p in parameters.items() if is_bias(name)}
+    return Ticket(plain_state(net), random_masks(parameters, counts, run.rng("search", "masks")))
+
+
+def layer_counts(sizes: Sequence[int], pruned: float, arch: str, version: int = 1) -> list[int]:
+    """Weights kept in each layer.
+
+    Args:
+        sizes: weights of each layer in network order, the classifier last.
+        pruned: the fraction of all weights that goes, in [0, 1).
+        arch: for VGG the ratios fall faster.
+        version: 2 sets the ratios of the first layer and the classifier (ResNet-20 at two densities only).
+
+    Raises:
+        UserError: version 2 for another network or density; so few weights that the classifier's share is too many.
+    """
+    layers = len(sizes)
+    wanted = (1.0 - pruned) * sum(sizes)
+    shapes = []
+    for l in range(1, layers):  # noqa: E741 (the paper's letter)
+        depth = layers - l + 1
+        shapes.append((depth**2 + depth) / (l**2 if "vgg" in arch.lower() else 1))
+    a = (wanted - CLASSIFIER_RATIO * sizes[-1]) / sum(shape * size for shape, size in zip(shapes, sizes))
+    if a < 0:
+        raise UserError(
+            f"smart_ratio: {wanted:.0f} weights are fewer than the classifier's share of {CLASSIFIER_RATIO}"
+        )
+    ratios = [a * shape for shape in shapes] + [CLASSIFIER_RATIO]
+    if version == 2:
+        if arch != "resnet20" or pruned not in SECOND_VERSION:
+            known = ", ".join(map(str, SECOND_VERSION))
+            raise UserError(f"sr_version 2 is defined for resnet20 with smart_ratio {known} only")
+        ratios[0], ratios[-1] = SECOND_VERSION[pruned]
+    return _without_surplus(ratios, sizes)
+
+
+def _without_surplus(ratios: Sequence[float], sizes: Sequence[int]) -> list[int]:
+    """⌊ratio · n⌋ of each layer, what lies above 1 moved on to the next layers, never to the classifier."""
+    counts, surplus = [], 0
+    for ratio, size in zip(ratios[:-1], sizes[:-1]):
+        room = int((1 - ratio) * size)  # towards 0 on either side
+        if room <= surplus:  # full; below 0, room is a surplus of the layer's own
+            counts.append(size)
+            surplus -= room
+        else:
+            counts.append(math.floor(ratio * size + surplus))
+            surplus = 0
+    return [*counts, math.floor(ratios[-1] * sizes[-1])]

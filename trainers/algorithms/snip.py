@@ -1,0 +1,33 @@
+"""SNIP: keep the connections whose removal would change the loss most.
+
+Source: Lee et al., "SNIP: Single-shot Network Pruning based on Connection Sensitivity", ICLR 2019 (arXiv 1810.02340).
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import nn
+
+from data.loader import Splits
+from models.masking import plain_state, prunable_parameters
+from utils.masks import Ticket, keep_highest
+from utils.run import Run
+
+if TYPE_CHECKING:
+    from args_helper import Config
+
+
+def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
+    """Score |w · ∂L/∂w| over `score_batches` training batches and keep the ⌊dN⌋ highest of the network."""
+    scored = deepcopy(net).train().requires_grad_(True)  # a copy: BatchNorm statistics of the net itself stay
+    for images, labels in islice(data.train.epoch(run.rng("search", "batches")), config.score_batches):
+        # In parts that fit the memory; the gradients of a mean over the batch add up.
+        for part, targets in zip(images.tensor_split(config.score_parts), labels.tensor_split(config.score_parts)):
+            if len(targets):
+                (F.cross_entropy(scored(part), targets, reduction="sum") / len(labels)).backward()
+    scores = {name: (weight * weight.grad).detach().abs() for name, weight in prunable_parameters(scored).items()}
+    return Ticket(plain_state(net), keep_highest(scores, config.density, run.rng("search", "ties")))

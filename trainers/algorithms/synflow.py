@@ -1,0 +1,53 @@
+"""SynFlow: iteratively keep the weights through which most synaptic flow passes; no data is looked at.
+
+Source: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow", NeurIPS 2020
+(arXiv 2006.05467), Algorithm 1.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from data.loader import Splits
+from models.masking import plain_state, prunable_parameters
+from utils.masks import Masks, Ticket, keep_highest
+from utils.run import Run
+
+if TYPE_CHECKING:
+    from args_helper import Config
+
+ROUNDS = 100
+
+
+def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
+    """Prune in 100 rounds to d^((k+1)/100), by the flow of the network as masked so far."""
+    # Double precision: products over the layers of a deep network leave the range of single precision.
+    flow = deepcopy(net).double().eval().requires_grad_(True)
+    with torch.no_grad():
+        for tensor in (*flow.parameters(), *flow.buffers()):
+            tensor.abs_()
+    ones = torch.ones(1, *data.spec.shape, dtype=torch.float64, device=next(flow.parameters()).device)
+    masks: Masks = {}
+    for done in range(1, ROUNDS + 1):
+        scores = synaptic_flow(flow, ones)
+        masks = keep_highest(scores, config.density ** (done / ROUNDS), run.rng("search", "ties", step=done))
+        with torch.no_grad():
+            for name, parameter in prunable_parameters(flow).items():
+                parameter.mul_(masks[name])
+    return Ticket(plain_state(net), masks)
+
+
+def synaptic_flow(net: nn.Module, ones: torch.Tensor) -> dict[str, torch.Tensor]:
+    """|w · ∂R/∂w| with R the sum of the outputs for an input of ones.
+
+    Args:
+        net: plain, in evaluation mode, all its parameters and buffers at least 0.
+        ones: (1, channels, height, width).
+    """
+    parameters = prunable_parameters(net)
+    gradients = torch.autograd.grad(net(ones).sum(), list(parameters.values()))
+    return {name: (weight * g).detach().abs() for (name, weight), g in zip(parameters.items(), gradients)}
