@@ -259,7 +259,7 @@ class BaselineOptions(_Options):
     smart_ratio: Float = option(
         -1.0, "algo smart_ratio: fraction of the weights pruned; −1: by target_sparsity", ge=-1, lt=1
     )
-    sr_version: one_of("1", "2", aliases={1: "1", 2: "2"}) = option("1", "algo smart_ratio: which ratios")
+    sr_version: Int = option(1, "algo smart_ratio: which ratios; 2 is for resnet20 only", ge=1, le=2)
     score_batches: Int = option(1, "algo snip: training batches that weights are scored on", ge=1)
     score_parts: Int = option(1, "algos snip, grasp: parts that a scored batch is split into, to fit the memory", ge=1)
 

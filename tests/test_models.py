@@ -26,7 +26,8 @@ from utils.errors import UserError
 from utils.masks import is_bias
 
 ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "tests" / "golden").glob("*.json"))}
+FIGURES = [path for path in sorted((ROOT / "tests" / "golden").glob("*.json")) if path.stem.partition("_")[0] in MODELS]
+GOLDEN = {path.stem: json.loads(path.read_text()) for path in FIGURES}
 
 
 def config(arch: str, dataset: str = "CIFAR10", **options: object) -> Config:

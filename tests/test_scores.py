@@ -327,8 +327,8 @@ def test_naive_switches_on_what_lies_strictly_above_the_threshold_and_is_in_play
     assert row["model_sparsity"] == pytest.approx(100 * int(expected.sum()) / 158)
 
 
-def test_without_rounding_in_the_forward_pass_naive_uses_quantize_threshold():
-    training = learning("--quantize_threshold", "0.25", rule=Soft())
+def test_without_rounding_in_the_forward_pass_naive_rounds_at_the_rules_threshold():
+    training = learning(rule=Soft(0.25))
     scores = set_scores(training, torch.linspace(0, 1, 158))
     assert torch.equal(training.naive_mask(), scores > 0.25)
 

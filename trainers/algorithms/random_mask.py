@@ -1,5 +1,4 @@
-"""Random masks: of uniform density (`random`), of Erdős–Rényi-kernel densities (`random_erk`), of coin flips
-(`random_subnet`).
+"""Random masks: of uniform density (`random`) and of Erdős–Rényi-kernel densities (`random_erk`).
 
 Source: ERK: Evci et al., "Rigging the Lottery", ICML 2020 (arXiv 1911.11134), §3; Mocanu et al. 2018.
 """
@@ -7,7 +6,7 @@ Source: ERK: Evci et al., "Rigging the Lottery", ICML 2020 (arXiv 1911.11134), �
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,8 +20,6 @@ from utils.run import Run
 if TYPE_CHECKING:
     from args_helper import Config
 
-Shapes = Mapping[str, torch.Size]
-
 
 def find_uniform_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
     """Every layer at the same density, ⌊dN⌋ weights in all, drawn uniformly."""
@@ -34,17 +31,7 @@ def find_erk_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> 
     return _drawn(net, config, run, lambda shape: sum(shape) / math.prod(shape))
 
 
-def find_coin_flip_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
-    """Every weight is kept with probability `prune_rate` (the published `random_subnet`)."""
-    generator = run.rng("search", "masks")
-    masks = {
-        name: (torch.rand(parameter.shape, generator=generator) < config.prune_rate).to(parameter.device)
-        for name, parameter in prunable_parameters(net).items()
-    }
-    return Ticket(plain_state(net), masks)
-
-
-def _drawn(net: nn.Module, config: Config, run: Run, raw_density: object) -> Ticket:
+def _drawn(net: nn.Module, config: Config, run: Run, raw_density: Callable[[torch.Size], float]) -> Ticket:
     parameters = prunable_parameters(net)
     counts: dict[str, int] = {}
     for biases in (False, True):  # ranked and counted apart

@@ -31,7 +31,7 @@ def find_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Tick
     pruned = config.smart_ratio if config.smart_ratio >= 0 else 1.0 - config.density
     parameters = prunable_parameters(net)
     sizes = {name: parameter.numel() for name, parameter in parameters.items() if not is_bias(name)}
-    counts = dict(zip(sizes, layer_counts([*sizes.values()], pruned, config.arch, int(config.sr_version))))
+    counts = dict(zip(sizes, layer_counts([*sizes.values()], pruned, config.arch, config.sr_version)))
     counts |= {name: floor_count(1.0 - pruned, p.numel()) for name, p in parameters.items() if is_bias(name)}
     return Ticket(plain_state(net), random_masks(parameters, counts, run.rng("search", "masks")))
 
