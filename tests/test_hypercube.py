@@ -558,12 +558,13 @@ def figures(run: Run) -> list[dict]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in run.rows("search")]
 
 
-def test_the_same_seed_twice_gives_the_same_bits_and_another_one_others(tmp_path):
+@pytest.mark.parametrize("words", [(), STILL], ids=["learned", "tied"])
+def test_the_same_seed_twice_gives_the_same_bits_and_another_one_others(words, tmp_path):
     tickets, rows = [], []
     for number, (seed, around) in enumerate([(7, 1), (7, 2), (8, 1)]):
         torch.manual_seed(around)
         with opened(tmp_path / str(number), seed).until_stopped() as run:
-            tickets.append(search(run, *SEARCHES["exact, probable"]))
+            tickets.append(search(run, *SEARCHES["exact, probable"], *words))
             rows.append(figures(run))
     first, again, other = tickets
     assert rows[0] == rows[1] != rows[2]
