@@ -209,6 +209,17 @@ def test_the_loss_of_a_row_is_without_the_penalty(run):
     assert run.rows("finetune")[0]["train_loss"] < 10
 
 
+def test_the_penalty_is_part_of_the_gradient():
+    plain, penalised = training_weights(), training_weights()
+    penalised.penalty = lambda: 2 * penalised.network.conv.weight.sum()
+    batch = next(splits().train.epoch(torch.Generator().manual_seed(0)))
+    for training in (plain, penalised):
+        train_step(training, 0, *batch)
+    difference = plain.network.conv.weight - penalised.network.conv.weight
+    torch.testing.assert_close(difference, 0.05 * 2 * masks()["conv.weight"].float())
+    assert torch.equal(plain.network.out.weight, penalised.network.out.weight)
+
+
 def test_the_row_is_measured_before_the_pruning_of_its_epoch(run):
     training = mining_gems("--target_sparsity", "4", "--hc_quantized", "true", "--prune_type", "BottomK")
     shares = []
@@ -399,6 +410,18 @@ def test_an_epoch_that_is_gone_on_with_is_not_begun_again(tmp_path):
                     train(run, "search", training, splits(), 1)
     assert training.calls[:2] == ["before step 1", "forward"]
     assert "before epoch 0" not in training.calls
+
+
+def test_a_stage_that_ended_early_and_was_stopped_there_stays_ended(tmp_path):
+    first, second = training_weights(), training_weights()
+    first.after_epoch = lambda epoch, draw: setattr(first, "over", True)
+    stop_in_step(first, STEPS - 1)
+    with begun(tmp_path).until_stopped() as run, pytest.raises(Stopped):
+        train(run, "search", first, splits(), 3)
+    with begun(tmp_path).until_stopped() as run:
+        train(run, "search", second, splits(), 3)
+    assert [row["epoch"] for row in run.rows("search")] == [0]
+    assert same_bits(second.state(), first.state())
 
 
 def test_the_seconds_of_an_interrupted_epoch_add_up(tmp_path, monkeypatch):
