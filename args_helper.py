@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -56,6 +57,23 @@ def one_of(*names: str, later: Iterable[str] = (), aliases: Mapping[Any, str] | 
         raise ValueError(f"'{given}' is not one of {', '.join(names)}{meant(str(given), names)}")
 
     return Annotated[str, BeforeValidator(check), Choices(names)]
+
+
+def algorithm(*names: str, aliases: Mapping[Any, str]) -> Any:
+    """The type of `algo`: one of these names, or a user's own as `path/to/file.py:function`."""
+    check = get_args(one_of(*names, aliases=aliases))[1].func
+
+    def check_or_find(given: Any) -> str:
+        path, _, function = str(given).rpartition(":")
+        if not path.endswith(".py"):
+            return check(given)
+        if not Path(path).is_file():
+            raise ValueError(f"there is no file {path}")
+        if not function.isidentifier():
+            raise ValueError(f"'{function}' is not the name of a function; a file's is given as {path}:find_ticket")
+        return str(given)
+
+    return Annotated[str, BeforeValidator(check_or_find), Choices((*names, "FILE.py:FUNCTION"))]
 
 
 def _no_bool(given: Any) -> Any:
@@ -206,11 +224,9 @@ class ModelOptions(_Options):
 class SearchOptions(_Options):
     """Search"""
 
-    algo: one_of(
-        *ALGORITHMS,
-        later=("imp", "training", "cts"),
-        aliases={"wt": "training", "dense": "training"},
-    ) = option("hc_iter", "algorithm")  # fmt: skip
+    algo: algorithm(*ALGORITHMS, aliases={"wt": "training", "dense": "training"}) = option(
+        "hc_iter", "algorithm, or a file of one's own as path/to/file.py:find_ticket"
+    )
     epochs: Int = option(10, "epochs of the search", ge=1)
     optimizer: OptimizerName = option("sgd", "optimizer of the search")
     lr: Float = option(1e-3, "initial learning rate of the search", gt=0)
@@ -251,6 +267,28 @@ class SearchOptions(_Options):
     drop_bottom_half_weights: bool = option(False, "at epoch 1 score the smaller half of the weights 0, the larger 1")
     invert_sanity_check: bool = option(False, "prune the highest scores instead of the lowest (a check)")
     unflag_before_finetune: bool = option(False, "fine-tune also what only the penalty had switched off")
+    cts_loss: one_of("kl", "loss", "ce") = option(
+        "kl", "algo cts: what the masked network loses against the dense one: divergence, ratio of losses, or its loss"
+    )
+    rewind_epoch: Int = option(0, "algo cts: dense epochs of the fine-tuning before the search", ge=0)
+    weight_training: bool = option(False, "the same as algo: training", affects=False)
+    dense_training: bool = option(False, "the same as algo: training", affects=False)
+
+
+class ImpOptions(_Options):
+    """Iterative magnitude pruning (algo imp): rounds of iter_period epochs"""
+
+    imp_rounds: Int = option(-1, "rounds, of prune_rate (0.2 unless given) each; −1: as many as the target needs")
+    imp_rewind_iter: Int | None = option(
+        None, "optimizer step of round 0 to rewind to, 0: as drawn; default: 1000, or 5% of a shorter round", ge=0
+    )
+    imp_no_rewind: bool = option(False, "keep the weights between rounds, rewind the learning rate only")
+    imp_rewind_model: str | None = option(None, "rewind to the weights in this file instead")
+    lr_gamma: Float = option(0.1, "factor of each step of multistep_lr in a round", gt=0, le=1)
+    imp_resume_folder: str | None = option(None, "run folder whose round imp_resume_round goes on from")
+    imp_resume_round: Int = option(-1, "go on from this round of another run; −1: begin at the beginning", ge=-1)
+    imp_resume_epoch: Int = option(-1, "from its checkpoint at the start of this epoch; −1: from its end", ge=-1)
+    imp_resume_iter: Int = option(-1, "and at this step of the epoch", ge=-1)
 
 
 class BaselineOptions(_Options):
@@ -259,6 +297,14 @@ class BaselineOptions(_Options):
     smart_ratio: Float = option(
         -1.0, "algo smart_ratio: fraction of the weights pruned; −1: by target_sparsity", ge=-1, lt=1
     )
+    random_subnet: bool = option(
+        False, "the same as algo: random_subnet, which keeps each weight by chance prune_rate; with smart_ratio, as "
+        "algo: smart_ratio", affects=False,
+    )  # fmt: skip
+    shuffle: bool = option(False, "algo random_subnet: permute the masks (chg_mask) or kept weights (chg_weight)")
+    reinit: bool = option(False, "algo random_subnet: draw the weights (chg_weight) or masks (chg_mask) anew")
+    chg_mask: bool = option(False, "shuffle or reinit is of the masks")
+    chg_weight: bool = option(False, "shuffle or reinit is of the weights")
     sr_version: Int = option(1, "algo smart_ratio: which ratios; 2 is for resnet20 only", ge=1, le=2)
     score_batches: Int = option(1, "algo snip: training batches that weights are scored on", ge=1)
     score_parts: Int = option(1, "algos snip, grasp: parts that a scored batch is split into, to fit the memory", ge=1)
@@ -273,7 +319,38 @@ class FineTuneOptions(_Options):
     fine_tune_lr: Float = option(0.01, "its initial learning rate", gt=0)
     fine_tune_lr_policy: LrPolicy = option("constant_lr", "its learning rate over the epochs")
     fine_tune_wd: Float = option(1e-4, "its weight decay", ge=0)
-    skip_sanity_checks: bool = option(False, "do not train the reinitialised and shuffled twins of the ticket")
+    skip_sanity_checks: bool = option(
+        False, "do not train the reinitialised and shuffled twins of the ticket", affects=False
+    )
+    ticket: str | None = option(None, "train and check the ticket in this file (zeros of a state_dict are its mask)")
+    with_dense: bool = option(
+        False, "train the dense network as well, where the results have none of this seed yet", affects=False
+    )
+    only_sanity: bool = option(False, "make the missing checks of finished runs, or check a `ticket`", affects=False)
+    sanity_folder: str | None = option(None, "only_sanity: folder with the runs, at any depth", affects=False)
+
+
+class AnalysisOptions(_Options):
+    """Analysis of trained networks; nothing is trained"""
+
+    evaluate: bool = option(
+        False, "print the accuracy of a `pretrained` network or a `ticket`", affects=False,
+        aliases=("evaluate_only", "e"),
+    )  # fmt: skip
+    compare_rounding: bool = option(
+        False, "compare `num_test` masks drawn from the scores in `pretrained` to the rounded one", affects=False
+    )
+    mode_connect: bool = option(
+        False, "loss and accuracy along the line from `pretrained` to `pretrained2`", affects=False
+    )
+    pretrained2: str | None = option(None, "the network at the other end", affects=False)
+    how_to_connect: one_of("prob", "linear", "round", aliases={"random": "prob", "score": "linear"}) = option(
+        "prob", "mode_connect of scores: join masks drawn from them, the scores, or rounded masks", affects=False
+    )
+    interpolate: one_of("prob", "linear") = option(
+        "prob", "mode_connect of scores: between, take each place from one end by chance, or weigh both", affects=False
+    )
+    sweep: str | None = option(None, "run all the runs of this YAML file, and compare them", affects=False)
 
 
 GROUPS: tuple[type[_Options], ...] = (
@@ -281,8 +358,10 @@ GROUPS: tuple[type[_Options], ...] = (
     DataOptions,
     ModelOptions,
     SearchOptions,
+    ImpOptions,
     BaselineOptions,
     FineTuneOptions,
+    AnalysisOptions,
 )
 
 # Options that are known and do nothing any more, and what to use instead.
@@ -321,17 +400,11 @@ RETIRED = {
 
 # Options that are known and not available yet, each with the value that asks for nothing.
 NOT_YET: dict[str, Any] = {
-    "mixed_precision": False, "evaluate": False, "evaluate_only": False, "first_layer_dense": False,
-    "last_layer_dense": False, "first_layer_type": None, "lr_gamma": 0.1, "weight_training": False,
-    "dense_training": False, "only_sanity": False, "sanity_folder": None, "shuffle": False, "reinit": False,
-    "chg_mask": False, "chg_weight": False, "imp_rounds": -1, "imp_rewind_iter": 1000, "imp_no_rewind": False,
-    "imp_resume_round": -1, "imp_rewind_model": None, "imp_resume_epoch": -1, "imp_resume_iter": -1,
-    "random_subnet": False, "compare_rounding": False, "mode_connect": False,
-    "pretrained2": None, "how_to_connect": "prob", "interpolate": "prob", "multiprocessing_distributed": False,
-    "world_size": -1, "rank": -1, "dist_backend": "nccl", "dry_run": False, "precision": "fp32", "compile": "auto",
-    "accumulate": 1, "deterministic": False, "max_time": None, "checkpoint_every": None, "resume_anyway": False,
-    "ticket": None, "export": False, "sweep": None, "report": None, "compare_tickets": None, "list": None,
-    "cts_loss": "kl", "rewind_epoch": 0, "with_dense": False,
+    "mixed_precision": False, "first_layer_dense": False, "last_layer_dense": False, "first_layer_type": None,
+    "multiprocessing_distributed": False, "world_size": -1, "rank": -1, "dist_backend": "nccl", "dry_run": False,
+    "precision": "fp32", "compile": "auto", "accumulate": 1, "deterministic": False, "max_time": None,
+    "checkpoint_every": None, "resume_anyway": False, "export": False, "report": None, "compare_tickets": None,
+    "list": None,
 }  # fmt: skip
 
 
@@ -374,6 +447,29 @@ class Config(*reversed(GROUPS)):
         return self.prune_rate if self.override_prune_rate else pruning_rate(self.density, len(self.prunings))
 
     @property
+    def imp_prunings(self) -> int:
+        """How many prunings iterative magnitude pruning makes, one less than its rounds.
+
+        Source: ⌈ln d / ln(1 − q)⌉ rounds of (1 − q) reach the density d.
+        """
+        if self.imp_rounds > 0:
+            return self.imp_rounds - 1
+        return math.ceil(math.log(self.density) / math.log(1.0 - self.prune_rate) - 1e-9)
+
+    @property
+    def kept_epochs(self) -> frozenset[int]:
+        """The epochs of the search after which a copy of its checkpoint is kept."""
+        pruned = self.prunings if self.checkpoint_at_prune and self.algo == "hc_iter" else ()
+        return frozenset((*self.ckpt_at_fixed_epochs, *pruned))
+
+    @property
+    def task_hash(self) -> str:
+        """A name for what a dense reference shares with a ticket: the data, the network's shape, and the seed."""
+        names = [*DataOptions.model_fields, "arch", "width", "hidden_size", "bias", "bn_type", "seed"]
+        shared = {name: value for name, value in self.deciding().items() if name in names and name != "batch_size"}
+        return _digest(shared)
+
+    @property
     def config_hash(self) -> str:
         """A name for the experiment: equal for configs that differ only in what does not affect the result.
 
@@ -382,14 +478,17 @@ class Config(*reversed(GROUPS)):
         # Defaults are left out, so that an option which a later version adds renames no earlier experiment.
         defaults = json.loads(Config().model_dump_json())
         chosen = {name: value for name, value in self.deciding().items() if value != defaults[name]}
-        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+        return _digest(chosen)
 
     def deciding(self) -> dict[str, Any]:
         """The options that affect the result, by name."""
         names = {name for name, field in OPTIONS.items() if field.json_schema_extra["affects"]}
         if self.dataset in DEFINED_BY_PATH:
             names.add("data")
-        return json.loads(self.model_dump_json(include=names))
+        decided = json.loads(self.model_dump_json(include=names))
+        if ".py:" in self.algo:  # a user's own: what the file says counts, not its name
+            decided["algo"] += f" {hashlib.sha256(Path(self.algo.rpartition(':')[0]).read_bytes()).hexdigest()[:12]}"
+        return decided
 
     def to_yaml(self) -> str:
         """The options as YAML, itself a valid config file."""
@@ -397,7 +496,11 @@ class Config(*reversed(GROUPS)):
         return yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
 
 
-FLAGS_ONLY = frozenset({"config", "resume", "print_config"})
+def _digest(options: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
+
+
+FLAGS_ONLY = frozenset({"config", "resume", "print_config", "sweep"})
 """Options that say what to do with a config file, and have no place in one."""
 
 OPTIONS: dict[str, FieldInfo] = {name: field for group in GROUPS for name, field in group.model_fields.items()}
@@ -416,10 +519,14 @@ def contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         if config.nesterov and momentum_user == "sgd" and config.momentum == 0:
             yield ("nesterov", "momentum", of), "nesterov needs a momentum above 0"
             break
-    if config.algo in ("hc", "hc_iter", "ep", "global_ep", "global_ep_iter"):
+    if config.algo in ("hc", "hc_iter", "ep", "global_ep", "global_ep_iter", "cts"):
         yield from _mask_contradictions(config)
     if config.algo in ("hc_iter", "global_ep_iter"):
         yield from _schedule_contradictions(config)
+    if config.algo == "imp":
+        yield from _imp_contradictions(config)
+    yield from _baseline_contradictions(config)
+    yield from _mode_contradictions(config)
 
 
 def _mask_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -436,6 +543,59 @@ def _mask_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]
             ("prune_rate", "algo"),
             f"algo {config.algo} needs a prune_rate between 0 and 1, not {config.prune_rate:g}",
         )
+
+
+def _imp_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    if not 0 < config.prune_rate < 1:
+        yield ("prune_rate", "algo"), f"algo imp needs a prune_rate between 0 and 1, not {config.prune_rate:g}"
+    elif config.imp_resume_round > config.imp_prunings:
+        yield (
+            ("imp_resume_round", "imp_rounds", "target_sparsity"),
+            f"imp_resume_round {config.imp_resume_round} lies beyond the last round, {config.imp_prunings}",
+        )
+    if config.imp_rounds == 0 or config.imp_rounds < -1:
+        yield ("imp_rounds",), f"imp_rounds {config.imp_rounds} is neither −1 nor at least 1"
+    if config.imp_resume_round >= 0 and not config.imp_resume_folder:
+        yield (
+            ("imp_resume_round", "imp_resume_folder"),
+            "imp_resume_round needs --imp_resume_folder, the run folder that has the round (a run that was stopped "
+            "goes on by --resume, and needs neither)",
+        )
+    if config.imp_resume_round < 0 and max(config.imp_resume_epoch, config.imp_resume_iter) >= 0:
+        yield (
+            ("imp_resume_epoch", "imp_resume_iter", "imp_resume_round"),
+            "a place in a round was given but no round: imp_resume_round",
+        )
+
+
+def _baseline_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    if config.algo == "random_subnet" and not 0 < config.prune_rate <= 1:
+        yield (
+            ("prune_rate", "algo", "random_subnet"),
+            f"random_subnet keeps each weight by chance prune_rate, which cannot be {config.prune_rate:g}",
+        )
+    if (config.chg_mask or config.chg_weight) and not (config.shuffle or config.reinit):
+        yield ("chg_mask", "chg_weight"), "chg_mask and chg_weight say what shuffle or reinit is of: give one of these"
+    if config.algo == "given" and not config.ticket:
+        yield ("algo", "ticket"), "algo given is a ticket from a file: name the file by ticket"
+    if config.algo == "cts" and config.rewind_epoch >= config.tuning_epochs:
+        yield (
+            ("rewind_epoch", "fine_tune_epochs", "epochs"),
+            f"rewind_epoch {config.rewind_epoch} leaves none of the {config.tuning_epochs} epochs of fine-tuning",
+        )
+    if config.algo == "cts" and config.density == 1:
+        yield ("algo", "target_sparsity"), "algo cts needs a target_sparsity below 100"
+
+
+def _mode_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    if config.only_sanity and not (config.sanity_folder or config.ticket):
+        yield ("only_sanity",), "only_sanity needs a sanity_folder with finished runs, or a ticket"
+    if config.evaluate and not (config.pretrained or config.ticket):
+        yield ("evaluate",), "evaluate needs a network: name its file by pretrained or ticket"
+    if config.compare_rounding and not config.pretrained:
+        yield ("compare_rounding",), "compare_rounding needs scores: name a search's checkpoint by pretrained"
+    if config.mode_connect and not (config.pretrained and config.pretrained2):
+        yield ("mode_connect",), "mode_connect needs two networks: name their files by pretrained and pretrained2"
 
 
 def _schedule_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -714,6 +874,7 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
                 problems.append(f"{given[name].where}: {_complaint(one)}")
             wrong.add(name)
         config = Config(**{name: value for name, value in values.items() if name not in wrong})
+    config = config.model_copy(update=_implied(config, given))
     for concerned, text in contradictions(config):
         if not wrong.intersection(concerned):
             where = [given[name].where for name in concerned if name in given]
@@ -721,7 +882,7 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
     if problems:
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UserError("\n  ".join([f"{count} with the options:", *problems]))
-    return config.model_copy(update=_implied(config, given))
+    return config
 
 
 def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
@@ -729,9 +890,26 @@ def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
     implied: dict[str, Any] = {}
     if config.subfolder is None and config.config is not None:
         implied["subfolder"] = Path(config.config).stem
-    if config.algo in ("ep", "global_ep") and "prune_rate" in given and "target_sparsity" not in given:
+    algo = implied["algo"] = _algorithm_meant(config)
+    if algo in ("ep", "global_ep") and "prune_rate" in given and "target_sparsity" not in given:
         implied["override_prune_rate"] = True
+    if algo == "imp" and ("prune_rate" not in given or config.prune_rate <= 0):  # 0 and −1: not used, in old files
+        implied["prune_rate"] = 0.2
+    if algo == "cts":  # as its authors run it
+        theirs = {"optimizer": "adam", "lr": 0.1, "lr_policy": "multistep_lr", "wd": 0.0}
+        implied |= {name: value for name, value in theirs.items() if name not in given}
     return implied
+
+
+def _algorithm_meant(config: Config) -> str:
+    """The algorithm, by `algo` or by one of the switches that published files have for it."""
+    if config.ticket and not config.evaluate:
+        return "given"
+    if config.weight_training or config.dense_training:
+        return "training"
+    if config.random_subnet:
+        return "random_subnet" if config.smart_ratio < 0 else "smart_ratio"
+    return config.algo
 
 
 _COMPLAINTS: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
+from importlib import import_module
 
-from args_helper import parse_args
+from args_helper import Config, parse_args
 from utils.errors import Stopped, UserError
+
+MODES = {
+    "sweep": "trainers.sweep:run_sweep",
+    "evaluate": "trainers.analysis:evaluate_network",
+    "compare_rounding": "trainers.analysis:compare_rounding",
+    "mode_connect": "trainers.mode_connect:connect_modes",
+    "only_sanity": "trainers.pipeline:check_runs",
+    "": "trainers.pipeline:run_trials",
+}
+"""Option that asks for it -> module:function; without any of them, runs are run. torch takes seconds to import: the
+function is looked up only when the options are right."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -17,9 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         if config.print_config:
             print(config.to_yaml(), end="")
             return 0
-        from trainers.pipeline import run_trials  # torch takes seconds to import: not before the options are right
-
-        run_trials(config)
+        _mode(config)(config)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -30,6 +41,12 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _mode(config: Config) -> Callable[[Config], object]:
+    chosen = next(name for name in MODES if not name or getattr(config, name))
+    module, _, function = MODES[chosen].partition(":")
+    return getattr(import_module(module), function)
 
 
 def _say_warning(message: Warning | str, *_: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -111,6 +111,10 @@ class TrainBatches:
             chosen = order[drawn]
             images = self._padded[chosen[:, None, None], rows[drawn, :, None], columns[drawn, None, :]]
             yield self._normalise(images.permute(0, 3, 1, 2)), self.images.labels[chosen]
+
+    def unaugmented(self) -> TrainBatches:
+        """The same images, shuffled alike, neither cropped nor flipped."""
+        return TrainBatches(self.images, replace(self.spec, pad=0, flip=False), self.batch_size)
 
     def stratified(self, per_class: int, generator: torch.Generator) -> Batch:
         """So many images of every class (all it has, where it has fewer), not augmented, in random order."""

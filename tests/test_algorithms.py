@@ -19,14 +19,14 @@ from data import load_data
 from models import build_model
 from models.initialise import draw_scores
 from models.masking import masked_layers, to_masked
-from trainers.algorithms import ALGORITHMS
+from trainers.algorithms import ALGORITHMS, load_algorithm
 from trainers.algorithms.edge_popup import EdgePopup
 from trainers.algorithms.grasp import gradient_flow
 from trainers.algorithms.random_mask import allocate
 from trainers.algorithms.smart_ratio import layer_counts
 from trainers.algorithms.synflow import synaptic_flow
 from trainers.loop import train_step
-from trainers.pipeline import find_ticket_of
+from trainers.sanity import CHECKS
 from utils.errors import UserError
 from utils.masks import per_layer, remaining, total
 from utils.run import Run
@@ -45,7 +45,7 @@ def _ticket(tmp_path: Path, *words: str) -> tuple:
     config = parse_args([*SMALL, "--device", "cpu", "--target_sparsity", "5", *words])
     network = build_model(config)
     run = Run(tmp_path / "run", tmp_path / "logs", config.effective_seed)
-    return find_ticket_of(config)(network, load_data(config), config, run), network, config
+    return load_algorithm(config.algo)(network, load_data(config), config, run), network, config
 
 
 # ---- all of them ---------------------------------------------------------------------------------------------------
@@ -56,12 +56,17 @@ def test_every_algorithm_goes_from_search_to_report(
     algo: str, call: Callable[..., Outcome], places: list[str], tmp_path: Path
 ) -> None:
     options = ["--algo", algo, "--epochs", 3, "--fine_tune_epochs", 1]
+    if algo == "given":
+        assert call(*SMALL, *options[2:], *places, "--name", "first", "--algo", "random", "--skip_fine_tune").code == 0
+        options += ["--ticket", tmp_path / "results" / "first" / "trial_1" / "ticket.safetensors"]
     outcome = call(*SMALL, *options, *places)
     assert outcome.code == 0, outcome.err
     summary = json.loads((tmp_path / "results" / "trial_1" / "summary.json").read_text())
     assert summary["algo"] == algo
     assert 0 < summary["weights_remaining"] <= summary["weights_total"]
-    assert set(summary["checks"]) == {"weight_reinit", "mask_shuffle", "weight_shuffle"}
+    dense = summary["weights_remaining"] == summary["weights_total"]
+    assert set(summary["checks"]) == (set() if dense else set(CHECKS))
+    assert 0 < summary["effective_weights_remaining"] <= summary["weights_remaining"]
     assert 0 <= summary["test_acc_after_finetune"] <= 100  # how good it is after so short a training is chance
 
 
@@ -78,7 +83,7 @@ def test_scoring_leaves_network_and_random_streams_as_they_were(algo: str, tmp_p
     network, data = build_model(config), load_data(config)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     random_state = torch.get_rng_state()
-    ticket = find_ticket_of(config)(network, data, config, Run(tmp_path / "run", tmp_path / "logs", 42))
+    ticket = load_algorithm(config.algo)(network, data, config, Run(tmp_path / "run", tmp_path / "logs", 42))
     assert torch.equal(torch.get_rng_state(), random_state)
     for name, value in before.items():
         assert torch.equal(network.state_dict()[name], value)

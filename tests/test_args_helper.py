@@ -95,13 +95,13 @@ DEFAULTS: dict[str, Any] = {
     "iter_start": 0, "prune_type": "FixThresholding", "prune_rate": 0.5, "target_sparsity": 0.5,
     "quantize_threshold": 0.5, "project_freq": 1, "round": "naive", "noise_ratio": 0, "num_test": 1,
     "rewind_to_epoch": -1, "fine_tune_optimizer": "sgd", "fine_tune_lr": 0.01, "fine_tune_lr_policy": "constant_lr",
-    "fine_tune_wd": 1e-4, "imp_rounds": -1, "imp_rewind_iter": 1000, "imp_resume_round": -1, "imp_resume_epoch": -1,
+    "fine_tune_wd": 1e-4, "imp_rounds": -1, "imp_rewind_iter": None, "imp_resume_round": -1, "imp_resume_epoch": -1,
     "imp_resume_iter": -1, "smart_ratio": -1, "sr_version": 1, "how_to_connect": "prob", "interpolate": "prob",
     "accumulate": 1, "rewind_epoch": 0, "freeze_weights": True, "milestones": None, "fine_tune_epochs": None,
     "name": None, "subfolder": None, "run_idx": None, "resume": None, "pretrained": None, "pretrained2": None,
     "ckpt_at_fixed_epochs": (),
     **dict.fromkeys(
-        "fixed_init no_cuda checkpoint_at_prune save_model mixed_precision evaluate evaluate_only use_full_data bias "
+        "fixed_init no_cuda checkpoint_at_prune save_model mixed_precision evaluate use_full_data bias "
         "first_layer_dense last_layer_dense scale_fan nesterov no_bn_decay override_prune_rate hc_quantized "
         "bottom_k_on_forward differentiate_clamp noise rewind_score drop_bottom_half_weights invert_sanity_check "
         "unflag_before_finetune weight_training dense_training skip_fine_tune skip_sanity_checks only_sanity shuffle "
@@ -122,7 +122,9 @@ GONE = (
 
 OUTSIDE_THE_RESULT = set(
     "config name subfolder run_idx results_dir log_dir results_filename trial_num num_trial device gpu no_cuda threads "
-    "workers print_freq save_every checkpoint_at_prune ckpt_at_fixed_epochs save_model resume print_config data".split()
+    "workers print_freq save_every checkpoint_at_prune ckpt_at_fixed_epochs save_model resume print_config data "
+    "weight_training dense_training random_subnet skip_sanity_checks with_dense only_sanity sanity_folder evaluate "
+    "compare_rounding mode_connect pretrained2 how_to_connect interpolate sweep".split()
 )
 """The options that change nothing about the result; every other one has to enter config_hash."""
 
@@ -133,6 +135,10 @@ BOUNDS: dict[str, tuple[float | None, float, float, float | None]] = {
     **dict.fromkeys(("trial_num", "num_trial", "print_freq", "batch_size", "hidden_size"), (0, 1, MANY, ANY)),
     **dict.fromkeys(("epochs", "iter_period", "project_freq", "num_test", "fine_tune_epochs"), (0, 1, MANY, ANY)),
     **dict.fromkeys(("score_batches", "score_parts"), (0, 1, MANY, ANY)),
+    **dict.fromkeys(("rewind_epoch", "imp_rewind_iter"), (-1, 0, MANY, ANY)),
+    **dict.fromkeys(("imp_resume_round", "imp_resume_epoch", "imp_resume_iter"), (-2, -1, MANY, ANY)),
+    "imp_rounds": (ANY, 1, MANY, ANY),
+    "lr_gamma": (0, 1e-9, 1, 1.001),
     "smart_ratio": (-1.001, -1, 0.999, 1),
     "sr_version": (0, 1, 2, 3),
     **dict.fromkeys(("width", "lr", "fine_tune_lr"), (0, 1e-9, 1e9, ANY)),
@@ -288,7 +294,7 @@ def test_dashes_in_a_value_stay(words: list[str]) -> None:
 @pytest.mark.parametrize("name", [name for name, field in OPTIONS.items() if field.annotation is bool])
 def test_a_boolean_flag_is_bare_or_has_a_value_or_is_negated(name: str) -> None:
     dashed = name.replace("_", "-")
-    base = ["--hc_quantized"]  # bottom_k_on_forward needs it
+    base = "--hc_quantized --shuffle --pretrained a --pretrained2 b --sanity_folder c".split()  # what some need beside
     for words in ([f"--{name}"], [f"--{dashed}"], [f"--{name}", "true"], [f"--{name}=True"]):
         assert getattr(parse_args([*base, f"--no_{name}", *words]), name) is True
     for words in ([f"--{name}", "false"], [f"--{name}=False"], [f"--no_{name}"], [f"--no-{dashed}"]):
@@ -400,6 +406,49 @@ def test_the_device_is_named_as_torch_names_it() -> None:
     assert parse_args(["--device", "cpu", "--gpu", "2"]).torch_device == "cpu"
 
 
+@pytest.mark.parametrize(
+    ("words", "algo"),
+    [("--weight_training", "training"), ("--dense_training", "training"), ("--algo wt", "training"),
+     ("--random_subnet", "random_subnet"), ("--random_subnet --smart_ratio 0.9", "smart_ratio"),
+     ("--ticket x", "given")],
+)  # fmt: skip
+def test_published_switches_name_an_algorithm(words: str, algo: str) -> None:
+    config = parse_args(words.split())
+    assert config.algo == algo
+    assert Config.model_validate(config.model_dump()).algo == algo
+
+
+@pytest.mark.parametrize(
+    ("words", "prunings"),
+    [("--target_sparsity 1.44", 20), ("--target_sparsity 80", 1), ("--target_sparsity 100", 0),
+     ("--target_sparsity 64", 2), ("--imp_rounds 7", 6), ("--target_sparsity 1.44 --prune_rate 0.5", 7)],
+)  # fmt: skip
+def test_rounds_of_magnitude_pruning_are_those_given_or_those_the_target_needs(words: str, prunings: int) -> None:
+    assert parse_args(["--algo", "imp", *words.split()]).imp_prunings == prunings
+
+
+def test_concrete_search_is_its_authors_unless_said() -> None:
+    config = parse_args(["--algo", "cts", "--lr", "0.3"])
+    assert (config.optimizer, config.lr, config.lr_policy, config.wd) == ("adam", 0.3, "multistep_lr", 0.0)
+
+
+def test_an_algorithm_of_ones_own_is_a_function_in_a_file_and_its_text_enters_the_hash(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    assert f"there is no file {path}" in complaint("--algo", f"{path}:find_ticket")
+    path.write_text("def find_ticket(): ...\n")
+    before = parse_args(["--algo", f"{path}:find_ticket"]).config_hash
+    path.write_text("def find_ticket(): return 1\n")
+    assert parse_args(["--algo", f"{path}:find_ticket"]).config_hash != before
+    assert "'2' is not the name of a function" in complaint("--algo", f"{path}:2")
+
+
+def test_the_task_is_the_same_for_every_way_to_find_a_ticket_and_another_for_another_network() -> None:
+    ticket = parse_args("--algo hc_iter --lr 0.3 --batch_size 7 --init signed_constant --epochs 77".split())
+    assert ticket.task_hash == parse_args(["--algo", "training"]).task_hash
+    for words in ("--width 2", "--seed 1", "--dataset CIFAR10", "--arch resnet32", "--use_full_data"):
+        assert parse_args(words.split()).task_hash != ticket.task_hash
+
+
 def another(name: str) -> Any:
     """A value of an option other than its default, allowed by itself."""
     default = OPTIONS[name].default
@@ -448,7 +497,7 @@ def test_a_config_as_yaml_holds_every_option_but_those_of_the_call() -> None:
     text = Config(config="x.yml", resume="there", print_config=True).to_yaml()
     named = {line.partition(":")[0] for line in text.splitlines()}
     unset = {name for name, field in OPTIONS.items() if field.default is None}
-    assert named == set(OPTIONS) - unset - {"config", "resume", "print_config"}
+    assert named == set(OPTIONS) - unset - {"config", "resume", "print_config", "sweep"}
 
 
 # ---- what is said of a wrong value ---------------------------------------------------------------------------------
@@ -552,7 +601,7 @@ PUBLISHED = {
     "ResNet18 ResNet50 ResNet101 WideResNet50_2 WideResNet101_2 TinyResNet18 WideResNet28 vgg16 tinyvgg16 MobileNetV2 "
     "tinyMobileNetV2",
     "algo": "hc hc_iter ep global_ep global_ep_iter imp training wt dense smart_ratio random random_erk magnitude snip "
-    "grasp synflow cts",
+    "grasp synflow cts random_subnet",
 }
 
 
@@ -573,7 +622,7 @@ def test_every_published_choice_is_known(option: str, name: str) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--arch", "resnet20Normal"], ["-e"], ["--no-evaluate"]],
+    [["--arch", "resnet20Normal"], ["-e", "--pretrained", "x"], ["--no-evaluate"], ["--evaluate_only", "false"]],
     ids=str,
 )
 def test_every_other_published_spelling_is_known(words: list[str]) -> None:
@@ -699,6 +748,26 @@ CONTRADICTIONS = [
      "--rewind_score --rewind_to_epoch 2 --start_epoch 2"),
     ("--rewind_score --rewind_to_epoch 0 --start_epoch 1", "rewind_to_epoch 0 lies before start_epoch 1",
      "--rewind_score --rewind_to_epoch -1 --start_epoch 1"),
+    ("--algo imp --prune_rate 1", "algo imp needs a prune_rate between 0 and 1, not 1", "--algo imp --prune_rate -1"),
+    ("--algo imp --imp_rounds 0", "imp_rounds 0 is neither −1 nor at least 1", "--algo imp --imp_rounds 1"),
+    ("--algo imp --imp_resume_round 1", "imp_resume_round needs --imp_resume_folder",
+     "--algo imp --imp_resume_round 1 --imp_resume_folder x"),
+    ("--algo imp --imp_resume_round 3 --imp_rounds 3 --imp_resume_folder x",
+     "imp_resume_round 3 lies beyond the last round, 2", "--algo imp --imp_resume_round 2 --imp_rounds 3 "
+     "--imp_resume_folder x"),
+    ("--algo imp --imp_resume_iter 1", "a place in a round was given but no round", "--algo imp"),
+    ("--random_subnet --prune_rate 0", "random_subnet keeps each weight by chance prune_rate, which cannot be 0",
+     "--random_subnet --prune_rate 1"),
+    ("--chg_mask", "chg_mask and chg_weight say what shuffle or reinit is of", "--chg_mask --reinit"),
+    ("--algo given", "algo given is a ticket from a file", "--ticket x"),
+    ("--algo cts --target_sparsity 100", "algo cts needs a target_sparsity below 100", "--algo cts"),
+    ("--algo cts --rewind_epoch 3 --epochs 3", "rewind_epoch 3 leaves none of the 3 epochs of fine-tuning",
+     "--algo cts --rewind_epoch 2 --epochs 3"),
+    ("--only_sanity", "only_sanity needs a sanity_folder", "--only_sanity --ticket x"),
+    ("--evaluate", "evaluate needs a network", "--evaluate --pretrained x"),
+    ("--compare_rounding", "compare_rounding needs scores", "--compare_rounding --pretrained x"),
+    ("--mode_connect --pretrained x", "mode_connect needs two networks",
+     "--mode_connect --pretrained x --pretrained2 y"),
 ]  # fmt: skip
 """Words that cannot be meant together, what is said of them, and words near them that can."""
 
@@ -733,14 +802,14 @@ def test_an_option_that_is_wrong_by_itself_is_not_accused_of_contradicting_anoth
 
 
 def test_all_problems_are_said_at_once_each_with_its_place(tmp_path: Path) -> None:
-    text = "lr: fast\nepochs: 0\nlr_policy: cosine\nnesterov: true\nmomentum: 0\nfoo_bar: 1\nevaluate: true\nlr: 2\n"
+    text = "lr: fast\nepochs: 0\nlr_policy: cosine\nnesterov: true\nmomentum: 0\nfoo_bar: 1\nexport: true\nlr: 2\n"
     path = written(tmp_path, text)
     message = complaint("--config", path, "--wd", "-1", "--qqq", "3", "stray", "--noise=maybe")
     heading, *problems = message.splitlines()
     assert heading == "11 problems with the options:"
     assert {line.strip().partition(": ")[0].replace(path, "FILE") for line in problems} == {
         "lr (FILE:1)", "epochs (FILE:2)", "lr_policy (FILE:3)", "nesterov (FILE:4), momentum (FILE:5)",
-        "foo_bar (FILE:6)", "evaluate (FILE:7)", "lr (FILE:8)", "--wd", "--qqq", "stray", "--noise",
+        "foo_bar (FILE:6)", "export (FILE:7)", "lr (FILE:8)", "--wd", "--qqq", "stray", "--noise",
     }  # fmt: skip
 
 

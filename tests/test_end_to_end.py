@@ -39,6 +39,8 @@ def _timeless(folder: Path) -> dict[str, object]:
     tables = {path.name: [{**row, "seconds": ""} for row in _rows(path)] for path in folder.glob("*.csv")}
     summary = json.loads((folder / "summary.json").read_text())
     summary = {name: value for name, value in summary.items() if "seconds" not in name}
+    for figures in summary["cost"].values():  # neither the clock nor the allocator repeats itself
+        del figures["seconds"], figures["peak_memory_bytes"]
     states = {path.name: torch.load(path, weights_only=True)["training"] for path in folder.glob("checkpoints/*.pt")}
     return {"tables": tables, "summary": summary, "ticket": load_file(folder / "ticket.safetensors"), **states}
 

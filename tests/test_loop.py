@@ -23,7 +23,8 @@ from trainers.loop import Training, evaluate, train, train_step
 from trainers.scores import ScoreTraining
 from trainers.weights import WeightTraining
 from utils.errors import Stopped
-from utils.optim import build_optimizer, decay_groups
+from utils.masks import Ticket
+from utils.recipe import Recipe
 from utils.run import Run
 
 SPEC = DataSpec(shape=(1, 4, 4), classes=("a", "b", "c"), mean=(0.5,), std=(0.25,), pad=1, flip=True)
@@ -69,8 +70,11 @@ def masks() -> dict[str, Tensor]:
 
 def training_weights(optimizer: str = "sgd", lr: float = 0.05) -> WeightTraining:
     net = Toy()
-    optimizer = build_optimizer(optimizer, decay_groups(net, 1e-2), lr, 0.9)
-    return WeightTraining(net, masks(), optimizer, lambda epoch: lr / (1 + epoch))
+    words = ["--fine_tune_optimizer", optimizer, "--fine_tune_lr", str(lr), "--fine_tune_wd", "0.01"]
+    given = Ticket({name: value.clone() for name, value in net.state_dict().items()}, masks())
+    training = WeightTraining(net, given, Recipe.of_tuning(parse_args(words)))
+    training.lr = lambda epoch: lr / (1 + epoch)
+    return training
 
 
 def training_scores(*words: str, rule: Round | Soft | None = None) -> ScoreTraining:

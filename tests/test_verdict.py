@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from utils.errors import UserError
-from utils.report import judge_checks, last_screen, siblings, trials_screen, write_summary, write_trials
+from utils.report import beside_dense, judge_checks, last_screen, siblings, trials_screen, write_summary, write_trials
 from utils.verdict import Verdict, judge
 
 # Student's t at 97.5%, from a printed table, by degrees of freedom.
@@ -100,7 +100,9 @@ def summary(trial: int, ticket: float = 90.0, checks: dict[str, float] | None = 
         "weights_total": 270896, "weights_remaining": 3900, "weights_remaining_percent": 1.4397,
         "gem_weights_remaining": 3800, "test_acc_before_finetune": 50.0, "test_acc_after_finetune": ticket,
         "val_acc_after_finetune": 80.0, "seconds": 75.4, "search_seconds": 50.2, "finetune_seconds": 20.4,
-        "device": "a CPU", "config_hash": "abc", "rescued": False,
+        "device": "a CPU", "config_hash": "abc", "rescued": False, "target_sparsity": 1.44, "density_reason": None,
+        "effective_weights_remaining": 3900, "effective_weights_remaining_percent": 1.4397, "dead_layers": [],
+        "dense": None,
         "checks": {name: {"test_acc_after_finetune": value} for name, value in (checks or {}).items()}, **other,
     }  # fmt: skip
 
@@ -249,9 +251,9 @@ def test_the_last_screen_tells_the_run(tmp_path: Path) -> None:
     trials = [summary(k, 90.0, {"mask_shuffle": 85.0 + k}) for k in (1, 2, 3)]
     assert screen(finish(tmp_path, *trials)[-1]) == [
         "resnet20 on Digits, hc_iter, trial 3, seed 126",
-        "weights kept 3,900 of 270,896: 1.44%",
+        "weights remaining 3,900 of 270,896: 1.44%",
         "before any training 50.00% test accuracy, the gem of 3,800 weights (1.40%) as drawn; chance is 10%",
-        "after fine-tuning 90.00% test accuracy, 80.00% on validation",
+        "after training 90.00% test accuracy, 80.00% on validation",
         "sanity checks fine-tuned alike; the ticket should be better",
         "mask_shuffle 88.00% ticket +3.00 points: passes (95% interval +0.52 to +5.48, n = 3)",
         "seconds 75 on a CPU (search 50, fine-tuning 20)",
@@ -260,15 +262,45 @@ def test_the_last_screen_tells_the_run(tmp_path: Path) -> None:
     ]
 
 
+def test_the_gap_to_dense_stands_beside_ticket_and_checks(tmp_path: Path) -> None:
+    one = summary(1, 90.0, {"mask_shuffle": 85.0})
+    beside = beside_dense(one, summary(1, 92.5), tmp_path / "dense")
+    assert beside["dense"] == {"test_acc_after_finetune": 92.5, "gap": 2.5, "run": str(tmp_path / "dense")}
+    assert beside["checks"]["mask_shuffle"]["gap_to_dense"] == 7.5
+    [written] = finish(tmp_path, beside)
+    assert "dense network 92.50%: the ticket is 2.50 points below it" in screen(written)
+    trials = write_trials(tmp_path / "trial_1", "abc")
+    assert trials["figures"]["gap_to_dense"] == {"mean": 2.5, "sd": None, "n": 1}
+    assert "below dense" in trials_screen(trials)
+    assert beside_dense(one, None, None) == one
+
+
+def test_the_last_screen_says_why_the_density_is_another_and_what_is_cut_off() -> None:
+    cut = {"effective_weights_remaining": 3800, "effective_weights_remaining_percent": 1.4028, "dead_layers": ["a.b"]}
+    lines = screen(summary(1, density_reason="of ties", **cut))
+    assert lines[2:5] == [
+        "(1.44% was asked for: of ties)",
+        "effective 1.40%: 100 weights are cut off from input or output",
+        "dead layers a.b",
+    ]
+
+
+def test_an_inverted_run_is_judged_as_the_check_of_the_run_it_inverts(tmp_path: Path) -> None:
+    inverted = [summary(k, 50.0 + k, inverts={"test_acc_after_finetune": 90.0}) for k in (1, 2, 3)]
+    finish(tmp_path, *inverted)
+    verdict = write_trials(tmp_path / "trial_1", "abc")["checks"]["score_inversion"]
+    assert (verdict["margin"], verdict["passes"]) == (38.0, True)
+
+
 def test_the_last_screen_leaves_out_what_there_is_not() -> None:
     lines = screen(summary(1, test_acc_after_finetune=None, val_acc_after_finetune=None, gem_weights_remaining=None))
     assert lines[2] == "before any training 50.00% test accuracy (chance is 10%)"
     assert lines[3].startswith("seconds ")
-    assert not [line for line in lines if "fine-tuning 9" in line or "sanity" in line or "rescued" in line]
+    assert not [line for line in lines if "after training" in line or "sanity" in line or "rescued" in line]
 
 
 def test_the_last_screen_has_no_validation_without_a_validation_set() -> None:
-    assert "after fine-tuning 90.00% test accuracy" in screen(summary(1, val_acc_after_finetune=None))
+    assert "after training 90.00% test accuracy" in screen(summary(1, val_acc_after_finetune=None))
 
 
 def test_the_last_screen_says_that_a_ticket_was_rescued() -> None:

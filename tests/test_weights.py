@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import trainers.loop as loop_module
-from args_helper import Config, parse_args
+from args_helper import parse_args
 from data.loader import PlainBatches, Splits, TrainBatches
 from data.spec import DataSpec, ImageSet
 from models.initialise import WeightDraw, draw_weights
 from trainers.loop import evaluate
-from trainers.weights import WeightTraining, fine_tune
+from trainers.weights import WeightTraining, train_ticket
 from utils.masks import Ticket
-from utils.optim import build_optimizer, decay_groups
+from utils.recipe import Recipe
 from utils.run import Run
 
 SPEC = DataSpec(shape=(1, 4, 4), classes=("a", "b", "c"), mean=(0.5,), std=(0.25,))
@@ -59,8 +59,8 @@ def ticket(bias: bool = False) -> Ticket:
     return Ticket({name: value.clone() for name, value in net.state_dict().items()}, masks)
 
 
-def tuning(*words: str) -> Config:
-    return parse_args(["--fine_tune_epochs", "2", *words])
+def tuning(*words: str) -> Recipe:
+    return Recipe.of_tuning(parse_args(["--fine_tune_epochs", "2", *words]))
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ RECIPES = {
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_pruned_weights_are_exactly_0_after_every_step(recipe, run, steps):
     given, net = ticket(bias=True), Toy(bias=True)
-    fine_tune(run, "finetune", net, given, splits(), tuning("--fine_tune_lr", "0.05", *RECIPES[recipe]))
+    train_ticket(run, "finetune", net, given, splits(), tuning("--fine_tune_lr", "0.05", *RECIPES[recipe]))
     assert len(steps) == 6
     for parameters in steps:
         for name, mask in given.masks.items():
@@ -107,8 +107,7 @@ def test_pruned_weights_are_exactly_0_after_every_step(recipe, run, steps):
 
 def test_pruned_weights_are_0_before_the_first_step():
     net, given = Toy(), ticket()
-    net.load_state_dict(given.state)
-    WeightTraining(net, given.masks, build_optimizer("sgd", decay_groups(net, 0.0), 0.1), lambda epoch: 0.1)
+    WeightTraining(net, given, tuning())
     for name, mask in given.masks.items():
         assert torch.equal(net.state_dict()[name], given.state[name] * mask)
 
@@ -139,7 +138,7 @@ def test_survivors_and_batch_norm_learn_as_by_sgd_without_zeroing(nesterov, no_b
     given, net, data = ticket(), Toy(), splits()
     words = ("--fine_tune_lr", "0.1", "--fine_tune_wd", "0.3")
     switches = ("--nesterov", str(nesterov).lower(), "--no_bn_decay", str(no_bn_decay).lower())
-    fine_tune(run, "finetune", net, given, data, tuning(*words, *switches))
+    train_ticket(run, "finetune", net, given, data, tuning(*words, *switches))
     spared = ("norm.weight", "norm.bias") if no_bn_decay else ()
     expected = trained_by_hand(run, given, data, 0.3, nesterov, spared)
     for name, part in net.named_parameters():
@@ -153,7 +152,7 @@ def test_survivors_and_batch_norm_learn_as_by_sgd_without_zeroing(nesterov, no_b
 
 def test_batch_norm_statistics_go_on_from_the_tickets(run):
     given, net, data = ticket(), Toy(), splits(batch_size=20)
-    fine_tune(run, "finetune", net, given, data, tuning("--fine_tune_epochs", "1"))
+    train_ticket(run, "finetune", net, given, data, tuning("--fine_tune_epochs", "1"))
     ((batch, _),) = data.train.epoch(run.rng("finetune", "batches", 0))
     out = F.conv2d(batch, given.state["conv.weight"] * given.masks["conv.weight"], padding=1)
     old = given.state
@@ -165,7 +164,7 @@ def test_batch_norm_statistics_go_on_from_the_tickets(run):
 def test_parameters_that_a_search_froze_are_trained_again(run):
     net, given = Toy(), ticket()
     net.requires_grad_(False)
-    fine_tune(run, "finetune", net, given, splits(), tuning())
+    train_ticket(run, "finetune", net, given, splits(), tuning())
     changed = {name for name, part in net.named_parameters() if not torch.equal(part, given.state[name])}
     assert changed == {"conv.weight", "norm.weight", "norm.bias", "out.weight"}
 
@@ -176,15 +175,15 @@ def test_what_the_network_was_before_makes_no_difference(tmp_path):
         net = Toy()
         with Run(tmp_path / str(number), tmp_path / "events", 7).until_stopped() as run:
             if used:
-                fine_tune(run, "check/mask_shuffle", net, given, splits(), tuning("--fine_tune_lr", "0.5"))
-            fine_tune(run, "finetune", net, given, splits(), tuning("--fine_tune_wd", "0.1"))
+                train_ticket(run, "check/mask_shuffle", net, given, splits(), tuning("--fine_tune_lr", "0.5"))
+            train_ticket(run, "finetune", net, given, splits(), tuning("--fine_tune_wd", "0.1"))
         results.append(net.state_dict())
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
 def test_the_ticket_itself_is_not_trained(run):
     given, same = ticket(), ticket()
-    fine_tune(run, "finetune", Toy(), given, splits(), tuning("--fine_tune_lr", "0.5"))
+    train_ticket(run, "finetune", Toy(), given, splits(), tuning("--fine_tune_lr", "0.5"))
     assert all(torch.equal(given.state[name], same.state[name]) for name in same.state)
     assert all(torch.equal(given.masks[name], same.masks[name]) for name in same.masks)
 
@@ -195,7 +194,7 @@ def test_the_ticket_itself_is_not_trained(run):
 def test_labels_are_smoothed_as_the_config_says(run):
     given, net, data = ticket(), Toy(), splits(batch_size=20)
     words = ("--fine_tune_epochs", "1", "--fine_tune_lr", "1e-9", "--label_smoothing", "0.3")
-    row = fine_tune(run, "finetune", net, given, data, tuning(*words))
+    row = train_ticket(run, "finetune", net, given, data, tuning(*words))
     ((batch, labels),) = data.train.epoch(run.rng("finetune", "batches", 0))
     log_p = net.train()(batch).log_softmax(1)
     expected = -(0.7 * log_p[range(20), labels] + 0.1 * log_p.sum(1)).mean().item()
@@ -206,7 +205,7 @@ def test_labels_are_smoothed_as_the_config_says(run):
 def test_the_optimizer_is_that_of_fine_tuning(optimizer, other, run, steps):
     given = ticket()
     words = ("--optimizer", other, "--fine_tune_optimizer", optimizer, "--fine_tune_lr", "0.01", "--fine_tune_wd", "0")
-    fine_tune(run, "finetune", Toy(), given, splits(), tuning(*words))
+    train_ticket(run, "finetune", Toy(), given, splits(), tuning(*words))
     moved = (steps[0]["out.weight"] - given.state["out.weight"]).abs()[given.masks["out.weight"]]
     by_the_learning_rate = (moved - 0.01).abs().le(1e-5)  # as Adam's first step is, whatever the gradient
     assert by_the_learning_rate.all() if optimizer == "adam" else not by_the_learning_rate.all()
@@ -214,32 +213,32 @@ def test_the_optimizer_is_that_of_fine_tuning(optimizer, other, run, steps):
 
 def test_the_learning_rate_is_that_of_fine_tuning_over_its_own_epochs(run):
     words = ("--lr", "5", "--epochs", "60", "--fine_tune_epochs", "4", "--fine_tune_lr", "0.2")
-    fine_tune(run, "finetune", Toy(), ticket(), splits(), tuning(*words, "--fine_tune_lr_policy", "cosine_lr"))
+    train_ticket(run, "finetune", Toy(), ticket(), splits(), tuning(*words, "--fine_tune_lr_policy", "cosine_lr"))
     rates = [0.1 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]
     assert [row["lr"] for row in run.rows("finetune")] == pytest.approx(rates)
 
 
 def test_multistep_divides_at_the_given_milestones_by_the_given_gamma(run):
     words = ("--fine_tune_epochs", "4", "--fine_tune_lr", "0.2", "--milestones", "1", "3", "--gamma", "0.5")
-    fine_tune(run, "finetune", Toy(), ticket(), splits(), tuning(*words, "--fine_tune_lr_policy", "multistep_lr"))
+    train_ticket(run, "finetune", Toy(), ticket(), splits(), tuning(*words, "--fine_tune_lr_policy", "multistep_lr"))
     assert [row["lr"] for row in run.rows("finetune")] == pytest.approx([0.2, 0.1, 0.1, 0.05])
 
 
 def test_without_epochs_of_its_own_fine_tuning_takes_those_of_the_search(run):
-    config = parse_args(["--epochs", "3", "--iter_period", "1"])
-    assert fine_tune(run, "finetune", Toy(), ticket(), splits(), config)["epoch"] == 2
+    recipe = Recipe.of_tuning(parse_args(["--epochs", "3", "--iter_period", "1"]))
+    assert train_ticket(run, "finetune", Toy(), ticket(), splits(), recipe)["epoch"] == 2
 
 
 def test_the_row_is_the_last_epochs_and_not_the_best(run, monkeypatch):
     accuracies = iter([90.0, 80.0, 50.0, 40.0])  # test and val of two epochs
     monkeypatch.setattr("trainers.weights.evaluate", lambda network, batches: next(accuracies))
-    row = fine_tune(run, "finetune", Toy(), ticket(), splits(), tuning())
+    row = train_ticket(run, "finetune", Toy(), ticket(), splits(), tuning())
     assert (row["epoch"], row["test_acc"], row["val_acc"]) == (1, 50.0, 40.0)
 
 
 def test_the_row_has_the_accuracies_of_the_network_that_is_handed_back_and_its_density(run):
     given, net, data = ticket(bias=True), Toy(bias=True), splits()
-    row = fine_tune(run, "finetune", net, given, data, tuning("--fine_tune_lr", "0.1"))
+    row = train_ticket(run, "finetune", net, given, data, tuning("--fine_tune_lr", "0.1"))
     assert (row["test_acc"], row["val_acc"]) == (evaluate(net, data.test), evaluate(net, data.val))
     assert row["test_acc"] != row["val_acc"]
     kept = sum(int(given.masks[name].sum()) for name in ("conv.weight", "out.weight"))
@@ -252,7 +251,7 @@ def test_a_finished_fine_tuning_hands_back_the_trained_network_again(tmp_path):
     nets, rows = [Toy(), Toy()], []
     for net in nets:
         with Run(tmp_path, tmp_path / "events", 7).until_stopped() as run:
-            rows.append(fine_tune(run, "finetune", net, ticket(), splits(), tuning()))
+            rows.append(train_ticket(run, "finetune", net, ticket(), splits(), tuning()))
     states = [net.state_dict() for net in nets]
     assert rows[0] == rows[1]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

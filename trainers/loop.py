@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from data.loader import Batch, Splits
+from trainers.ledger import Cost
 from utils.run import Row, Run
 
 Draw = Callable[[str], torch.Generator]
@@ -41,7 +42,7 @@ class Training:
 
     # ---- what a step does beside forward, backward and the optimizer's update; nothing here may wait for the device --
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         """The loss of the task, to which `penalty` is added for the gradient."""
         return F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
 
@@ -51,6 +52,9 @@ class Training:
 
     def before_step(self, step: int) -> None:
         """Called before the forward pass of every step (0-based in its epoch)."""
+
+    def before_update(self) -> None:
+        """Called when the gradients are there, before the optimizer's update."""
 
     def after_step(self) -> None:
         """Called after the optimizer's update."""
@@ -69,6 +73,10 @@ class Training:
 
     def after_epoch(self, epoch: int, draw: Draw) -> None:
         """Called when the epoch was measured: the place to prune."""
+
+    def layer_densities(self) -> dict[str, float]:
+        """Layer -> the fraction of its weights that takes part in the forward pass, for the ledger of costs."""
+        return {}
 
     def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """More to log of the epoch: scalars by tag, and tensors whose histograms are of interest."""
@@ -118,6 +126,7 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
 
             row = {"phase": stage, "epoch": epoch, "lr": training.lr(epoch)}
             row |= _measured(training, data, draw, position.meter)
+            position.count_epoch()
             training.after_epoch(epoch, draw)
             row["seconds"] = round(position.seconds + time.perf_counter() - started, 3)
             position.next_epoch(row)
@@ -141,9 +150,10 @@ def train_step(training: Training, step: int, images: Tensor, labels: Tensor) ->
     """
     training.before_step(step)
     logits = training.network(images)
-    loss = training.loss(logits, labels)
+    loss = training.loss(logits, labels, images)
     penalty = training.penalty()
     (loss if penalty is None else loss + penalty).backward()
+    training.before_update()
     training.optimizer.step()
     # Gradients stay where they are, as zeros: scores' gradients are views of one buffer.
     training.optimizer.zero_grad(set_to_none=False)
@@ -171,13 +181,18 @@ class _Position:
         self._run, self._stage, self._training = run, stage, training
         fresh = {"epoch": first_epoch, "step": 0, "done": False, "seconds": 0.0, "meter": [0.0] * 3, "rows": []}
         stored = run.load(stage) or fresh
+        self._cost = Cost(device, stored.get("cost"))
         self.epoch, self.step, self.done = stored["epoch"], stored["step"], stored["done"]
         self.seconds = stored["seconds"]
         self.meter = torch.as_tensor(stored["meter"], dtype=torch.float32).to(device)
         self._rows: list[Row] = stored["rows"]
         if "training" in stored:
             training.load_state(stored["training"])
-        run.record(stage, self._rows)
+        run.record(stage, self._rows, self._cost.figures)
+
+    def count_epoch(self) -> None:
+        """Enter the epoch that was just trained into the costs."""
+        self._cost.count(self.step, int(self.meter[2]), self._training.layer_densities())
 
     def save(self, started: float | None = None, finished_epoch: int | None = None) -> None:
         """Store the position; in the middle of an epoch, with the seconds it took so far."""
@@ -185,6 +200,7 @@ class _Position:
         state = {
             "epoch": self.epoch, "step": self.step, "done": self.done, "seconds": seconds,
             "meter": self.meter.tolist(), "rows": self._rows, "training": self._training.state(),
+            "cost": self._cost.figures,
         }  # fmt: skip
         self._run.save(self._stage, state, finished_epoch)
 
@@ -194,7 +210,7 @@ class _Position:
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
         self.meter = torch.zeros_like(self.meter)
         self.save(finished_epoch=self.epoch - 1)
-        self._run.record(self._stage, self._rows)
+        self._run.record(self._stage, self._rows, self._cost.figures)
 
     def finish(self) -> None:
         """Store that the stage needs no more training."""

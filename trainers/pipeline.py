@@ -1,218 +1,196 @@
-"""The story of a run: data, network, ticket, fine-tuning, sanity checks, report."""
+"""The story of a run: data, network, ticket, training, sanity checks, report."""
 
 from __future__ import annotations
 
-import warnings
+import time
 from collections.abc import Callable
-from importlib import import_module
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
 from torch import nn
 
-from args_helper import Config, difference, parse_args
+from args_helper import Config, parse_args
 from data import load_data
 from data.loader import Splits
 from models import build_model
 from models.masking import to_plain
-from trainers.algorithms import ALGORITHMS
+from trainers.algorithms import load_algorithm
+from trainers.folders import folder_of, is_finished, opened, resolved
 from trainers.loop import evaluate
+from trainers.reference import dense_config, find_dense
 from trainers.sanity import CHECKS
-from trainers.weights import fine_tune
-from utils.environment import choose_device, describe_environment, device_name
-from utils.errors import UserError, resume_command
+from trainers.summary import log_outcome, related, summarise
+from trainers.weights import train_ticket
+from utils.errors import UserError
 from utils.figures import draw_curves
-from utils.files import write_atomic, write_json
-from utils.masks import Ticket, masked_state, per_layer, remaining, total
-from utils.report import AVERAGED, Summary, last_screen, trials_screen, write_summary, write_trials
-from utils.run import Run
+from utils.files import read_json, write_atomic
+from utils.masks import Ticket, masked_state
+from utils.recipe import Recipe
+from utils.report import dense_line, last_screen, siblings, trials_screen, write_summary, write_trials
+from utils.run import Row, Run
+from utils.tickets import read_ticket, write_ticket
 
-FindTicket = Callable[[nn.Module, Splits, Config, Run], Ticket]
 
-
-def run_trials(config: Config) -> None:
+def run_trials(config: Config) -> Path:
     """Run every trial of a config that is not finished yet, one after another, and report each and all.
+
+    Returns:
+        The folder of the last trial.
 
     Raises:
         UserError: something given cannot be used.
         Stopped: the process was asked to stop; the trial at hand is saved.
     """
-    config = _resolved(config)
+    config = resolved(config)
     last = config.trial_num + config.num_trial - 1
     for number in range(config.trial_num, last + 1):
         # What is left to do from here on, so that resuming this trial goes on with the later ones.
         trial = config.model_copy(update={"trial_num": number, "num_trial": last - number + 1})
-        folder = _folder(trial)
+        folder = folder_of(trial)
         resumed = trial.resume is not None and number == config.trial_num
-        if _is_finished(folder, trial, resumed):
+        if is_finished(folder, trial, resumed):
             print(f"{folder} is finished: nothing to do")
         else:
             _run_trial(trial, folder)
+        if config.with_dense and config.algo != "training" and find_dense(trial) is None:
+            dense = dense_config(trial).model_copy(update={"num_trial": 1})
+            if not is_finished(folder_of(dense), dense, resumed=True):
+                _run_trial(dense, folder_of(dense))
+    _report_trials(config, folder)
+    return folder
+
+
+def _run_trial(config: Config, folder: Path) -> None:
+    """One run: find a ticket, train it, train its twins, report."""
+    find_ticket = load_algorithm(config.algo)
+    data = load_data(config)  # before there is a folder: what cannot start leaves none
+    net = build_model(config, data.spec).to(config.torch_device)
+    with opened(config, folder) as run:
+        ticket, seconds = _found(find_ticket, net, data, config, run)
+        write_ticket(folder / "ticket.safetensors", ticket, _about(config))
+        before = _untrained_accuracy(net, ticket, data)
+
+        tuned, checks = None, {}
+        recipe = ticket.recipe or Recipe.of_tuning(config)
+        if not config.skip_fine_tune or recipe.stage != "finetune":  # else the search has trained it
+            tuned = train_ticket(run, recipe.stage, net, ticket, data, recipe)
+            if config.save_model:
+                _write_model(folder / "model.safetensors", net)
+            if not config.skip_sanity_checks:
+                checks = _checks(run, net, ticket, data, config)
+
+        outcome = {"test_acc_before_finetune": before, "tuned": tuned, "checks": checks, "search_seconds": seconds}
+        summary = write_summary(folder, related(summarise(config, run, ticket, net, data, outcome), config))
+        log_outcome(run, config, summary)
+        draw_curves(folder / "curves.png", run.rows("search", "finetune"), summary)
+        print(last_screen(summary, folder, run.log_folder))
+
+
+def _found(find_ticket: Callable, net: nn.Module, data: Splits, config: Config, run: Run) -> tuple[Ticket, float]:
+    """The ticket, and the seconds its search took; the network is plain afterwards."""
+    started = time.perf_counter()
+    ticket = find_ticket(net, data, config, run)
+    seconds = time.perf_counter() - started
+    to_plain(net)
+    _check_kind(ticket, net, config)
+    return ticket, seconds
+
+
+def _check_kind(ticket: Ticket, net: nn.Module, config: Config) -> None:
+    """Raises: UserError: what an algorithm, which may be a user's own, has returned is no ticket of this network."""
+    problem = None
+    if not isinstance(ticket, Ticket):
+        problem = f"returned {type(ticket).__name__}, not a Ticket"
+    else:
+        shapes = {name: value.shape for name, value in net.state_dict().items()}
+        for kind, masks in (("masks", ticket.masks), ("gem", ticket.gem or {})):
+            for name, mask in masks.items():
+                if shapes.get(name) != mask.shape or str(mask.dtype) != "torch.bool":
+                    problem = f"{kind}['{name}'] is not a boolean tensor of the shape {shapes.get(name)}"
+        if set(ticket.state) != set(shapes):
+            problem = "its state is not the plain network's whole state_dict"
+        if not ticket.masks:
+            problem = "it has no masks"
+    if problem:
+        raise UserError(f"the ticket of algo {config.algo} cannot be used: {problem}")
+
+
+def _about(config: Config) -> dict[str, Any]:
+    return {"config_hash": config.config_hash, "arch": config.arch, "algo": config.algo}
+
+
+def _untrained_accuracy(net: nn.Module, ticket: Ticket, data: Splits) -> float:
+    """Test accuracy, in percent, of the subnetwork as the search left it."""
+    net.load_state_dict(masked_state(ticket.state, ticket.untrained))
+    return evaluate(net, data.test)
+
+
+def _write_model(path: Path, net: nn.Module) -> None:
+    write_atomic(path, save({name: value.contiguous() for name, value in net.state_dict().items()}))
+
+
+def _checks(run: Run, net: nn.Module, ticket: Ticket, data: Splits, config: Config) -> dict[str, Row]:
+    """Train the ticket's twins exactly as the ticket was; a dense network has none that differ."""
+    if all(bool(mask.all()) for mask in ticket.masks.values()):
+        return {}
+    recipe = ticket.recipe or Recipe.of_tuning(config)
+    checks = {}
+    for name, check in CHECKS.items():
+        twin = check(ticket, config, run.rng(f"check/{name}", "twin"))
+        row = train_ticket(run, f"check/{name}", net, twin, data, recipe)
+        checks[name] = {"test_acc_after_finetune": row["test_acc"]}
+    return checks
+
+
+def _report_trials(config: Config, folder: Path) -> None:
+    """Relate every finished trial to what is among the results by now, and sum the trials up."""
+    for summary in siblings(folder, config.config_hash):
+        trial = config.model_copy(update={"trial_num": summary["trial"]})
+        place = folder.with_name(f"trial_{summary['trial']}")
+        if (now := related(summary, trial)) != summary:
+            write_summary(place, now)
+            print(f"{place}: {dense_line(now)}" if now["dense"] else "")
     trials = write_trials(folder, config.config_hash)
     if len(trials["trials"]) > 1:
         print(trials_screen(trials))
 
 
-def _run_trial(config: Config, folder: Path) -> None:
-    """One run: find a ticket, train it, train its twins, report."""
-    data = load_data(config)  # before there is a folder: what cannot start leaves none
-    net = build_model(config, data.spec).to(config.torch_device)
-    with _opened(config, folder).until_stopped() as run:
-        ticket = find_ticket_of(config)(net, data, config, run)
-        _keep_ticket(run, ticket, config)
-        before = _untrained_accuracy(net, ticket, data)
-
-        tuned, checks = None, {}
-        if not config.skip_fine_tune:
-            tuned = fine_tune(run, "finetune", net, ticket, data, config)
-            if config.save_model:
-                state = {name: value.contiguous() for name, value in net.state_dict().items()}
-                write_atomic(run.folder / "model.safetensors", save(state))
-            for name, check in CHECKS.items() if not config.skip_sanity_checks else ():
-                twin = check(ticket, config, run.rng(f"check/{name}", "twin"))
-                row = fine_tune(run, f"check/{name}", net, twin, data, config)
-                checks[name] = {"test_acc_after_finetune": row["test_acc"]}
-
-        outcome = {"test_acc_before_finetune": before, "tuned": tuned, "checks": checks}
-        summary = write_summary(folder, _summary(config, run, ticket, data, outcome))
-        _log_outcome(run, config, summary)
-        draw_curves(folder / "curves.png", [*run.rows("search"), *run.rows("finetune")], summary)
-        print(last_screen(summary, folder, run.log_folder))
+# ---- checks of runs that are finished ------------------------------------------------------------------------------
 
 
-# ---- before a run --------------------------------------------------------------------------------------------------
-
-
-def _resolved(config: Config) -> Config:
-    """The config with every `auto` decided."""
-    device = choose_device(config.device, config.gpu, config.no_cuda)
-    if device == "cpu" and "gpu" in config.model_fields_set and config.device == "auto" and not config.no_cuda:
-        warnings.warn(f"there is no GPU number {config.gpu}: using the CPU", stacklevel=2)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    return config.model_copy(update={"device": device, "threads": torch.get_num_threads()})
-
-
-def _folder(config: Config) -> Path:
-    if config.resume:  # wherever it was moved to; later trials go beside it
-        return Path(config.resume).resolve().with_name(f"trial_{config.trial_num}")
-    return Path(config.results_dir) / _place(config)
-
-
-def _place(config: Config) -> Path:
-    """The run's folder under results_dir, and its events' under log_dir; parts that are not given are left out."""
-    parts = (config.subfolder, config.name, config.run_idx, f"trial_{config.trial_num}")
-    return Path(*(part for part in parts if part))
-
-
-def _is_finished(folder: Path, config: Config, resumed: bool) -> bool:
-    """Whether this very run is there and finished; one that is resumed may be there unfinished.
+def check_runs(config: Config) -> None:
+    """Make the missing sanity checks of every finished run under `sanity_folder`; or check a claimed `ticket`.
 
     Raises:
-        UserError: another experiment lies there, or this one, unfinished.
+        UserError: there are no finished runs.
+        Stopped: the process was asked to stop; the run at hand is saved, and the same command goes on.
     """
-    stored = folder / "config.yml"
-    if not stored.is_file():
-        return False
-    there = parse_args(["--config", str(stored)])
-    if there.config_hash != config.config_hash:
-        raise UserError(
-            f"{folder} holds another experiment, which differs in: {difference(there, config)}; "
-            f"to run this one beside it, give --name {_free_name(config)}"
-        )
-    finished = (folder / "summary.json").is_file()
-    if not finished and not resumed:
-        raise UserError(f"{folder} holds this run, unfinished; go on with it by: {resume_command(folder)}")
-    return finished
+    if config.sanity_folder is None:
+        run_trials(config)
+        return
+    root = Path(config.sanity_folder)
+    folders = sorted(path.parent for path in root.rglob("summary.json") if (path.parent / "config.yml").is_file())
+    if not folders:
+        raise UserError(f"sanity_folder {root}: there is no finished run (a folder with a summary.json) in it")
+    for folder in folders:
+        _check_run(folder, config)
 
 
-def _free_name(config: Config) -> str:
-    """A name under which there is no run folder yet."""
-    names = (f"{config.name or 'run'}_{number}" for number in count(2))
-    return next(name for name in names if not _folder(config.model_copy(update={"name": name})).exists())
-
-
-def _opened(config: Config, folder: Path) -> Run:
-    """The run's folder, with its options and environment written down."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "config.yml", config.to_yaml())
-    if not (folder / "environment.json").exists():
-        write_json(folder / "environment.json", describe_environment(config.torch_device))
-    kept = set(config.ckpt_at_fixed_epochs)
-    if config.checkpoint_at_prune and config.algo == "hc_iter":
-        kept.update(config.prunings)
-    run = Run(
-        folder,
-        Path(config.log_dir) / _place(config),
-        config.effective_seed,
-        config.results_filename,
-        keep_every=config.save_every,
-        keep_at={"search": frozenset(kept)},
-        refresh_every=config.print_freq,
-    )
-    run.writer().add_text("config", "```yaml\n" + config.to_yaml() + "```")
-    return run
-
-
-def find_ticket_of(config: Config) -> FindTicket:
-    module, _, function = ALGORITHMS[config.algo].partition(":")
-    return getattr(import_module(module), function)
-
-
-# ---- after a search ------------------------------------------------------------------------------------------------
-
-
-def _keep_ticket(run: Run, ticket: Ticket, config: Config) -> None:
-    """Write the ticket: `state/NAME`, `mask/NAME` and, where there is one, `gem/NAME` (masks as 0 and 1)."""
-    parts: dict[str, Any] = {f"state/{name}": value for name, value in ticket.state.items()}
-    for kind, masks in (("mask", ticket.masks), ("gem", ticket.gem or {})):
-        parts |= {f"{kind}/{name}": mask.to(torch.uint8) for name, mask in masks.items()}
-    content = {name: value.detach().cpu().contiguous().clone() for name, value in parts.items()}
-    about = {"config_hash": config.config_hash, "arch": config.arch, "algo": config.algo}
-    write_atomic(run.folder / "ticket.safetensors", save(content, about))
-
-
-def _untrained_accuracy(net: nn.Module, ticket: Ticket, data: Splits) -> float:
-    """Test accuracy, in percent, of the subnetwork as the search left it."""
-    to_plain(net).load_state_dict(masked_state(ticket.state, ticket.untrained))
-    return evaluate(net, data.test)
-
-
-def _summary(config: Config, run: Run, ticket: Ticket, data: Splits, outcome: dict[str, Any]) -> Summary:
-    kept, whole, tuned = remaining(ticket.masks), total(ticket.masks), outcome["tuned"]
-    search, tuning = run.seconds("search"), run.seconds("finetune")
-    return {
-        "algo": config.algo,
-        "arch": config.arch,
-        "dataset": config.dataset,
-        "classes": len(data.spec.classes),
-        "trial": config.trial_num,
-        "seed": config.effective_seed,
-        "target_sparsity": config.target_sparsity,
-        "weights_total": whole,
-        "weights_remaining": kept,
-        "weights_remaining_percent": 100.0 * kept / whole,
-        "gem_weights_remaining": None if ticket.gem is None else remaining(ticket.gem),
-        "layers": per_layer(ticket.masks),
-        "test_acc_before_finetune": outcome["test_acc_before_finetune"],
-        "test_acc_after_finetune": tuned and tuned["test_acc"],
-        "val_acc_after_finetune": tuned and tuned["val_acc"],
-        "checks": outcome["checks"],
-        "seconds": run.seconds("search", "finetune", "check"),
-        "search_seconds": search,
-        "finetune_seconds": tuning,
-        "device": device_name(config.torch_device),
-        "config_hash": config.config_hash,
-        **ticket.facts,
-    }
-
-
-def _log_outcome(run: Run, config: Config, summary: Summary) -> None:
-    """The options beside the final figures, for TensorBoard's table of hyperparameters."""
-    deciding = config.deciding().items()
-    options = {name: value if isinstance(value, int | float | str) else str(value) for name, value in deciding}
-    figures = {f"final/{name}": summary[name] for name in AVERAGED if summary[name] is not None}
-    run.writer().add_hparams(options, figures, run_name=".")
+def _check_run(folder: Path, asked: Config) -> None:
+    summary = read_json(folder / "summary.json")
+    stored = parse_args(["--config", str(folder / "config.yml")])
+    config = resolved(stored.model_copy(update={"device": asked.device, "gpu": asked.gpu, "no_cuda": asked.no_cuda}))
+    missing = set(CHECKS) - set(summary["checks"])
+    dense = summary["weights_remaining"] == summary["weights_total"]
+    if dense or not missing or summary["test_acc_after_finetune"] is None:
+        print(f"{folder}: no check is missing" if not missing else f"{folder}: no trained ticket to check")
+        return
+    ticket = read_ticket(folder / "ticket.safetensors")[0].to(config.torch_device)
+    data = load_data(config)
+    net = build_model(config, data.spec).to(config.torch_device)
+    with opened(config, folder) as run:
+        checks = _checks(run, net, ticket, data, config)
+        written = write_summary(folder, related({**summary, "checks": checks}, config))
+        write_trials(folder, config.config_hash)
+        print(last_screen(written, folder, run.log_folder))

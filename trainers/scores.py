@@ -13,10 +13,9 @@ from data.loader import PlainBatches, Splits
 from models.layers import MaskedFullyConnected, Rule, Soft, SubnetLinear
 from models.masking import FlatScores, masked_layers, plain_state, prunable_parameters, set_rule, to_plain
 from trainers.loop import Draw, Training, evaluate
-from utils.masks import masked_state
-from utils.optim import build_optimizer
+from utils.masks import is_bias, masked_state
+from utils.recipe import Recipe
 from utils.run import Row
-from utils.schedules import lr_factor
 
 if TYPE_CHECKING:
     from args_helper import Config
@@ -90,26 +89,27 @@ class ScoreTraining(Training):
         self._config = config
         self._penalty = PENALTIES.get(config.regularization)
         self._penalty_in_loss = PENALTIES.get(_BEYOND_DECAY.get(config.regularization, config.regularization))
-        super().__init__(network, self._optimizer(network), self._lr(), config.label_smoothing)
+        recipe = self.recipe(config)
+        super().__init__(network, self._optimizer(network, recipe), recipe.rate, recipe.label_smoothing)
 
-    def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+    @staticmethod
+    def recipe(config: Config) -> Recipe:
+        """How the scores are trained."""
+        return Recipe.of_search(config)
+
+    def _optimizer(self, network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         config = self._config
         network.requires_grad_(False)
         for layer in masked_layers(network).values():
             for scores in (layer.scores, layer.bias_scores):
                 if scores is not None:
                     scores.requires_grad_(True)
-        decay = config.wd + (2 * config.lmbda if "L2" in config.regularization else 0.0)
+        decay = recipe.wd + (2 * config.lmbda if "L2" in config.regularization else 0.0)
         groups = [{"params": [self.flat.scores], "weight_decay": decay}]
         if not config.freeze_weights:
             weights = [weight.requires_grad_(True) for weight in prunable_parameters(network).values()]
-            groups.append({"params": weights, "weight_decay": config.wd})
-        return build_optimizer(config.optimizer, groups, config.lr, config.momentum, config.nesterov)
-
-    def _lr(self) -> Callable[[int], float]:
-        config = self._config
-        factor = lr_factor(config.lr_policy, config.epochs, config.gamma, config.milestones, config.warmup_length)
-        return lambda epoch: config.lr * factor(epoch)
+            groups.append({"params": weights, "weight_decay": recipe.wd})
+        return recipe.optimizer_of(groups)
 
     # ---- a step ------------------------------------------------------------------------------------------------------
 
@@ -208,6 +208,13 @@ class ScoreTraining(Training):
         """The fraction of the weights (not the biases) that a flat mask keeps."""
         weights = mask[self.flat.segments[0]]
         return int(weights.sum()) / weights.numel()
+
+    def layer_densities(self) -> dict[str, float]:
+        """The density of every layer as it is switched on now."""
+        masks = self.flat.split(self.naive_mask())
+        names = [name for name in masks if not is_bias(name)]
+        shares = torch.stack([masks[name].float().mean() for name in names]).tolist()
+        return {name.removesuffix(".weight"): share for name, share in zip(names, shares)}
 
     def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Weights in play: in all, and layer by layer, in percent."""

@@ -2,79 +2,76 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
 from data.loader import Splits
 from trainers.loop import Draw, Training, evaluate, train
-from utils.masks import Masks, Ticket, remaining, total
-from utils.optim import build_optimizer, decay_groups
+from utils.masks import Ticket, per_layer
+from utils.optim import decay_groups
+from utils.recipe import Recipe
 from utils.run import Row, Run
-from utils.schedules import lr_factor
-
-if TYPE_CHECKING:
-    from args_helper import Config
 
 
 class WeightTraining(Training):
     """Trains the weights that the masks keep; the others are exactly 0 at every step.
 
     Args:
-        network: plain.
-        masks: of the parameters that are masked; a parameter without one is trained whole.
-        optimizer: over the network's parameters.
-        lr: the learning rate of every epoch.
-        label_smoothing: of the cross-entropy.
+        network: plain; it takes up the ticket's state.
+        ticket: what is trained; a parameter without a mask is trained whole.
+        recipe: how.
     """
 
-    def __init__(self, network: nn.Module, masks: Masks, *args: object) -> None:
-        super().__init__(network, *args)
+    def __init__(self, network: nn.Module, ticket: Ticket, recipe: Recipe) -> None:
+        network.load_state_dict(ticket.state)
+        network.requires_grad_(True)
+        optimizer = recipe.optimizer_of(decay_groups(network, recipe.wd, recipe.no_bn_decay))
+        super().__init__(network, optimizer, recipe.rate, recipe.label_smoothing)
         parameters = dict(network.named_parameters())
-        self._masked = [parameters[name] for name in masks]
-        self._factors = [mask.to(parameters[name]) for name, mask in masks.items()]
-        self._percent = 100.0 * remaining(masks) / total(masks)
-        self.after_step()
+        self._masked = [parameters[name] for name in ticket.masks]
+        self._factors = [mask.to(parameters[name]) for name, mask in ticket.masks.items()]
+        self._layers = per_layer(ticket.masks)
+        self.mask_weights()
 
-    @torch.no_grad()
     def after_step(self) -> None:
         """Take back what momentum and decay did to pruned weights."""
+        self.mask_weights()
+
+    @torch.no_grad()
+    def mask_weights(self) -> None:
+        """Set every pruned weight to exactly 0."""
         torch._foreach_mul_(self._masked, self._factors)
+
+    def layer_densities(self) -> dict[str, float]:
+        """The density of every masked layer."""
+        return {name: kept / size for name, (kept, size) in self._layers.items()}
 
     def measure(self, data: Splits, _draw: Draw) -> Row:
         """Accuracy on test and val."""
+        kept, sizes = (sum(counts) for counts in zip(*self._layers.values()))
         return {
             "test_acc": evaluate(self.network, data.test),
             "val_acc": evaluate(self.network, data.val),
-            "model_sparsity": self._percent,
+            "model_sparsity": 100.0 * kept / sizes,
         }
 
 
-def fine_tune(run: Run, stage: str, network: nn.Module, ticket: Ticket, data: Splits, config: Config) -> Row:
-    """Train a ticket by the config's recipe for fine-tuning, with fresh momentum, from its state on.
+def train_ticket(run: Run, stage: str, network: nn.Module, ticket: Ticket, data: Splits, recipe: Recipe) -> Row:
+    """Train a ticket, with fresh momentum, from its state on; at once when the stage is finished.
 
     Args:
         run: where it is kept.
-        stage: its name.
+        stage: under which name.
         network: plain, of the ticket's architecture, on its device; afterwards it is the trained ticket.
         ticket: what to train.
         data: what to train on.
-        config: `fine_tune_*`, `momentum`, `nesterov`, `no_bn_decay`, `label_smoothing`.
+        recipe: how; a ticket's twins get the very one of the ticket.
 
     Returns:
         The row of the last epoch.
 
     Source: Rare Gems (arXiv 2202.12002), §3.
     """
-    network.load_state_dict(ticket.state)
-    network.requires_grad_(True)
-    groups = decay_groups(network, config.fine_tune_wd, config.no_bn_decay)
-    name, lr = config.fine_tune_optimizer, config.fine_tune_lr
-    optimizer = build_optimizer(name, groups, lr, config.momentum, config.nesterov)
-    factor = lr_factor(config.fine_tune_lr_policy, config.tuning_epochs, config.gamma, config.milestones)
-    training = WeightTraining(
-        network, ticket.masks, optimizer, lambda epoch: lr * factor(epoch), config.label_smoothing
-    )
-    train(run, stage, training, data, config.tuning_epochs)
+    training = WeightTraining(network, ticket, recipe)
+    train(run, stage, training, data, recipe.epochs if recipe.stop is None else recipe.stop, recipe.first_epoch)
     return run.rows(stage)[-1]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -45,10 +47,32 @@ def describe_environment(device: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {"torch": torch.__version__, **{name: _version(name) for name in PACKAGES}},
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain")),
+        "uncommitted_changes": None if (changes := _git("status", "--porcelain")) is None else bool(changes),
         "device": device_name(device),
         "cuda": torch.version.cuda if device.startswith("cuda") else None,
     }
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` count from here on, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):  # Linux only; elsewhere the peak is that of the whole process so far
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of tensors allocated on a GPU, else resident in this process; the most since `reset_peak_memory`."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError, StopIteration):
+        status = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in status if line.startswith("VmHWM:")).split()[1])
+    import resource  # not on every system
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _version(package: str) -> str | None:

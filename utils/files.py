@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,16 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as readable JSON, whole (see `write_atomic`)."""
     write_atomic(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as a table whose columns are the first row's, whole (see `write_atomic`); no rows, no file."""
+    if rows:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(path, text.getvalue())
 
 
 def read_json(path: Path) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from utils.recipe import Recipe
 
 Masks = dict[str, Tensor]
 """Parameter name -> boolean tensor of the parameter's shape; True where it is kept."""
@@ -24,17 +26,26 @@ class Ticket:
         gem: the subset of `masks` that was switched on when the search ended (before unflagging), or None for a
             method that knows no such difference.
         facts: what the search has to say for the summary, by name (JSON values).
+        recipe: how it is trained, where the algorithm has a say in that; None: as the options for fine-tuning say.
     """
 
     state: dict[str, Tensor]
     masks: Masks
     gem: Masks | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Recipe | None = None
 
     @property
     def untrained(self) -> Masks:
         """The masks under which the ticket is judged before any weight of it was trained."""
         return self.masks if self.gem is None else self.gem
+
+    def to(self, device: torch.device) -> Ticket:
+        """The same on another device."""
+        moved = [part and {name: value.to(device) for name, value in part.items()} for part in (
+            self.state, self.masks, self.gem
+        )]  # fmt: skip
+        return replace(self, state=moved[0], masks=moved[1], gem=moved[2])
 
 
 def ceil_count(fraction: float, n: int) -> int:
@@ -89,6 +100,29 @@ def prune_exactly(rank: Tensor, in_play: Tensor, count: int, generator: torch.Ge
     return in_play & ~removed
 
 
+def prune_apart(
+    ranks: Mapping[str, Tensor], in_play: Masks, how_many: Callable[[int, int], int], generator: torch.Generator
+) -> Masks:
+    """Remove the lowest-ranked of all weights of the network; likewise, apart from them, of all biases.
+
+    Args:
+        ranks: parameter name -> what places are ordered by.
+        in_play: of the same names; places that are not in play stay so.
+        how_many: (places in play, places in all) -> how many go; asked for the weights, then for the biases.
+        generator: on the CPU; decides among equals.
+    """
+    masks: Masks = {}
+    for biases in (False, True):
+        names = [name for name in ranks if is_bias(name) == biases]
+        if names:
+            flat = torch.cat([ranks[name].flatten() for name in names])
+            before = torch.cat([in_play[name].flatten() for name in names])
+            mask = prune_exactly(flat, before, how_many(int(before.sum()), before.numel()), generator)
+            parts = mask.split([ranks[name].numel() for name in names])
+            masks |= {name: part.view_as(ranks[name]) for name, part in zip(names, parts)}
+    return {name: masks[name] for name in ranks}
+
+
 def keep_highest(scores: Mapping[str, Tensor], density: float, generator: torch.Generator) -> Masks:
     """Keep the ⌊density · N⌋ highest of all weights, at least one; likewise, apart from them, of all biases.
 
@@ -97,16 +131,9 @@ def keep_highest(scores: Mapping[str, Tensor], density: float, generator: torch.
         density: in (0, 1].
         generator: on the CPU; decides among equals.
     """
-    masks: Masks = {}
-    for biases in (False, True):
-        ranks = {name: score for name, score in scores.items() if is_bias(name) == biases}
-        if ranks:
-            flat = torch.cat([rank.flatten() for rank in ranks.values()])
-            kept = max(1, floor_count(density, flat.numel()))
-            mask = prune_exactly(flat, torch.ones_like(flat, dtype=torch.bool), flat.numel() - kept, generator)
-            parts = mask.split([rank.numel() for rank in ranks.values()])
-            masks |= {name: part.view_as(ranks[name]) for name, part in zip(ranks, parts)}
-    return {name: masks[name] for name in scores}
+    return prune_apart(
+        scores, all_kept(scores), lambda _, whole: whole - max(1, floor_count(density, whole)), generator
+    )
 
 
 def random_masks(like: Mapping[str, Tensor], counts: Mapping[str, int], generator: torch.Generator) -> Masks:
@@ -136,6 +163,21 @@ def per_layer(masks: Masks) -> dict[str, tuple[int, int]]:
         for name, mask in masks.items()
         if not is_bias(name)
     }
+
+
+def all_kept(like: Mapping[str, Tensor]) -> Masks:
+    """The masks of the dense network: everything is kept."""
+    return {name: torch.ones_like(tensor, dtype=torch.bool) for name, tensor in like.items()}
+
+
+def thin_layers(masks: Masks) -> dict[str, tuple[int, int]]:
+    """Layer -> (weights kept, filters), for the layers that keep less than one weight a filter on average."""
+    counts = {
+        name.removesuffix(".weight"): (int(mask.sum()), mask.shape[0])
+        for name, mask in masks.items()
+        if not is_bias(name)
+    }
+    return {name: (kept, filters) for name, (kept, filters) in counts.items() if kept < filters}
 
 
 def is_bias(name: str) -> bool:

@@ -14,7 +14,7 @@ from utils.verdict import Verdict, judge
 Summary = dict[str, Any]
 AVERAGED = (
     "test_acc_before_finetune", "test_acc_after_finetune", "val_acc_after_finetune", "weights_remaining_percent",
-    "gem_weights_remaining", "seconds",
+    "gem_weights_remaining", "effective_weights_remaining_percent", "seconds",
 )  # fmt: skip
 
 
@@ -36,6 +36,25 @@ def write_summary(folder: Path, summary: Summary) -> Summary:
     return written
 
 
+def beside_dense(summary: Summary, dense: Summary | None, dense_folder: Path | None) -> Summary:
+    """A summary with the accuracy of the dense network beside its own and its checks', in percentage points below it.
+
+    Args:
+        summary: of a ticket.
+        dense: of the dense run of the same data, network and trial; None where there is none.
+        dense_folder: that run's.
+    """
+    own, reference = summary["test_acc_after_finetune"], dense and dense["test_acc_after_finetune"]
+    if reference is None or own is None:
+        return {**summary, "dense": None}
+    checks = {
+        name: {**check, "gap_to_dense": reference - check["test_acc_after_finetune"]}
+        for name, check in summary["checks"].items()
+    }
+    found = {"test_acc_after_finetune": reference, "gap": reference - own, "run": str(dense_folder)}
+    return {**summary, "checks": checks, "dense": found}
+
+
 def siblings(folder: Path, config_hash: str) -> list[Summary]:
     """The summaries of the finished trials beside a run folder that are of the same experiment, by trial."""
     found = (read_json(path) for path in folder.parent.glob("trial_*/summary.json"))
@@ -49,6 +68,9 @@ def judge_checks(summaries: Iterable[Summary]) -> dict[str, Verdict]:
         for name, check in one["checks"].items():
             pair = (one["test_acc_after_finetune"], check["test_acc_after_finetune"])
             pairs.setdefault(name, []).append(pair)
+        if one.get("inverts"):  # such a run is itself the check of another
+            pair = (one["inverts"]["test_acc_after_finetune"], one["test_acc_after_finetune"])
+            pairs.setdefault("score_inversion", []).append(pair)
     return {name: judge(*zip(*paired)) for name, paired in pairs.items()}
 
 
@@ -56,6 +78,9 @@ def write_trials(folder: Path, config_hash: str) -> dict[str, Any]:
     """Write `trials.json` above a run folder: mean and standard deviation over the experiment's finished trials."""
     summaries = siblings(folder, config_hash)
     figures: dict[str, Any] = {name: _spread([one[name] for one in summaries]) for name in AVERAGED}
+    known = [one["dense"] or {} for one in summaries]
+    figures["dense_test_acc_after_finetune"] = _spread([one.get("test_acc_after_finetune") for one in known])
+    figures["gap_to_dense"] = _spread([one.get("gap") for one in known])
     verdicts = judge_checks(summaries)
     for name in verdicts:
         accuracies = [one["checks"][name]["test_acc_after_finetune"] for one in summaries if name in one["checks"]]
@@ -87,13 +112,16 @@ def last_screen(summary: Summary, folder: Path, log_folder: Path) -> str:
     remaining, whole = summary["weights_remaining"], summary["weights_total"]
     lines = [
         "{arch} on {dataset}, {algo}, trial {trial}, seed {seed}".format(**summary),
-        f"  weights kept         {remaining:,} of {whole:,}: {summary['weights_remaining_percent']:.2f}%",
+        f"  weights remaining    {remaining:,} of {whole:,}: {summary['weights_remaining_percent']:.2f}%",
+        *_connection_screen(summary),
         f"  before any training  {summary['test_acc_before_finetune']:6.2f}% test accuracy{_gem_note(summary)}",
     ]
     if summary["test_acc_after_finetune"] is not None:
         val = summary["val_acc_after_finetune"]
         beside = "" if val is None else f", {val:.2f}% on validation"
-        lines.append(f"  after fine-tuning    {summary['test_acc_after_finetune']:6.2f}% test accuracy{beside}")
+        lines.append(f"  after training       {summary['test_acc_after_finetune']:6.2f}% test accuracy{beside}")
+    if summary["dense"]:
+        lines.append(f"  dense network        {dense_line(summary)}")
     if summary.get("rescued"):
         lines.append("  rescued: the search had switched off every weight; these are the highest scores")
     lines += _checks_screen(summary["checks"])
@@ -104,6 +132,28 @@ def last_screen(summary: Summary, folder: Path, log_folder: Path) -> str:
         f"  TensorBoard          tensorboard --logdir {log_folder}",
     ]
     return "\n".join(lines)
+
+
+def dense_line(summary: Summary) -> str:
+    """How far a ticket is from the dense network, in words."""
+    accuracy, gap = summary["dense"]["test_acc_after_finetune"], summary["dense"]["gap"]
+    return f"{accuracy:6.2f}%: the ticket is {abs(gap):.2f} points {'below' if gap >= 0 else 'above'} it"
+
+
+def _connection_screen(summary: Summary) -> list[str]:
+    """Why the density is not the target's, and what of the mask connects nothing; only where there is something."""
+    lines = []
+    if summary["density_reason"]:
+        lines.append(
+            f"                       ({summary['target_sparsity']:g}% was asked for: {summary['density_reason']})"
+        )
+    cut_off = summary["weights_remaining"] - summary["effective_weights_remaining"]
+    if cut_off:
+        share = summary["effective_weights_remaining_percent"]
+        lines.append(f"  effective            {share:.2f}%: {cut_off:,} weights are cut off from input or output")
+    if summary["dead_layers"]:
+        lines.append(f"  dead layers          {', '.join(summary['dead_layers'])}")
+    return lines
 
 
 def _gem_note(summary: Summary) -> str:
@@ -131,6 +181,8 @@ def trials_screen(trials: Mapping[str, Any]) -> str:
         if spread["mean"] is not None:
             sd = "" if spread["sd"] is None else f" ± {spread['sd']:.2f}"
             lines.append(f"  {name:<42} {spread['mean']:10.2f}{sd}  (n = {spread['n']})")
+    gap = trials["figures"]["gap_to_dense"]["mean"]
+    beside = "" if gap is None else f"; the ticket is {gap:.2f} below dense"
     for name, check in trials["checks"].items():
-        lines.append(f"  {name:<42} {check['margin']:+10.2f} points: {Verdict(**check)}")
+        lines.append(f"  {name:<42} {check['margin']:+10.2f} points: {Verdict(**check)}{beside}")
     return "\n".join(lines)

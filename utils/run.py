@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from utils.errors import Stopped, UserError
-from utils.files import load_tensors, write_atomic
+from utils.files import load_tensors, write_atomic, write_csv
 from utils.progress import Progress
 
 Row = dict[str, Any]
@@ -31,6 +30,11 @@ def derive_rng(seed: int, *path: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+def checkpoint_path(folder: Path, stage: str) -> Path:
+    """Where a run in this folder keeps a stage's checkpoint; that kept after epoch e is of `STAGE_epoch_EEE`."""
+    return folder / "checkpoints" / f"{stage.replace('/', '-')}.pt"
+
+
 class Run:
     """Where and when things are kept. What is kept is its callers' business: it knows no model and no algorithm.
 
@@ -40,7 +44,7 @@ class Run:
         seed: what every random stream derives from.
         csv_name: the table of rows; that of a stage `check/NAME` is called after it.
         keep_every: keep a copy of the checkpoint every so many epochs (below 1: never).
-        keep_at: stage -> epochs after which a copy is kept as well.
+        keep_at: stage -> epochs after which a copy of it, or of its sub-stages, is kept as well.
         refresh_every: steps between two refreshes of the progress bar.
     """
 
@@ -63,6 +67,7 @@ class Run:
         self._keep_at = keep_at or {}
         self._refresh_every = refresh_every
         self._rows: dict[str, list[Row]] = {}
+        self._costs: dict[str, Row] = {}
         self._writers: dict[str, Any] = {}
         self._signum: int | None = None
 
@@ -97,34 +102,33 @@ class Run:
             write_atomic(self._checkpoint(f"{stage}_epoch_{finished_epoch:03d}"), buffer.getvalue())
 
     def _checkpoint(self, stage: str) -> Path:
-        return self.folder / "checkpoints" / f"{stage.replace('/', '-')}.pt"
+        return checkpoint_path(self.folder, stage)
 
     def _is_kept(self, stage: str, epoch: int) -> bool:
         periodic = self._keep_every > 0 and (epoch + 1) % self._keep_every == 0
-        return periodic or epoch in self._keep_at.get(stage, ())
+        return periodic or epoch in self._keep_at.get(stage.partition("/")[0], ())
 
     # ---- rows and events -------------------------------------------------------------------------------------------
 
-    def record(self, stage: str, rows: list[Row]) -> None:
-        """Take the rows a stage has so far, and write the table they belong to anew."""
+    def record(self, stage: str, rows: list[Row], cost: Row | None = None) -> None:
+        """Take the rows a stage has so far, and what it cost so far; write the table the rows belong to anew."""
         self._rows[stage] = list(rows)
+        self._costs[stage] = dict(cost or {})
         table = self._table(stage)
         together = [row for name, part in self._rows.items() if self._table(name) == table for row in part]
-        if together:
-            text = io.StringIO()
-            writer = csv.DictWriter(text, fieldnames=list(together[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(together)
-            write_atomic(self.folder / table, text.getvalue())
+        write_csv(self.folder / table, together)
 
-    def rows(self, stage: str) -> list[Row]:
-        """The rows of a stage so far."""
-        return self._rows.get(stage, [])
+    def rows(self, *stages: str) -> list[Row]:
+        """The rows so far of these stages and their sub-stages (`search` has `search/round_3`)."""
+        return [row for name, rows in self._rows.items() if _is_under(name, stages) for row in rows]
+
+    def costs(self, *stages: str) -> list[Row]:
+        """What these stages and their sub-stages have cost so far, each as it was recorded."""
+        return [cost for name, cost in self._costs.items() if _is_under(name, stages) and cost]
 
     def seconds(self, *stages: str) -> float:
-        """Seconds spent in these stages and their sub-stages (`search` has `search/round_3`), over all resumptions."""
-        names = [name for name in self._rows if any(f"{name}/".startswith(f"{stage}/") for stage in stages)]
-        return sum(row["seconds"] for name in names for row in self._rows[name])
+        """Seconds spent in these stages and their sub-stages, over all resumptions."""
+        return sum(row["seconds"] for row in self.rows(*stages))
 
     def _table(self, stage: str) -> Path:
         kind, _, check = stage.partition("/")
@@ -184,3 +188,7 @@ class Run:
         """
         if self._signum is not None:
             raise Stopped(self._signum, self.folder)
+
+
+def _is_under(name: str, stages: Iterable[str]) -> bool:
+    return any(f"{name}/".startswith(f"{stage}/") for stage in stages)

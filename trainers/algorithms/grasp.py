@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from data.loader import Batch, Splits
 from models.masking import plain_state, prunable_parameters
+from trainers.ledger import scoring_flops
 from utils.masks import Ticket, keep_highest
 from utils.run import Run
 
@@ -32,7 +33,10 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     batches = [*zip(images.tensor_split(parts), labels.tensor_split(parts))]
     flow = gradient_flow(deepcopy(net), [batch for batch in batches if len(batch[1])])
     # The lowest score −w · (Hg) is the highest w · (Hg).
-    return Ticket(plain_state(net), keep_highest(flow, config.density, run.rng("search", "ties")))
+    masks = keep_highest(flow, config.density, run.rng("search", "ties"))
+    # A gradient, and a gradient with its own backward pass, which is twice as long.
+    flops = scoring_flops(net, images) + scoring_flops(net, images, backward=3)
+    return Ticket(plain_state(net), masks, facts={"scoring_flops": flops})
 
 
 def gradient_flow(net: nn.Module, batches: list[Batch]) -> dict[str, Tensor]:

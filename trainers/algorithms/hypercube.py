@@ -17,6 +17,7 @@ from models.initialise import draw_scores
 from models.layers import Round, Rule, Soft
 from models.masking import masked_layers, plain_state, to_masked
 from models.pretrained import load_scores, read_state
+from trainers.connectivity import warn_of_thin_layers
 from trainers.loop import Draw, train
 from trainers.scores import ScoreTraining
 from utils.masks import Ticket, ceil_count, floor_count, prune_exactly, prune_lowest
@@ -56,7 +57,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     if config.unflag_before_finetune and config.algo == "hc":
         warnings.warn("hc prunes nothing for good, so that unflagging restores the dense network", stacklevel=2)
     masks = search.flat.split(search.flat.flags.clone()) if config.unflag_before_finetune else gem
-    return Ticket(state, masks, gem, {"rescued": False})
+    return Ticket(state, masks, gem, {"rescued": False, "density_reason": search.density_reason()})
 
 
 class GemMiner(ScoreTraining):
@@ -70,6 +71,8 @@ class GemMiner(ScoreTraining):
     def __init__(self, network: nn.Module, config: Config) -> None:
         self._snapshot: Tensor | None = None
         self._pruned_now = False
+        self._tied = 0
+        self._thin: set[str] = set()
         super().__init__(network, self._rule(network, config), config)
         self.weights = self.flat.segments[0].stop
         self._prunings = config.prunings if config.algo == "hc_iter" else range(0)
@@ -129,6 +132,7 @@ class GemMiner(ScoreTraining):
         self._pruned_now = epoch in self._prunings
         if self._pruned_now:
             self._prune(last=epoch == self._prunings[-1], generator=draw("prune"))
+            warn_of_thin_layers(self.flat.split(self.flat.flags), f"after the pruning of epoch {epoch}", self._thin)
             if self._config.rewind_score and self._snapshot is not None:
                 self.flat.scores.copy_(self._snapshot)
             self._flags_changed()
@@ -165,7 +169,9 @@ class GemMiner(ScoreTraining):
             for segment in self.flat.segments:
                 in_play, ranks = flags[segment], rank[segment]
                 if config.prune_type == "BottomK":
+                    scheduled = int(in_play.sum()) - ceil_count(rate, int(in_play.sum()))
                     flags[segment] = prune_lowest(ranks, in_play, rate)
+                    self._tied += scheduled - int(flags[segment].sum())
                 else:
                     flags[segment] = prune_exactly(ranks, in_play, self._exact_count(in_play, last), generator)
 
@@ -175,6 +181,22 @@ class GemMiner(ScoreTraining):
         if last and not self._config.override_prune_rate:
             return max(0, count - max(1, floor_count(self._config.density, in_play.numel())))
         return ceil_count(self._config.pruning_rate, count)
+
+    def density_reason(self) -> str | None:
+        """Why the ticket may keep another count than the target says, in words; None where nothing speaks for it."""
+        reasons = []
+        if self._config.prune_type == "FixThresholding" and self._prunings:
+            reasons.append("FixThresholding removes every score up to 0.5, whatever the target")
+        if self._tied:
+            reasons.append(
+                f"BottomK removes all that tie at its threshold, most of them at 0: {self._tied:,} beyond its schedule"
+            )
+        if not self._prunings:
+            reasons.append("hc prunes nothing for good: the penalty alone switches off")
+        elif not self._config.unflag_before_finetune:
+            off = int(self.flat.flags.sum()) - int(self.naive_mask().sum())
+            reasons += [f"{off:,} more were switched off by their scores without being pruned"] if off else []
+        return "; ".join(reasons) or None
 
     # ---- what is logged and saved ------------------------------------------------------------------------------------
 
@@ -186,12 +208,13 @@ class GemMiner(ScoreTraining):
     def state(self) -> dict[str, Any]:
         """All of a Training's, the snapshot, and the threshold, which between projections lags behind the scores."""
         threshold = float(self.rule.threshold) if self._config.bottom_k_on_forward else None
-        return {**super().state(), "snapshot": self._snapshot, "threshold": threshold}
+        own = {"snapshot": self._snapshot, "threshold": threshold, "tied": self._tied, "thin": sorted(self._thin)}
+        return {**super().state(), **own}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up what `state` returned."""
         super().load_state(state)
-        snapshot = state["snapshot"]
+        snapshot, self._tied, self._thin = state["snapshot"], state["tied"], set(state["thin"])
         self._snapshot = None if snapshot is None else snapshot.to(self.flat.scores.device)
         self._flags_changed()
         if state["threshold"] is not None:

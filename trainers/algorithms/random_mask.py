@@ -1,4 +1,5 @@
-"""Random masks: of uniform density (`random`) and of Erdős–Rényi-kernel densities (`random_erk`).
+"""Random masks: of uniform density (`random`), of Erdős–Rényi-kernel densities (`random_erk`), and by a coin for every
+weight (`random_subnet`).
 
 Source: ERK: Evci et al., "Rigging the Lottery", ICML 2020 (arXiv 1911.11134), §3; Mocanu et al. 2018.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +16,7 @@ from torch import nn
 
 from data.loader import Splits
 from models.masking import plain_state, prunable_parameters
+from trainers.sanity import CHECKS
 from utils.masks import Ticket, floor_count, is_bias, random_masks
 from utils.run import Run
 
@@ -29,6 +32,29 @@ def find_uniform_ticket(net: nn.Module, _data: Splits, config: Config, run: Run)
 def find_erk_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
     """Layer densities in proportion to the sum over the product of a layer's dimensions, ⌊dN⌋ weights in all."""
     return _drawn(net, config, run, lambda shape: sum(shape) / math.prod(shape))
+
+
+def find_random_subnet(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
+    """Each weight kept by chance `prune_rate`; then, where it is asked for, the sanity check that is applied to it.
+
+    `shuffle` permutes and `reinit` draws anew: the masks with `chg_mask`, the weights with `chg_weight`. With neither
+    of the two, `shuffle` is of the masks and `reinit` of the weights.
+    """
+    coins = run.rng("search", "masks")
+    masks = {
+        name: (torch.rand(parameter.shape, generator=coins) < config.prune_rate).to(parameter.device)
+        for name, parameter in prunable_parameters(net).items()
+    }
+    ticket = Ticket(plain_state(net), masks)
+    applied = []
+    if config.shuffle or config.reinit:
+        if config.chg_mask or (config.shuffle and not config.chg_weight):
+            applied.append("mask_shuffle")  # a mask drawn anew, with its count: the same distribution
+        if config.chg_weight or (config.reinit and not config.chg_mask):
+            applied.append("weight_shuffle" if config.shuffle else "weight_reinit")
+    for name in applied:
+        ticket = CHECKS[name](ticket, config, run.rng("search", name))
+    return replace(ticket, facts={"checks_applied": applied})
 
 
 def _drawn(net: nn.Module, config: Config, run: Run, raw_density: Callable[[torch.Size], float]) -> Ticket:

@@ -14,6 +14,7 @@ from torch import nn
 
 from data.loader import Splits
 from models.masking import plain_state, prunable_parameters
+from trainers.ledger import scoring_flops
 from utils.masks import Ticket, keep_highest
 from utils.run import Run
 
@@ -24,10 +25,13 @@ if TYPE_CHECKING:
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
     """Score |w · ∂L/∂w| over `score_batches` training batches and keep the ⌊dN⌋ highest of the network."""
     scored = deepcopy(net).train().requires_grad_(True)  # a copy: BatchNorm statistics of the net itself stay
+    flops = 0
     for images, labels in islice(data.train.epoch(run.rng("search", "batches")), config.score_batches):
+        flops += scoring_flops(net, images)
         # In parts that fit the memory; the gradients of a mean over the batch add up.
         for part, targets in zip(images.tensor_split(config.score_parts), labels.tensor_split(config.score_parts)):
             if len(targets):
                 (F.cross_entropy(scored(part), targets, reduction="sum") / len(labels)).backward()
     scores = {name: (weight * weight.grad).detach().abs() for name, weight in prunable_parameters(scored).items()}
-    return Ticket(plain_state(net), keep_highest(scores, config.density, run.rng("search", "ties")))
+    masks = keep_highest(scores, config.density, run.rng("search", "ties"))
+    return Ticket(plain_state(net), masks, facts={"scoring_flops": flops})

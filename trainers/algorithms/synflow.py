@@ -14,6 +14,7 @@ from torch import nn
 
 from data.loader import Splits
 from models.masking import plain_state, prunable_parameters
+from trainers.ledger import scoring_flops
 from utils.masks import Masks, Ticket, keep_highest
 from utils.run import Run
 
@@ -38,7 +39,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
         with torch.no_grad():
             for name, parameter in prunable_parameters(flow).items():
                 parameter.mul_(masks[name])
-    return Ticket(plain_state(net), masks)
+    return Ticket(plain_state(net), masks, facts={"scoring_flops": ROUNDS * scoring_flops(net, ones)})
 
 
 def synaptic_flow(net: nn.Module, ones: torch.Tensor) -> dict[str, torch.Tensor]:

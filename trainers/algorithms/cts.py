@@ -1,0 +1,192 @@
+"""Concrete ticket search: relaxed Bernoulli masks, learned under a budget whose weight balances the gradients.
+
+Source: Arora & Teuscher, "Concrete Ticket Search", 2025 (arXiv 2512.07142); the relaxation: Maddison et al., ICLR 2017
+(arXiv 1611.00712).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.loader import Splits
+from models.masking import masked_layers, plain_state, prunable_parameters, to_masked
+from trainers.loop import Draw, train
+from trainers.scores import ScoreTraining
+from trainers.weights import train_ticket
+from utils.masks import Ticket, all_kept, keep_highest
+from utils.recipe import Recipe
+from utils.run import Row, Run
+
+if TYPE_CHECKING:
+    from args_helper import Config
+
+TEMPERATURE = 2 / 3
+SLACK = 1.1
+"""The budget is met at 1.1 times the density that is wanted."""
+CONSTRAINT_SCALE = 100.0
+KEPT_OF_MULTIPLIER = 0.99
+DROP_AFTER = 0.88
+"""The share of the epochs after which the learning rate is a tenth."""
+TASK_SCALE = {"kl": 1e2, "ce": 1e2, "loss": 1e4}
+
+
+def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
+    """Learn a logit for every weight, frozen at initialisation or after `rewind_epoch` dense epochs; keep the ⌊dN⌋ top.
+
+    A rewound ticket is then trained from that epoch on.
+    """
+    recipe = Recipe.of_tuning(config, first_epoch=config.rewind_epoch)
+    if config.rewind_epoch:
+        dense = Ticket(plain_state(net), all_kept(prunable_parameters(net)))
+        until = replace(recipe, first_epoch=0, stop=config.rewind_epoch)
+        train_ticket(run, "search/dense", net, dense, data, until)
+
+    teacher = deepcopy(net)
+    search = ConcreteSearch(to_masked(net), teacher, config, run)
+    train(run, "search", search, replace(data, train=data.train.unaugmented()), config.epochs)
+
+    logits = {name: part.clone() for name, part in search.flat.split(search.flat.scores.detach()).items()}
+    masks = keep_highest(logits, config.density, run.rng("search", "ties"))
+    return Ticket(plain_state(net), masks, recipe=recipe)
+
+
+@dataclass(frozen=True)
+class Concrete:
+    """σ((logistic noise + τα)/τ): a differentiable sample of the mask.
+
+    Attributes:
+        noise: by shape, of the layer's weight and its bias; drawn anew by its owner before every step.
+    """
+
+    noise: Mapping[torch.Size, Tensor]
+
+    def mask(self, scores: Tensor, _flag: Tensor) -> Tensor:
+        """The likelier value of every place, bool."""
+        return scores > 0
+
+    def __call__(self, scores: Tensor, _flag: Tensor) -> Tensor:
+        return torch.sigmoid((self.noise[scores.shape] + TEMPERATURE * scores) / TEMPERATURE)
+
+
+class ConcreteSearch(ScoreTraining):
+    """Learns logits α; the budget c(α) = 100 · (Σσ(α) / (1.1·d·N) − 1) pushes while it is exceeded.
+
+    Args:
+        network: masked, on its device.
+        teacher: the dense network, plain.
+        config: the options of the search.
+        run: whose random streams the noise is drawn from.
+    """
+
+    def __init__(self, network: nn.Module, teacher: nn.Module, config: Config, run: Run) -> None:
+        super().__init__(network, Concrete({}), config)
+        self._run, self._epoch = run, 0
+        self._teacher = teacher.train().requires_grad_(False)  # batch statistics, as the student
+        scores = self.flat.scores
+        self._budget = SLACK * config.density * scores.numel()
+        self._noise = torch.zeros_like(scores)
+        self._multiplier = scores.new_zeros(())
+        self._has_multiplier = False
+        with torch.no_grad():
+            scores.fill_(math.log(config.density / (1 - config.density)))
+        noises = self.flat.split(self._noise)
+        for name, layer in masked_layers(network).items():
+            own = [noises[f"{name}.{kind}"] for kind in ("weight", "bias") if f"{name}.{kind}" in noises]
+            layer.rule = Concrete({noise.shape: noise for noise in own})
+
+    @staticmethod
+    def recipe(config: Config) -> Recipe:
+        """The search's, its steps in the learning rate at 88% of the epochs unless `milestones` are given."""
+        recipe = Recipe.of_search(config)
+        return recipe if recipe.milestones else replace(recipe, milestones=(int(DROP_AFTER * config.epochs),))
+
+    # ---- steps -------------------------------------------------------------------------------------------------------
+
+    def before_epoch(self, epoch: int) -> None:
+        """Remember which epoch it is, for the noise."""
+        self._epoch = epoch
+
+    @torch.no_grad()
+    def before_step(self, step: int) -> None:
+        """Draw logistic noise, log u − log(1 − u)."""
+        seed = self._run.rng("search", "noise", self._epoch, step).initial_seed()
+        generator = torch.Generator(self._noise.device).manual_seed(seed)
+        self._noise.uniform_(1e-7, 1 - 1e-7, generator=generator).logit_()
+
+    def loss(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        """What the masked network loses against the dense one on this batch, scaled as its authors do."""
+        how = self._config.cts_loss
+        if how == "ce":
+            return TASK_SCALE[how] * F.cross_entropy(logits, labels)
+        with torch.no_grad():
+            dense = self._teacher(images)
+        if how == "loss":
+            ratio = F.cross_entropy(logits, labels) / F.cross_entropy(dense, labels)
+            return TASK_SCALE[how] * (ratio - 1).abs()
+        # Reverse: KL(masked ‖ dense), their best.
+        student, target = logits.log_softmax(1), dense.log_softmax(1)
+        return TASK_SCALE[how] * F.kl_div(target, student, reduction="batchmean", log_target=True)
+
+    @torch.no_grad()
+    def before_update(self) -> None:
+        """Add λ∇c to the gradient; λ follows ‖∇task‖/‖∇c‖ while the budget is exceeded, and 0 otherwise."""
+        task, chance = self.flat.scores.grad, torch.sigmoid(self.flat.scores)
+        excess = chance.sum() / self._budget - 1
+        slope = CONSTRAINT_SCALE / self._budget * chance * (1 - chance)
+        present = torch.where(excess > 0, task.norm() / slope.norm(), 0.0)
+        before = self._multiplier if self._has_multiplier else present
+        self._multiplier = KEPT_OF_MULTIPLIER * before + (1 - KEPT_OF_MULTIPLIER) * present
+        self._has_multiplier = True
+        task.add_(self._multiplier * slope)
+
+    def project(self) -> None:
+        """Logits are not bounded."""
+
+    # ---- an epoch ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def measure(self, data: Splits, draw: Draw) -> Row:
+        """Accuracy with every weight at its chance of being kept, and of the ⌊dN⌋ likeliest."""
+        logits = self.flat.split(self.flat.scores.detach())
+        kept = keep_highest(logits, self._config.density, draw("ties"))
+        mask = torch.cat([part.flatten() for part in kept.values()])
+        return {
+            "test_acc_before_rounding": self._accuracy(torch.sigmoid(self.flat.scores), data.test),
+            "test_acc": self._accuracy(mask, data.test),
+            "val_acc": self._accuracy(mask, data.val),
+            "regularization_loss": float(self._multiplier * CONSTRAINT_SCALE * self._excess()),
+            "model_sparsity": 100.0 * self._share(mask),
+        }
+
+    def _excess(self) -> Tensor:
+        return torch.sigmoid(self.flat.scores).sum() / self._budget - 1
+
+    def layer_densities(self) -> dict[str, float]:
+        """All weights take part, each by its share."""
+        return {}
+
+    # ---- what is logged and saved ------------------------------------------------------------------------------------
+
+    def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """The weights that are expected to be kept, in percent, and the multiplier λ."""
+        expected = 100.0 * torch.sigmoid(self.flat.scores.detach()).mean()
+        return {"weights_expected_percent": float(expected), "multiplier": float(self._multiplier)}, {}
+
+    def state(self) -> dict[str, Any]:
+        """All of a Training's, the epoch and the multiplier."""
+        own = {"epoch": self._epoch, "multiplier": float(self._multiplier), "has_multiplier": self._has_multiplier}
+        return {**super().state(), **own}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+        super().load_state(state)
+        self._epoch, self._has_multiplier = state["epoch"], state["has_multiplier"]
+        self._multiplier = self.flat.scores.new_tensor(state["multiplier"])

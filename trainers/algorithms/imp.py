@@ -1,0 +1,104 @@
+"""Iterative magnitude pruning: train, prune the smallest weights, rewind the others, and again.
+
+Source: Frankle & Carbin, ICLR 2019 (arXiv 1803.03635), Strategy 1; rewinding: Frankle et al., ICML 2020 (arXiv
+1912.05671); keeping the weights and rewinding only the learning rate: Renda et al., ICLR 2020 (arXiv 2003.02389).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from data.loader import Splits
+from models.masking import plain_state, prunable_parameters
+from trainers.algorithms.imp_rounds import first_round, keep_round, rewind_step
+from trainers.loop import train
+from trainers.weights import WeightTraining
+from utils.masks import Masks, Ticket, ceil_count, floor_count, prune_apart
+from utils.recipe import Recipe
+from utils.run import Run
+
+if TYPE_CHECKING:
+    from args_helper import Config
+
+
+def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
+    """Rounds of `iter_period` epochs, a pruning between each and the next; the last round is the trained ticket."""
+    recipe = Recipe.of_search(config, epochs=config.iter_period, gamma=config.lr_gamma, first_epoch=0)
+    snapshot_step = rewind_step(config, recipe.epochs * len(data.train))
+    number, ticket, rewound = first_round(net, config, run)
+    while True:
+        stage = f"search/round_{number}"
+        ticket = replace(ticket, recipe=replace(recipe, stage=stage))
+        training = Round(net, ticket, snapshot_step if number == 0 else None)
+        train(run, stage, training, data, recipe.epochs)
+        rewound = rewound or training.snapshot
+        trained = Ticket(plain_state(net), ticket.masks)
+        keep_round(run, number, trained, rewound)
+        if number >= config.imp_prunings:
+            return ticket
+        number += 1
+        masks = smallest_pruned(trained, number, config, run)
+        ticket = Ticket({**trained.state, **({} if config.imp_no_rewind else rewound)}, masks)
+
+
+class Round(WeightTraining):
+    """A round's training, which in round 0 takes the snapshot that later rounds are rewound to.
+
+    Args:
+        network: plain; it takes up the ticket's state.
+        ticket: what is trained, with its recipe.
+        snapshot_step: the optimizer step after which to take the snapshot; 0: before the first; None: never.
+
+    Attributes:
+        snapshot: the prunable weights at that step, by name.
+    """
+
+    def __init__(self, network: nn.Module, ticket: Ticket, snapshot_step: int | None) -> None:
+        super().__init__(network, ticket, ticket.recipe)
+        self._snapshot_step, self._steps = snapshot_step, 0
+        self.snapshot: dict[str, Tensor] = {}
+        self._take_snapshot()
+
+    def after_step(self) -> None:
+        """Mask, count, and take the snapshot when its step has come."""
+        super().after_step()
+        self._steps += 1
+        self._take_snapshot()
+
+    def _take_snapshot(self) -> None:
+        if self._steps == self._snapshot_step:
+            weights = prunable_parameters(self.network).items()
+            self.snapshot = {name: weight.detach().clone() for name, weight in weights}
+
+    def state(self) -> dict[str, Any]:
+        """All of a Training's, the steps so far and the snapshot."""
+        return {**super().state(), "steps": self._steps, "snapshot": self.snapshot}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+        super().load_state(state)
+        self._steps = state["steps"]
+        device = next(self.network.parameters()).device
+        self.snapshot = {name: weight.to(device) for name, weight in state["snapshot"].items()}
+
+
+@torch.no_grad()
+def smallest_pruned(ticket: Ticket, number: int, config: Config, run: Run) -> Masks:
+    """The masks of round `number`: of the n weights before it, the ⌈q·n⌉ of smallest magnitude in the network go.
+
+    Towards a target, the last pruning lands on ⌊dN⌋. Among equals, the draw decides.
+    """
+    magnitudes = {name: ticket.state[name].abs() for name in ticket.masks}
+
+    def how_many(in_play: int, whole: int) -> int:
+        count = min(ceil_count(config.prune_rate, in_play), in_play - 1)
+        if config.imp_rounds > 0:
+            return count
+        above_target = in_play - max(1, floor_count(config.density, whole))
+        return above_target if number == config.imp_prunings else min(count, above_target)
+
+    return prune_apart(magnitudes, ticket.masks, how_many, run.rng(f"search/round_{number}", "prune"))

@@ -1,0 +1,127 @@
+"""What the rounds of iterative magnitude pruning leave behind, and how a run takes up another run's rounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from models.masking import plain_state, prunable_parameters
+from models.pretrained import load_weights, read_state
+from utils.errors import UserError
+from utils.files import load_tensors, write_atomic, write_csv
+from utils.masks import Ticket, all_kept
+from utils.run import Run, checkpoint_path
+from utils.tickets import write_ticket
+
+if TYPE_CHECKING:
+    from args_helper import Config
+
+REWIND_STEP = 1000
+SHARE_OF_SHORT_ROUNDS = 0.05
+SNAPSHOT = "rewind.safetensors"
+
+
+def rewind_step(config: Config, steps: int) -> int:
+    """The optimizer step of round 0 whose weights are rewound to; by default 1000, or 5% of a shorter round.
+
+    Args:
+        config: `imp_rewind_iter`.
+        steps: in round 0.
+
+    Raises:
+        UserError: the step that was asked for lies beyond round 0.
+    """
+    asked = config.imp_rewind_iter
+    if asked is None:
+        return REWIND_STEP if steps >= REWIND_STEP else round(SHARE_OF_SHORT_ROUNDS * steps)
+    if asked > steps:
+        raise UserError(
+            f"imp_rewind_iter {asked} lies beyond round 0, which has {steps} steps ({config.iter_period} epochs, "
+            "iter_period); give at most that, or leave it out"
+        )
+    return asked
+
+
+# ---- what a round leaves -------------------------------------------------------------------------------------------
+
+
+def keep_round(run: Run, number: int, ticket: Ticket, rewound: dict[str, Tensor]) -> None:
+    """Write a finished round's network and masks, the table of all rounds so far, and the rewind snapshot once.
+
+    Args:
+        run: where.
+        number: of the round.
+        ticket: the round's masks on the network as it was trained.
+        rewound: the snapshot.
+    """
+    folder = run.folder / "rounds"
+    lines = [
+        {
+            "round": one,
+            "weights_remaining_percent": rows[-1]["model_sparsity"],
+            "test_acc": rows[-1]["test_acc"],
+            "val_acc": rows[-1]["val_acc"],
+        }
+        for one in range(number + 1)
+        if (rows := run.rows(f"search/round_{one}"))
+    ]
+    write_ticket(folder / f"round_{number:03d}.safetensors", ticket, lines[-1])
+    if not (folder / SNAPSHOT).exists():
+        write_atomic(folder / SNAPSHOT, save({name: value.cpu().contiguous() for name, value in rewound.items()}))
+    write_csv(folder / "rounds.csv", lines)
+
+
+# ---- where a run begins --------------------------------------------------------------------------------------------
+
+
+def first_round(net: nn.Module, config: Config, run: Run) -> tuple[int, Ticket, dict[str, Tensor]]:
+    """The first round to train, the subnetwork it trains, and the weights to rewind to (empty: not known yet).
+
+    With `imp_resume_round` that round is the other run's, finished or up to a stored epoch and step.
+
+    Raises:
+        UserError: the run, the round or the step that `imp_resume_*` name is not there.
+    """
+    fresh = Ticket(plain_state(net), all_kept(prunable_parameters(net)))
+    number, device = config.imp_resume_round, next(net.parameters()).device
+    rewound: dict[str, Tensor] = {}
+    if config.imp_rewind_model:
+        load_weights(net, read_state(config.imp_rewind_model), config.imp_rewind_model)
+        rewound = {name: weight.detach().clone() for name, weight in prunable_parameters(net).items()}
+    if number < 0:
+        return 0, fresh, rewound
+    folder, stage = Path(config.imp_resume_folder), f"search/round_{number}"
+    snapshot = folder / "rounds" / SNAPSHOT
+    if not rewound and snapshot.exists():
+        rewound = {name: value.to(device) for name, value in read_state(snapshot).items()}
+    stored = run.load(stage)
+    if stored is None:
+        stored = _stored_position(folder, config)
+        run.save(stage, stored)
+    state = {name: value.to(device) for name, value in stored["training"]["network"].items()}
+    # Pruned weights are exactly 0 at every step, the others never.
+    return number, Ticket(state, {name: state[name] != 0 for name in fresh.masks}), rewound
+
+
+def _stored_position(folder: Path, config: Config) -> dict[str, Any]:
+    """The checkpoint of a run's round: its end, or where it stood at `imp_resume_epoch` and step `imp_resume_iter`."""
+    number = config.imp_resume_round
+    last = checkpoint_path(folder, f"search/round_{number}")
+    wanted = None
+    if config.imp_resume_epoch >= 0 or config.imp_resume_iter >= 0:
+        wanted = (max(0, config.imp_resume_epoch), max(0, config.imp_resume_iter))
+    there = []
+    for path in sorted(last.parent.glob(f"{last.stem}.pt")) + sorted(last.parent.glob(f"{last.stem}_epoch_*.pt")):
+        stored = load_tensors(path)
+        at = (stored["epoch"], stored["step"])
+        if at == wanted or (wanted is None and stored["done"]):
+            return stored
+        there.append(f"epoch {at[0]} step {at[1]}")
+    asked = "its end" if wanted is None else f"epoch {wanted[0]} step {wanted[1]}"
+    raise UserError(
+        f"{folder} has no checkpoint of round {number} at {asked}; of that round it has "
+        f"{', '.join(there) or 'none'} (save_every and ckpt_at_fixed_epochs keep more)"
+    )

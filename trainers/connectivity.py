@@ -1,0 +1,75 @@
+"""What of a mask still connects input and output: thin layers, dead layers, weights that are cut off."""
+
+from __future__ import annotations
+
+import warnings
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.masking import prunable_parameters
+from utils.masks import Masks, is_bias, per_layer, thin_layers, total
+
+
+def warn_of_thin_layers(masks: Masks, when: str, said: set[str]) -> None:
+    """Warn, once a layer, when it keeps less than one weight a filter on average.
+
+    Args:
+        masks: as they are now.
+        when: in words, for the message.
+        said: the layers that were warned of already; this call's are added.
+    """
+    thin = {name: counts for name, counts in thin_layers(masks).items() if name not in said}
+    if thin:
+        said.update(thin)
+        listed = ", ".join(f"{name} ({kept} for {filters})" for name, (kept, filters) in thin.items())
+        warnings.warn(f"{when}, these layers keep less than one weight a filter: {listed}", stacklevel=2)
+
+
+def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[str, Any]:
+    """How much of a ticket lies on a path from input to output.
+
+    A kept weight counts as effective when the summed output has a gradient with respect to it in the network of
+    |w| · mask, for an input of ones, in double precision, batch norm taken as the identity.
+
+    Args:
+        net: plain, the ticket's architecture; only its layers are looked at.
+        masks: of the ticket.
+        shape: (channels, height, width) of an image.
+
+    Returns:
+        `effective_weights_remaining`, `effective_weights_remaining_percent`, `dead_layers` and `thin_layers` (names).
+
+    Source: effective density: Vysogorets & Kempe, JMLR 2023 (arXiv 2107.02306).
+    """
+    flow = deepcopy(net).double().eval().requires_grad_(True)
+    _bypass_batch_norm(flow)
+    weights = prunable_parameters(flow)
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.abs_()
+            if name in masks:
+                weight.mul_(masks[name].to(weight.device))
+    device = next(flow.parameters()).device
+    output = flow(torch.ones(1, *shape, dtype=torch.float64, device=device)).sum()
+    gradients = torch.autograd.grad(output, list(weights.values()), allow_unused=True)
+    effective = sum(
+        int((masks[name].to(device) & (gradient != 0)).sum())
+        for name, gradient in zip(weights, gradients)
+        if name in masks and not is_bias(name) and gradient is not None
+    )
+    return {
+        "effective_weights_remaining": effective,
+        "effective_weights_remaining_percent": 100.0 * effective / total(masks),
+        "dead_layers": [name for name, (kept, _) in per_layer(masks).items() if not kept],
+        "thin_layers": list(thin_layers(masks)),
+    }
+
+
+def _bypass_batch_norm(net: nn.Module) -> None:
+    for module in list(net.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                setattr(module, name, nn.Identity())

@@ -1,0 +1,113 @@
+"""Where a run lives: its folder, what may already lie there, and how it is opened."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import torch
+
+from args_helper import Config, difference, parse_args
+from utils.environment import choose_device, describe_environment
+from utils.errors import UserError, resume_command
+from utils.files import write_atomic, write_json
+from utils.run import Run
+
+
+def resolved(config: Config) -> Config:
+    """The config with every `auto` decided.
+
+    Raises:
+        UserError: a device was named that is not there.
+    """
+    device = choose_device(config.device, config.gpu, config.no_cuda)
+    if device == "cpu" and "gpu" in config.model_fields_set and config.device == "auto" and not config.no_cuda:
+        warnings.warn(f"there is no GPU number {config.gpu}: using the CPU", stacklevel=2)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    return config.model_copy(update={"device": device, "threads": torch.get_num_threads()})
+
+
+def folder_of(config: Config) -> Path:
+    """The folder of the config's first trial."""
+    if config.resume:  # wherever it was moved to; later trials go beside it
+        return Path(config.resume).resolve().with_name(f"trial_{config.trial_num}")
+    return Path(config.results_dir) / _place(config)
+
+
+def _place(config: Config) -> Path:
+    """The run's folder under results_dir, and its events' under log_dir; parts that are not given are left out."""
+    parts = (config.subfolder, config.name, config.run_idx, f"trial_{config.trial_num}")
+    return Path(*(part for part in parts if part))
+
+
+def is_finished(folder: Path, config: Config, resumed: bool) -> bool:
+    """Whether this very run is there and finished; one that is resumed may be there unfinished.
+
+    Raises:
+        UserError: another experiment lies there, or this one, unfinished.
+    """
+    stored = folder / "config.yml"
+    if not stored.is_file():
+        return False
+    there = parse_args(["--config", str(stored)])
+    if there.config_hash != config.config_hash:
+        raise UserError(
+            f"{folder} holds another experiment, which differs in: {difference(there, config)}; "
+            f"to run this one beside it, give --name {_free_name(config)}"
+        )
+    finished = (folder / "summary.json").is_file()
+    if not finished and not resumed:
+        raise UserError(f"{folder} holds this run, unfinished; go on with it by: {resume_command(folder)}")
+    return finished
+
+
+def _free_name(config: Config) -> str:
+    """A name under which there is no run folder yet."""
+    names = (f"{config.name or 'run'}_{number}" for number in count(2))
+    return next(name for name in names if not folder_of(config.model_copy(update={"name": name})).exists())
+
+
+@contextmanager
+def opened(config: Config, folder: Path) -> Iterator[Run]:
+    """The run's folder, with its options and environment written down, until the run ends or is stopped.
+
+    A run that cannot begin, for what it was given, leaves no folder behind.
+    """
+    is_new = not folder.exists()
+    log_folder = Path(config.log_dir) / _place(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "config.yml", config.to_yaml())
+    if not (folder / "environment.json").exists():
+        write_json(folder / "environment.json", describe_environment(config.torch_device))
+    run = Run(
+        folder,
+        log_folder,
+        config.effective_seed,
+        config.results_filename,
+        keep_every=config.save_every,
+        keep_at={"search": config.kept_epochs},
+        refresh_every=config.print_freq,
+    )
+    run.writer().add_text("config", "```yaml\n" + config.to_yaml() + "```")
+    try:
+        with run.until_stopped():
+            yield run
+    except UserError:
+        if is_new and not (folder / "checkpoints").exists():
+            for made in (folder, log_folder):
+                _remove(made)
+        raise
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder and those above it that are empty then."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for above in folder.parents:
+        if not above.is_dir() or any(above.iterdir()):
+            return
+        above.rmdir()

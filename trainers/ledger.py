@@ -1,0 +1,98 @@
+"""What finding and training a ticket costs: epochs, steps, images, FLOPs and memory, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.masking import prunable_parameters
+from utils.environment import peak_memory, reset_peak_memory
+
+BACKWARD_AND_FORWARD = 3
+"""FLOPs of a training step as a multiple of the forward pass's: backward is taken to cost twice as much."""
+
+
+class Cost:
+    """What a stage has cost so far; saved with its position.
+
+    Args:
+        device: whose memory is watched.
+        figures: as they were saved; None for a fresh stage.
+
+    Attributes:
+        figures: `epochs`, `steps`, `images`, `exposure` (layer -> images, each times the layer's density then) and
+            `peak_memory_bytes`.
+    """
+
+    def __init__(self, device: torch.device, figures: Mapping[str, Any] | None = None) -> None:
+        self._device = device
+        fresh = {"epochs": 0, "steps": 0, "images": 0, "exposure": {}, "peak_memory_bytes": 0}
+        self.figures: dict[str, Any] = dict(figures or fresh)
+        reset_peak_memory(device)
+
+    def count(self, steps: int, images: int, densities: Mapping[str, float]) -> None:
+        """Add an epoch of so many steps and images, with each layer's density in it."""
+        own = self.figures
+        own["epochs"] += 1
+        own["steps"] += steps
+        own["images"] += images
+        before = own["exposure"]
+        own["exposure"] = {name: before.get(name, 0.0) + images * share for name, share in densities.items()}
+        own["peak_memory_bytes"] = max(own["peak_memory_bytes"], peak_memory(self._device))
+
+
+def forward_flops(net: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
+    """FLOPs of one image's forward pass: prunable layer -> its own, and `""` -> all of them together.
+
+    Args:
+        net: plain.
+        shape: (channels, height, width) of an image.
+    """
+    counted = deepcopy(net).eval()
+    image = torch.zeros(1, *shape, device=next(counted.parameters()).device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        counted(image)
+    modules = {name.partition(".")[2]: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    layers = {name.rpartition(".")[0] for name in prunable_parameters(net)}
+    return {"": counter.get_total_flops(), **{name: modules.get(name, 0) for name in layers}}
+
+
+def scoring_flops(net: nn.Module, images: torch.Tensor, backward: int = 1) -> int:
+    """FLOPs of a forward pass over a batch and so many backward passes, each twice a forward's."""
+    return forward_flops(net, tuple(images.shape[1:]))[""] * len(images) * (1 + 2 * backward)
+
+
+def summed(costs: Iterable[Mapping[str, Any]], flops: Mapping[str, int], seconds: float) -> dict[str, Any]:
+    """The ledger over stages, for the summary.
+
+    Training FLOPs are three times the forward pass's for every image; masked, each prunable layer's count times its
+    density at the time. No present kernel saves what a mask spares: masked FLOPs are what one could save.
+
+    Args:
+        costs: the `figures` of the stages.
+        flops: of `forward_flops`.
+        seconds: spent in them.
+    """
+    costs = list(costs)
+    images = sum(cost["images"] for cost in costs)
+    prunable = sum(count for name, count in flops.items() if name)
+    exposed = sum(flops.get(name, 0) * share for cost in costs for name, share in _exposure(cost, flops).items())
+    return {
+        "epochs": sum(cost["epochs"] for cost in costs),
+        "steps": sum(cost["steps"] for cost in costs),
+        "images": images,
+        "seconds": seconds,
+        "training_flops_dense": BACKWARD_AND_FORWARD * flops[""] * images,
+        "training_flops_masked": round(BACKWARD_AND_FORWARD * ((flops[""] - prunable) * images + exposed)),
+        "peak_memory_bytes": max((cost["peak_memory_bytes"] for cost in costs), default=0),
+    }
+
+
+def _exposure(cost: Mapping[str, Any], flops: Mapping[str, int]) -> dict[str, float]:
+    """Layer -> images times density; layers of which nothing was said took part whole."""
+    return {name: cost["exposure"].get(name, float(cost["images"])) for name in flops if name}
