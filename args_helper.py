@@ -169,19 +169,10 @@ class DataOptions(_Options):
     use_full_data: bool = option(False, "train on all training images, holding none out for validation")
 
 
-_LATER_MODELS = (
-    "Conv6", "Conv8", "Conv4Wide", "Conv6Wide", "cResNet18", "cResNet50", "ResNet18", "ResNet50", "ResNet101",
-    "WideResNet50_2", "WideResNet101_2", "TinyResNet18", "WideResNet28", "vgg16", "tinyvgg16", "MobileNetV2",
-    "tinyMobileNetV2",
-)  # fmt: skip
-
-
 class ModelOptions(_Options):
     """Model"""
 
-    arch: one_of(*MODELS, later=(*_LATER_MODELS, *(f"{name}Normal" for name in (*MODELS, *_LATER_MODELS)))) = option(
-        "resnet20", "network"
-    )
+    arch: one_of(*MODELS, later=[f"{name}Normal" for name in MODELS]) = option("resnet20", "network")
     width: Float = option(1.0, "factor of every hidden width", aliases=("width_mult",), gt=0)
     hidden_size: Int = option(500, "units of FC's hidden layers", ge=1)
     bias: bool = option(False, "give convolutions and linear layers a bias, masked apart from the weights")

@@ -15,9 +15,28 @@ MODELS = {
     "FC": "models.conv:FC",
     "Conv2": "models.conv:conv2",
     "Conv4": "models.conv:conv4",
+    "Conv6": "models.conv:conv6",
+    "Conv8": "models.conv:conv8",
+    # Published as the networks whose widths `width_mult` scales; here `width` scales every network.
+    "Conv4Wide": "models.conv:conv4",
+    "Conv6Wide": "models.conv:conv6",
     "resnet20": "models.resnet_cifar:resnet20",
     "resnet32": "models.resnet_cifar:resnet32",
     "resnet32_double": "models.resnet_cifar:resnet32_double",
+    "cResNet18": "models.resnet:small_resnet18",
+    "cResNet50": "models.resnet:small_resnet50",
+    "ResNet18": "models.resnet:resnet18",
+    "ResNet50": "models.resnet:resnet50",
+    "ResNet101": "models.resnet:resnet101",
+    "WideResNet50_2": "models.resnet:wide_resnet50_2",
+    "WideResNet101_2": "models.resnet:wide_resnet101_2",
+    "WideResNet28": "models.wideresnet:wide_resnet28_2",
+    "vgg16": "models.vgg:vgg16",
+    "MobileNetV2": "models.mobilenet:MobileNetV2",
+    # For the 64×64 images of Tiny ImageNet. The means over the image that end these networks fit any size.
+    "TinyResNet18": "models.resnet:resnet18",
+    "tinyvgg16": "models.vgg:vgg16",
+    "tinyMobileNetV2": "models.mobilenet:MobileNetV2",
 }
 """Name -> module:factory; a factory takes a `ModelSpec` and returns a network of ordinary PyTorch layers."""
 
