@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from pydantic.fields import FieldInfo
 
 from data import DATASETS, DEFINED_BY_PATH
-from models import MODELS
+from models import MODELS, TORCHVISION, WITHOUT_MASKS
 from trainers.algorithms import ALGORITHMS
 from utils.errors import UserError, meant
 from utils.schedules import pruning_epochs, pruning_rate
@@ -36,26 +37,33 @@ class Choices:
     names: tuple[str, ...]
 
 
-def one_of(*names: str, later: Iterable[str] = (), aliases: Mapping[Any, str] | None = None) -> Any:
+def one_of(
+    *names: str,
+    later: Iterable[str] = (),
+    aliases: Mapping[Any, str] | None = None,
+    also: Mapping[str, str] | None = None,
+) -> Any:
     """The type of an option that allows these names only.
 
     Args:
         names: what is allowed.
         later: names that are known but not available yet.
         aliases: other spellings.
+        also: what else is allowed, as it is described -> a regular expression for all of it.
     """
+    described = ", ".join((*names, *(also or {})))
 
     def check(given: Any) -> str:
         if not isinstance(given, str | bool | int | float):
-            raise ValueError(f"{given} is not one of {', '.join(names)}")
+            raise ValueError(f"{given} is not one of {described}")
         name = (aliases or {}).get(given, given)
-        if name in names:
+        if name in names or any(re.fullmatch(pattern, str(name)) for pattern in (also or {}).values()):
             return name
         if name in set(later):
-            raise ValueError(f"'{name}' is not available yet; allowed: {', '.join(names)}")
-        raise ValueError(f"'{given}' is not one of {', '.join(names)}{meant(str(given), names)}")
+            raise ValueError(f"'{name}' is not available yet; allowed: {described}")
+        raise ValueError(f"'{given}' is not one of {described}{meant(str(given), names)}")
 
-    return Annotated[str, BeforeValidator(check), Choices(names)]
+    return Annotated[str, BeforeValidator(check), Choices((*names, *(also or {})))]
 
 
 def _no_bool(given: Any) -> Any:
@@ -172,11 +180,24 @@ class DataOptions(_Options):
 class ModelOptions(_Options):
     """Model"""
 
-    arch: one_of(*MODELS, later=[f"{name}Normal" for name in MODELS]) = option("resnet20", "network")
+    arch: one_of(
+        *MODELS,
+        also={
+            f"<any of these>{WITHOUT_MASKS}": f"({'|'.join(MODELS)}){WITHOUT_MASKS}",
+            f"{TORCHVISION}<name>": f"{TORCHVISION}[^:]+",
+            "<file>.py:<function>": r".+\.py:\w+",
+        },
+    ) = option("resnet20", "network; with Normal appended, the same one without masks")
+    weights: str | None = option(None, "torchvision networks: start from these weights of theirs, such as DEFAULT")
     width: Float = option(1.0, "factor of every hidden width", aliases=("width_mult",), gt=0)
     hidden_size: Int = option(500, "units of FC's hidden layers", ge=1)
     bias: bool = option(False, "give convolutions and linear layers a bias, masked apart from the weights")
     conv_type: one_of("SubnetConv", "DenseConv") = option("SubnetConv", "masked layers or plain ones")
+    first_layer_dense: bool = option(False, "leave the first layer unmasked: neither pruned nor counted")
+    last_layer_dense: bool = option(False, "the same for the last layer")
+    first_layer_type: one_of("SubnetConv", "DenseConv", aliases={"None": "SubnetConv"}) = option(
+        "SubnetConv", "kind of the first layer; DenseConv is first_layer_dense"
+    )
     bn_type: one_of("NonAffineBatchNorm", "AffineBatchNorm", "LearnedBatchNorm") = option(
         "NonAffineBatchNorm", "batch norm without or with scale and shift (frozen in the search, then trained)"
     )
@@ -312,8 +333,7 @@ RETIRED = {
 
 # Options that are known and not available yet, each with the value that asks for nothing.
 NOT_YET: dict[str, Any] = {
-    "mixed_precision": False, "evaluate": False, "evaluate_only": False, "first_layer_dense": False,
-    "last_layer_dense": False, "first_layer_type": None, "lr_gamma": 0.1, "weight_training": False,
+    "mixed_precision": False, "evaluate": False, "evaluate_only": False, "lr_gamma": 0.1, "weight_training": False,
     "dense_training": False, "only_sanity": False, "sanity_folder": None, "shuffle": False, "reinit": False,
     "chg_mask": False, "chg_weight": False, "imp_rounds": -1, "imp_rewind_iter": 1000, "imp_no_rewind": False,
     "imp_resume_round": -1, "imp_rewind_model": None, "imp_resume_epoch": -1, "imp_resume_iter": -1,
@@ -333,6 +353,17 @@ class Config(*reversed(GROUPS)):
     def torch_device(self) -> str:
         """The device as PyTorch names it; `device` has to be resolved before."""
         return f"cuda:{self.gpu}" if self.device == "cuda" else self.device
+
+    @property
+    def without_masks(self) -> bool:
+        """Whether the network has no layer that could learn a mask."""
+        named_so = self.arch.removesuffix(WITHOUT_MASKS) in MODELS and self.arch.endswith(WITHOUT_MASKS)
+        return named_so or self.conv_type == "DenseConv"
+
+    @property
+    def first_is_dense(self) -> bool:
+        """Whether the first layer stays dense."""
+        return self.first_layer_dense or self.first_layer_type == "DenseConv"
 
     @property
     def density(self) -> float:
@@ -407,15 +438,28 @@ def contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         if config.nesterov and momentum_user == "sgd" and config.momentum == 0:
             yield ("nesterov", "momentum", of), "nesterov needs a momentum above 0"
             break
+    yield from _network_contradictions(config)
     if config.algo in ("hc", "hc_iter", "ep", "global_ep", "global_ep_iter"):
         yield from _mask_contradictions(config)
     if config.algo in ("hc_iter", "global_ep_iter"):
         yield from _schedule_contradictions(config)
 
 
+def _network_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    if config.arch.startswith(TORCHVISION):
+        for name in ("width", "bias", "bn_type", "hidden_size"):
+            if getattr(config, name) != OPTIONS[name].default:
+                yield (name, "arch"), f"{config.arch} comes as it is: {name} is for the tool's own networks"
+    elif config.weights:
+        yield ("weights", "arch"), f"weights are torchvision's, for networks such as {TORCHVISION}resnet18"
+    if config.weights and config.pretrained:
+        yield ("weights", "pretrained"), "weights and pretrained both say where to start from: give one of them"
+
+
 def _mask_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    if config.conv_type == "DenseConv":
-        yield ("conv_type", "algo"), f"algo {config.algo} learns masks, which conv_type DenseConv has not"
+    if config.without_masks:
+        name = "conv_type" if config.conv_type == "DenseConv" else "arch"
+        yield (name, "algo"), f"algo {config.algo} learns masks, which {name} {getattr(config, name)} has not"
     if config.bottom_k_on_forward and config.algo != "hc_iter":
         yield ("bottom_k_on_forward", "algo"), "bottom_k_on_forward takes its fraction from the prunings of hc_iter"
     elif config.bottom_k_on_forward and not config.hc_quantized:

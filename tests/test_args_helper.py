@@ -573,7 +573,7 @@ def test_every_published_choice_is_known(option: str, name: str) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--arch", "resnet20Normal"], ["-e"], ["--no-evaluate"]],
+    [["--arch", "resnet20Normal", "--algo", "training"], ["-e"], ["--no-evaluate"]],
     ids=str,
 )
 def test_every_other_published_spelling_is_known(words: list[str]) -> None:
@@ -678,6 +678,16 @@ CONTRADICTIONS = [
      "--nesterov --momentum 0 --optimizer adam --fine_tune_optimizer adam"),
     ("--conv_type DenseConv --algo hc", "algo hc learns masks, which conv_type DenseConv has not", "--algo hc"),
     ("--conv_type DenseConv --algo hc_iter", "algo hc_iter learns masks, which conv_type DenseConv has not", ""),
+    *((f"--arch resnet20Normal --algo {algo}", f"algo {algo} learns masks, which arch resnet20Normal has not",
+       "--arch resnet20Normal --algo snip") for algo in ("hc", "hc_iter", "ep", "global_ep", "global_ep_iter")),
+    ("--weights DEFAULT", "weights are torchvision's, for networks such as torchvision/resnet18",
+     "--weights DEFAULT --arch torchvision/resnet18"),
+    ("--weights DEFAULT --arch torchvision/vgg11 --pretrained x",
+     "weights and pretrained both say where to start from: give one of them",
+     "--arch torchvision/vgg11 --pretrained x"),
+    *((f"--arch torchvision/vgg11 --{name} {value}",
+       f"torchvision/vgg11 comes as it is: {name} is for the tool's own networks", f"--{name} {value}")
+      for name, value in (("width", 2), ("bias", "true"), ("bn_type", "AffineBatchNorm"), ("hidden_size", 9))),
     ("--bottom_k_on_forward --hc_quantized false", "bottom_k_on_forward rounds as it goes: set hc_quantized",
      "--bottom_k_on_forward --hc_quantized"),
     ("--bottom_k_on_forward --bias --hc_quantized",
