@@ -187,7 +187,11 @@ class ModelOptions(_Options):
             f"{TORCHVISION}<name>": f"{TORCHVISION}[^:]+",
             "<file>.py:<function>": r".+\.py:\w+",
         },
-    ) = option("resnet20", "network; with Normal appended, the same one without masks")
+    ) = option(
+        "resnet20",
+        "network; with Normal appended, the same one without masks; Conv4Wide and Conv6Wide are the names under which "
+        "Conv4 and Conv6 were published for use with width_mult",
+    )
     weights: str | None = option(None, "torchvision networks: start from these weights of theirs, such as DEFAULT")
     width: Float = option(1.0, "factor of every hidden width", aliases=("width_mult",), gt=0)
     hidden_size: Int = option(500, "units of FC's hidden layers", ge=1)

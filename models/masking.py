@@ -46,11 +46,16 @@ def to_plain(network: nn.Module) -> nn.Module:
 def keep_dense(network: nn.Module, first: bool, last: bool) -> nn.Module:
     """Take the first layer or the last one, in network order, out of what is masked, pruned and counted, in place.
 
+    Args:
+        network: plain.
+        first, last: which. Returns the network.
+
     Raises:
-        UserError: see `to_masked`.
+        UserError: a layer is used under two names, or the network is nothing but one layer.
     """
     names = [name for name, module in network.named_modules() if type(module) in _DENSE_TWIN]
-    return _swap(network, _DENSE_TWIN, (names[:1] if first else []) + (names[-1:] if last else []))
+    chosen = (names[:1] if first else []) + (names[-1:] if last else [])
+    return _swap(network, _DENSE_TWIN, chosen) if chosen else network
 
 
 def masked_layers(network: nn.Module) -> dict[str, SubnetConv | SubnetLinear]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from urllib.error import URLError
 
 import pytest
 import torch
 import torchvision
+from conftest import SMALL
 from torch import Tensor, nn
 
 from args_helper import Config, parse_args
@@ -180,6 +182,15 @@ def test_a_factory_of_the_users_own_makes_a_network_like_any_other(own):
 def test_what_the_init_does_not_draw_derives_from_the_seed_too(own):
     first, second, other = (build(f"{own}:Net", seed=seed).scale.item() for seed in (1, 1, 2))
     assert first == second != other
+
+
+def test_a_run_of_a_network_of_the_users_own_with_its_first_layer_dense(own, call, places):
+    words = [*SMALL, "--arch", f"{own}:Net", "--first_layer_dense", "--skip_sanity_checks", *places]
+    outcome = call(*words, "--epochs", 2)
+    assert outcome.code == 0, outcome.err
+    summary = json.loads((own.parent / "results" / "trial_1" / "summary.json").read_text())
+    assert list(summary["layers"]) == ["fc"]
+    assert (summary["weights_total"], summary["weights_remaining_percent"] < 30) == (20, True)
 
 
 @pytest.mark.parametrize(
