@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import math
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +23,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from pydantic.fields import FieldInfo
 
 from data import DATASETS, DEFINED_BY_PATH
-from models import MODELS
+from models import MODELS, TORCHVISION, WITHOUT_MASKS
 from trainers.algorithms import ALGORITHMS
 from utils.errors import UserError, meant
 from utils.schedules import pruning_epochs, pruning_rate
@@ -37,43 +38,37 @@ class Choices:
     names: tuple[str, ...]
 
 
-def one_of(*names: str, later: Iterable[str] = (), aliases: Mapping[Any, str] | None = None) -> Any:
+def one_of(
+    *names: str,
+    later: Iterable[str] = (),
+    aliases: Mapping[Any, str] | None = None,
+    also: Mapping[str, str] | None = None,
+) -> Any:
     """The type of an option that allows these names only.
 
     Args:
         names: what is allowed.
         later: names that are known but not available yet.
         aliases: other spellings.
+        also: what else is allowed, as it is described -> a regular expression for all of it.
     """
+    described = ", ".join((*names, *(also or {})))
 
     def check(given: Any) -> str:
         if not isinstance(given, str | bool | int | float):
-            raise ValueError(f"{given} is not one of {', '.join(names)}")
+            raise ValueError(f"{given} is not one of {described}")
         name = (aliases or {}).get(given, given)
-        if name in names:
+        if name in names or any(re.fullmatch(pattern, str(name)) for pattern in (also or {}).values()):
             return name
         if name in set(later):
-            raise ValueError(f"'{name}' is not available yet; allowed: {', '.join(names)}")
-        raise ValueError(f"'{given}' is not one of {', '.join(names)}{meant(str(given), names)}")
+            raise ValueError(f"'{name}' is not available yet; allowed: {described}")
+        raise ValueError(f"'{given}' is not one of {described}{meant(str(given), names)}")
 
-    return Annotated[str, BeforeValidator(check), Choices(names)]
+    return Annotated[str, BeforeValidator(check), Choices((*names, *(also or {})))]
 
 
-def algorithm(*names: str, aliases: Mapping[Any, str]) -> Any:
-    """The type of `algo`: one of these names, or a user's own as `path/to/file.py:function`."""
-    check = get_args(one_of(*names, aliases=aliases))[1].func
-
-    def check_or_find(given: Any) -> str:
-        path, _, function = str(given).rpartition(":")
-        if not path.endswith(".py"):
-            return check(given)
-        if not Path(path).is_file():
-            raise ValueError(f"there is no file {path}")
-        if not function.isidentifier():
-            raise ValueError(f"'{function}' is not the name of a function; a file's is given as {path}:find_ticket")
-        return str(given)
-
-    return Annotated[str, BeforeValidator(check_or_find), Choices((*names, "FILE.py:FUNCTION"))]
+OWN_FILE = {"<file>.py:<function>": r".+\.py:\w+"}
+"""What else than a name of ours stands for an algorithm or a network."""
 
 
 def _no_bool(given: Any) -> Any:
@@ -187,23 +182,31 @@ class DataOptions(_Options):
     use_full_data: bool = option(False, "train on all training images, holding none out for validation")
 
 
-_LATER_MODELS = (
-    "Conv6", "Conv8", "Conv4Wide", "Conv6Wide", "cResNet18", "cResNet50", "ResNet18", "ResNet50", "ResNet101",
-    "WideResNet50_2", "WideResNet101_2", "TinyResNet18", "WideResNet28", "vgg16", "tinyvgg16", "MobileNetV2",
-    "tinyMobileNetV2",
-)  # fmt: skip
-
-
 class ModelOptions(_Options):
     """Model"""
 
-    arch: one_of(*MODELS, later=(*_LATER_MODELS, *(f"{name}Normal" for name in (*MODELS, *_LATER_MODELS)))) = option(
-        "resnet20", "network"
+    arch: one_of(
+        *MODELS,
+        also={
+            f"<any of these>{WITHOUT_MASKS}": f"({'|'.join(MODELS)}){WITHOUT_MASKS}",
+            f"{TORCHVISION}<name>": f"{TORCHVISION}[^:]+",
+            **OWN_FILE,
+        },
+    ) = option(
+        "resnet20",
+        "network; with Normal appended, the same one without masks; Conv4Wide and Conv6Wide are the names under which "
+        "Conv4 and Conv6 were published for use with width_mult",
     )
+    weights: str | None = option(None, "torchvision networks: start from these weights of theirs, such as DEFAULT")
     width: Float = option(1.0, "factor of every hidden width", aliases=("width_mult",), gt=0)
     hidden_size: Int = option(500, "units of FC's hidden layers", ge=1)
     bias: bool = option(False, "give convolutions and linear layers a bias, masked apart from the weights")
     conv_type: one_of("SubnetConv", "DenseConv") = option("SubnetConv", "masked layers or plain ones")
+    first_layer_dense: bool = option(False, "leave the first layer unmasked: neither pruned nor counted")
+    last_layer_dense: bool = option(False, "the same for the last layer")
+    first_layer_type: one_of("SubnetConv", "DenseConv", aliases={"None": "SubnetConv"}) = option(
+        "SubnetConv", "kind of the first layer; DenseConv is first_layer_dense"
+    )
     bn_type: one_of("NonAffineBatchNorm", "AffineBatchNorm", "LearnedBatchNorm") = option(
         "NonAffineBatchNorm", "batch norm without or with scale and shift (frozen in the search, then trained)"
     )
@@ -224,8 +227,8 @@ class ModelOptions(_Options):
 class SearchOptions(_Options):
     """Search"""
 
-    algo: algorithm(*ALGORITHMS, aliases={"wt": "training", "dense": "training"}) = option(
-        "hc_iter", "algorithm, or a file of one's own as path/to/file.py:find_ticket"
+    algo: one_of(*ALGORITHMS, aliases={"wt": "training", "dense": "training"}, also=OWN_FILE) = option(
+        "hc_iter", "algorithm, or the function of a file of one's own"
     )
     epochs: Int = option(10, "epochs of the search", ge=1)
     optimizer: OptimizerName = option("sgd", "optimizer of the search")
@@ -400,7 +403,7 @@ RETIRED = {
 
 # Options that are known and not available yet, each with the value that asks for nothing.
 NOT_YET: dict[str, Any] = {
-    "mixed_precision": False, "first_layer_dense": False, "last_layer_dense": False, "first_layer_type": None,
+    "mixed_precision": False,
     "multiprocessing_distributed": False, "world_size": -1, "rank": -1, "dist_backend": "nccl", "dry_run": False,
     "precision": "fp32", "compile": "auto", "accumulate": 1, "deterministic": False, "max_time": None,
     "checkpoint_every": None, "resume_anyway": False, "export": False, "report": None, "compare_tickets": None,
@@ -415,6 +418,17 @@ class Config(*reversed(GROUPS)):
     def torch_device(self) -> str:
         """The device as PyTorch names it; `device` has to be resolved before."""
         return f"cuda:{self.gpu}" if self.device == "cuda" else self.device
+
+    @property
+    def without_masks(self) -> bool:
+        """Whether the network has no layer that could learn a mask."""
+        named_so = self.arch.removesuffix(WITHOUT_MASKS) in MODELS and self.arch.endswith(WITHOUT_MASKS)
+        return named_so or self.conv_type == "DenseConv"
+
+    @property
+    def first_is_dense(self) -> bool:
+        """Whether the first layer stays dense."""
+        return self.first_layer_dense or self.first_layer_type == "DenseConv"
 
     @property
     def density(self) -> float:
@@ -486,14 +500,21 @@ class Config(*reversed(GROUPS)):
         if self.dataset in DEFINED_BY_PATH:
             names.add("data")
         decided = json.loads(self.model_dump_json(include=names))
-        if ".py:" in self.algo:  # a user's own: what the file says counts, not its name
-            decided["algo"] += f" {hashlib.sha256(Path(self.algo.rpartition(':')[0]).read_bytes()).hexdigest()[:12]}"
+        for name in ("algo", "arch"):  # a user's own: what the file says counts, not its name
+            if (path := _own_file(decided[name])) is not None:
+                decided[name] += f" {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
         return decided
 
     def to_yaml(self) -> str:
         """The options as YAML, itself a valid config file."""
         given = json.loads(self.model_dump_json(exclude=set(FLAGS_ONLY), exclude_none=True))
         return yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
+
+
+def _own_file(name: str) -> Path | None:
+    """The user's file that an algorithm or a network comes from, if it comes from one that is there."""
+    path = Path(name.rpartition(":")[0])
+    return path if path.suffix == ".py" and path.is_file() else None
 
 
 def _digest(options: Mapping[str, Any]) -> str:
@@ -519,6 +540,7 @@ def contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         if config.nesterov and momentum_user == "sgd" and config.momentum == 0:
             yield ("nesterov", "momentum", of), "nesterov needs a momentum above 0"
             break
+    yield from _network_contradictions(config)
     if config.algo in ("hc", "hc_iter", "ep", "global_ep", "global_ep_iter", "cts"):
         yield from _mask_contradictions(config)
     if config.algo in ("hc_iter", "global_ep_iter"):
@@ -529,9 +551,21 @@ def contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     yield from _mode_contradictions(config)
 
 
+def _network_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    if config.arch.startswith(TORCHVISION):
+        for name in ("width", "bias", "bn_type", "hidden_size"):
+            if getattr(config, name) != OPTIONS[name].default:
+                yield (name, "arch"), f"{config.arch} comes as it is: {name} is for the tool's own networks"
+    elif config.weights:
+        yield ("weights", "arch"), f"weights are torchvision's, for networks such as {TORCHVISION}resnet18"
+    if config.weights and config.pretrained:
+        yield ("weights", "pretrained"), "weights and pretrained both say where to start from: give one of them"
+
+
 def _mask_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    if config.conv_type == "DenseConv":
-        yield ("conv_type", "algo"), f"algo {config.algo} learns masks, which conv_type DenseConv has not"
+    if config.without_masks:
+        name = "conv_type" if config.conv_type == "DenseConv" else "arch"
+        yield (name, "algo"), f"algo {config.algo} learns masks, which {name} {getattr(config, name)} has not"
     if config.bottom_k_on_forward and config.algo != "hc_iter":
         yield ("bottom_k_on_forward", "algo"), "bottom_k_on_forward takes its fraction from the prunings of hc_iter"
     elif config.bottom_k_on_forward and not config.hc_quantized:

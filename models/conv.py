@@ -1,6 +1,6 @@
 """Small networks without batch norm: VGG-like ConvN, and a fully connected one.
 
-Source: Frankle & Carbin, ICLR 2019 (arXiv 1803.03635), Figure 2.
+Source: Frankle & Carbin, ICLR 2019 (arXiv 1803.03635), Figure 2; Conv8: Ramanujan et al., CVPR 2020 (arXiv 1911.13299).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from models.layers import FullyConnected
 from models.spec import ModelSpec
-from utils.errors import UserError
 
 
 class Conv(nn.Module):
@@ -20,17 +19,19 @@ class Conv(nn.Module):
     Args:
         spec: classes, image shape, layer options.
         pairs: pairs of convolutions, of 64 channels and twice as many with every further pair.
+
+    Raises:
+        UserError: the images are too small for the poolings.
     """
 
     def __init__(self, spec: ModelSpec, pairs: int) -> None:
         super().__init__()
+        spec.check_poolings(pairs)
         stages, channels = [], spec.channels
         for width in (spec.scaled(64 * 2**pair) for pair in range(pairs)):
             stages += [nn.Conv2d(channels, width, 3, padding=1, bias=spec.bias), nn.ReLU()]
             stages += [nn.Conv2d(width, width, 3, padding=1, bias=spec.bias), nn.ReLU(), nn.MaxPool2d(2)]
             channels = width
-        if min(spec.shape[1:]) < 2**pairs:
-            raise UserError(f"images of {spec.shape[1]}×{spec.shape[2]} are too small for {pairs} poolings by 2")
         features = channels * math.prod(size // 2**pairs for size in spec.shape[1:])
         hidden = spec.scaled(256)
         self.convs = nn.Sequential(*stages)
@@ -74,3 +75,13 @@ def conv2(spec: ModelSpec) -> Conv:
 def conv4(spec: ModelSpec) -> Conv:
     """Four convolutions, three linear layers."""
     return Conv(spec, pairs=2)
+
+
+def conv6(spec: ModelSpec) -> Conv:
+    """Six convolutions, three linear layers."""
+    return Conv(spec, pairs=3)
+
+
+def conv8(spec: ModelSpec) -> Conv:
+    """Eight convolutions, three linear layers."""
+    return Conv(spec, pairs=4)

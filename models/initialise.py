@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from models.masking import masked_layers, prunable_parameters
+from models.masking import layer_parameters, masked_layers
 from utils.masks import is_bias, weight_beside
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class WeightDraw:
 
 def draw_weights(network: nn.Module, generator: torch.Generator, how: WeightDraw) -> None:
     """Draw every weight and bias of the convolutions and linear layers anew, in network order."""
-    for name, parameter in prunable_parameters(network).items():
+    for name, parameter in layer_parameters(network).items():
         if not parameter.is_meta:
             shape = network.get_parameter(weight_beside(name)).shape
             parameter.data.copy_(how.parameter(name, shape, generator))

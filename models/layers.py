@@ -192,6 +192,14 @@ class MaskedFullyConnected(SubnetConv):
     """`FullyConnected` under a learned mask; arguments as for `torch.nn.Conv2d`."""
 
 
+class DenseConv(nn.Conv2d):
+    """A convolution that stays dense: its type takes it out of all that is masked, pruned and counted."""
+
+
+class DenseLinear(nn.Linear):
+    """A linear layer that stays dense."""
+
+
 # ---- batch norm ----------------------------------------------------------------------------------------------------
 
 BATCH_NORMS: dict[str, Callable[[int], nn.Module]] = {

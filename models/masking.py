@@ -5,24 +5,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers import FullyConnected, MaskedFullyConnected, Rule, SubnetConv, SubnetLinear
+from models.layers import (
+    DenseConv,
+    DenseLinear,
+    FullyConnected,
+    MaskedFullyConnected,
+    Rule,
+    SubnetConv,
+    SubnetLinear,
+)
 from utils.errors import UserError
 from utils.masks import Masks
 
 # By exact type: a user's own subclass of a layer has a forward of its own, which a swap would lose.
 _MASKED_TWIN = {nn.Conv2d: SubnetConv, FullyConnected: MaskedFullyConnected, nn.Linear: SubnetLinear}
 _PLAIN_TWIN = {masked: plain for plain, masked in _MASKED_TWIN.items()}
+_DENSE_TWIN = {nn.Conv2d: DenseConv, FullyConnected: DenseConv, nn.Linear: DenseLinear}
+_PRUNABLE = frozenset({*_MASKED_TWIN, *_PLAIN_TWIN})
 _SCORE_NAMES = ("scores", "flag", "bias_scores", "bias_flag")
 
 
 def to_masked(network: nn.Module) -> nn.Module:
-    """Swap every convolution and linear layer for its masked twin, in place.
+    """Swap every convolution and linear layer, but those that stay dense, for its masked twin, in place.
 
     Weights are the same tensors as before, scores and flags all ones. Returns the network.
 
     Raises:
-        UserError: a layer is used under two names, or the network is nothing but one layer: neither can be swapped.
+        UserError: a layer is used under two names, or the network is nothing but one layer: neither can be swapped;
+            or there is no layer to swap.
     """
+    require_prunable(network)
     return _swap(network, _MASKED_TWIN)
 
 
@@ -31,20 +43,50 @@ def to_plain(network: nn.Module) -> nn.Module:
     return _swap(network, _PLAIN_TWIN)
 
 
+def keep_dense(network: nn.Module, first: bool, last: bool) -> nn.Module:
+    """Take the first layer or the last one, in network order, out of what is masked, pruned and counted, in place.
+
+    Args:
+        network: plain.
+        first, last: which. Returns the network.
+
+    Raises:
+        UserError: a layer is used under two names, or the network is nothing but one layer.
+    """
+    names = [name for name, module in network.named_modules() if type(module) in _DENSE_TWIN]
+    chosen = (names[:1] if first else []) + (names[-1:] if last else [])
+    return _swap(network, _DENSE_TWIN, chosen) if chosen else network
+
+
 def masked_layers(network: nn.Module) -> dict[str, SubnetConv | SubnetLinear]:
     """The masked layers by name, in network order."""
     return {name: module for name, module in network.named_modules() if isinstance(module, (SubnetConv, SubnetLinear))}
 
 
 def prunable_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> weight or bias of every convolution and linear layer, plain or masked, in network order."""
-    return {
-        f"{name}.{kind}": parameter
-        for name, module in network.named_modules()
-        if type(module) in _MASKED_TWIN or type(module) in _PLAIN_TWIN
-        for kind, parameter in module.named_parameters(recurse=False)
-        if kind in ("weight", "bias")
-    }
+    """Name -> weight or bias of every convolution and linear layer, plain or masked, in network order.
+
+    Layers that stay dense are left out.
+    """
+    return _parameters_of(network, _PRUNABLE)
+
+
+def layer_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The same, with those of the layers that stay dense."""
+    return _parameters_of(network, _PRUNABLE | {*_DENSE_TWIN.values()})
+
+
+def require_prunable(network: nn.Module) -> None:
+    """Refuse a network in which nothing can be pruned.
+
+    Raises:
+        UserError: it has no layer that is exactly a Conv2d or Linear and does not stay dense.
+    """
+    if not prunable_parameters(network):
+        raise UserError(
+            "the network has nothing to mask: no layer of it is an nn.Conv2d or nn.Linear itself (a subclass of one is "
+            "left alone) that does not stay dense (first_layer_dense, first_layer_type, last_layer_dense)"
+        )
 
 
 def set_rule(network: nn.Module, rule: Rule) -> None:
@@ -97,19 +139,33 @@ class FlatScores:
         return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts)}
 
 
-def _swap(network: nn.Module, twins: dict[type[nn.Module], type[nn.Module]]) -> nn.Module:
-    names: dict[nn.Module, str] = {}
+def _parameters_of(network: nn.Module, kinds: frozenset[type[nn.Module]]) -> dict[str, nn.Parameter]:
+    return {
+        f"{name}.{kind}": parameter
+        for name, module in network.named_modules()
+        if type(module) in kinds
+        for kind, parameter in module.named_parameters(recurse=False)
+        if kind in ("weight", "bias")
+    }
+
+
+def _swap(
+    network: nn.Module, twins: dict[type[nn.Module], type[nn.Module]], chosen: list[str] | None = None
+) -> nn.Module:
+    """Swap the layers of the types in `twins`, or only those of the chosen names."""
+    places: dict[nn.Module, str] = {}
     for name, layer in network.named_modules(remove_duplicate=False):
-        if type(layer) in twins and (not name or layer in names):
-            other = f"is also {names[layer]}" if layer in names else "is the whole network"
-            raise UserError(
-                f"cannot mask layer '{name}', which {other}; give every layer a place and a name of its own"
-            )
-        names[layer] = name
-    for module in list(network.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) in twins:
-                setattr(module, name, _twin_of(child, twins[type(child)]))
+        if type(layer) in twins:
+            if not name or layer in places:
+                other = f"is also {places[layer]}" if layer in places else "is the whole network"
+                raise UserError(
+                    f"cannot mask layer '{name}', which {other}; give every layer a place and a name of its own"
+                )
+            places[layer] = name
+    for layer, name in places.items():
+        if chosen is None or name in chosen:
+            parent, _, child = name.rpartition(".")
+            setattr(network.get_submodule(parent), child, _twin_of(layer, twins[type(layer)]))
     return network
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from utils.errors import UserError
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -33,3 +35,16 @@ class ModelSpec:
     def scaled(self, channels: int) -> int:
         """A hidden width times `width`, at least 1."""
         return max(1, round(channels * self.width))
+
+    def check_poolings(self, count: int) -> None:
+        """Refuse images of which `count` poolings by 2 would leave nothing.
+
+        Raises:
+            UserError: they are smaller than 2^count pixels on a side.
+        """
+        _, height, width = self.shape
+        if min(height, width) < 2**count:
+            raise UserError(
+                f"images of {height}×{width} are too small for {count} poolings by 2: "
+                f"{2**count}×{2**count} is the smallest size"
+            )

@@ -432,14 +432,15 @@ def test_concrete_search_is_its_authors_unless_said() -> None:
     assert (config.optimizer, config.lr, config.lr_policy, config.wd) == ("adam", 0.3, "multistep_lr", 0.0)
 
 
-def test_an_algorithm_of_ones_own_is_a_function_in_a_file_and_its_text_enters_the_hash(tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["algo", "arch"])
+def test_the_text_of_a_file_of_ones_own_enters_the_hash(option: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
-    assert f"there is no file {path}" in complaint("--algo", f"{path}:find_ticket")
-    path.write_text("def find_ticket(): ...\n")
-    before = parse_args(["--algo", f"{path}:find_ticket"]).config_hash
-    path.write_text("def find_ticket(): return 1\n")
-    assert parse_args(["--algo", f"{path}:find_ticket"]).config_hash != before
-    assert "'2' is not the name of a function" in complaint("--algo", f"{path}:2")
+    hashes = set()
+    for text in ("x = 1", "x = 2"):
+        path.write_text(text)
+        hashes.add(parse_args([f"--{option}", f"{path}:make"]).config_hash)
+    assert len(hashes) == 2
+    assert f"--{option}: " in complaint(f"--{option}", f"{path}:2 x")
 
 
 def test_the_task_is_the_same_for_every_way_to_find_a_ticket_and_another_for_another_network() -> None:
@@ -622,7 +623,12 @@ def test_every_published_choice_is_known(option: str, name: str) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--arch", "resnet20Normal"], ["-e", "--pretrained", "x"], ["--no-evaluate"], ["--evaluate_only", "false"]],
+    [
+        ["--arch", "resnet20Normal", "--algo", "training"],
+        ["-e", "--pretrained", "x"],
+        ["--no-evaluate"],
+        ["--evaluate_only", "false"],
+    ],
     ids=str,
 )
 def test_every_other_published_spelling_is_known(words: list[str]) -> None:
@@ -727,6 +733,16 @@ CONTRADICTIONS = [
      "--nesterov --momentum 0 --optimizer adam --fine_tune_optimizer adam"),
     ("--conv_type DenseConv --algo hc", "algo hc learns masks, which conv_type DenseConv has not", "--algo hc"),
     ("--conv_type DenseConv --algo hc_iter", "algo hc_iter learns masks, which conv_type DenseConv has not", ""),
+    *((f"--arch resnet20Normal --algo {algo}", f"algo {algo} learns masks, which arch resnet20Normal has not",
+       "--arch resnet20Normal --algo snip") for algo in ("hc", "hc_iter", "ep", "global_ep", "global_ep_iter")),
+    ("--weights DEFAULT", "weights are torchvision's, for networks such as torchvision/resnet18",
+     "--weights DEFAULT --arch torchvision/resnet18"),
+    ("--weights DEFAULT --arch torchvision/vgg11 --pretrained x",
+     "weights and pretrained both say where to start from: give one of them",
+     "--arch torchvision/vgg11 --pretrained x"),
+    *((f"--arch torchvision/vgg11 --{name} {value}",
+       f"torchvision/vgg11 comes as it is: {name} is for the tool's own networks", f"--{name} {value}")
+      for name, value in (("width", 2), ("bias", "true"), ("bn_type", "AffineBatchNorm"), ("hidden_size", 9))),
     ("--bottom_k_on_forward --hc_quantized false", "bottom_k_on_forward rounds as it goes: set hc_quantized",
      "--bottom_k_on_forward --hc_quantized"),
     ("--bottom_k_on_forward --bias --hc_quantized",

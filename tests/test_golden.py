@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from args_helper import Config, parse_args
 from data.spec import DataSpec
-from models import MODELS, build_model
+from models import build_model
 from models.layers import Round, Soft
 from models.masking import masked_layers, prunable_parameters, set_rule, to_masked
 from trainers.algorithms.hypercube import GemMiner
@@ -29,6 +29,7 @@ from utils.run import derive_rng
 from utils.schedules import lr_factor
 
 GOLDEN = Path(__file__).parent / "golden"
+NAMES = sorted(path.stem for path in GOLDEN.glob("*.json"))
 BASE: dict[str, Any] = {
     "algo": "hc_iter", "arch": "resnet20", "dataset": "CIFAR10", "optimizer": "sgd", "lr": 0.1, "momentum": 0.9,
     "wd": 0, "hc_quantized": True, "regularization": "L2", "lmbda": 1e-4, "prune_type": "BottomK",
@@ -42,7 +43,8 @@ class Case:
         self.figures = json.loads((GOLDEN / f"{name}.json").read_text())
         case = self.figures["case"]
         self._seed, self._side, self._classes = case.get("seed", 0), case.get("hw", 32), case.get("classes", 10)
-        self._options = {**BASE, **case.get("cfg", {})}
+        # The spec is given: no golden figure depends on what the data set declares.
+        self._options = {**BASE, **case.get("cfg", {}), "dataset": "CIFAR10"}
 
     def config(self, **options: Any) -> Config:
         words = [f"--{name}={value}" for name, value in {**self._options, **options}.items()]
@@ -68,6 +70,12 @@ class Case:
     def _batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         images = rng.standard_normal((8, 3, self._side, self._side)).astype("float32")
         return torch.from_numpy(images), torch.from_numpy(rng.integers(0, self._classes, 8))
+
+
+# One score of a quarter million lies near enough to 0.5 for a kernel's rounding to decide, and from then on two runs
+# part: the figures are of AVX-512 kernels (of Adam: on two threads). Others are held to them while no
+# score is that near.
+SAME_KERNELS = torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def close(figures: Any) -> Any:
@@ -99,15 +107,17 @@ def score_vectors(case: Case) -> tuple[Tensor, Tensor]:
     return tuple(torch.cat([getattr(one, kind).detach().flatten() for one in layers]) for kind in ("scores", "weight"))
 
 
-@pytest.mark.parametrize(
-    "name", sorted(path.stem for path in GOLDEN.glob("*.json") if path.stem.partition("_")[0] in MODELS)
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_prunable_layers_are_the_published_ones_in_their_order(name):
     case = Case(name)
     network, _, _ = case.network()
-    shapes = [[layer.removesuffix(".weight"), list(p.shape)] for layer, p in prunable_parameters(network).items()]
+    parameters = prunable_parameters(network)
+    shapes = [[layer.removesuffix(".weight"), list(p.shape)] for layer, p in parameters.items()]
+    if name.startswith("TinyResNet18"):  # the published code does not list its three projections
+        shapes = [shape for shape in shapes if "downsample" not in shape[0]]
+        assert len(parameters) == len(shapes) + 3
     assert shapes == case.figures["prunable"]
-    assert sum(p.numel() for p in prunable_parameters(network).values()) == case.figures["params_total_scores"]
+    assert sum(p.numel() for p in parameters.values()) == case.figures["params_total_scores"]
 
 
 @pytest.mark.parametrize("penalty", ["L2", "L1", "L1_L2", "var_red_1", "var_red_2", "bin_entropy"])
@@ -116,8 +126,9 @@ def test_every_penalty_has_the_published_value(penalty):
     assert float(PENALTIES[penalty](*score_vectors(case), 1.0, 1.0)) == close(case.figures["reg"][penalty])
 
 
-@pytest.mark.parametrize("name", ["resnet20_seed0", "resnet20_unquantized_seed12", "Conv4_seed9"])
-def test_a_forward_and_backward_pass_gives_the_published_loss_logits_and_score_gradients(name):
+@pytest.mark.parametrize("name", [name for name in NAMES if "forward" in Case(name).figures])
+def test_a_forward_and_backward_pass_gives_the_published_loss_logits_and_score_gradients(name, set_threads):
+    set_threads(2)
     case = Case(name)
     network, images, labels = case.network()
     set_rule(network, Round() if case.config().hc_quantized else Soft())
@@ -129,19 +140,19 @@ def test_a_forward_and_backward_pass_gives_the_published_loss_logits_and_score_g
     assert logits.sum().item() == close(wanted["logits_sum"])
     assert logits[0].tolist() == close(wanted["logits_first"])
     norms = [layer.scores.grad.norm().item() for layer in masked_layers(network).values()]
-    assert norms == close(wanted["score_grad_norm"])
-
-
-# One score of a quarter million lies near enough to 0.5 for a kernel's rounding to decide, and from then on two runs
-# part: the figures are of AVX-512 kernels (of Adam: on two threads). Others are held to them while no
-# score is that near.
-SAME_KERNELS = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    # MobileNetV2's hundred ReLUs: rounding turns some on or off, and float64 gives norms that are 5e-4 away.
+    assert norms == pytest.approx(wanted["score_grad_norm"], rel=1e-4 if SAME_KERNELS else 1e-3)
 
 
 @pytest.mark.parametrize(
     ("name", "compared", "threads"),
     # Without rounding in the forward pass small differences grow at every step.
-    [("resnet20_seed0", 12, 1), ("resnet20_adam_seed11", 12, 2), ("resnet20_unquantized_seed12", 5, 1)],
+    [
+        ("resnet20_seed0", 12, 1),
+        ("resnet20_adam_seed11", 12, 2),
+        ("resnet20_unquantized_seed12", 5, 1),
+        ("WideResNet28_seed8", 12, 1),
+    ],
 )
 def test_the_first_steps_of_a_search_have_the_published_losses_and_penalties(name, compared, threads, set_threads):
     set_threads(threads)
@@ -171,8 +182,13 @@ def test_the_first_steps_of_a_search_have_the_published_losses_and_penalties(nam
         ("FixThresholding", {"prune_type": "FixThresholding"}),
     ],
 )
-def test_successive_prunings_leave_the_published_numbers_of_weights_in_play(kind, options):
-    case = Case("resnet20_seed0")
+@pytest.mark.parametrize(
+    "name",
+    # The large networks take seconds, and what prunes them knows no network.
+    ["resnet20_seed0", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cResNet18_seed4", "vgg16_seed6"))],
+)
+def test_successive_prunings_leave_the_published_numbers_of_weights_in_play(name, kind, options):
+    case = Case(name)
     wanted = case.figures["prune"][kind]
     # Unrounded: an inverted search keeps low scores only, and a rounded one would end for want of any over 0.5.
     search = pruner(case, prune_rate=wanted["rate"], hc_quantized=False, **options)

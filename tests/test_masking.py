@@ -9,9 +9,20 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from models.layers import FullyConnected, MaskedFullyConnected, Round, Soft, SubnetConv, SubnetLinear
+from models.layers import (
+    DenseConv,
+    DenseLinear,
+    FullyConnected,
+    MaskedFullyConnected,
+    Round,
+    Soft,
+    SubnetConv,
+    SubnetLinear,
+)
 from models.masking import (
     FlatScores,
+    keep_dense,
+    layer_parameters,
     masked_layers,
     plain_state,
     prunable_parameters,
@@ -123,6 +134,56 @@ def test_a_layer_with_a_forward_of_its_own_is_left_alone():
     assert network[0] is own
     assert list(masked_layers(network)) == ["1"]
 
+
+# ---- layers that stay dense ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "left"),
+    [
+        (True, False, ["4.0", "5"]),
+        (False, True, ["0", "4.0"]),
+        (True, True, ["4.0"]),
+        (False, False, ["0", "4.0", "5"]),
+    ],
+)
+def test_ends_that_stay_dense_are_neither_masked_nor_pruned_and_compute_as_before(first, last, left):
+    network = small_network()
+    before, parameters = network(images(3, 2, 8, 8)), dict(network.named_parameters())
+    assert keep_dense(network, first, last) is network
+    assert (type(network[0]) is DenseConv, type(network[5]) is DenseLinear) == (first, last)
+    assert list(dict.fromkeys(name.rpartition(".")[0] for name in prunable_parameters(network))) == left
+    assert [*layer_parameters(network)] == ["0.weight", "0.bias", "4.0.weight", "5.weight", "5.bias"]
+    assert list(masked_layers(to_masked(network))) == left
+    assert all(parameter is parameters[name] for name, parameter in layer_parameters(network).items())
+    assert torch.equal(network(images(3, 2, 8, 8)), before)
+    to_plain(network)
+    assert (type(network[0]) is DenseConv, type(network[5]) is DenseLinear) == (first, last)
+
+
+def test_a_fully_connected_convolution_can_stay_dense():
+    network = keep_dense(small_network()[:5], False, True)
+    assert type(network[4][0]) is DenseConv
+    assert list(prunable_parameters(network)) == ["0.weight", "0.bias"]
+
+
+@pytest.mark.parametrize(
+    "network", [nn.Sequential(nn.ReLU()), keep_dense(nn.Sequential(nn.Linear(2, 2)), True, True)], ids=["none", "dense"]
+)
+def test_a_network_without_a_layer_to_mask_is_refused(network):
+    with pytest.raises(UserError, match="the network has nothing to mask"):
+        to_masked(network)
+
+
+def test_a_layer_with_two_names_cannot_stay_dense_and_stops_nothing_that_swaps_no_layer():
+    shared = nn.Linear(2, 2)
+    network = nn.Sequential(shared, nn.ReLU(), shared)
+    assert keep_dense(network, False, False)[0] is shared
+    with pytest.raises(UserError, match="cannot mask layer '2', which is also 0"):
+        keep_dense(network, True, False)
+
+
+# ---- what is kept in the swap --------------------------------------------------------------------------------------
 
 GEOMETRIES = {
     "plain": {},

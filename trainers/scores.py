@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from data.loader import PlainBatches, Splits
 from models.layers import MaskedFullyConnected, Rule, Soft, SubnetLinear
-from models.masking import FlatScores, masked_layers, plain_state, prunable_parameters, set_rule, to_plain
+from models.masking import FlatScores, layer_parameters, masked_layers, plain_state, set_rule, to_plain
 from trainers.loop import Draw, Training, evaluate
 from utils.masks import is_bias, masked_state
 from utils.recipe import Recipe
@@ -107,7 +107,7 @@ class ScoreTraining(Training):
         decay = recipe.wd + (2 * config.lmbda if "L2" in config.regularization else 0.0)
         groups = [{"params": [self.flat.scores], "weight_decay": decay}]
         if not config.freeze_weights:
-            weights = [weight.requires_grad_(True) for weight in prunable_parameters(network).values()]
+            weights = [weight.requires_grad_(True) for weight in layer_parameters(network).values()]
             groups.append({"params": weights, "weight_decay": recipe.wd})
         return recipe.optimizer_of(groups)
 

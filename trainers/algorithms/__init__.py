@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.errors import UserError, meant
+from utils.own import load_function
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,21 +44,9 @@ def load_algorithm(name: str) -> FindTicket:
     """The function of a registered algorithm, or that of a user's own `path/to/file.py:function`.
 
     Raises:
-        UserError: the file cannot be imported, or has no such function.
+        UserError: the file cannot be used, or has no such function.
     """
-    place, _, function = ALGORITHMS.get(name, name).rpartition(":")
-    if name in ALGORITHMS:
-        return getattr(import_module(place), function)
-    path = Path(place)
-    spec = spec_from_file_location(f"algorithm_{path.stem}", path)
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # as an import does; dataclasses and pickle look their module up there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # it is not our code: whatever it raises is said with its place
-        raise UserError(f"algo {name}: {path} cannot be imported: {type(error).__name__}: {error}") from error
-    found = getattr(module, function, None)
-    if not callable(found):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UserError(f"algo {name}: {path} has no function '{function}'{meant(function, known)}")
-    return found
+    if name not in ALGORITHMS:
+        return load_function(name)
+    module, _, function = ALGORITHMS[name].partition(":")
+    return getattr(import_module(module), function)

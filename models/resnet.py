@@ -1,0 +1,159 @@
+"""ResNets of four stages, for large images (7×7 stem) and small ones (3×3 stem), and wide ones.
+
+Layers are named as torchvision names them; the networks for small images call a block's projection `shortcut` where
+the others say `downsample`, as published state_dicts do.
+
+Source: He et al., CVPR 2016 (arXiv 1512.03385), Table 1, option-B shortcuts; a bottleneck's stride lies in its 3×3
+convolution (Goyal et al. 2017, arXiv 1706.02677, §5.1). Wide: Zagoruyko & Komodakis, BMVC 2016 (arXiv 1605.07146).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers import BATCH_NORMS, FullyConnected
+from models.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What all blocks of a network share.
+
+    Attributes:
+        spec: layer options.
+        small: for small images.
+        inner: factor of a bottleneck's inner width.
+    """
+
+    spec: ModelSpec
+    small: bool = False
+    inner: int = 1
+
+    def conv(self, channels_in: int, channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+        """A convolution that keeps the image's size but for its stride."""
+        return nn.Conv2d(channels_in, channels, kernel, stride, padding=kernel // 2, bias=self.spec.bias)
+
+    def norm(self, channels: int) -> nn.Module:
+        """The batch norm asked for."""
+        return BATCH_NORMS[self.spec.batch_norm](channels)
+
+
+class Block(nn.Module):
+    """What both kinds of block have: a shortcut, a 1×1 convolution with batch norm wherever the shape changes."""
+
+    def _add_shortcut(self, layout: Layout, channels_in: int, channels: int, stride: int) -> None:
+        self._projection = None
+        if stride != 1 or channels_in != channels:
+            self._projection = "shortcut" if layout.small else "downsample"
+            projection = nn.Sequential(layout.conv(channels_in, channels, 1, stride), layout.norm(channels))
+            self.add_module(self._projection, projection)
+
+    def _shortcut(self, images: Tensor) -> Tensor:
+        return self.get_submodule(self._projection)(images) if self._projection else images
+
+
+class BasicBlock(Block):
+    """Two 3×3 convolutions beside a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, layout: Layout, channels_in: int, base: int, stride: int) -> None:
+        channels = layout.spec.scaled(base)
+        super().__init__()
+        self.conv1, self.bn1 = layout.conv(channels_in, channels, 3, stride), layout.norm(channels)
+        self.conv2, self.bn2 = layout.conv(channels, channels, 3), layout.norm(channels)
+        self._add_shortcut(layout, channels_in, channels, stride)
+
+    def forward(self, images: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(images)))
+        out = self.bn2(self.conv2(out))
+        return F.relu(out + self._shortcut(images))
+
+
+class Bottleneck(Block):
+    """A 1×1, a 3×3 and a four times wider 1×1 convolution beside a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, layout: Layout, channels_in: int, base: int, stride: int) -> None:
+        inner, channels = layout.spec.scaled(base * layout.inner), layout.spec.scaled(base * self.expansion)
+        super().__init__()
+        self.conv1, self.bn1 = layout.conv(channels_in, inner, 1), layout.norm(inner)
+        self.conv2, self.bn2 = layout.conv(inner, inner, 3, stride), layout.norm(inner)
+        self.conv3, self.bn3 = layout.conv(inner, channels, 1), layout.norm(channels)
+        self._add_shortcut(layout, channels_in, channels, stride)
+
+    def forward(self, images: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(images)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return F.relu(out + self._shortcut(images))
+
+
+class ResNet(nn.Module):
+    """A ResNet of four stages of 64, 128, 256 and 512 channels (times the block's expansion).
+
+    Args:
+        layout: layer options, the kind of stem.
+        block: basic or bottleneck.
+        depths: blocks of each stage.
+    """
+
+    def __init__(self, layout: Layout, block: type[BasicBlock | Bottleneck], depths: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        spec, channels = layout.spec, layout.spec.scaled(64)
+        stem = {"kernel": 3} if layout.small else {"kernel": 7, "stride": 2}
+        self.conv1, self.bn1 = layout.conv(spec.channels, channels, **stem), layout.norm(channels)
+        self.maxpool = nn.Identity() if layout.small else nn.MaxPool2d(3, 2, padding=1)
+        for stage, depth in enumerate(depths):
+            blocks = []
+            for place in range(depth):
+                stride = 2 if stage > 0 and place == 0 else 1
+                blocks.append(block(layout, channels, 64 * 2**stage, stride))
+                channels = spec.scaled(64 * 2**stage * block.expansion)
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.fc = FullyConnected(channels, spec.classes, 1, bias=spec.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to logits (B, classes)."""
+        out = self.maxpool(F.relu(self.bn1(self.conv1(images))))
+        out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
+        return self.fc(F.adaptive_avg_pool2d(out, 1)).flatten(1)
+
+
+def resnet18(spec: ModelSpec) -> ResNet:
+    """ResNet-18: 11.7 million weights for the 1000 classes of ImageNet, 11.3 for the 200 of Tiny ImageNet."""
+    return ResNet(Layout(spec), BasicBlock, (2, 2, 2, 2))
+
+
+def resnet50(spec: ModelSpec) -> ResNet:
+    """ResNet-50: 25.5 million weights on ImageNet."""
+    return ResNet(Layout(spec), Bottleneck, (3, 4, 6, 3))
+
+
+def resnet101(spec: ModelSpec) -> ResNet:
+    """ResNet-101: 44.4 million weights on ImageNet."""
+    return ResNet(Layout(spec), Bottleneck, (3, 4, 23, 3))
+
+
+def wide_resnet50_2(spec: ModelSpec) -> ResNet:
+    """ResNet-50 with bottlenecks twice as wide: 68.8 million weights on ImageNet."""
+    return ResNet(Layout(spec, inner=2), Bottleneck, (3, 4, 6, 3))
+
+
+def wide_resnet101_2(spec: ModelSpec) -> ResNet:
+    """ResNet-101 with bottlenecks twice as wide: 126.7 million weights on ImageNet."""
+    return ResNet(Layout(spec, inner=2), Bottleneck, (3, 4, 23, 3))
+
+
+def small_resnet18(spec: ModelSpec) -> ResNet:
+    """ResNet-18 with a 3×3 stem and no pooling: 11.2 million weights on CIFAR-10."""
+    return ResNet(Layout(spec, small=True), BasicBlock, (2, 2, 2, 2))
+
+
+def small_resnet50(spec: ModelSpec) -> ResNet:
+    """ResNet-50 with a 3×3 stem and no pooling: 23.5 million weights on CIFAR-10."""
+    return ResNet(Layout(spec, small=True), Bottleneck, (3, 4, 6, 3))

@@ -1,0 +1,51 @@
+"""VGG with batch norm and one linear layer, as it is used on small images.
+
+Source: Simonyan & Zisserman, ICLR 2015 (arXiv 1409.1556), Table 1, column D; its three linear layers of ImageNet are
+one here.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers import BATCH_NORMS, FullyConnected
+from models.spec import ModelSpec
+
+STAGES_OF_16 = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+"""(channels, convolutions) between two poolings."""
+
+
+class VGG(nn.Module):
+    """Stages of 3×3 convolutions, 2×2 max pooling after each, the mean over what remains of the image, a classifier.
+
+    Args:
+        spec: classes, image shape, layer options.
+        stages: (channels, convolutions) of each.
+
+    Raises:
+        UserError: the images are too small for the poolings.
+    """
+
+    def __init__(self, spec: ModelSpec, stages: tuple[tuple[int, int], ...]) -> None:
+        super().__init__()
+        spec.check_poolings(len(stages))
+        layers, channels = [], spec.channels
+        for base, convolutions in stages:
+            width = spec.scaled(base)
+            for _ in range(convolutions):
+                convolution = nn.Conv2d(channels, width, 3, padding=1, bias=spec.bias)
+                layers += [convolution, BATCH_NORMS[spec.batch_norm](width), nn.ReLU()]
+                channels = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.classifier = FullyConnected(channels, spec.classes, 1, bias=spec.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to logits (B, classes)."""
+        return self.classifier(F.adaptive_avg_pool2d(self.features(images), 1)).flatten(1)
+
+
+def vgg16(spec: ModelSpec) -> VGG:
+    """VGG-16: 14.7 million weights on CIFAR-10."""
+    return VGG(spec, STAGES_OF_16)

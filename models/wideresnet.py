@@ -1,0 +1,75 @@
+"""Wide residual networks for small images: batch norm and ReLU before each convolution.
+
+Source: Zagoruyko & Komodakis, BMVC 2016 (arXiv 1605.07146): depth 6n + 4, stages k times as wide.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers import BATCH_NORMS, FullyConnected
+from models.spec import ModelSpec
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions beside a shortcut; where the width changes, a 1×1 convolution of the activated input."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int, spec: ModelSpec) -> None:
+        super().__init__()
+        norm = BATCH_NORMS[spec.batch_norm]
+        self.bn1 = norm(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=spec.bias)
+        self.bn2 = norm(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=spec.bias)
+        self._projects = channels_in != channels or stride != 1
+        if self._projects:
+            self.convShortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=spec.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        active = F.relu(self.bn1(images))
+        out = self.conv2(F.relu(self.bn2(self.conv1(active))))
+        return out + (self.convShortcut(active) if self._projects else images)
+
+
+class Stage(nn.Module):
+    """Blocks of one width; a module of its own for the sake of published names (`block1.layer.0`)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int, blocks: int, spec: ModelSpec) -> None:
+        super().__init__()
+        first = BasicBlock(channels_in, channels, stride, spec)
+        self.layer = nn.Sequential(first, *(BasicBlock(channels, channels, 1, spec) for _ in range(blocks - 1)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images)
+
+
+class WideResNet(nn.Module):
+    """A wide ResNet of three stages.
+
+    Args:
+        spec: classes, image shape, layer options.
+        depth: 6n + 4 layers, n blocks in each stage.
+        widen: factor of the stages' 16, 32 and 64 channels.
+    """
+
+    def __init__(self, spec: ModelSpec, depth: int, widen: int) -> None:
+        super().__init__()
+        blocks = (depth - 4) // 6
+        stem, *widths = (spec.scaled(channels) for channels in (16, 16 * widen, 32 * widen, 64 * widen))
+        self.conv1 = nn.Conv2d(spec.channels, stem, 3, padding=1, bias=spec.bias)
+        self.block1 = Stage(stem, widths[0], 1, blocks, spec)
+        self.block2 = Stage(widths[0], widths[1], 2, blocks, spec)
+        self.block3 = Stage(widths[1], widths[2], 2, blocks, spec)
+        self.bn1 = BATCH_NORMS[spec.batch_norm](widths[2])
+        self.fc = FullyConnected(widths[2], spec.classes, 1, bias=spec.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to logits (B, classes)."""
+        out = self.block3(self.block2(self.block1(self.conv1(images))))
+        return self.fc(F.adaptive_avg_pool2d(F.relu(self.bn1(out)), 1)).flatten(1)
+
+
+def wide_resnet28_2(spec: ModelSpec) -> WideResNet:
+    """WRN-28-2: 1.46 million weights on CIFAR-10."""
+    return WideResNet(spec, depth=28, widen=2)

@@ -1,0 +1,229 @@
+"""Networks from elsewhere: torchvision's classifiers and their weights, factories in a user's own file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from conftest import SMALL
+from torch import Tensor, nn
+
+from args_helper import Config, parse_args
+from data.spec import DataSpec
+from models import build_model
+from models.masking import masked_layers, prunable_parameters, to_masked
+from trainers.algorithms.hypercube import GemMiner
+from trainers.loop import train_step
+from utils.errors import UserError
+from utils.own import load_function
+
+WEIGHTS = torchvision.models.ResNet18_Weights
+
+
+def config(arch: str, **options: object) -> Config:
+    return parse_args([f"--{name}={value}" for name, value in {"arch": arch, **options}.items()])
+
+
+def build(arch: str, shape: tuple[int, int, int] = (3, 32, 32), classes: int = 5, **options: object) -> nn.Module:
+    spec = DataSpec(shape, tuple(map(str, range(classes))), (0.0,) * shape[0], (1.0,) * shape[0])
+    return build_model(config(arch, **options), spec)
+
+
+def complaint(arch: str, **options: object) -> str:
+    with pytest.raises(UserError) as caught:
+        build(arch, **options)
+    return str(caught.value)
+
+
+# ---- torchvision ---------------------------------------------------------------------------------------------------
+
+
+def test_a_torchvision_network_has_an_output_for_every_class_and_learns_under_masks():
+    options = config("torchvision/resnet18", lr=0.1, wd=0, hc_quantized=True, init="signed_constant")
+    network = build("torchvision/resnet18", init="signed_constant", seed=3)
+    assert type(network) is torchvision.models.ResNet
+    assert network.training
+    assert sum(name.endswith("weight") for name in prunable_parameters(network)) == 21
+    fan = network.conv1.weight[0].numel()
+    assert network.conv1.weight.abs().unique().tolist() == pytest.approx([(2 / fan) ** 0.5], rel=1e-6)
+    search = GemMiner(to_masked(network), options)
+    before = search.flat.scores.detach().clone()
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    train_step(search, 0, images, torch.tensor([0, 1, 2, 4]))
+    assert not torch.equal(search.flat.scores, before)
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "densenet121", "googlenet"])
+def test_other_families_of_torchvision_can_be_masked(name):
+    network = to_masked(build(f"torchvision/{name}", (3, 64, 64)))
+    assert len(masked_layers(network)) > 20
+    logits = network(torch.zeros(2, 3, 64, 64))
+    assert logits.shape == (2, 5)  # in training too: no auxiliary classifiers
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnet81", "arch: torchvision has no classifier 'resnet81'; did you mean 'resnet18'?"),
+        ("ResNet50", "arch: torchvision has no classifier 'ResNet50'; did you mean 'resnet50'?"),
+        ("qqqqqq", "arch: torchvision has no classifier 'qqqqqq'"),
+    ],
+)
+def test_an_unknown_torchvision_name_is_refused_with_the_nearest(name, said):
+    assert complaint(f"torchvision/{name}") == said
+
+
+@pytest.mark.parametrize(("name", "shape"), [("resnet18", (1, 32, 32)), ("squeezenet1_1", (3, 8, 8))])
+def test_images_that_a_torchvision_network_cannot_take_are_refused(name, shape):
+    wanted = f"arch: torchvision/{name} cannot take images of shape {'×'.join(map(str, shape))}: "
+    assert complaint(f"torchvision/{name}", shape=shape).startswith(wanted)
+
+
+@pytest.fixture
+def published(monkeypatch) -> dict[str, Tensor]:
+    """The weights that torchvision would download, here drawn."""
+    torch.manual_seed(0)
+    state = torchvision.models.resnet18().state_dict()
+    monkeypatch.setattr(WEIGHTS, "get_state_dict", lambda *_, **__: state)
+    return state
+
+
+def test_pretrained_weights_are_loaded_and_not_drawn_again_but_for_the_classifier(published):
+    network, drawn = build("torchvision/resnet18", weights="DEFAULT").state_dict(), build("torchvision/resnet18")
+    fresh = {"fc.weight", "fc.bias"}
+    assert all(torch.equal(value, published[name]) for name, value in network.items() if name not in fresh)
+    assert all(torch.equal(network[name], drawn.state_dict()[name]) for name in fresh)
+    assert network["fc.weight"].shape == (5, 512)
+
+
+def test_with_as_many_classes_the_classifier_is_loaded_too(published):
+    network = build("torchvision/resnet18", classes=1000, weights="IMAGENET1K_V1").state_dict()
+    assert all(torch.equal(value, published[name]) for name, value in network.items())
+
+
+def test_weights_that_there_are_not_are_refused_with_those_there_are():
+    assert complaint("torchvision/resnet18", weights="IMAGENET1K_V2") == (
+        "weights: 'IMAGENET1K_V2' is not one of those of torchvision/resnet18: IMAGENET1K_V1, DEFAULT; "
+        "did you mean 'IMAGENET1K_V1'?"
+    )
+
+
+@pytest.mark.parametrize("error", [URLError("no route to host"), RuntimeError("invalid hash value")])
+def test_weights_that_cannot_be_downloaded_are_a_clear_error(error, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(WEIGHTS, "get_state_dict", fail)
+    said = complaint("torchvision/resnet18", weights="DEFAULT")
+    assert said.startswith(f"weights: {WEIGHTS.DEFAULT.url} cannot be downloaded ({error}); fetch it by other means")
+    assert said.endswith("checkpoints")
+
+
+# ---- a file of the user's own --------------------------------------------------------------------------------------
+
+OWN = """
+from __future__ import annotations
+from dataclasses import dataclass
+import torch
+from torch import nn
+
+@dataclass
+class Sizes:
+    hidden: int
+
+class Net(nn.Module):
+    def __init__(self, spec):
+        super().__init__()
+        hidden = spec.scaled(Sizes(8).hidden)
+        self.conv = nn.Conv2d(spec.channels, hidden, 3, bias=spec.bias)
+        self.scale = nn.Parameter(torch.rand(1))
+        self.fc = nn.Linear(hidden, spec.classes, bias=spec.bias)
+
+    def forward(self, images):
+        return self.fc(self.conv(images).relu().mean((2, 3)) * self.scale)
+
+def logits_of_two(spec):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
+
+def number(spec):
+    return spec.classes
+
+def broken(spec):
+    return spec.colours
+
+def tuple_of(spec):
+    class Pair(Net):
+        def forward(self, images):
+            return super().forward(images), None
+    return Pair(spec)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    file = tmp_path / "nets.py"
+    file.write_text(OWN)
+    return file
+
+
+def test_a_factory_of_the_users_own_makes_a_network_like_any_other(own):
+    network = build(f"{own}:Net", width=0.5, bias=True, init="unsigned_constant")
+    assert {name: tuple(value.shape) for name, value in prunable_parameters(network).items()} == {
+        "conv.weight": (4, 3, 3, 3), "conv.bias": (4,), "fc.weight": (5, 4), "fc.bias": (5,),
+    }  # fmt: skip
+    assert len(network.conv.weight.unique()) == 1
+    assert [*masked_layers(to_masked(network))] == ["conv", "fc"]
+
+
+def test_what_the_init_does_not_draw_derives_from_the_seed_too(own):
+    first, second, other = (build(f"{own}:Net", seed=seed).scale.item() for seed in (1, 1, 2))
+    assert first == second != other
+
+
+def test_a_run_of_a_network_of_the_users_own_with_its_first_layer_dense(own, call, places):
+    words = [*SMALL, "--arch", f"{own}:Net", "--first_layer_dense", "--skip_sanity_checks", *places]
+    outcome = call(*words, "--epochs", 2)
+    assert outcome.code == 0, outcome.err
+    summary = json.loads((own.parent / "results" / "trial_1" / "summary.json").read_text())
+    assert list(summary["layers"]) == ["fc"]
+    assert (summary["weights_total"], summary["weights_remaining_percent"] < 30) == (20, True)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("Nets", "there is no function Nets in {file}; did you mean 'Net'?"),
+        ("torch", "there is no function torch in {file}"),
+        ("number", "arch: {file}:number has to return a torch.nn.Module, not int"),
+        (
+            "broken",
+            "arch: {file}:broken fails: AttributeError: 'ModelSpec' object has no attribute 'colours' (line 29)",
+        ),
+        ("logits_of_two", "arch: two images should make logits of shape (2, 5), not (2, 2)"),
+        ("tuple_of", "arch: two images should make logits of shape (2, 5), not tuple"),
+    ],
+)
+def test_a_function_that_makes_no_network_is_refused(function, said, own):
+    assert complaint(f"{own}:{function}") == said.format(file=own)
+
+
+def test_a_file_that_is_not_there_or_fails_is_refused(own):
+    assert complaint("nowhere/nets.py:net") == "there is no file nowhere/nets.py to take net from"
+    own.write_text("x = 1\nimport no_such_module\n")
+    with pytest.raises(UserError) as caught:
+        load_function(f"{own}:net")
+    assert str(caught.value) == (
+        f"{own} cannot be used: ModuleNotFoundError: No module named 'no_such_module' (line 2)"
+    )
+    own.write_text("def net(:\n")
+    assert complaint(f"{own}:net").startswith(f"{own} cannot be used: SyntaxError: ")
+
+
+@pytest.mark.parametrize("arch", ["torchvison/resnet18", "torchvision/", "nets.py", "nets.py:", "resnet2Normal"])
+def test_what_is_neither_a_name_nor_one_of_the_patterns_is_refused_with_them(arch):
+    with pytest.raises(UserError, match=f"'{arch}' is not one of FC, .*torchvision/<name>, <file>.py:<function>"):
+        config(arch)
