@@ -160,7 +160,7 @@ class DataOptions(_Options):
 
     dataset: one_of(
         *DATASETS,
-        later=("MNIST", "CIFAR100", "TinyImageNet", "ImageNet", "Caltech101"),
+        later=("TinyImageNet", "ImageNet", "Caltech101"),
         aliases={"FfcvImageNet": "ImageNet"},
     ) = option("Digits", "data set")
     data: str = option("data/datasets/", "folder of the data", affects=False, aliases=("data_dir",))
