@@ -33,12 +33,33 @@ class Part:
         return [self.root / name for name in self.names]
 
 
+def find_root(data: Path, folders: Sequence[str], title: str, advice: str) -> Path:
+    """Where a set of `train/` and `val/` lies: in one of these folders of `data`, or `data` itself.
+
+    Args:
+        data: as it was given.
+        folders: names that the set's folder may have.
+        title: of the set, for the message.
+        advice: where to get it, for the message.
+
+    Raises:
+        UserError: in none of them.
+    """
+    for place in (*(data / name for name in folders), data):
+        if (place / "train").is_dir() and (place / "val").is_dir():
+            return place
+    raise UserError(
+        f"{title} is not in {data}: there is no folder {data / folders[0]} with train and val in it; {advice}, or name "
+        "the folder that has it with --data"
+    )
+
+
 def find_classes(folder: Path) -> tuple[str, ...]:
     """The names of the folders in a folder, hidden ones left out, in order."""
     return tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not _hidden(entry)))
 
 
-def find_part(folder: Path, classes: Sequence[str], layout: str, inner: str = "") -> Part:
+def find_part(folder: Path, classes: Sequence[str], layout: str, inner: str = "", aside: str = "") -> Part:
     """The images in the folders of classes within a folder; a class may be missing.
 
     Warns of folders inside a class that hold images, which are not read, and of classes that are there and empty.
@@ -48,11 +69,12 @@ def find_part(folder: Path, classes: Sequence[str], layout: str, inner: str = ""
         classes: their names, in the order of the labels.
         layout: what should be where, for the message.
         inner: a folder inside a class's that may hold its images in place of the class's own.
+        aside: a folder that is no class.
 
     Raises:
         UserError: a class that is none of `classes`, or no images at all.
     """
-    strange = sorted(set(find_classes(folder)) - set(classes))
+    strange = sorted(set(find_classes(folder)) - {*classes, aside})
     if strange:
         raise UserError(f"{folder} has a class '{strange[0]}' that train/ has not{meant(strange[0], classes)}")
     part, empty, deeper = Part(folder, [], []), [], []

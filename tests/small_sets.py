@@ -66,3 +66,36 @@ def put_images(root, counts, size=(8, 8), ending="png"):
         for number in range(count):
             colour = tuple(int(value) for value in draw.integers(0, 256, 3))
             Image.new("RGB", size, colour).save(root / folder / f"{number}.{ending}")
+
+
+def put_tiny_imagenet(root, classes=2, train=10, val=3, original=False):
+    """Write Tiny ImageNet as the script arranges it, or as it is unpacked; returns its folder."""
+    folder, names = root / "tiny-imagenet-200", [f"n0000000{number}" for number in range(classes)]
+    inner = "/images" if original else ""
+    put_images(folder, {f"train/{name}{inner}": train for name in names}, (64, 64), "JPEG")
+    if not original:
+        put_images(folder, dict.fromkeys((f"val/{name}" for name in names), val), (64, 64), "JPEG")
+        return folder
+    put_images(folder, {"val/images": classes * val, "test/images": 2}, (64, 64), "JPEG")
+    (folder / "wnids.txt").write_text("".join(f"{name}\n" for name in reversed(names)))
+    for name in names:
+        (folder / "train" / name / f"{name}_boxes.txt").write_text("0.JPEG\t0\t0\t63\t63\n")
+    lines = [f"{number}.JPEG\t{names[number % classes]}\t0\t0\t63\t63\n" for number in range(classes * val)]
+    (folder / "val" / "val_annotations.txt").write_text("".join(lines))
+    return folder
+
+
+def put_imagenet(root, classes=2, train=20, val=5):
+    """Write ImageNet as it is trained on, of images in two sizes; returns its folder."""
+    folder = root / "imagenet"
+    names = [f"n0000000{number}" for number in range(classes)]
+    put_images(folder, {f"train/{name}": train for name in names}, (40, 30), "JPEG")
+    put_images(folder, {f"val/{name}": val for name in names}, (30, 50), "JPEG")
+    return folder
+
+
+def put_caltech(root, counts):
+    """Write Caltech-101 as torchvision unpacks it, with so many images of each class; returns its folder."""
+    folder = root / "caltech101" / "101_ObjectCategories"
+    put_images(folder, {**counts, "BACKGROUND_Google": 3}, (40, 30), "jpg")
+    return folder

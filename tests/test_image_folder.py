@@ -117,6 +117,7 @@ def warnings_of(root):
     return [str(one.message) for one in caught]
 
 
+@pytest.mark.filterwarnings("ignore:images in folders")
 def test_images_in_folders_inside_a_class_are_named_in_one_warning(tmp_path):
     pixels = put_tree(tmp_path)
     put(tmp_path / "train/cat/more/9.png", drawn(1))
@@ -130,6 +131,7 @@ def test_images_in_folders_inside_a_class_are_named_in_one_warning(tmp_path):
     assert torch.equal(load(tmp_path).train.images, pixels["train"])
 
 
+@pytest.mark.filterwarnings("ignore:classes without")
 def test_empty_classes_are_named_in_one_warning(tmp_path):
     put_tree(tmp_path)
     for number in range(8):
