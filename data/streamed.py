@@ -44,7 +44,7 @@ class StreamedPlainBatches:
         spec: its statistics and the size of the squares.
         batch_size: as in training, which is known to fit.
         device: where the batches go.
-        workers: processes that decode; 0: this one does.
+        workers: processes that decode, as far as there are processors for them; 0: this one does.
     """
 
     def __init__(self, images: ImageFiles, spec: DataSpec, batch_size: int, device: str, workers: int) -> None:
@@ -70,7 +70,7 @@ class StreamedTrainBatches:
         spec: its statistics and augmentation.
         batch_size: of every batch but the last, which has what is left.
         device: where the batches go.
-        workers: processes that decode; 0: this one does.
+        workers: processes that decode, as far as there are processors for them; 0: this one does.
     """
 
     def __init__(self, images: ImageFiles, spec: DataSpec, batch_size: int, device: str, workers: int) -> None:
@@ -117,7 +117,7 @@ class _Stream:
         self.device = torch.device(device)
         self._decoder = _Decoder(images, spec.shape[1])
         self._labels = images.labels.to(self.device)
-        self._workers = workers
+        self._workers = usable_workers(workers)
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -171,6 +171,12 @@ class _Decoder(Dataset):
         if seed is None:
             return middle_square(pixels, size, round(size * MARGIN))
         return resized_crop(pixels, *crop_box(*pixels.shape[1:], seed), [size, size], antialias=True)
+
+
+def usable_workers(asked: int) -> int:
+    """So many, but no more than there are processors for this process: decoding keeps one busy."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(asked, there)
 
 
 def crop_box(height: int, width: int, seed: int) -> tuple[int, int, int, int]:

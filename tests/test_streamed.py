@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from data.spec import DataSpec
-from data.streamed import StreamedPlainBatches, StreamedTrainBatches, crop_box, files_of
+from data.streamed import StreamedPlainBatches, StreamedTrainBatches, crop_box, files_of, usable_workers
 from data.tree import Part
 from utils.errors import UserError
 
@@ -225,9 +225,10 @@ def test_a_damaged_image_is_one_clear_message(files, tmp_path, workers):
 
 def test_workers_outlive_the_signals_that_ask_the_run_to_stop(files):
     epoch = training(files, size=1, workers=2).epoch(generator())
-    first = [next(epoch), next(epoch)]  # one from each, so that both are past their start
+    count = usable_workers(2)
+    first = [next(epoch) for _ in range(count)]  # one from each, so that all are past their start
     workers = multiprocessing.active_children()
-    assert len(workers) == 2
+    assert len(workers) == count
     for name in (signal.SIGINT, signal.SIGTERM):
         for worker in workers:
             os.kill(worker.pid, name)
@@ -239,6 +240,14 @@ def test_an_epoch_that_is_left_early_leaves_no_workers(files):
     next(epoch)
     epoch.close()
     assert multiprocessing.active_children() == []
+
+
+def test_there_are_no_more_workers_than_processors(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    assert [usable_workers(asked) for asked in (0, 2, 3, 64)] == [0, 2, 3, 3]
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert usable_workers(4) == 1
 
 
 def test_names_need_not_be_ascii(tmp_path):
