@@ -155,7 +155,7 @@ class RunOptions(_Options):
     gpu: Int = option(0, "number of the GPU", affects=False, ge=0)
     no_cuda: bool = option(False, "use the CPU", affects=False)
     threads: Int = option(0, "CPU threads of PyTorch; 0: as many as it chooses", affects=False, ge=0)
-    workers: Int = option(4, "threads that read images", affects=False, aliases=("num_workers",), ge=0)
+    workers: Int = option(4, "threads or processes that read images", affects=False, aliases=("num_workers",), ge=0)
     print_freq: Int = option(10, "steps between refreshes of the progress bar", affects=False, aliases=("p",), ge=1)
     save_every: Int = option(
         -1, "keep a copy of the checkpoint every n epochs; below 1: never", affects=False, aliases=("ckpt_interval",)
@@ -171,13 +171,11 @@ class RunOptions(_Options):
 class DataOptions(_Options):
     """Data"""
 
-    dataset: one_of(
-        *DATASETS,
-        later=("MNIST", "CIFAR100", "TinyImageNet", "ImageNet", "Caltech101"),
-        aliases={"FfcvImageNet": "ImageNet"},
-    ) = option("Digits", "data set")
+    dataset: one_of(*DATASETS, aliases={"FfcvImageNet": "ImageNet"}) = option("Digits", "data set")
     data: str = option("data/datasets/", "folder of the data", affects=False, aliases=("data_dir",))
-    image_size: Int = option(0, "ImageFolder: bring all images to squares of this size; 0: as they are", ge=0, le=1024)
+    image_size: Int = option(
+        0, "size of the squares that images in folders are brought to; 0: the data set's own", ge=0, le=1024
+    )
     batch_size: Int = option(64, "images a training step", ge=1)
     use_full_data: bool = option(False, "train on all training images, holding none out for validation")
 

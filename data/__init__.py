@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 DATASETS = {
     "Digits": "data.digits",
+    "MNIST": "data.mnist",
     "CIFAR10": "data.cifar",
+    "CIFAR100": "data.cifar100",
+    "TinyImageNet": "data.tiny_imagenet",
+    "ImageNet": "data.imagenet",
+    "Caltech101": "data.caltech101",
     "ImageFolder": "data.image_folder",
 }
 """Name -> module with `SPEC` (None where only the files tell it) and `load(config) -> Source`."""

@@ -5,13 +5,10 @@ Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from data.spec import DataSpec, ImageSet, Source
-from utils.errors import UserError
+from data.fetched import load_fetched
+from data.spec import DataSpec, Source
 
 if TYPE_CHECKING:
     from args_helper import Config
@@ -24,7 +21,7 @@ SPEC = DataSpec(
     pad=4,
     flip=True,
 )
-HELD_OUT = 5000
+FILES = "cifar-10-python.tar.gz, or the folder cifar-10-batches-py that it unpacks to,"
 
 
 def load(config: Config) -> Source:
@@ -33,18 +30,4 @@ def load(config: Config) -> Source:
     Raises:
         UserError: it is not there and cannot be downloaded.
     """
-    from torchvision.datasets import CIFAR10
-
-    root = Path(config.data)
-    try:
-        parts = [CIFAR10(str(root), train=train, download=True) for train in (True, False)]
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"CIFAR-10 is not in {root} and cannot be downloaded ({error}); put cifar-10-python.tar.gz, or the folder "
-            f"cifar-10-batches-py that it unpacks to, into {root}, or name the folder that has it with --data"
-        ) from error
-    train, test = (
-        ImageSet(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
-        for part in parts
-    )
-    return Source(SPEC, train, test, None, HELD_OUT)
+    return load_fetched("CIFAR10", SPEC, config, FILES)

@@ -1,4 +1,7 @@
-"""Splits and batches: whole sets as uint8 on the device; cropping, flipping and normalising there, in batches."""
+"""Splits and batches: whole sets as uint8 on the device; cropping, flipping and normalising there, in batches.
+
+Sets too large for that are streamed, by `data.streamed`.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.spec import DataSpec, ImageSet, Source
+from data.normalise import Batch, Normalise
+from data.spec import DataSpec, ImageFiles, ImageSet, Source
+from data.split import some_of_every_class
+from data.streamed import StreamedPlainBatches, StreamedTrainBatches
 from utils.run import derive_rng
 
 if TYPE_CHECKING:
     from args_helper import Config
-
-Batch = tuple[Tensor, Tensor]
-"""(images (B, C, H, W) float32, normalised; labels (B,) int64)."""
 
 
 @dataclass(frozen=True)
@@ -32,26 +35,34 @@ class Splits:
     """
 
     spec: DataSpec
-    train: TrainBatches
-    val: PlainBatches | None
-    test: PlainBatches
+    train: TrainBatches | StreamedTrainBatches
+    val: PlainBatches | StreamedPlainBatches | None
+    test: PlainBatches | StreamedPlainBatches
 
 
 def divide(source: Source, config: Config) -> Splits:
-    """Hold the validation set out of the training set by the seed, and move everything to the device."""
+    """Hold the validation set out of the training set by the seed, and move what is in memory to the device."""
     train, val = source.train, source.val
     if config.use_full_data:
         val = None
     elif val is None:
         order = torch.randperm(len(train), generator=derive_rng(config.effective_seed, "data", "split"))
         train, val = train.subset(order[source.val_size :].sort().values), train.subset(order[: source.val_size])
-    spec, device = source.spec, config.torch_device
-    return Splits(
-        spec,
-        TrainBatches(train.to(device), spec, config.batch_size),
-        PlainBatches(val.to(device), spec) if val else None,
-        PlainBatches(source.test.to(device), spec),
-    )
+    spec = source.spec
+    held_out = _plain(val, spec, config) if val else None
+    return Splits(spec, _training(train, spec, config), held_out, _plain(source.test, spec, config))
+
+
+def _training(images: ImageSet | ImageFiles, spec: DataSpec, config: Config) -> TrainBatches | StreamedTrainBatches:
+    if isinstance(images, ImageFiles):
+        return StreamedTrainBatches(images, spec, config.batch_size, config.torch_device, config.workers)
+    return TrainBatches(images.to(config.torch_device), spec, config.batch_size)
+
+
+def _plain(images: ImageSet | ImageFiles, spec: DataSpec, config: Config) -> PlainBatches | StreamedPlainBatches:
+    if isinstance(images, ImageFiles):
+        return StreamedPlainBatches(images, spec, config.batch_size, config.torch_device, config.workers)
+    return PlainBatches(images.to(config.torch_device), spec)
 
 
 class PlainBatches:
@@ -96,6 +107,11 @@ class TrainBatches:
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the batches are."""
+        return self._padded.device
+
     def epoch(self, generator: torch.Generator, first_step: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from `first_step` on, each image once in the whole epoch.
 
@@ -103,7 +119,7 @@ class TrainBatches:
             generator: of this epoch, on the CPU, so that the draws are the same on every device.
             first_step: how many batches to leave out, without drawing anything differently.
         """
-        count, device = len(self.images), self._padded.device
+        count, device = len(self.images), self.device
         order = torch.randperm(count, generator=generator).to(device)
         rows, columns = (places.to(device) for places in self._crops(count, generator))
         for start in range(first_step * self.batch_size, count, self.batch_size):
@@ -118,10 +134,8 @@ class TrainBatches:
 
     def stratified(self, per_class: int, generator: torch.Generator) -> Batch:
         """So many images of every class (all it has, where it has fewer), not augmented, in random order."""
-        order = torch.randperm(len(self.images), generator=generator)
-        labels = self.images.labels.cpu()[order]
-        chosen = torch.cat([order[labels == label][:per_class] for label in labels.unique()])
-        batch = self.images.subset(chosen[torch.randperm(len(chosen), generator=generator)].to(self._padded.device))
+        chosen = some_of_every_class(self.images.labels.cpu(), per_class, generator)
+        batch = self.images.subset(chosen.to(self.device))
         return self._normalise(batch.images), batch.labels
 
     def _crops(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -132,19 +146,3 @@ class TrainBatches:
         across = torch.arange(width)
         columns = offsets[1] + torch.where(flipped, width - 1 - across, across)
         return offsets[0] + torch.arange(height), columns
-
-
-class Normalise:
-    """Images uint8 (B, C, H, W) to float32 with mean 0 and deviation 1 over the training set, channel by channel.
-
-    Args:
-        spec: its statistics.
-        device: of the images.
-    """
-
-    def __init__(self, spec: DataSpec, device: torch.device) -> None:
-        mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (spec.mean, spec.std))
-        self._scale, self._shift = 1.0 / (255.0 * std), -mean / std
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return images.float().mul_(self._scale).add_(self._shift).contiguous()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,14 +44,20 @@ def read_state(path: str | Path) -> State:
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
     """Load weights and BatchNorm into a plain network; scores and flags in the state are passed over.
 
+    A last layer of another number of classes stays as it was drawn, and one warning says so.
+
     Raises:
-        UserError: a name or a shape does not fit; the network is left as it was.
+        UserError: a name or a shape does not fit otherwise; the network is left as it was.
     """
-    _load(network, {name: value for name, value in state.items() if not _is_score(name)}, source)
+    if _load(network, {name: value for name, value in state.items() if not _is_score(name)}, source):
+        warnings.warn(
+            f"{source} is of another number of classes: the last layer stays as it was drawn, all else is taken over",
+            stacklevel=2,
+        )
 
 
 def load_scores(network: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> bool:
-    """Load scores and flags into a masked network, where the state has any.
+    """Load scores and flags into a masked network, where the state has any; as `load_weights`, without the warning.
 
     Returns:
         Whether it had.
@@ -66,19 +73,40 @@ def load_scores(network: nn.Module, state: Mapping[str, Tensor], source: str | P
     return True
 
 
-def _load(network: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+def _load(network: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> bool:
+    """Load what fits in all but, perhaps, the number of classes; returns whether the last layer stayed as it was."""
     own = network.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [f"{name} is not of this network" for name in state if name not in own]
-    problems += [
-        f"{name} has shape {tuple(state[name].shape)} where {tuple(value.shape)} is needed"
-        for name, value in own.items()
-        if name in state and state[name].shape != value.shape
-    ]
+    problems = _misfits(own, state)
+    adapted = {**state, **_last_layer(network, state)} if problems else state
+    if adapted is not state and not _misfits(own, adapted):
+        network.load_state_dict(adapted)
+        return True
     if problems:
         more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise UserError(f"{source} does not fit the network: {'; '.join(problems[:6])}{more}")
     network.load_state_dict(state)
+    return False
+
+
+def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [f"{name} is not of this network" for name in state if name not in own]
+    return problems + [
+        f"{name} has shape {tuple(state[name].shape)} where {tuple(value.shape)} is needed"
+        for name, value in own.items()
+        if name in state and state[name].shape != value.shape
+    ]
+
+
+def _last_layer(network: nn.Module, state: Mapping[str, Tensor]) -> State:
+    """What the state has of the last convolution or linear layer, from the network, if only its classes are others."""
+    layers = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    own = {name: value for name, value in network.state_dict().items() if name.rpartition(".")[0] in layers[-1:]}
+    others = {name: value for name, value in own.items() if name in state and state[name].shape != value.shape}
+    # All of weight and bias, or all of scores and flags, of one and the same number of classes.
+    complete = all(name in others for name in own if _is_score(name) in map(_is_score, others))
+    alike = all(state[name].shape[1:] == value.shape[1:] for name, value in others.items())
+    return others if complete and alike and len({state[name].shape[:1] for name in others}) == 1 else {}
 
 
 def _unwrap(found: object) -> State:

@@ -1,11 +1,8 @@
 """The data sets themselves: what they hold, how they are divided, and what they declare without their files."""
 
-import hashlib
-import pickle
 import subprocess
 import sys
-import urllib.error
-import urllib.request
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torchvision.datasets
-from PIL import Image
 from sklearn.datasets import load_digits
+from small_sets import put_caltech, put_cifar, put_imagenet, put_images, put_mnist, put_tiny_imagenet
 
 from args_helper import Config
-from data import DATASETS, cifar, declared_spec, digits, load_data
+from data import DATASETS, declared_spec, digits, load_data
 from data.loader import divide
 from data.spec import DataSpec, ImageSet, Source
 from utils.errors import UserError
@@ -144,143 +140,59 @@ def test_every_part_moves_to_the_device():
         assert {tensor.device.type for batch in part for tensor in batch} == {"meta"}
 
 
-# ---- CIFAR-10 ------------------------------------------------------------------------------------------------------
-
-
-class FewImages:
-    """Stands in for torchvision's CIFAR10: 5,040 and 10 images; image i has i's digits as its first two pixels."""
-
-    def __init__(self, root, train, download):
-        assert download
-        self.root = root
-        count = 5040 if train else 10
-        self.data = np.zeros((count, 32, 32, 3), dtype=np.uint8)
-        self.data[:, 0, 0, 0], self.data[:, 0, 1, 2] = np.arange(count) // 100, np.arange(count) % 100
-        self.targets = [i % 10 for i in range(count)]
-
-
-def number_of(images):
-    return images[:, 0, 0, 0].long() * 100 + images[:, 2, 0, 1].long()
-
-
-def test_cifar_holds_out_5000_training_images(monkeypatch):
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", FewImages)
-    splits = load_data(Config(dataset="CIFAR10", device="cpu"))
-    assert (len(splits.train.images), len(splits.val), len(splits.test)) == (40, 5000, 10)
-    full = load_data(Config(dataset="CIFAR10", device="cpu", use_full_data=True))
-    numbers = number_of(full.train.images.images)
-    assert full.val is None
-    assert torch.equal(numbers, torch.arange(5040))
-    assert torch.equal(full.train.images.labels, numbers % 10)
-    assert torch.equal(splits.train.images.labels, number_of(splits.train.images.images) % 10)
-
-
-def put_fake_cifar(folder, monkeypatch):
-    """Write files as CIFAR-10 has them, three images each, and let torchvision take their checksums for the right ones.
-
-    Every value of a pixel is 100 × channel + row; labels count from 0 in each file.
-    """
-    batches = folder / "cifar-10-batches-py"
-    batches.mkdir()
-    image = (100 * np.arange(3)[:, None, None] + np.arange(32)[:, None] + np.zeros((3, 32, 32))).astype(np.uint8)
-
-    def put(name, content):
-        raw = pickle.dumps(content)
-        (batches / name).write_bytes(raw)
-        return name, hashlib.md5(raw).hexdigest()
-
-    batch = {"data": np.stack([image.ravel()] * 3), "labels": [0, 1, 2]}
-    known = torchvision.datasets.CIFAR10
-    monkeypatch.setattr(known, "train_list", [put(f"data_batch_{number}", batch) for number in range(1, 6)])
-    monkeypatch.setattr(known, "test_list", [put("test_batch", batch)])
-    name, checksum = put("batches.meta", {"label_names": list(cifar.SPEC.classes)})
-    monkeypatch.setattr(known, "meta", {"filename": name, "key": "label_names", "md5": checksum})
-    return torch.from_numpy(image)
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    def fail(*_args, **_options):
-        raise urllib.error.URLError("no route to host")
-
-    monkeypatch.setattr(urllib.request, "urlopen", fail)
-
-
-@pytest.mark.usefixtures("offline")
-def test_cifar_is_read_from_the_folder_of_the_data(tmp_path, monkeypatch):
-    image = put_fake_cifar(tmp_path, monkeypatch)
-    source = cifar.load(Config(dataset="CIFAR10", data=str(tmp_path)))
-    assert source.train.images.shape == (15, 3, 32, 32) and source.train.images.dtype == torch.uint8
-    assert torch.equal(source.train.images, image.expand(15, -1, -1, -1))
-    assert source.train.labels.tolist() == [0, 1, 2] * 5
-    assert source.test.labels.tolist() == [0, 1, 2]
-    assert source.val is None
-
-
-@pytest.mark.usefixtures("offline")
-def test_cifar_without_files_and_without_a_network_is_one_clear_message(tmp_path):
-    with pytest.raises(UserError) as raised:
-        load_data(Config(dataset="CIFAR10", data=str(tmp_path / "nowhere"), device="cpu"))
-    assert str(raised.value) == (
-        f"CIFAR-10 is not in {tmp_path}/nowhere and cannot be downloaded (<urlopen error no route to host>); put "
-        f"cifar-10-python.tar.gz, or the folder cifar-10-batches-py that it unpacks to, into {tmp_path}/nowhere, or "
-        "name the folder that has it with --data"
-    )
-
-
-@pytest.mark.parametrize(
-    "error", [RuntimeError("File not found or corrupted."), PermissionError(13, "denied")], ids=str
-)
-def test_cifar_says_why_it_cannot_be_had(error, monkeypatch):
-    def fail(*_args, **_options):
-        raise error
-
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", fail)
-    with pytest.raises(UserError, match=r"CIFAR-10 is not in .*(corrupted|denied).*--data"):
-        load_data(Config(dataset="CIFAR10", device="cpu"))
-
-
-def test_cifar_is_augmented_as_published():
-    assert (cifar.SPEC.shape, cifar.SPEC.pad, cifar.SPEC.flip) == ((3, 32, 32), 4, True)
-    assert len(cifar.SPEC.classes) == len(set(cifar.SPEC.classes)) == 10
-
-
 # ---- the table -----------------------------------------------------------------------------------------------------
-
-
-def put_image_folder(folder, monkeypatch):
-    for place in ("train/one", "train/two", "test/one"):
-        (folder / place).mkdir(parents=True)
-        Image.new("RGB", (8, 8), "red").save(folder / place / "image.png")
 
 
 PREPARED = {
     "Digits": lambda folder, monkeypatch: None,
-    "CIFAR10": lambda folder, monkeypatch: monkeypatch.setattr(torchvision.datasets, "CIFAR10", FewImages),
-    "ImageFolder": put_image_folder,
+    "MNIST": lambda folder, monkeypatch: put_mnist(folder),
+    "CIFAR10": lambda folder, monkeypatch: put_cifar(folder, "CIFAR10", monkeypatch),
+    "CIFAR100": lambda folder, monkeypatch: put_cifar(folder, "CIFAR100", monkeypatch),
+    "TinyImageNet": lambda folder, monkeypatch: put_tiny_imagenet(folder),
+    "ImageNet": lambda folder, monkeypatch: put_imagenet(folder),
+    "Caltech101": lambda folder, monkeypatch: put_caltech(folder, {"ant": 5, "bass": 6}),
+    "ImageFolder": lambda folder, monkeypatch: put_images(folder, {"train/one": 1, "train/two": 1, "test/one": 1}),
 }
 """Data set -> what puts a few of its images where it looks for them."""
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
+@pytest.mark.filterwarnings("ignore:.* classes, but 2 were found")
+@pytest.mark.usefixtures("offline")
 def test_every_data_set_of_the_table_loads_by_its_name_and_keeps_what_it_declares(name, tmp_path, monkeypatch):
     PREPARED[name](tmp_path, monkeypatch)
-    splits = load_data(Config(dataset=name, data=str(tmp_path), device="cpu", batch_size=4))
+    # All images: where a set holds a fixed number out, there are fewer than that in the test's.
+    splits = load_data(
+        Config(dataset=name, data=str(tmp_path), device="cpu", workers=0, batch_size=4, use_full_data=True)
+    )
     images, labels = next(splits.train.epoch(torch.Generator()))
     spec = splits.spec
     assert images.shape[1:] == spec.shape and images.dtype == torch.float32
     assert labels.min() >= 0 and labels.max() < len(spec.classes)
     assert len(spec.mean) == len(spec.std) == spec.shape[0]
     assert min(spec.std) > 0
-    assert import_module(DATASETS[name]).SPEC in (None, spec)
+    declared = import_module(DATASETS[name]).SPEC
+    # Where classes are folders, the test has fewer than the set.
+    assert declared is None or replace(declared, classes=spec.classes) == spec
 
 
-@pytest.mark.parametrize(("name", "shape"), [("Digits", (1, 8, 8)), ("CIFAR10", (3, 32, 32))])
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"),
+    [
+        ("Digits", (1, 8, 8), 10),
+        ("MNIST", (1, 28, 28), 10),
+        ("CIFAR10", (3, 32, 32), 10),
+        ("CIFAR100", (3, 32, 32), 100),
+        ("TinyImageNet", (3, 64, 64), 200),
+        ("ImageNet", (3, 224, 224), 1000),
+        ("Caltech101", (3, 224, 224), 101),
+    ],
+)
 @pytest.mark.usefixtures("offline")
-def test_a_spec_is_declared_without_files(name, shape):
+def test_a_spec_is_declared_without_files(name, shape, classes):
     spec = declared_spec(name)
     assert spec.shape == shape
-    assert len(spec.classes) == 10
+    assert len(spec.classes) == len(set(spec.classes)) == classes
 
 
 def test_an_image_folder_declares_nothing_before_it_is_read():

@@ -10,7 +10,7 @@ from PIL import Image
 
 import data.image_folder as image_folder
 from args_helper import Config
-from data import load_data
+from data import decoded, load_data
 from utils.errors import UserError
 
 
@@ -108,6 +108,37 @@ def test_a_hidden_folder_is_no_class(tmp_path):
     put_tree(tmp_path)
     (tmp_path / "train/.ipynb_checkpoints").mkdir()
     assert load(tmp_path).spec.classes == ("cat", "dog")
+
+
+def warnings_of(root):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load(root)
+    return [str(one.message) for one in caught]
+
+
+@pytest.mark.filterwarnings("ignore:images in folders")
+def test_images_in_folders_inside_a_class_are_named_in_one_warning(tmp_path):
+    pixels = put_tree(tmp_path)
+    put(tmp_path / "train/cat/more/9.png", drawn(1))
+    put(tmp_path / "train/dog/a/b/9.png", drawn(2))
+    (tmp_path / "train/dog/notes").mkdir()
+    (tmp_path / "train/dog/notes/why.txt").write_text("no image")
+    place = tmp_path / "train"
+    assert warnings_of(tmp_path) == [
+        f"images in folders inside a class are not read: {place / 'cat/more'}, {place / 'dog/a'}"
+    ]
+    assert torch.equal(load(tmp_path).train.images, pixels["train"])
+
+
+@pytest.mark.filterwarnings("ignore:classes without")
+def test_empty_classes_are_named_in_one_warning(tmp_path):
+    put_tree(tmp_path)
+    for number in range(8):
+        (tmp_path / f"train/empty{number}").mkdir()
+    names = ", ".join(str(tmp_path / f"train/empty{number}") for number in range(6))
+    assert warnings_of(tmp_path) == [f"classes without images: {names} and 2 more"]
+    assert load(tmp_path).train.labels.tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("missing", ["train", "test"])
@@ -210,6 +241,42 @@ def test_images_of_every_kind_become_rgb(tmp_path, image, colour):
     assert torch.equal(found, torch.tensor(colour).byte().view(3, 1, 1).expand(3, 4, 4))
 
 
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_an_image_of_32_bits_is_refused(tmp_path, mode):
+    put_tree(tmp_path)
+    path = put(tmp_path / "train/cat/0.tiff", Image.new(mode, (4, 4), 7))
+    assert complaint(tmp_path) == (
+        f"{path} has pixels of 32 bits (mode {mode}), of which black and white are not known; save it with 8 or 16 bits"
+    )
+
+
+def test_sixteen_bits_that_pil_hands_over_as_32_are_read_as_sixteen(tmp_path):
+    put_tree(tmp_path)
+    (tmp_path / "train/cat/0.png").unlink()
+    (tmp_path / "train/cat/0.pgm").write_bytes(b"P5 4 4 65535\n" + np.full((4, 4), 200 * 257, dtype=">u2").tobytes())
+    with Image.open(tmp_path / "train/cat/0.pgm") as image:
+        assert image.mode == "I"
+    assert (load(tmp_path).train.images[0] == 200).all()
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (6, 3), (3, 2), (8, 1)])
+def test_an_image_is_turned_upright_as_its_exif_data_says(tmp_path, orientation, turns):
+    put_tree(tmp_path)
+    exif, pixels = Image.Exif(), drawn(5)
+    exif[0x0112] = orientation
+    put(tmp_path / "train/cat/0.png", pixels, exif=exif)
+    upright = np.rot90(pixels, turns).copy()
+    assert torch.equal(load(tmp_path).train.images[0], torch.from_numpy(upright).permute(2, 0, 1))
+
+
+def test_the_size_that_all_must_have_is_that_of_the_upright_image(tmp_path):
+    put_tree(tmp_path, height=6, width=4)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    put(tmp_path / "train/cat/0.png", drawn(5, height=4, width=6), exif=exif)
+    assert load(tmp_path).spec.shape == (3, 6, 4)
+
+
 def test_jpeg_images_are_read_too(tmp_path):
     for place in ("train/a/0.jpg", "train/b/0.JPEG", "test/a/0.jpg"):
         put(tmp_path / place, Image.new("RGB", (16, 16), (200, 100, 50)), format="JPEG", quality=95)
@@ -238,15 +305,15 @@ def test_a_damaged_image_is_named(tmp_path, place, damage, size):
 
 def test_a_set_too_large_to_hold_decoded_is_refused(tmp_path, monkeypatch):
     put_tree(tmp_path)
-    monkeypatch.setattr(image_folder, "LARGEST_BYTES", 4 * 3 * 4 * 4)
+    monkeypatch.setattr(decoded, "LARGEST_BYTES", 8 * 3 * 4 * 4)  # all splits together, not each
     assert len(load(tmp_path).train) == 4
     assert complaint(tmp_path, image_size=5) == (
-        "4 images of 5×5 take more than 0 GiB decoded; give a smaller --image-size"
+        "8 images of 5×5 take more than 0 GiB decoded; give a smaller --image-size"
     )
 
 
 def test_the_limit_is_for_machines_of_today():
-    assert 2**30 <= image_folder.LARGEST_BYTES <= 2**34
+    assert 2**30 <= decoded.LARGEST_BYTES <= 2**34
 
 
 # ---- what it declares ----------------------------------------------------------------------------------------------
@@ -271,8 +338,11 @@ def test_images_of_one_colour_do_not_divide_by_zero(tmp_path):
     assert spec.std == pytest.approx((1 / 255,) * 3)
 
 
-@pytest.mark.parametrize(("height", "width", "pad"), [(32, 32, 4), (16, 40, 2), (40, 23, 2), (7, 7, 0)])
-def test_crops_go_to_an_eighth_of_the_shorter_side_and_images_are_mirrored(tmp_path, height, width, pad):
+@pytest.mark.parametrize(
+    ("height", "width", "pad"),
+    [(32, 32, 4), (16, 40, 2), (40, 23, 2), (7, 7, 0), (64, 64, 8), (65, 64, 0), (16, 80, 0)],
+)
+def test_up_to_64_pixels_crops_go_to_an_eighth_of_the_shorter_side(tmp_path, height, width, pad):
     put_tree(tmp_path, each=1, height=height, width=width)
     spec = load(tmp_path).spec
     assert (spec.pad, spec.flip) == (pad, True)
@@ -320,6 +390,15 @@ def test_every_image_size_has_its_own_cache(tmp_path):
     spoil_all(tmp_path)
     assert load(tmp_path, image_size=2).train.images.shape == (4, 3, 2, 2)
     assert torch.equal(load(tmp_path).train.images, pixels["train"])
+
+
+def test_what_an_older_version_decoded_is_not_taken(tmp_path, monkeypatch):
+    put_tree(tmp_path)
+    monkeypatch.setattr(decoded, "DECODING", 1)
+    load(tmp_path)
+    monkeypatch.undo()
+    spoil_all(tmp_path)
+    assert "is not a readable image" in complaint(tmp_path)
 
 
 def test_an_added_image_is_seen(tmp_path):
@@ -380,7 +459,7 @@ def test_a_folder_that_cannot_be_written_to_only_warns(tmp_path, monkeypatch):
         raise UserError(f"cannot write {path}: Read-only file system")
 
     pixels = put_tree(tmp_path)
-    monkeypatch.setattr(image_folder, "write_atomic", refuse)
+    monkeypatch.setattr(decoded, "write_atomic", refuse)
     with pytest.warns(UserWarning, match=r"decoded images are not cached: cannot write .*Read-only file system"):
         source = load(tmp_path)
     assert torch.equal(source.train.images, pixels["train"])

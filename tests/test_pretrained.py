@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,60 @@ def test_a_model_that_is_built_with_pretrained_has_the_weights_of_the_file(tmp_p
     assert same(second.state_dict(), first.state_dict())
     with pytest.raises(UserError, match=r"net\.pt does not fit the network"):
         build_model(parse_args([*words, "--hidden_size", "7", "--arch", "FC", "--pretrained", str(path)]))
+
+
+# ---- another number of classes -------------------------------------------------------------------------------------
+
+
+def of_classes(classes: int, seed: int = 1) -> nn.Sequential:
+    network = masked_network(seed)
+    torch.manual_seed(seed)
+    network[3] = to_masked(nn.Sequential(nn.Linear(8, classes)))[0]
+    return network
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_last_layer_of_another_number_of_classes_stays_as_drawn_with_one_warning(classes):
+    network, state = small_network(0), of_classes(classes).state_dict()
+    drawn = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.warns(UserWarning) as caught:
+        load_weights(network, state, "some.pt")
+    assert [str(one.message) for one in caught] == [
+        "some.pt is of another number of classes: the last layer stays as it was drawn, all else is taken over"
+    ]
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, (drawn if name.startswith("3.") else state)[name])
+    assert not torch.equal(network[0].weight, drawn["0.weight"])
+
+
+def test_scores_of_a_last_layer_of_another_number_of_classes_stay_as_well_and_are_not_warned_of_again():
+    network, state = masked_network(0), of_classes(5).state_dict()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_scores(network, state, "some.pt") is True
+    after = network.state_dict()
+    assert torch.equal(after["0.scores"], state["0.scores"]) and torch.equal(after["0.flag"], state["0.flag"])
+    assert all(torch.equal(after[name], before[name]) for name in before if name.startswith("3."))
+    assert torch.equal(after["0.weight"], before["0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda state: {**state, "3.bias": torch.ones(4)}, r"3.weight has shape \(5, 8\) .*; 3.bias has shape \(4,\)"),
+        (lambda state: without(state, "3.bias"), r"3.bias is missing; 3.weight has shape \(5, 8\) where \(3, 8\)"),
+        (lambda state: {**state, "3.weight": torch.ones(5, 7)}, r"3.weight has shape \(5, 7\) where \(3, 8\)"),
+        (lambda state: {**state, "0.weight": torch.ones(9, 1, 3, 3)}, r"0.weight has shape .*; 3.weight has shape \(5"),
+    ],
+    ids=["weight and bias differ", "no bias", "other features", "another layer too"],
+)
+def test_what_differs_in_more_than_the_number_of_classes_is_refused(spoil, message):
+    network, state = small_network(0), plain_state(of_classes(5))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(UserError, match=f"^some.pt does not fit the network: {message}"):
+        load_weights(network, spoil(state), "some.pt")
+    assert same(network.state_dict(), before)
 
 
 # ---- what does not fit ---------------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
         Stopped: the run was asked to stop, and has saved the step it had reached.
         UserError: the checkpoint cannot be read, or a file cannot be written.
     """
-    position = _Position(run, stage, training, data.train.images.labels.device, first_epoch)
+    position = _Position(run, stage, training, data.train.device, first_epoch)
     if position.done:
         return
     with run.progress(stage, epochs, len(data.train)) as progress:

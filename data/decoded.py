@@ -1,0 +1,115 @@
+"""Image files decoded into memory once, and kept beside the data in one file until the files change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from data.decode import middle_square, read_image
+from data.spec import ImageSet
+from data.tree import Part
+from utils.errors import UserError
+from utils.files import write_atomic
+
+if TYPE_CHECKING:
+    from args_helper import Config
+
+CACHE = ".decoded_{size}.safetensors"
+# To be raised when decoding changes, so that what an older version decoded is not taken for the same.
+DECODING = 2
+# What a decoded set may take: more would not fit beside the network on the machines this is for.
+LARGEST_BYTES = 8 * 2**30
+
+
+def read_decoded(root: Path, parts: dict[str, Part], size: int, config: Config) -> dict[str, ImageSet]:
+    """All images of all splits in memory, decoded by a thread each.
+
+    Args:
+        root: where the decoded images are cached.
+        parts: split -> its files, those of "train" among them.
+        size: bring images to squares of this size; 0: they stay as they are, and all have to be of one size.
+        config: `workers` is how many threads.
+
+    Returns:
+        Split -> images (n, 3, height, width) uint8, and labels.
+
+    Raises:
+        UserError: an image cannot be read, sizes differ, or all together would be too large.
+    """
+    cache = root / CACHE.format(size=size or "native")
+    fingerprint = _fingerprint(root, parts)
+    decoded = _read_cache(cache, fingerprint)
+    if decoded is None:
+        shape = (size, size) if size else tuple(read_image(parts["train"].paths[0]).shape[1:])
+        _refuse_too_large(sum(len(part.names) for part in parts.values()), shape)
+        read = partial(_read_square, size=size) if size else partial(_read_as_it_is, shape=shape)
+        with ThreadPoolExecutor(max(1, config.workers)) as pool:
+            decoded = {name: torch.stack(list(pool.map(read, part.paths))) for name, part in parts.items()}
+        _write_cache(cache, fingerprint, decoded)
+    return {name: ImageSet(decoded[name], torch.tensor(part.labels)) for name, part in parts.items()}
+
+
+def _refuse_too_large(count: int, shape: tuple[int, ...]) -> None:
+    height, width = shape
+    if count * 3 * height * width > LARGEST_BYTES:
+        raise UserError(
+            f"{count:,} images of {height}×{width} take more than {LARGEST_BYTES / 2**30:.0f} GiB decoded; "
+            "give a smaller --image-size"
+        )
+
+
+def _read_square(path: Path, size: int) -> Tensor:
+    return middle_square(read_image(path), size)
+
+
+def _read_as_it_is(path: Path, shape: tuple[int, ...]) -> Tensor:
+    pixels = read_image(path)
+    if tuple(pixels.shape[1:]) != shape:
+        raise UserError(
+            f"{path} is {pixels.shape[1]}×{pixels.shape[2]} where others are {shape[0]}×{shape[1]}; give --image-size "
+            "to bring all to one size"
+        )
+    return pixels
+
+
+# ---- the cache -----------------------------------------------------------------------------------------------------
+
+
+def _fingerprint(root: Path, parts: dict[str, Part]) -> str:
+    """A hash of every file's name, size and time of change, and of how they are decoded."""
+    listing = [(str(path.relative_to(root)), *_stat(path)) for part in parts.values() for path in part.paths]
+    return hashlib.sha256(json.dumps([DECODING, listing]).encode()).hexdigest()
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _read_cache(cache: Path, fingerprint: str) -> dict[str, Tensor] | None:
+    if not cache.is_file():
+        return None
+    try:
+        with safe_open(str(cache), framework="pt") as file:
+            if (file.metadata() or {}).get("fingerprint") != fingerprint:
+                return None
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError):
+        return None  # a damaged cache is only a cache
+
+
+def _write_cache(cache: Path, fingerprint: str, decoded: dict[str, Tensor]) -> None:
+    try:
+        write_atomic(cache, save(decoded, {"fingerprint": fingerprint}))
+    except UserError as error:
+        warnings.warn(f"the decoded images are not cached: {error}", stacklevel=2)

@@ -1,0 +1,213 @@
+"""load_tiny_imagenet.sh, on a small archive of the same make: downloads, goes on, refuses, arranges, is done once."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from conftest import PROJECT
+from small_sets import put_tiny_imagenet
+
+from args_helper import Config
+from data import load_data
+
+NAME = "tiny-imagenet-200"
+INSTALLED = [tool for tool in ("curl", "wget") if shutil.which(tool)]
+TOOLS = "bash cut dirname find grep md5sum mkdir mktemp mv rm rmdir unzip wc".split()
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """An archive of 2 classes, 4 images of each for training and 3 for testing."""
+    root = tmp_path_factory.mktemp("original")
+    put_tiny_imagenet(root, train=4, val=3, original=True)
+    return shutil.make_archive(str(root / NAME), "zip", root, NAME)
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one file; keeps where each request wanted to begin, and may break its replies off."""
+
+    def __init__(self, content, resumes=True):
+        self.content, self.resumes = content, resumes
+        self.begun, self.cut = [], None
+        super().__init__(("127.0.0.1", 0), Reply)
+        self.url = f"http://127.0.0.1:{self.server_port}/{NAME}.zip"
+
+
+class Reply(BaseHTTPRequestHandler):
+    def do_GET(self):
+        asked = self.headers.get("Range")
+        self.server.begun.append(asked)
+        start = int(asked.removeprefix("bytes=").partition("-")[0]) if asked and self.server.resumes else 0
+        content, size = self.server.content[start:], len(self.server.content)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content)))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        self.end_headers()
+        self.wfile.write(content[: self.server.cut])
+
+    def log_message(self, *_):
+        """Quiet."""
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(path, **options):
+        with open(path, "rb") as file:
+            servers.append(Server(file.read(), **options))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.02,), daemon=True).start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def call(folder, url, path="/usr/bin:/bin", **environment):
+    return subprocess.run(
+        ["/bin/bash", PROJECT / "load_tiny_imagenet.sh", folder],
+        env={"PATH": path, "TINY_IMAGENET_URL": url, **environment}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def only(tool, folder):
+    """A folder for PATH that has, of curl and wget, this one only."""
+    folder.mkdir()
+    for name in [*TOOLS, *([tool] if tool else [])]:
+        os.symlink(shutil.which(name), folder / name)
+    return str(folder)
+
+
+def files_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+ARRANGED = sorted(
+    [f"train/n0000000{label}/{number}.JPEG" for label in (0, 1) for number in range(4)]
+    + [f"val/n0000000{number % 2}/{number}.JPEG" for number in range(6)]
+    + ["test/images/0.JPEG", "test/images/1.JPEG", "wnids.txt"]
+)
+
+
+def test_the_set_is_arranged_loads_and_is_left_alone_by_a_second_call(original, tmp_path):
+    folder = tmp_path / "sets"
+    done = call(folder, f"file://{original}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"{folder / NAME}: 8 images for training, 6 for testing\n")
+    assert files_in(folder / NAME) == ARRANGED
+    assert [path.name for path in folder.iterdir()] == [NAME]
+    with pytest.warns(UserWarning, match="but 2 were found"):
+        splits = load_data(Config(dataset="TinyImageNet", data=str(folder), device="cpu", use_full_data=True))
+    assert (len(splits.train.images), len(splits.test)) == (8, 6)
+    again = call(folder, "file:///nowhere.zip")
+    assert (again.returncode, again.stdout) == (0, f"{folder / NAME} is there: nothing to do\n")
+
+
+@pytest.mark.parametrize("tool", INSTALLED)
+def test_a_download_that_was_cut_off_is_gone_on_with(original, tool, tmp_path, serve):
+    server, path = serve(original), only(tool, tmp_path / "bin")
+    folder, server.cut = tmp_path / "sets", 1000
+    # wget tries again by itself; either way all that it gets is cut.
+    first = call(folder, server.url, path)
+    assert first.returncode == 1
+    assert first.stderr.endswith(f"the download of {server.url} did not end; run this again to go on with it\n")
+    there = (folder / f"{NAME}.zip.part").stat().st_size
+    assert 0 < there < len(server.content) and not (folder / NAME).exists()
+    server.cut, server.begun = None, []
+    second = call(folder, server.url, path)
+    assert second.returncode == 0, second.stderr
+    assert server.begun == [f"bytes={there}-"]
+    assert files_in(folder / NAME) == ARRANGED
+
+
+@pytest.mark.parametrize("tool", INSTALLED)
+def test_a_server_that_cannot_go_on_is_asked_for_all_of_it(original, tool, tmp_path, serve):
+    server, path, folder = serve(original, resumes=False), only(tool, tmp_path / "bin"), tmp_path / "sets"
+    folder.mkdir()
+    (folder / f"{NAME}.zip.part").write_bytes(server.content[:1000])
+    done = call(folder, server.url, path)
+    assert done.returncode == 0, done.stderr
+    assert server.begun[0] == "bytes=1000-"
+    assert files_in(folder / NAME) == ARRANGED
+
+
+def test_a_download_that_had_ended_is_not_made_again(original, tmp_path):
+    shutil.copy(original, tmp_path / f"{NAME}.zip.part")
+    assert call(tmp_path, "file:///nowhere.zip").returncode == 0
+    assert files_in(tmp_path / NAME) == ARRANGED
+
+
+def refused(folder, archive, says, **environment):
+    """Call, and check that nothing is left but the folder."""
+    done = call(folder, f"file://{archive}", **environment)
+    assert done.returncode == 1
+    assert says in done.stderr and done.stderr.count("error:") == 1
+    assert list(folder.iterdir()) == []
+
+
+def test_a_damaged_archive_is_refused(original, tmp_path):
+    with open(original, "rb") as file:
+        content = bytearray(file.read())
+    content[200:400] = bytes(200)
+    (tmp_path / "damaged.zip").write_bytes(content)
+    refused(tmp_path / "sets", tmp_path / "damaged.zip", "is damaged; it was removed")
+
+
+def test_an_archive_with_another_checksum_is_refused(original, tmp_path):
+    refused(tmp_path / "sets", original, "is not the one with MD5 0123; it was removed", TINY_IMAGENET_MD5="0123")
+    with open(original, "rb") as file:
+        right = hashlib.md5(file.read()).hexdigest()
+    assert call(tmp_path / "sets", f"file://{original}", TINY_IMAGENET_MD5=right).returncode == 0
+
+
+@pytest.mark.parametrize("member", [f"{NAME}/../../evil.txt", "../evil.txt", "evil.txt", f"{NAME}/train/.."])
+def test_an_archive_that_would_write_elsewhere_is_refused(original, member, tmp_path):
+    archive = tmp_path / "evil.zip"
+    shutil.copy(original, archive)
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr(member, "evil")
+    refused(tmp_path / "sets", archive, f"would write outside {NAME}: {member}; it was removed")
+    assert not list(tmp_path.rglob("evil.txt"))
+
+
+def test_an_archive_with_a_link_is_refused(original, tmp_path):
+    archive = tmp_path / "linked.zip"
+    shutil.copy(original, archive)
+    link = zipfile.ZipInfo(f"{NAME}/train/n00000000/images/link.JPEG")
+    link.create_system, link.external_attr = 3, 0o120777 << 16
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr(link, "/etc/passwd")
+    refused(tmp_path / "sets", archive, "holds links; it was removed")
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("0.JPEG\tn00000000\n", "some images of val have no annotation"),
+        ("9.JPEG\tn00000000\n", "names '9.JPEG' of class 'n00000000', which is not there"),
+        ("0.JPEG\tn77\n", "names '0.JPEG' of class 'n77', which is not there"),
+        ("../../wnids.txt\tn00000000\n", "names '../../wnids.txt'"),
+    ],
+)
+def test_annotations_that_do_not_fit_leave_nothing_half_arranged(lines, says, tmp_path):
+    folder = put_tiny_imagenet(tmp_path / "root", train=1, val=1, original=True)
+    (folder / "val/val_annotations.txt").write_text(lines)
+    archive = shutil.make_archive(str(tmp_path / NAME), "zip", tmp_path / "root", NAME)
+    done = call(tmp_path / "sets", f"file://{archive}")
+    assert done.returncode == 1 and says in done.stderr
+    assert [path.name for path in (tmp_path / "sets").iterdir()] == [f"{NAME}.zip.part"]
+
+
+def test_what_is_missing_is_said(tmp_path):
+    path = only(None, tmp_path / "bin")
+    assert "neither curl nor wget is there" in call(tmp_path / "sets", "http://nowhere", path).stderr
+    (tmp_path / "bin" / "unzip").unlink()
+    assert "unzip is not installed" in call(tmp_path / "sets", "http://nowhere", path).stderr
