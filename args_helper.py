@@ -687,6 +687,23 @@ def parse_args(argv: list[str] | None = None) -> Config:
     return _make_config({**from_file, **flags}, problems)
 
 
+def config_of(options: Mapping[str, Any], source: str) -> Config:
+    """The config of options that stand somewhere else than in a config file, checked in the same way.
+
+    Args:
+        options: by name, as a YAML file or a flag would give them.
+        source: where they stand, for messages.
+
+    Raises:
+        UserError: anything wrong with any of them, all of it in one message.
+    """
+    given: dict[str, Given] = {}
+    problems: list[str] = []
+    for name, value in options.items():
+        _take(given, name.replace("-", "_"), Given(value, f"{name} ({source})"), problems)
+    return _make_config(given, problems)
+
+
 def _resumed(flags: dict[str, Given], problems: list[str]) -> Config:
     folder = Path(str(flags["resume"].value))
     stored = folder / "config.yml"
@@ -922,7 +939,9 @@ def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
     implied: dict[str, Any] = {}
     if config.subfolder is None and config.config is not None:
         implied["subfolder"] = Path(config.config).stem
-    algo = implied["algo"] = _algorithm_meant(config)
+    algo = _algorithm_meant(config)
+    if algo != config.algo:
+        implied["algo"] = algo
     if algo in ("ep", "global_ep") and "prune_rate" in given and "target_sparsity" not in given:
         implied["override_prune_rate"] = True
     if algo == "imp" and ("prune_rate" not in given or config.prune_rate <= 0):  # 0 and −1: not used, in old files

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -72,3 +76,31 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr(urllib.request, "urlopen", fail)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table that a run left."""
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def timeless(folder: Path) -> dict[str, object]:
+    """All that a run left, without times: tables, summary, ticket, and what every stage's checkpoint holds."""
+    tables = {path.name: [{**row, "seconds": ""} for row in read_rows(path)] for path in folder.glob("*.csv")}
+    summary = json.loads((folder / "summary.json").read_text())
+    summary = {name: value for name, value in summary.items() if "seconds" not in name}
+    for figures in summary["cost"].values():  # neither the clock nor the allocator repeats itself
+        del figures["seconds"], figures["peak_memory_bytes"]
+    states = {path.name: torch.load(path, weights_only=True)["training"] for path in folder.glob("checkpoints/*.pt")}
+    return {"tables": tables, "summary": summary, "ticket": load_file(folder / "ticket.safetensors"), **states}
+
+
+def same_bits(one: object, other: object) -> bool:
+    """Equality to the bit through nested containers of tensors."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same_bits(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same_bits, one, other))
+    return one == other

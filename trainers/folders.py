@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -78,8 +78,8 @@ def opened(config: Config, folder: Path) -> Iterator[Run]:
 
     A run that cannot begin, for what it was given, leaves no folder behind.
     """
-    is_new = not folder.exists()
     log_folder = Path(config.log_dir) / _place(config)
+    made = [one for place in (folder, log_folder) for one in (place, *place.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "config.yml", config.to_yaml())
     if not (folder / "environment.json").exists():
@@ -98,16 +98,10 @@ def opened(config: Config, folder: Path) -> Iterator[Run]:
         with run.until_stopped():
             yield run
     except UserError:
-        if is_new and not (folder / "checkpoints").exists():
-            for made in (folder, log_folder):
-                _remove(made)
+        if folder in made and not (folder / "checkpoints").exists():
+            for place in (folder, log_folder):
+                shutil.rmtree(place, ignore_errors=True)
+            for above in made:  # from below; another run may have moved in meanwhile
+                with suppress(OSError):
+                    above.rmdir()
         raise
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder and those above it that are empty then."""
-    shutil.rmtree(folder, ignore_errors=True)
-    for above in folder.parents:
-        if not above.is_dir() or any(above.iterdir()):
-            return
-        above.rmdir()

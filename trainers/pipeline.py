@@ -32,8 +32,12 @@ from utils.run import Row, Run
 from utils.tickets import read_ticket, write_ticket
 
 
-def run_trials(config: Config) -> Path:
+def run_trials(config: Config, go_on: bool = False) -> Path:
     """Run every trial of a config that is not finished yet, one after another, and report each and all.
+
+    Args:
+        config: the options.
+        go_on: go on with trials that were begun, as if each had been resumed.
 
     Returns:
         The folder of the last trial.
@@ -48,7 +52,7 @@ def run_trials(config: Config) -> Path:
         # What is left to do from here on, so that resuming this trial goes on with the later ones.
         trial = config.model_copy(update={"trial_num": number, "num_trial": last - number + 1})
         folder = folder_of(trial)
-        resumed = trial.resume is not None and number == config.trial_num
+        resumed = go_on or (trial.resume is not None and number == config.trial_num)
         if is_finished(folder, trial, resumed):
             print(f"{folder} is finished: nothing to do")
         else:

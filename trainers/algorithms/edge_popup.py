@@ -36,7 +36,9 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     train(run, "search", search, data, config.epochs, config.start_epoch)
 
     search.before_epoch(config.epochs)  # what a schedule has in store for after the last epoch
-    return Ticket(plain_state(net), search.flat.split(search.naive_mask()))
+    by_layer = "of every layer the int((1 − k)·n) smallest go, so that its count is rounded up"
+    facts = {"density_reason": by_layer if config.algo == "ep" else "weights that tie at the threshold all go"}
+    return Ticket(plain_state(net), search.flat.split(search.naive_mask()), facts=facts)
 
 
 class EdgePopup(ScoreTraining):

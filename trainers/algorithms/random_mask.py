@@ -54,7 +54,8 @@ def find_random_subnet(net: nn.Module, _data: Splits, config: Config, run: Run) 
             applied.append("weight_shuffle" if config.shuffle else "weight_reinit")
     for name in applied:
         ticket = CHECKS[name](ticket, config, run.rng("search", name))
-    return replace(ticket, facts={"checks_applied": applied})
+    reason = "each weight is kept by a chance of its own, prune_rate"
+    return replace(ticket, facts={"checks_applied": applied, "density_reason": reason})
 
 
 def _drawn(net: nn.Module, config: Config, run: Run, raw_density: Callable[[torch.Size], float]) -> Ticket:

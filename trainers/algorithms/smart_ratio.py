@@ -33,7 +33,8 @@ def find_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Tick
     sizes = {name: parameter.numel() for name, parameter in parameters.items() if not is_bias(name)}
     counts = dict(zip(sizes, layer_counts([*sizes.values()], pruned, config.arch, config.sr_version)))
     counts |= {name: floor_count(1.0 - pruned, p.numel()) for name, p in parameters.items() if is_bias(name)}
-    return Ticket(plain_state(net), random_masks(parameters, counts, run.rng("search", "masks")))
+    masks = random_masks(parameters, counts, run.rng("search", "masks"))
+    return Ticket(plain_state(net), masks, facts={"density_reason": "each layer's count is rounded down"})
 
 
 def layer_counts(sizes: Sequence[int], pruned: float, arch: str, version: int = 1) -> list[int]:

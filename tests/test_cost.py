@@ -1,0 +1,110 @@
+"""What a ticket costs and what of it is connected, worked out by hand on small networks."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trainers.connectivity import connectivity, warn_of_thin_layers
+from trainers.ledger import Cost, forward_flops, scoring_flops, summed
+from utils.masks import all_kept
+
+
+class Small(nn.Module):
+    """A 3×3 convolution from 2 to 4 channels on 6×6, batch norm, a mean, a linear layer to 3 classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.out = nn.Linear(4, 3, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.out(self.norm(self.conv(images)).relu().mean((2, 3)))
+
+
+CONV, OUT = 2 * 4 * 2 * 9 * 36, 2 * 4 * 3  # a multiplication and an addition each
+
+
+def test_forward_flops_are_those_of_convolutions_and_products() -> None:
+    net = Small()
+    running = net.norm.running_mean.clone()
+    assert forward_flops(net, (2, 6, 6)) == {"": CONV + OUT, "conv": CONV, "out": OUT}
+    assert torch.equal(net.norm.running_mean, running)
+    assert scoring_flops(net, torch.zeros(5, 2, 6, 6)) == 3 * 5 * (CONV + OUT)
+
+
+def test_the_ledger_weighs_every_layer_by_its_density_at_the_time() -> None:
+    first, second = (Cost(torch.device("cpu")) for _ in range(2))
+    first.count(10, 100, {"conv": 1.0, "out": 0.5})
+    first.count(10, 100, {"conv": 0.5, "out": 0.5})
+    second.count(3, 30, {})  # whole
+    found = summed([first.figures, second.figures], {"": CONV + OUT, "conv": CONV, "out": OUT}, 12.5)
+    assert (found["epochs"], found["steps"], found["images"], found["seconds"]) == (3, 23, 230, 12.5)
+    assert found["training_flops_dense"] == 3 * 230 * (CONV + OUT)
+    assert found["training_flops_masked"] == 3 * (CONV * (100 + 50 + 30) + OUT * (50 + 50 + 30))
+    assert found["peak_memory_bytes"] > 10**7  # a process with torch in it
+
+
+def test_what_is_counted_goes_on_from_what_was_saved() -> None:
+    before = Cost(torch.device("cpu"))
+    before.count(4, 40, {"conv": 0.25})
+    after = Cost(torch.device("cpu"), before.figures)
+    after.count(4, 40, {"conv": 0.5})
+    assert after.figures["exposure"] == {"conv": 30.0}
+    assert after.figures["steps"] == 8
+
+
+def test_memory_that_is_used_meanwhile_is_seen() -> None:
+    cost = Cost(torch.device("cpu"))
+    cost.count(1, 1, {})
+    before = cost.figures["peak_memory_bytes"]
+    big = torch.ones(64 * 2**20)  # 256 MiB
+    cost.count(1, 1, {})
+    assert cost.figures["peak_memory_bytes"] - before > 200 * 2**20
+    del big
+
+
+# ---- connections ---------------------------------------------------------------------------------------------------
+
+
+def test_weights_without_a_way_to_input_and_output_do_not_count_as_effective() -> None:
+    net = Small()
+    whole = all_kept({"conv.weight": net.conv.weight, "out.weight": net.out.weight})
+    masks = {name: torch.zeros_like(mask) for name, mask in whole.items()}
+    masks["conv.weight"][0, 0, 1, 1] = True  # to channel 0, which goes on to class 1
+    masks["conv.weight"][1, 0, 1, 1] = True  # to channel 1, which goes nowhere
+    masks["out.weight"][1, 0] = True
+    masks["out.weight"][2, 3] = True  # from channel 3, to which nothing comes
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    found = connectivity(net, masks, (2, 6, 6))
+    assert found["effective_weights_remaining"] == 2
+    assert found["effective_weights_remaining_percent"] == pytest.approx(100 * 2 / 84)
+    assert found["dead_layers"] == []
+    assert found["thin_layers"] == ["conv", "out"]
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_dead_layer_cuts_everything_off() -> None:
+    net = Small()
+    masks = all_kept({"conv.weight": net.conv.weight, "out.weight": net.out.weight})
+    masks["out.weight"] = torch.zeros_like(masks["out.weight"])
+    found = connectivity(net, masks, (2, 6, 6))
+    assert (found["effective_weights_remaining"], found["dead_layers"]) == (0, ["out"])
+
+
+def test_a_thin_layer_is_warned_of_once() -> None:
+    masks = {"a.weight": torch.ones(4, 2, dtype=torch.bool), "b.weight": torch.zeros(3, 4, dtype=torch.bool)}
+    masks["b.weight"][0, :2] = True
+    said: set[str] = set()
+    with pytest.warns(
+        UserWarning, match=r"after epoch 3, these layers keep less than one weight a filter: b \(2 for 3\)"
+    ):
+        warn_of_thin_layers(masks, "after epoch 3", said)
+    assert said == {"b"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_thin_layers(masks, "after epoch 4", said)

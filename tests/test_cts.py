@@ -1,0 +1,145 @@
+"""Concrete ticket search: its samples, its budget and its losses by hand, and whole runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import SMALL, Outcome, read_rows, same_bits, start, timeless
+from torch import nn
+
+from args_helper import parse_args
+from data import load_data
+from models.masking import to_masked
+from trainers.algorithms.cts import Concrete, ConcreteSearch
+from trainers.loop import train_step
+from utils.run import Run
+
+DENSITY = 0.25
+
+
+def _search(tmp_path: Path, *words: str) -> ConcreteSearch:
+    """A search over a linear layer of 2 × 4 weights, whose teacher is another one."""
+    config = parse_args(["--algo", "cts", "--target_sparsity", str(100 * DENSITY), *words])
+    student, teacher = (nn.Sequential(nn.Linear(4, 2, bias=False)) for _ in range(2))
+    student[0].weight.data = torch.arange(8.0).view(2, 4) / 4 - 1
+    teacher[0].weight.data = -student[0].weight.data.flip(0)
+    return ConcreteSearch(to_masked(student), teacher, config, Run(tmp_path / "run", tmp_path / "logs", 1))
+
+
+def test_logits_begin_at_the_odds_of_the_density(tmp_path: Path) -> None:
+    search = _search(tmp_path)
+    assert torch.sigmoid(search.flat.scores).tolist() == pytest.approx([DENSITY] * 8)
+
+
+def test_a_sample_is_the_relaxed_bernoulli_variable() -> None:
+    noise = torch.tensor([0.3, -1.2, 2.0])
+    logits = torch.tensor([0.5, 1.0, -3.0], requires_grad=True)
+    factor = Concrete({noise.shape: noise})(logits, torch.ones(3, dtype=torch.bool))
+    expected = [1 / (1 + math.exp(-(n + 2 / 3 * a) / (2 / 3))) for n, a in zip(noise.tolist(), logits.tolist())]
+    assert factor.tolist() == pytest.approx(expected)
+    factor.sum().backward()
+    assert logits.grad.tolist() == pytest.approx([f * (1 - f) for f in expected])
+
+
+def test_noise_is_logistic_and_another_in_every_step_and_the_same_when_a_step_is_repeated(tmp_path: Path) -> None:
+    search = _search(tmp_path)
+    draws = []
+    for epoch, step in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        search.before_epoch(epoch)
+        search.before_step(step)
+        draws.append(search._noise.clone())
+    assert torch.equal(draws[0], draws[3])
+    assert not any(torch.equal(draws[0], other) for other in draws[1:3])
+    search._noise.resize_(100_000)
+    search.before_step(5)
+    assert abs(float(search._noise.mean())) < 0.02
+    assert float(search._noise.std()) == pytest.approx(math.pi / math.sqrt(3), rel=0.02)
+
+
+@pytest.mark.parametrize("how", ["kl", "loss", "ce"])
+def test_the_loss_against_the_dense_network_by_hand(how: str, tmp_path: Path) -> None:
+    search = _search(tmp_path, "--cts_loss", how)
+    images, labels = torch.tensor([[1.0, 2.0, 0.5, -1.0], [0.0, 1.0, 1.0, 3.0]]), torch.tensor([0, 1])
+    logits = torch.tensor([[0.2, -0.4], [1.0, 0.5]])
+    dense = images @ search._teacher[0].weight.T
+    p, q = logits.softmax(1), dense.softmax(1)
+    expected = {
+        "kl": 100 * (p * (p / q).log()).sum(1).mean(),
+        "loss": 1e4 * (F.cross_entropy(logits, labels) / F.cross_entropy(dense, labels) - 1).abs(),
+        "ce": 100 * F.cross_entropy(logits, labels),
+    }[how]
+    assert float(search.loss(logits, labels, images)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_multiplier_follows_the_ratio_of_gradients_while_the_budget_is_exceeded(tmp_path: Path) -> None:
+    search = _search(tmp_path)
+    budget = 1.1 * DENSITY * 8
+    task = torch.arange(1.0, 9.0)
+    multiplier = None
+    for level in (0.3, 0.4, 0.1):  # chances: above the budget of 0.275 twice, then under it
+        search.flat.scores.data.fill_(math.log(level / (1 - level)))
+        search.flat.scores.grad.copy_(task)
+        search.before_update()
+        slope = 100 / budget * level * (1 - level)
+        ratio = float(task.norm()) / (slope * math.sqrt(8)) if 8 * level > budget else 0.0
+        multiplier = ratio if multiplier is None else 0.99 * multiplier + 0.01 * ratio
+        expected = [one + multiplier * slope for one in task.tolist()]
+        assert search.flat.scores.grad.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_budget_that_is_exceeded_pulls_the_chances_down_to_it(tmp_path: Path) -> None:
+    search = _search(tmp_path, "--cts_loss", "ce")
+    search.flat.scores.data.fill_(2.0)
+    images, labels = torch.randn(16, 4, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 2
+    for step in range(600):
+        train_step(search, step, images, labels)
+    assert float(torch.sigmoid(search.flat.scores.detach()).mean()) == pytest.approx(1.1 * DENSITY, abs=0.06)
+
+
+def test_the_learning_rate_drops_after_88_percent_of_the_epochs(tmp_path: Path) -> None:
+    search = _search(tmp_path, "--epochs", "50")
+    assert [search.lr(epoch) for epoch in (0, 43, 44, 49)] == pytest.approx([0.1, 0.1, 0.01, 0.01])
+
+
+# ---- whole runs ----------------------------------------------------------------------------------------------------
+
+CTS = [*SMALL, "--algo", "cts", "--epochs", "2", "--fine_tune_epochs", "3", "--skip_sanity_checks"]
+
+
+def test_a_rewound_ticket_is_trained_from_the_epoch_it_was_frozen_at(
+    call: Callable[..., Outcome], places: list[str], tmp_path: Path
+) -> None:
+    assert call(*CTS, "--rewind_epoch", 2, "--bias", *places).code == 0
+    folder = tmp_path / "results" / "trial_1"
+    rows = [(row["phase"], row["epoch"]) for row in read_rows(folder / "acc_and_sparsity.csv")]
+    assert rows == [("search/dense", "0"), ("search/dense", "1"), ("search", "0"), ("search", "1"), ("finetune", "2")]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["weights_remaining"] == int(0.2 * summary["weights_total"])
+
+
+def test_a_stopped_search_draws_the_same_noise_when_it_goes_on(
+    call: Callable[..., Outcome], places: list[str], tmp_path: Path
+) -> None:
+    assert call(*CTS, *places, "--name", "whole").code == 0
+    process = start(*CTS, *places, "--name", "stopped")
+    for said in process.stdout:
+        if said.startswith("search 1/2"):
+            process.send_signal(signal.SIGTERM)
+            break
+    process.communicate(timeout=120)
+    results = tmp_path / "results"
+    assert call("--resume", results / "stopped" / "trial_1").code == 0
+    assert same_bits(timeless(results / "stopped" / "trial_1"), timeless(results / "whole" / "trial_1"))
+
+
+def test_training_images_are_not_augmented_in_the_search() -> None:
+    splits = load_data(parse_args(["--dataset", "Digits", "--device", "cpu"]))
+    assert len(splits.train.unaugmented()) == len(splits.train)
+    assert not splits.train.unaugmented().spec.flip and not splits.train.unaugmented().spec.pad
