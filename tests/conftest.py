@@ -24,7 +24,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 SMALL = (
     "--arch resnet20 --width 0.25 --dataset Digits --batch_size 256 --epochs 4 --fine_tune_epochs 2 --iter_period 1 "
     "--target_sparsity 20 --prune_type BottomK --hc_quantized --init signed_constant --lr 0.1 --wd 0 "
-    "--regularization L2 --lmbda 1e-4 --threads 2"
+    "--regularization L2 --lmbda 1e-4 --threads 1"
 ).split()
 
 

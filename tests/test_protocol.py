@@ -223,7 +223,7 @@ def test_what_is_wrong_with_ones_own_algorithm_is_said(
 # ---- sweeps --------------------------------------------------------------------------------------------------------
 
 SWEEP = {
-    "options": {"algo": "random", "arch": "resnet20", "width": 0.25, "threads": 2, "batch_size": 256, "epochs": 1,
+    "options": {"algo": "random", "arch": "resnet20", "width": 0.25, "threads": 1, "batch_size": 256, "epochs": 1,
                 "skip_sanity_checks": False},
     "vary": {"target_sparsity": [20, 5]},
     "runs": {"dense": {"algo": "training", "target_sparsity": 100}, "random": None, "snip": {"algo": "snip"}},

@@ -32,7 +32,9 @@ def write_ticket(path: Path, ticket: Ticket, about: Mapping[str, Any]) -> None:
         parts |= {f"{kind}/{name}": mask.to(torch.uint8) for name, mask in masks.items()}
     content = {name: value.detach().cpu().contiguous().clone() for name, value in parts.items()}
     recipe = asdict(ticket.recipe) if ticket.recipe else None
-    header = {"about": json.dumps(dict(about)), "facts": json.dumps(dict(ticket.facts)), "recipe": json.dumps(recipe)}
+    # A file's tensors come in an order of its own; twins are drawn in the order of the masks.
+    said = {"order": list(parts), "about": dict(about), "facts": dict(ticket.facts), "recipe": recipe}
+    header = {name: json.dumps(value) for name, value in said.items()}
     write_atomic(path, save(content, header))
 
 
@@ -47,7 +49,8 @@ def read_ticket(path: Path) -> tuple[Ticket, dict[str, Any]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            names = json.loads(header.get("order", "null")) or file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
         about, facts, recipe = (json.loads(header.get(name, "null")) or {} for name in ("about", "facts", "recipe"))
         if recipe:
             milestones = recipe["milestones"]

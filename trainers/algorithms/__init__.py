@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from utils.own import load_function
+from utils.errors import Stopped, UserError
+from utils.own import complaint, load_function
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,9 +46,21 @@ def load_algorithm(name: str) -> FindTicket:
     """The function of a registered algorithm, or that of a user's own `path/to/file.py:function`.
 
     Raises:
-        UserError: the file cannot be used, or has no such function.
+        UserError: the file cannot be used, or has no such function; or, when the user's own is called, it fails.
     """
     if name not in ALGORITHMS:
-        return load_function(name)
+        return _guarded(load_function(name), Path(name.rpartition(":")[0]))
     module, _, function = ALGORITHMS[name].partition(":")
     return getattr(import_module(module), function)
+
+
+def _guarded(find_ticket: FindTicket, path: Path) -> FindTicket:
+    def guarded(*args: Any) -> Ticket:
+        try:
+            return find_ticket(*args)
+        except (UserError, Stopped):
+            raise
+        except Exception as error:
+            raise UserError(f"the algorithm in {path} failed: {complaint(error, path)}") from error
+
+    return guarded
