@@ -261,5 +261,5 @@ def _figures(row: Row) -> dict[str, str]:
         "loss": f"{row['train_loss']:.3f}",
         "train": f"{row['train_acc']:.1f}%",
         "test": f"{row['test_acc']:.1f}%",
-        "weights": f"{row['model_sparsity']:.2f}%",
+        "remaining": f"{row['model_sparsity']:.2f}%",
     }

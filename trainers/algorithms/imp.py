@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from data.loader import Splits
 from models.masking import plain_state, prunable_parameters
 from trainers.algorithms.imp_rounds import first_round, keep_round, rewind_step
+from trainers.connectivity import warn_of_thin_layers
 from trainers.loop import train
 from trainers.weights import WeightTraining
 from utils.masks import Masks, Ticket, ceil_count, floor_count, prune_apart
@@ -30,6 +31,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     recipe = Recipe.of_search(config, epochs=config.iter_period, gamma=config.lr_gamma, first_epoch=0)
     snapshot_step = rewind_step(config, recipe.epochs * len(data.train))
     number, ticket, rewound = first_round(net, config, run)
+    thin: set[str] = set()
     while True:
         stage = f"search/round_{number}"
         ticket = replace(ticket, recipe=replace(recipe, stage=stage))
@@ -42,6 +44,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
             return ticket
         number += 1
         masks = smallest_pruned(trained, number, config, run)
+        warn_of_thin_layers(masks, f"in round {number}", thin)
         ticket = Ticket({**trained.state, **({} if config.imp_no_rewind else rewound)}, masks)
 
 
