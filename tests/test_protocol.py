@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import SMALL, Outcome, read_rows
+from conftest import PROJECT, SMALL, Outcome, read_rows
 from safetensors.torch import load_file
 
 from args_helper import parse_args
@@ -19,6 +19,7 @@ from trainers.reference import dense_config
 from trainers.sanity import CHECKS
 from utils.files import write_csv
 
+README = (PROJECT / "README.md").read_text()
 Call = Callable[..., Outcome]
 RANDOM = [*SMALL, "--algo", "random", "--fine_tune_epochs", "1"]
 
@@ -173,11 +174,7 @@ def test_a_random_subnet_has_the_check_applied_that_is_asked_for(
 
 OWN = """
 from models.masking import plain_state, prunable_parameters
-from utils.masks import Ticket, keep_highest
-
-def find_ticket(net, data, config, run):
-    scores = {name: -w.detach().abs() for name, w in prunable_parameters(net).items()}
-    return Ticket(plain_state(net), keep_highest(scores, config.density, run.rng("search", "ties")))
+from utils.masks import Ticket
 
 def broken(net, data, config, run):
     return 1 / 0
@@ -190,8 +187,12 @@ def misshapen(net, data, config, run):
 """
 
 
-def test_an_algorithm_of_ones_own_runs_under_the_same_protocol(call: Call, places: list[str], tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(OWN)
+def test_the_readmes_algorithm_of_ones_own_runs_under_the_same_protocol(
+    call: Call, places: list[str], tmp_path: Path
+) -> None:
+    [example] = [part for part in README.split("```") if part.startswith("python\n# mine.py")]
+    assert len(example.splitlines()) <= 17
+    (tmp_path / "mine.py").write_text(example.removeprefix("python\n"))
     own = f"{tmp_path}/mine.py:find_ticket"
     outcome = call(*RANDOM, "--algo", own, *places)
     assert outcome.code == 0, outcome.err
@@ -205,7 +206,7 @@ def test_an_algorithm_of_ones_own_runs_under_the_same_protocol(call: Call, place
     ("function", "said"),
     [
         ("find_tickets", "there is no function find_tickets in"),
-        ("broken", "ZeroDivisionError: division by zero (line 10)"),
+        ("broken", "ZeroDivisionError: division by zero (line 6)"),
         ("strange", "returned dict, not a Ticket"),
         ("misshapen", "masks['fc.weight'] is not a boolean tensor of the shape"),
     ],
