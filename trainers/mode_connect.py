@@ -43,7 +43,7 @@ def connect_modes(config: Config) -> None:
     data, net = opened_network(config)
     first, second = (read_network(net, path) for path in (config.pretrained, config.pretrained2))
     if (first.flat is None) != (second.flat is None):
-        with_scores, without = (config.pretrained, config.pretrained2)[:: 1 if first.flat else -1]
+        with_scores, without = (config.pretrained, config.pretrained2)[:: -1 if first.flat is None else 1]
         raise UserError(
             f"mode_connect: there are scores in {with_scores} and none in {without}; both have them or none"
         )

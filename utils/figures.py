@@ -57,13 +57,21 @@ def draw_path(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     for axes, kind in ((above, "loss"), (below, "acc")):
-        for split, color in (("test", TEST), ("train", TRAIN)):
+        for split, color, thickness in (("test", TEST, 1.5), ("train", TRAIN, 1)):
             values = [row[f"{split}_{kind}"] for row in rows]
-            axes.plot([row["t"] for row in rows], values, color=color, label=split, marker="o", markersize=3)
+            axes.plot(
+                [row["t"] for row in rows],
+                values,
+                color=color,
+                label=split,
+                linewidth=thickness,
+                marker=".",
+                markersize=5,
+            )
     above.set(ylabel="loss", title=title)
     above.set_ylim(bottom=0)
     below.set(ylabel="accuracy (%)", ylim=(0, 101), xlabel="t: from the first network to the second")
-    above.legend(loc="upper right", frameon=False)
+    above.legend(loc="best", frameon=False)
     _save(path, figure)
 
 
