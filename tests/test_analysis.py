@@ -19,7 +19,8 @@ from data.loader import PlainBatches, Splits, TrainBatches
 from data.spec import DataSpec, ImageSet
 from models.masking import FlatScores, plain_state, to_masked
 from models.pretrained import read_state
-from trainers.analysis import NetworkFile, hamming, nonzero_percent
+from trainers.analysis import NetworkFile, hamming, nonzero_percent, opened_network, read_network
+from trainers.folders import resolved
 from trainers.mode_connect import (
     barrier,
     end_factors,
@@ -27,9 +28,10 @@ from trainers.mode_connect import (
     loss_and_accuracy,
     masked_path,
     measured_path,
-    renew_statistics,
     straight_path,
 )
+from trainers.statistics import renew_statistics
+from utils.run import derive_rng
 from utils.tickets import read_ticket, write_ticket
 
 Call = Callable[..., Outcome]
@@ -221,8 +223,12 @@ NETWORK = [*SMALL[: SMALL.index("--epochs")], "--threads", "1"]
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two trials of a small run that share their weights."""
     root = tmp_path_factory.mktemp("analysed")
-    own = "--num_trial 2 --fixed_init --save_model --skip_sanity_checks --fine_tune_lr 0.1 --fine_tune_epochs 3".split()
-    process = start(*SMALL, *own, "--threads", 1, "--results_dir", root / "results", "--log_dir", root / "runs")
+    # Long enough to be far from chance before and after fine-tuning: at 10% all networks look alike.
+    own = (
+        "--num_trial 2 --fixed_init --save_model --skip_sanity_checks --fine_tune_lr 0.1 --fine_tune_epochs 3 "
+        "--target_sparsity 40 --epochs 8 --iter_period 3 --batch_size 64 --lr 0.3 --threads 1"
+    ).split()
+    process = start(*SMALL, *own, "--results_dir", root / "results", "--log_dir", root / "runs")
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return root / "results"
@@ -266,6 +272,15 @@ def with_scores(results: Path, folder: Path, change: Callable[[Tensor], Tensor])
     state |= {name: torch.ones_like(value) for name, value in state.items() if name.endswith("flag")}
     torch.save(state, folder / "scores.pt")
     return folder / "scores.pt"
+
+
+def under_own_statistics(file: Path, mode: str, factors: Callable[[FlatScores], Tensor]) -> tuple[float, float]:
+    """Test loss and accuracy of a file's network under these factors, BatchNorm's statistics estimated for it."""
+    data, net = opened_network(resolved(parse_args(NETWORK)))
+    found = read_network(net, str(file))
+    net.load_state_dict(found.under(factors(found.flat)))
+    renew_statistics(net, data.train.unaugmented().epoch(derive_rng(42, mode, "batches")))
+    return loss_and_accuracy(net, data.test)
 
 
 def zeros_and_ones(scores: Tensor) -> Tensor:
@@ -325,6 +340,10 @@ def test_compare_rounding_of_scores_that_leave_nothing_to_chance(results, analys
     assert [row["draw"] for row in rows] == ["naive", "1", "2"]
     assert all(row["hamming"] == "0" for row in rows)
     assert len({(row["test_acc"], row["val_acc"]) for row in rows}) == 1
+    naive = figure(analysed("-e", "--pretrained", file).out, "test accuracy")
+    assert [round(float(rows[0]["test_acc"]), 2)] == naive
+    _, accuracy = under_own_statistics(file, "compare_rounding", lambda flat: flat.scores.detach())
+    assert [float(row["test_acc_renewed"]) for row in rows] == [accuracy] * 3
     assert "certain/compare_rounding.csv" in out
 
 
@@ -388,9 +407,16 @@ def test_mode_connect_joins_searches(how, interpolate, results, analysed, tmp_pa
         for row, trial in ((rows[0], 1), (rows[-1], 2)):
             assert float(row["test_acc"]) == summary_of(results, trial)["test_acc_before_finetune"]
         assert max(kept) < 1.1 * max(kept[0], kept[-1])
-    elif how == "linear":  # any score that is not 0 takes part
+    elif how == "linear":  # any score that is not 0 takes part, and BatchNorm's statistics are not the file's
         assert kept[5] >= max(kept[0], kept[-1])
-    assert all(float(row["train_loss"]) > 0 for row in rows)
+        loss, accuracy = under_own_statistics(first, "mode_connect", lambda flat: flat.scores.detach() * flat.flags)
+        assert float(rows[0]["test_loss"]) == pytest.approx(loss, rel=1e-4)
+        assert float(rows[0]["test_acc"]) == pytest.approx(accuracy, abs=0.6)
+    else:  # as many as the scores give chances of
+        state, whole = read_state(first), summary_of(results)["weights_total"]
+        layers = [name.removesuffix(".flag") for name in state if name.endswith(".flag")]
+        chances = torch.cat([(state[f"{name}.scores"] * state[f"{name}.flag"]).flatten() for name in layers])
+        assert abs(kept[0] / 100 * whole - chances.sum()) < 5 * (chances * (1 - chances)).sum().sqrt()
 
 
 # ---- what cannot be used -------------------------------------------------------------------------------------------

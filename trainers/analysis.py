@@ -22,6 +22,7 @@ from trainers.algorithms.given import load_ticket
 from trainers.folders import free_file, resolved
 from trainers.loop import evaluate
 from trainers.rounding import naive_mask, rounded_masks, share
+from trainers.statistics import renew_statistics
 from utils.errors import UserError
 from utils.files import write_csv
 from utils.masks import is_bias, masked_state, remaining, total
@@ -144,6 +145,7 @@ def _judged(net: nn.Module, file: NetworkFile, mask: Tensor, data: Splits) -> Ro
 _LABELS = {
     "test_acc": "test accuracy",
     "val_acc": "validation accuracy",
+    "test_acc_renewed": "test, BatchNorm anew",
     "weights_remaining_percent": "weights remaining",
 }
 
@@ -152,7 +154,7 @@ def _figures(rows: Sequence[Row], indent: int = 2) -> list[str]:
     """A line a figure, over the rows."""
     lines = []
     for name, label in _LABELS.items():
-        values = [row[name] for row in rows if row[name] is not None]
+        values = [row[name] for row in rows if row.get(name) is not None]
         if values:
             lines.append(f"{'':{indent}}{label:<{25 - indent}}{spread(values)}%")
     return lines
@@ -170,8 +172,9 @@ def spread(values: Sequence[float]) -> str:
 def compare_rounding(config: Config) -> None:
     """Compare `num_test` masks drawn from the scores in `pretrained`, Bernoulli(s) · f, to the naive 1[s > t] · f.
 
-    Leaves `compare_rounding.csv`, a row the naive mask and a row a draw, beside the config's trials; distances are
-    numbers of weights (biases left out) that one mask keeps and the other does not.
+    Leaves `compare_rounding.csv`, a row the naive mask and a row a draw, beside the config's trials. Accuracies are
+    under the file's BatchNorm statistics, as in a search with `round: prob`; `test_acc_renewed` is under statistics
+    estimated anew for each mask. Distances are numbers of weights (biases left out) that only one of two masks keeps.
 
     Raises:
         UserError: the file cannot be used, or holds no scores.
@@ -185,16 +188,18 @@ def compare_rounding(config: Config) -> None:
             "results/NAME/trial_1/checkpoints/search.pt"
         )
     rule, by_chance = Round(config.quantize_threshold), config.model_copy(update={"round": "prob", "noise": False})
+    seed = config.effective_seed
     naive = naive_mask(file.flat, rule, file.flat.scores.detach())
-    drawn = rounded_masks(
-        file.masked, file.flat, rule, by_chance, derive_rng(config.effective_seed, "compare_rounding")
-    )
-    weights = file.flat.segments[0]
+    drawn = rounded_masks(file.masked, file.flat, rule, by_chance, derive_rng(seed, "compare_rounding", "draws"))
+    weights, train = file.flat.segments[0], data.train.unaugmented()
     rows = []
     for draw, mask in enumerate([naive, *drawn]):
         apart = hamming(mask[weights], naive[weights])
-        row = {"draw": draw or "naive", **_judged(net, file, mask, data), "hamming": apart}
-        rows.append({**row, "hamming_percent": 100.0 * apart / weights.stop})
+        row = {"draw": draw or "naive", **_judged(net, file, mask, data)}
+        # The file's statistics are the rounded mask's: what a drawn one is worth by itself shows only with its own.
+        renew_statistics(net, train.epoch(derive_rng(seed, "compare_rounding", "batches")))
+        row["test_acc_renewed"] = evaluate(net, data.test)
+        rows.append({**row, "hamming": apart, "hamming_percent": 100.0 * apart / weights.stop})
     table = free_file(config, "compare_rounding.csv")
     write_csv(table, rows)
     print(_rounding_screen(config, rows, table))
