@@ -6,7 +6,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 import torch
@@ -70,6 +70,20 @@ def _free_name(config: Config) -> str:
     """A name under which there is no run folder yet."""
     names = (f"{config.name or 'run'}_{number}" for number in count(2))
     return next(name for name in names if not folder_of(config.model_copy(update={"name": name})).exists())
+
+
+def free_file(config: Config, name: str, *beside: str) -> Path:
+    """Where an analysis may write beside the config's trials: `name`, or numbered, so that nothing is written over.
+
+    Args:
+        config: whose `name`, `subfolder` and `results_dir` say in which folder.
+        name: of the file.
+        beside: other endings (such as `.png`) that have to be free as well.
+    """
+    place = folder_of(config).parent / name
+    candidates = chain([place], (place.with_stem(f"{place.stem}_{number}") for number in count(2)))
+    endings = (place.suffix, *beside)
+    return next(path for path in candidates if not any(path.with_suffix(end).exists() for end in endings))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from data.loader import PlainBatches, Splits
-from models.layers import MaskedFullyConnected, Rule, Soft, SubnetLinear
+from models.layers import Rule, Soft
 from models.masking import FlatScores, layer_parameters, masked_layers, plain_state, set_rule, to_plain
 from trainers.loop import Draw, Training, evaluate
+from trainers.rounding import is_noisy, naive_mask, rounded_masks, share
 from utils.masks import is_bias, masked_state
 from utils.recipe import Recipe
 from utils.run import Row
@@ -149,12 +150,11 @@ class ScoreTraining(Training):
     def measure(self, data: Splits, draw: Draw) -> Row:
         """Accuracy with the forward pass as trained, and under rounded masks, averaged over `num_test` draws."""
         config = self._config
-        noisy = config.noise and config.noise_ratio > 0
-        masks = list(self._rounded(draw("rounding"), noisy))
+        masks = list(rounded_masks(self.network, self.flat, self.rule, config, draw("rounding")))
         tests = [self._accuracy(mask, data.test) for mask in masks]
         vals = [self._accuracy(mask, data.val) for mask in masks] if data.val else []
         # Rounded in the forward pass already, naively and without noise: before and after are the same bits.
-        same = not isinstance(self.rule, Soft) and config.round == "naive" and not noisy
+        same = not isinstance(self.rule, Soft) and config.round == "naive" and not is_noisy(config)
         before = tests[0] if same else self._accuracy(self.rule(self.flat.scores, self.flat.flags), data.test)
         return {
             "test_acc_before_rounding": before,
@@ -164,40 +164,9 @@ class ScoreTraining(Training):
             "model_sparsity": 100.0 * sum(map(self._share, masks)) / len(masks),
         }
 
-    def naive_mask(self, scores: Tensor | None = None) -> Tensor:
-        """The subnetwork that is switched on, flat, by the rule and these scores (by default, the present ones)."""
-        parts = self.flat.split(self.flat.scores.detach() if scores is None else scores)
-        flags = self.flat.split(self.flat.flags)
-        return torch.cat([self.rule.mask(part, flags[name]).flatten() for name, part in parts.items()])
-
-    def _rounded(self, generator: torch.Generator, noisy: bool) -> Iterator[Tensor]:
-        """`num_test` masks by the option `round`, flat; drawn on the CPU, the same on every device."""
-        scores = self.flat.scores.detach()
-        random = noisy or self._config.round in ("prob", "naive_prob")
-        for _ in range(self._config.num_test if random else 1):
-            noise = torch.randn(scores.shape, generator=generator).to(scores.device) if noisy else 0.0
-            perturbed = scores + self._config.noise_ratio * noise
-            chance = torch.rand(scores.shape, generator=generator).to(scores.device) if random else None
-            yield self._rounding(perturbed, chance) & self.flat.flags
-
-    def _rounding(self, scores: Tensor, chance: Tensor | None) -> Tensor:
-        how = self._config.round
-        if how == "all_ones":
-            return torch.ones_like(self.flat.flags)
-        if how == "prob":
-            return chance < scores
-        naive = self.naive_mask(scores)
-        if how == "naive_prob":
-            drawn, masks = self.flat.split(chance < scores), self.flat.split(naive)
-            first = self._first_linear()
-            for name in masks:
-                if name.rpartition(".")[0] == first:
-                    masks[name].copy_(drawn[name])
-        return naive
-
-    def _first_linear(self) -> str | None:
-        layers = masked_layers(self.network).items()
-        return next((name for name, layer in layers if isinstance(layer, (MaskedFullyConnected, SubnetLinear))), None)
+    def naive_mask(self) -> Tensor:
+        """The subnetwork that is switched on, flat, by the rule and the present scores."""
+        return naive_mask(self.flat, self.rule, self.flat.scores.detach())
 
     def _accuracy(self, factors: Tensor, batches: PlainBatches | None) -> float | None:
         """Accuracy of the plain network with its weights multiplied by these factors, flat."""
@@ -206,8 +175,7 @@ class ScoreTraining(Training):
 
     def _share(self, mask: Tensor) -> float:
         """The fraction of the weights (not the biases) that a flat mask keeps."""
-        weights = mask[self.flat.segments[0]]
-        return int(weights.sum()) / weights.numel()
+        return share(self.flat, mask)
 
     def layer_densities(self) -> dict[str, float]:
         """The density of every layer as it is switched on now."""

@@ -43,6 +43,39 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], summary: Mapping[
             "search | fine-tuning", (searched + 0.5, 8), ha="center", fontsize=8, bbox={"fc": "white", "ec": "none"}
         )
     above.legend(loc="lower right", frameon=False)
+    _save(path, figure)
+
+
+def draw_path(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Draw loss above and accuracy below along the way from one network (t = 0) to another (t = 1).
+
+    Args:
+        path: the PNG to write.
+        rows: points in order, with t, train_loss, test_loss, train_acc and test_acc.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    for axes, kind in ((above, "loss"), (below, "acc")):
+        for split, color, thickness in (("test", TEST, 1.5), ("train", TRAIN, 1)):
+            values = [row[f"{split}_{kind}"] for row in rows]
+            axes.plot(
+                [row["t"] for row in rows],
+                values,
+                color=color,
+                label=split,
+                linewidth=thickness,
+                marker=".",
+                markersize=5,
+            )
+    above.set(ylabel="loss", title=title)
+    above.set_ylim(bottom=0)
+    below.set(ylabel="accuracy (%)", ylim=(0, 101), xlabel="t: from the first network to the second")
+    above.legend(loc="best", frameon=False)
+    _save(path, figure)
+
+
+def _save(path: Path, figure: Figure) -> None:
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150)
     write_atomic(path, image.getvalue())

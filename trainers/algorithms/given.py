@@ -23,9 +23,22 @@ def find_ticket(net: nn.Module, _data: Splits, config: Config, _run: Run) -> Tic
     """The ticket in the file `ticket`, to be trained and checked by this run's own options.
 
     Raises:
+        UserError: see `load_ticket`.
+    """
+    return load_ticket(net, Path(config.ticket))
+
+
+def load_ticket(net: nn.Module, path: Path) -> Ticket:
+    """The ticket in a file, on the network's device.
+
+    Args:
+        net: plain; it takes up the ticket's state.
+        path: a ticket file, or a state_dict whose zeros are the mask.
+
+    Raises:
         UserError: no such file, nothing in it that fits the network, or no zeros in it.
     """
-    path, device = Path(config.ticket), next(net.parameters()).device
+    device = next(net.parameters()).device
     if is_ticket_file(path):
         found, _ = read_ticket(path)
         load_weights(net, found.state, path)
