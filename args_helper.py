@@ -154,6 +154,13 @@ class RunOptions(_Options):
     )
     gpu: Int = option(0, "number of the GPU", affects=False, ge=0)
     no_cuda: bool = option(False, "use the CPU", affects=False)
+    precision: one_of("fp32", "tf32", "bf16") = option(
+        "fp32", "of training: single; single with TF32 products on a GPU; mixed with bfloat16"
+    )
+    mixed_precision: bool = option(False, "on a GPU the same as precision: bf16", affects=False)
+    compile: one_of("auto", "on", "off", aliases={True: "on", False: "off"}) = option(
+        "auto", "compile the network's passes; auto: where the run is long enough to pay for it", affects=False
+    )
     threads: Int = option(0, "CPU threads of PyTorch; 0: as many as it chooses", affects=False, ge=0)
     workers: Int = option(4, "threads or processes that read images", affects=False, aliases=("num_workers",), ge=0)
     print_freq: Int = option(10, "steps between refreshes of the progress bar", affects=False, aliases=("p",), ge=1)
@@ -401,9 +408,8 @@ RETIRED = {
 
 # Options that are known and not available yet, each with the value that asks for nothing.
 NOT_YET: dict[str, Any] = {
-    "mixed_precision": False,
     "multiprocessing_distributed": False, "world_size": -1, "rank": -1, "dist_backend": "nccl", "dry_run": False,
-    "precision": "fp32", "compile": "auto", "accumulate": 1, "deterministic": False, "max_time": None,
+    "accumulate": 1, "deterministic": False, "max_time": None,
     "checkpoint_every": None, "resume_anyway": False, "export": False, "report": None, "compare_tickets": None,
     "list": None,
 }  # fmt: skip

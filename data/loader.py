@@ -74,16 +74,16 @@ class PlainBatches:
     """
 
     def __init__(self, images: ImageSet, spec: DataSpec) -> None:
-        self._set = images
+        self.images = images
         self._normalise = Normalise(spec, images.images.device)
-        # On a CPU, batches of 250 keep activations in the cache; a GPU wants to be filled.
-        self._size = 250 if images.images.device.type == "cpu" else 2000
+        # On a CPU, small batches keep activations in the cache; a GPU wants to be filled.
+        self._size = 100 if images.images.device.type == "cpu" else 2000
 
     def __len__(self) -> int:
-        return len(self._set)
+        return len(self.images)
 
     def __iter__(self) -> Iterator[Batch]:
-        for images, labels in zip(self._set.images.split(self._size), self._set.labels.split(self._size)):
+        for images, labels in zip(self.images.images.split(self._size), self.images.labels.split(self._size)):
             yield self._normalise(images), labels
 
 

@@ -24,4 +24,6 @@ class Normalise:
         self._scale, self._shift = 1.0 / (255.0 * std), -mean / std
 
     def __call__(self, images: Tensor) -> Tensor:
-        return images.float().mul_(self._scale).add_(self._shift).contiguous()
+        # Channels last is what convolutions are fastest in; the rest of a network keeps to the form it is given.
+        scaled = images.float().mul_(self._scale).add_(self._shift)
+        return scaled.contiguous(memory_format=torch.channels_last)

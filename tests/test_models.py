@@ -24,7 +24,8 @@ from trainers.algorithms.hypercube import GemMiner
 from trainers.loop import train_step
 from trainers.weights import WeightTraining
 from utils.errors import UserError
-from utils.masks import is_bias
+from utils.masks import Ticket, is_bias
+from utils.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 # The side of the smallest images that a network takes, where its poolings would leave nothing of 8×8 ones.
@@ -209,8 +210,8 @@ def test_a_network_learns_scores_is_pruned_and_trains_what_is_left(arch):
     search.after_epoch(5, lambda _: torch.Generator().manual_seed(0))
     masks = {name: mask.clone() for name, mask in search.flat.split(search.flat.flags).items()}
     network = to_plain(network).requires_grad_(True)
-    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
-    tuning = WeightTraining(network, masks, optimizer, lambda _: 0.01, 0.0)
+    ticket = Ticket({name: value.clone() for name, value in network.state_dict().items()}, masks)
+    tuning = WeightTraining(network, ticket, Recipe.of_tuning(options))
     train_step(tuning, 0, images, labels)
     after = weights(network)
     assert sum(int((weight != 0).sum()) for weight in after.values()) <= round(0.4 * count(network)) + 1

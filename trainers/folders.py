@@ -29,7 +29,10 @@ def resolved(config: Config) -> Config:
         warnings.warn(f"there is no GPU number {config.gpu}: using the CPU", stacklevel=2)
     if config.threads:
         torch.set_num_threads(config.threads)
-    return config.model_copy(update={"device": device, "threads": torch.get_num_threads()})
+    decided = {"device": device, "threads": torch.get_num_threads()}
+    if config.mixed_precision and device == "cuda":
+        decided["precision"] = "bf16"
+    return config.model_copy(update=decided)
 
 
 def folder_of(config: Config) -> Path:

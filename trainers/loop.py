@@ -27,20 +27,40 @@ class Training:
         optimizer: over the parameters that learn.
         lr: the learning rate of every epoch (0-based).
         label_smoothing: of the cross-entropy.
+        precision: `bf16` for a forward pass in mixed precision.
+
+    Attributes:
+        over: set at the end of an epoch to end the stage before its last one.
+        full_batch: images in a batch that is not short.
     """
 
     over = False
-    """Set at the end of an epoch to end the stage before its last one."""
+    full_batch: int | None = None
 
     def __init__(
-        self, network: nn.Module, optimizer: Optimizer, lr: Callable[[int], float], label_smoothing: float = 0.0
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        lr: Callable[[int], float],
+        label_smoothing: float = 0.0,
+        precision: str = "fp32",
     ) -> None:
         self.network = network
         self.optimizer = optimizer
         self.lr = lr
         self._label_smoothing = label_smoothing
+        self._mixed = precision == "bf16"
 
     # ---- what a step does beside forward, backward and the optimizer's update; nothing here may wait for the device --
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The network's logits, in single precision."""
+        # Where the network is compiled, it is for full batches: a short one would have it compiled once more.
+        forward = self.network if len(images) == self.full_batch else self.network.forward
+        if not self._mixed:
+            return forward(images)
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return forward(images).float()
 
     def loss(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         """The loss of the task, to which `penalty` is added for the gradient."""
@@ -105,6 +125,7 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
     position = _Position(run, stage, training, data.train.device, first_epoch)
     if position.done:
         return
+    training.full_batch = data.train.batch_size
     with run.progress(stage, epochs, len(data.train)) as progress:
         while position.epoch < epochs and not training.over:
             epoch, started = position.epoch, time.perf_counter()
@@ -149,7 +170,7 @@ def train_step(training: Training, step: int, images: Tensor, labels: Tensor) ->
         (3,) summed loss, correct predictions, images; on the device.
     """
     training.before_step(step)
-    logits = training.network(images)
+    logits = training.forward(images)
     loss = training.loss(logits, labels, images)
     penalty = training.penalty()
     (loss if penalty is None else loss + penalty).backward()

@@ -14,8 +14,10 @@ from args_helper import Config, parse_args
 from data import load_data
 from data.loader import Splits
 from models import build_model
+from models.folding import FoldedNetwork
 from models.masking import to_plain
 from trainers.algorithms import load_algorithm
+from trainers.compiling import prepared
 from trainers.folders import folder_of, is_finished, opened, resolved
 from trainers.loop import evaluate
 from trainers.reference import dense_config, find_dense
@@ -70,6 +72,7 @@ def _run_trial(config: Config, folder: Path) -> None:
     find_ticket = load_algorithm(config.algo)
     data = load_data(config)  # before there is a folder: what cannot start leaves none
     net = build_model(config, data.spec).to(config.torch_device)
+    config = prepared(config, net, data)
     with opened(config, folder) as run:
         ticket, seconds = _found(find_ticket, net, data, config, run)
         write_ticket(folder / "ticket.safetensors", ticket, _about(config))
@@ -127,7 +130,7 @@ def _about(config: Config) -> dict[str, Any]:
 def _untrained_accuracy(net: nn.Module, ticket: Ticket, data: Splits) -> float:
     """Test accuracy, in percent, of the subnetwork as the search left it."""
     net.load_state_dict(masked_state(ticket.state, ticket.untrained))
-    return evaluate(net, data.test)
+    return evaluate(FoldedNetwork(net).refreshed(), data.test)
 
 
 def _write_model(path: Path, net: nn.Module) -> None:
@@ -193,6 +196,7 @@ def _check_run(folder: Path, asked: Config) -> None:
     ticket = read_ticket(folder / "ticket.safetensors")[0].to(config.torch_device)
     data = load_data(config)
     net = build_model(config, data.spec).to(config.torch_device)
+    config = prepared(config, net, data)
     with opened(config, folder) as run:
         checks = _checks(run, net, ticket, data, config)
         written = write_summary(folder, related({**summary, "checks": checks}, config))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from data.loader import PlainBatches, Splits
+from models.folding import FoldedNetwork
 from models.layers import Rule, Soft
 from models.masking import FlatScores, layer_parameters, masked_layers, plain_state, set_rule, to_plain
 from trainers.loop import Draw, Training, evaluate
@@ -84,6 +85,7 @@ class ScoreTraining(Training):
 
     def __init__(self, network: nn.Module, rule: Rule, config: Config) -> None:
         self._twin = to_plain(deepcopy(network))
+        self._folded = FoldedNetwork(self._twin)
         self.flat = FlatScores(network)
         self.rule = rule
         set_rule(network, rule)
@@ -91,7 +93,8 @@ class ScoreTraining(Training):
         self._penalty = PENALTIES.get(config.regularization)
         self._penalty_in_loss = PENALTIES.get(_BEYOND_DECAY.get(config.regularization, config.regularization))
         recipe = self.recipe(config)
-        super().__init__(network, self._optimizer(network, recipe), recipe.rate, recipe.label_smoothing)
+        optimizer = self._optimizer(network, recipe)
+        super().__init__(network, optimizer, recipe.rate, recipe.label_smoothing, recipe.precision)
 
     @staticmethod
     def recipe(config: Config) -> Recipe:
@@ -171,7 +174,7 @@ class ScoreTraining(Training):
     def _accuracy(self, factors: Tensor, batches: PlainBatches | None) -> float | None:
         """Accuracy of the plain network with its weights multiplied by these factors, flat."""
         self._twin.load_state_dict(masked_state(plain_state(self.network), self.flat.split(factors)))
-        return evaluate(self._twin, batches)
+        return evaluate(self._folded.refreshed(), batches)
 
     def _share(self, mask: Tensor) -> float:
         """The fraction of the weights (not the biases) that a flat mask keeps."""

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from data.loader import Splits
+from models.folding import FoldedNetwork
 from trainers.loop import Draw, Training, evaluate, train
 from utils.masks import Ticket, per_layer
 from utils.optim import decay_groups
@@ -26,7 +27,8 @@ class WeightTraining(Training):
         network.load_state_dict(ticket.state)
         network.requires_grad_(True)
         optimizer = recipe.optimizer_of(decay_groups(network, recipe.wd, recipe.no_bn_decay))
-        super().__init__(network, optimizer, recipe.rate, recipe.label_smoothing)
+        super().__init__(network, optimizer, recipe.rate, recipe.label_smoothing, recipe.precision)
+        self._folded = FoldedNetwork(network)
         parameters = dict(network.named_parameters())
         self._masked = [parameters[name] for name in ticket.masks]
         self._factors = [mask.to(parameters[name]) for name, mask in ticket.masks.items()]
@@ -49,9 +51,10 @@ class WeightTraining(Training):
     def measure(self, data: Splits, _draw: Draw) -> Row:
         """Accuracy on test and val."""
         kept, sizes = (sum(counts) for counts in zip(*self._layers.values()))
+        folded = self._folded.refreshed()
         return {
-            "test_acc": evaluate(self.network, data.test),
-            "val_acc": evaluate(self.network, data.val),
+            "test_acc": evaluate(folded, data.test),
+            "val_acc": evaluate(folded, data.val),
             "model_sparsity": 100.0 * kept / sizes,
         }
 

@@ -23,6 +23,7 @@ class Recipe:
         epochs: the length that the schedule is made for.
         optimizer, lr, lr_policy, wd, momentum, nesterov, no_bn_decay, label_smoothing: as the options of those names.
         gamma, milestones: of `multistep_lr`.
+        precision: `fp32`, `tf32` or `bf16`.
         warmup: epochs of linear warm-up.
         first_epoch: where training begins in the schedule.
         stop: where it ends, if before the schedule does.
@@ -40,6 +41,7 @@ class Recipe:
     label_smoothing: float
     gamma: float
     milestones: tuple[int, ...] | None
+    precision: str = "fp32"
     warmup: int = 0
     first_epoch: int = 0
     stop: int | None = None
@@ -75,5 +77,5 @@ class Recipe:
 
 
 def _shared(config: Config) -> dict[str, Any]:
-    names = ("momentum", "nesterov", "no_bn_decay", "label_smoothing", "gamma", "milestones")
+    names = ("momentum", "nesterov", "no_bn_decay", "label_smoothing", "gamma", "milestones", "precision")
     return {name: getattr(config, name) for name in names}

@@ -1,0 +1,75 @@
+"""Whether to compile a network's passes, and precision: how fast a run is, never what it computes.
+
+A compiled network's figures differ from an uncompiled one's by rounding only, and its runs repeat to the bit.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from data.loader import Splits
+from trainers.ledger import BACKWARD_AND_FORWARD, forward_flops
+
+if TYPE_CHECKING:
+    from args_helper import Config
+
+# Measured: compiling a search's and a fine-tuning's step takes a minute or two of a CPU core, and saves about a third
+# of the steps that follow. A core does some 5e10 FLOPs a second; half an hour of them pays for it several times over.
+WORTHWHILE_FLOPS_A_THREAD = 30 * 60 * 5e10
+# On a GPU, what is saved is launching kernels, and so counts by the step.
+WORTHWHILE_STEPS = 10_000
+
+
+def prepared(config: Config, net: nn.Module, data: Splits) -> Config:
+    """Compile the network where that is asked for or worthwhile, and set the precision of products.
+
+    Args:
+        config: `compile`, `precision` and the length of the run.
+        net: on its device; compiled in place, its names and parameters stay.
+        data: what it is trained on.
+
+    Returns:
+        The config with `compile` decided.
+    """
+    tf32 = config.precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    asked = config.compile == "on" or (config.compile == "auto" and _is_worthwhile(config, net, data))
+    missing = _missing_compiler(config.torch_device) if asked else None
+    if missing:
+        warnings.warn(f"networks are not compiled: {missing}", stacklevel=2)
+    compiled = asked and not missing
+    if compiled:
+        print(f"compiling the network for {config.torch_device} (compile: off does without)", flush=True)
+        on_gpu = config.torch_device.startswith("cuda")
+        # On a GPU, replay the kernels of a step from a recorded graph: launching them is what takes the time.
+        net.compile(dynamic=False, mode="reduce-overhead" if on_gpu else None)
+    return config.model_copy(update={"compile": "on" if compiled else "off"})
+
+
+def _is_worthwhile(config: Config, net: nn.Module, data: Splits) -> bool:
+    """By the length of the run alone, so that the same run is always decided alike."""
+    twins = 0 if config.skip_sanity_checks else 3
+    epochs = config.epochs + (0 if config.skip_fine_tune else (1 + twins) * config.tuning_epochs)
+    if config.torch_device != "cpu":
+        return epochs * len(data.train) >= WORTHWHILE_STEPS
+    images = epochs * len(data.train) * data.train.batch_size
+    flops = BACKWARD_AND_FORWARD * forward_flops(net, data.spec.shape)[""] * images
+    return flops >= WORTHWHILE_FLOPS_A_THREAD * torch.get_num_threads()
+
+
+def _missing_compiler(device: str) -> str | None:
+    """What is missing for compiling, in words; None for nothing."""
+    if device.startswith("cuda"):
+        return None if importlib.util.find_spec("triton") else "triton is not installed"
+    if device == "cpu" and sys.platform != "win32":
+        known = [os.environ.get("CXX", ""), "g++", "clang++"]
+        return None if any(map(shutil.which, filter(None, known))) else "there is no C++ compiler (g++, clang++, $CXX)"
+    return f"no compiler is known for {device} here"
