@@ -390,6 +390,11 @@ def test_a_config_is_called_after_its_target(path: Path) -> None:
         assert parse_args(["--config", str(path)]).target_sparsity == float(named[1].replace("_", "."))
 
 
+def test_no_two_configs_have_one_name() -> None:
+    names = [path.stem for path in YAMLS]  # a run's folder is called after it
+    assert len(names) == len(set(names))
+
+
 @pytest.mark.slow
 def test_the_quickstart_finds_a_gem(call: Call, places: list[str], tmp_path: Path) -> None:
     outcome = call("--config", PROJECT / "configs" / "quickstart.yml", *places)
