@@ -809,34 +809,34 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_flag(section: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
     spellings = [f"--{name}", *(f"-{a}" if len(a) == 1 else f"--{a}" for a in field.json_schema_extra["aliases"])]
-    default = str(field.default).lower() if _is_bool(field) else field.default
+    default = str(field.default).lower() if is_bool(field) else field.default
     text = field.description if default in (None, ()) else f"{field.description} [{default}]"
     text = text.replace("%", "%%")
-    if _is_bool(field):
+    if is_bool(field):
         section.add_argument(*spellings, nargs="?", const=True, metavar="true|false", help=text)
         section.add_argument(f"--no_{name}", dest=name, action="store_const", const=False, help=argparse.SUPPRESS)
         return
-    choices = _choices(field)
+    choices = choices_of(field)
     kind = "|".join(choices) if choices else name.rpartition("_")[2].upper()
-    arity = {"nargs": "*"} if _is_list(field) else {"nargs": "?", "const": MISSING}
+    arity = {"nargs": "*"} if is_list(field) else {"nargs": "?", "const": MISSING}
     section.add_argument(*spellings, metavar=kind, help=text, **arity)
 
 
-def _parts(annotation: Any) -> Iterator[Any]:
+def parts_of(annotation: Any) -> Iterator[Any]:
     yield annotation
     for part in get_args(annotation):
-        yield from _parts(part)
+        yield from parts_of(part)
 
 
-def _is_bool(field: FieldInfo) -> bool:
+def is_bool(field: FieldInfo) -> bool:
     return field.annotation is bool
 
 
-def _is_list(field: FieldInfo) -> bool:
-    return any(get_origin(part) is tuple for part in _parts(field.annotation))
+def is_list(field: FieldInfo) -> bool:
+    return any(get_origin(part) is tuple for part in parts_of(field.annotation))
 
 
-def _choices(field: FieldInfo) -> tuple[str, ...]:
+def choices_of(field: FieldInfo) -> tuple[str, ...]:
     return next((extra.names for extra in field.metadata if isinstance(extra, Choices)), ())
 
 

@@ -596,43 +596,285 @@ def test_a_list_where_a_choice_is_wanted_is_refused_with_its_line(text: str, tmp
     assert "is not one of" in message
 
 
+# ---- what the published code's files and command lines hold ------------------------------------------------------
+
+YES_OR_NO = "true false True False 1 0"
+
 PUBLISHED = {
-    "dataset": "Digits MNIST CIFAR10 CIFAR100 TinyImageNet ImageNet FfcvImageNet ImageFolder Caltech101",
-    "arch": "FC Conv2 Conv4 Conv6 Conv8 Conv4Wide Conv6Wide resnet20 resnet32 resnet32_double cResNet18 cResNet50 "
-    "ResNet18 ResNet50 ResNet101 WideResNet50_2 WideResNet101_2 TinyResNet18 WideResNet28 vgg16 tinyvgg16 MobileNetV2 "
-    "tinyMobileNetV2",
-    "algo": "hc hc_iter ep global_ep global_ep_iter imp training wt dense smart_ratio random random_erk magnitude snip "
-    "grasp synflow cts random_subnet",
-}
+    **{option: values for option, _, values in (line.strip().partition(" ") for line in """\
+        name resnet20_hc 0.59
+        subfolder results_trial_1
+        run_idx 3
+        seed 0 42
+        trial_num 1 3
+        num_trial 1 3
+        seed_fixed_init 24
+        gpu 0 3
+        workers 0 12
+        num_workers 4
+        print_freq 10
+        log_dir ./runs
+        results_filename acc.csv
+        save_every -1 5
+        ckpt_interval -1 5
+        ckpt_at_fixed_epochs [1,3,5,10] 4
+        start_epoch 0 1
+        dataset Digits MNIST CIFAR10 CIFAR100 TinyImageNet ImageNet FfcvImageNet ImageFolder Caltech101
+        data data/datasets/ /workspace/data
+        data_dir ../data
+        batch_size 64 256
+        arch FC Conv2 Conv4 Conv6 Conv8 Conv4Wide Conv6Wide resnet20 resnet32 resnet32_double cResNet18 cResNet50 \
+ResNet18 ResNet50 ResNet101 WideResNet50_2 WideResNet101_2 TinyResNet18 WideResNet28 vgg16 tinyvgg16 MobileNetV2 \
+tinyMobileNetV2
+        width 1 0.5
+        width_mult 1.0 2
+        hidden_size 500
+        conv_type SubnetConv
+        bn_type NonAffineBatchNorm AffineBatchNorm LearnedBatchNorm
+        first_layer_type SubnetConv DenseConv None
+        init signed_constant unsigned_constant kaiming_normal kaiming_uniform xavier_normal xavier_constant standard
+        score_init unif half bern bimodal skew
+        mode fan_in fan_out
+        nonlinearity relu
+        algo hc hc_iter ep global_ep global_ep_iter imp training wt dense smart_ratio random random_erk magnitude \
+snip grasp synflow cts mine.py:find_ticket
+        epochs 10 150
+        optimizer sgd adam
+        lr 0.1 1e-3
+        lr_policy constant_lr cosine_lr multistep_lr
+        gamma 0.1
+        lr_gamma 0.1
+        milestones [50,80] [80]
+        momentum 0.9 0.0
+        wd 0.0 5e-4 0
+        label_smoothing 0.1
+        warmup_length 0 5
+        regularization none L2 L1 L1_L2 var_red_1 var_red_2 bin_entropy False True
+        lmbda 0 1e-4 0.00003 1.e-5
+        alpha 1 2
+        alpha_prime 1.0
+        iter_period 5 8
+        iter_start 0 4
+        prune_type FixThresholding BottomK LocalBottomK ExactBottomK
+        prune_rate -1 0 0.5
+        target_sparsity 0.59 5 50.0 100
+        quantize_threshold 0.5
+        project_freq 1
+        round naive prob naive_prob all_ones
+        noise_ratio 0 0.1
+        num_test 1 10
+        rewind_to_epoch -1 0
+        fine_tune_optimizer sgd adam
+        fine_tune_lr 0.01 1e-4
+        fine_tune_lr_policy constant_lr cosine_lr multistep_lr
+        fine_tune_wd 1e-4 0
+        sanity_folder results/x
+        imp_rounds -1 20
+        imp_rewind_iter 0 1000
+        imp_resume_round -1
+        imp_resume_epoch -1
+        imp_resume_iter -1
+        imp_rewind_model short_imp/Liu_start.pth
+        smart_ratio -1 0.98 0.9941
+        sr_version 1 2
+        pretrained model.pth
+        pretrained2 other.pth
+        how_to_connect prob random linear score round
+        interpolate prob linear
+        world_size -1 1 4
+        rank -1 0
+        dist_backend nccl gloo
+        results_dir results
+        fine_tune_epochs 150
+        device auto cpu cuda mps
+        precision fp32 tf32 bf16
+        compile auto on off
+        accumulate 1 4
+        max_time 30m
+        checkpoint_every 1 10m
+        ticket ticket.safetensors
+        report runs
+        compare_tickets runs
+        list algorithms models datasets configs
+        cts_loss kl loss ce
+        rewind_epoch 0 2""".replace("\\\n", "").splitlines())},
+    **dict.fromkeys(
+        "fixed_init no_cuda checkpoint_at_prune save_model mixed_precision evaluate evaluate_only use_full_data bias "
+        "first_layer_dense last_layer_dense scale_fan freeze_weights nesterov no_bn_decay override_prune_rate "
+        "hc_quantized bottom_k_on_forward differentiate_clamp noise rewind_score drop_bottom_half_weights "
+        "invert_sanity_check unflag_before_finetune weight_training dense_training skip_fine_tune skip_sanity_checks "
+        "only_sanity shuffle reinit chg_mask chg_weight imp_no_rewind random_subnet compare_rounding mode_connect "
+        "multiprocessing_distributed dry_run deterministic resume_anyway export".split(),
+        YES_OR_NO,
+    ),
+}  # fmt: skip
+"""Option of a YAML file -> values that it has there."""
+
+BESIDE = {"shuffle": True, "pretrained": "a", "pretrained2": "b", "sanity_folder": "c", "hc_quantized": True}
+"""What some of them need beside."""
 
 
-def is_known(*words: str) -> bool:
-    """Whether a command line is taken, or answered that it will be."""
+def known(*words: str) -> str | None:
+    """The experiment's hash when a command line is taken; None when the answer is that it will be."""
     try:
-        parse_args(list(words))
+        return parse_args(list(words)).config_hash
     except UserError as error:
-        assert str(error).count("\n") == 1  # nothing else is wrong with it
-        return "not available yet" in str(error)
-    return True
+        assert str(error).count("\n") == 1, error  # nothing else is wrong with it
+        assert "not available yet" in str(error)
+        return None
 
 
-@pytest.mark.parametrize(("option", "name"), [(one, name) for one in PUBLISHED for name in PUBLISHED[one].split()])
-def test_every_published_choice_is_known(option: str, name: str) -> None:
-    assert is_known(f"--{option}", name)
+@pytest.mark.filterwarnings("ignore:.*true names no penalty")
+@pytest.mark.parametrize("option", PUBLISHED)
+def test_a_published_option_is_known_with_every_value_in_a_file_and_as_a_flag(option: str, tmp_path: Path) -> None:
+    beside = "".join(f"{name}: {value}\n" for name, value in BESIDE.items() if name != option)
+    for value in PUBLISHED[option].split():
+        words = re.sub(r"[\[\],]", " ", value).split()
+        flag = known("--config", written(tmp_path, beside), f"--{option.replace('_', '-')}", *words)
+        assert known("--config", written(tmp_path, f"{beside}{option}: {value}\n")) == flag
+        assert flag is not None or option in NOT_YET
 
 
 @pytest.mark.parametrize(
     "words",
     [
         ["--arch", "resnet20Normal", "--algo", "training"],
+        ["--conv_type", "DenseConv", "--algo", "training"],
         ["-e", "--pretrained", "x"],
+        ["-p", "7"],
         ["--no-evaluate"],
         ["--evaluate_only", "false"],
+        ["--algo", "random_subnet"],
     ],
     ids=str,
 )
 def test_every_other_published_spelling_is_known(words: list[str]) -> None:
-    assert is_known(*words)
+    assert known(*words)
+
+
+# The kinds of files that the published code came with, in words of our own.
+OLD_FILES: dict[str, tuple[str, dict[str, Any], set[str]]] = {
+    "edge-popup": (
+        """\
+algo: 'ep'
+subfolder: EP_5
+override_prune_rate: True
+prune_rate: 0.05   # kept
+arch: MobileNetV2
+dataset: CIFAR10
+optimizer: sgd
+lr: 0.1
+lr_policy: cosine_lr
+epochs: 200
+weight_decay: 0.0005
+batch_size: 256
+conv_type: SubnetConv
+bn_type: NonAffineBatchNorm
+init: signed_constant
+mode: fan_in
+nonlinearity: relu
+scale_fan: True
+freeze_weights: True
+workers: 4
+gpu: 2
+skip_sanity_checks: True
+""",
+        {"algo": "ep", "prune_rate": 0.05, "override_prune_rate": True, "wd": 5e-4, "scale_fan": True, "epochs": 200},
+        {"weight_decay"},
+    ),
+    "magnitude pruning": (
+        """\
+algo: 'imp'
+seed: 42
+arch: vgg16
+dataset: CIFAR10
+lr: 0.1
+lr_policy: multistep_lr
+lr_gamma: 0.1
+wd: 0.0001
+bias: False\x20
+prune_rate: 0.2
+iter_period: 160 # 5
+imp_rewind_iter: 2000
+""",
+        {"algo": "imp", "iter_period": 160, "imp_rewind_iter": 2000, "prune_rate": 0.2, "lr_gamma": 0.1, "wd": 1e-4},
+        set(),
+    ),
+    "smart ratio": (
+        """\
+algo: 'hc_iter' # not this
+random_subnet: True
+smart_ratio: 0.98
+arch: resnet20
+dataset: CIFAR10
+fine_tune_lr: 0.1
+fine_tune_lr_policy: multistep_lr
+epochs: 150
+weight_decay: 0.0001
+scale_fan: True
+checkpoint_at_prune: True
+""",
+        {"algo": "smart_ratio", "smart_ratio": 0.98, "fine_tune_lr": 0.1, "tuning_epochs": 150, "wd": 5e-4},
+        {"weight_decay"},
+    ),
+    "dense training": (
+        """\
+trial_num: 1
+algo: 'hc_iter'
+weight_training: True
+arch: WideResNet28
+dataset: CIFAR10
+lr: 0.1
+lr_policy: multistep_lr #cosine_lr
+epochs: 150\x20
+wd: 0.0
+prune_rate: -1
+target_sparsity: 100
+lmbda: 0 # 1e-4
+skip_fine_tune: True
+ckpt_at_fixed_epochs: [1, 3, 5, 10]
+""",
+        {"algo": "training", "ckpt_at_fixed_epochs": (1, 3, 5, 10), "skip_fine_tune": True, "wd": 0, "lmbda": 0},
+        set(),
+    ),
+    "Gem-Miner on ImageNet": (
+        """\
+# lam_finetune_loss: 1
+num_step_finetune: 5
+algo: 'hc_iter'
+iter_period: 5
+arch: ResNet50
+dataset: FfcvImageNet
+data: /workspace/ffcv-imagenet/data/
+optimizer: adam
+lr: 0.05 #0.01
+epochs: 88
+mixed_precision: False
+prune_type: BottomK
+target_sparsity: 5
+unflag_before_finetune: False
+regularization: L2
+lmbda: 0.0000001
+multiprocessing_distributed: False
+hc_quantized: True
+round: naive\x20
+noise: True
+noise_ratio: 0\x20
+""",
+        {"dataset": "ImageNet", "arch": "ResNet50", "lmbda": 1e-7, "optimizer": "adam", "noise": True, "epochs": 88},
+        {"num_step_finetune"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OLD_FILES)
+def test_a_file_of_the_published_codes_kinds_parses_unchanged(kind: str, tmp_path: Path) -> None:
+    text, expected, retired = OLD_FILES[kind]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        config = from_yaml(tmp_path, text)
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert {str(one.message).partition(" ")[0] for one in caught} == retired
 
 
 # ---- names that are not options ------------------------------------------------------------------------------------

@@ -378,8 +378,21 @@ def test_every_config_runs_by_its_header_and_states_only_what_differs(path: Path
     for name in yaml.safe_load(path.read_text()):
         assert getattr(config, name) != OPTIONS[name].default, f"{name} is stated at its default"
     tiny = DataSpec((3, 32, 32), ("a", "b"), (0.5,) * 3, (0.5,) * 3)
-    config = config.model_copy(update={"pretrained": None})  # a warm start's file is another run's
-    build_model(config, tiny if config.dataset == "ImageFolder" else declared_spec(config.dataset))
+    config = config.model_copy(update={"pretrained": None, "weights": None})  # another run's file, a download
+    with torch.device("meta"):  # shapes without memory: a ResNet-50 in no time
+        network = build_model(config, tiny if config.dataset == "ImageFolder" else declared_spec(config.dataset))
+    assert all(parameter.is_meta for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(PROJECT / "configs")))
+def test_a_config_is_called_after_its_target(path: Path) -> None:
+    if named := re.search(r"(?<!epoch)_(\d+(?:_\d+)?)(?:_unflagT|_long)?$", path.stem):
+        assert parse_args(["--config", str(path)]).target_sparsity == float(named[1].replace("_", "."))
+
+
+def test_no_two_configs_have_one_name() -> None:
+    names = [path.stem for path in YAMLS]  # a run's folder is called after it
+    assert len(names) == len(set(names))
 
 
 @pytest.mark.slow

@@ -1,0 +1,85 @@
+"""The README's table of options, made from their declarations.
+
+    python -m utils.option_table README.md
+
+writes it anew. Nothing of the tool imports this.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+
+from args_helper import GROUPS, choices_of, is_bool, is_list, parts_of
+from utils.errors import UserError
+
+BEGIN, END = "<!-- options: begin -->", "<!-- options: end -->"
+SIGNS = {Gt: (">", "gt"), Ge: ("≥", "ge"), Lt: ("<", "lt"), Le: ("≤", "le")}
+
+
+def option_table() -> str:
+    """One table a group of options, one row an option."""
+    return "\n\n".join(
+        "\n".join(
+            [
+                f"**{group.__doc__}**",
+                "",
+                "| option | default | allowed | meaning | affects the result |",
+                "|---|---|---|---|---|",
+                *(_row(name, field) for name, field in group.model_fields.items()),
+            ]
+        )
+        for group in GROUPS
+    )
+
+
+def with_table(text: str) -> str:
+    """A text with the table between its two markers.
+
+    Raises:
+        UserError: the markers do not stand there once each, in order.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in after or END in after:
+        raise UserError(f"the table goes between {BEGIN} and {END}, which have to stand in the text once each")
+    return f"{before}{BEGIN}\n\n{option_table()}\n\n{END}{after}"
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    aliases = [f"`-{a}`" if len(a) == 1 else f"`{a}`" for a in field.json_schema_extra["aliases"]]
+    default = str(field.default).lower() if is_bool(field) else field.default
+    cells = [
+        ", ".join([f"`{name}`", *aliases]),
+        "" if default in (None, ()) else f"`{default}`",
+        _allowed(field),
+        _plain(field.description),
+        "✓" if field.json_schema_extra["affects"] else "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _allowed(field: FieldInfo) -> str:
+    if is_bool(field):
+        return "true, false"
+    if names := choices_of(field):
+        return _plain(", ".join(names))
+    kinds = set(parts_of(field.annotation))
+    kind = "whole numbers" if is_list(field) else "whole" if int in kinds else "number" if float in kinds else "text"
+    bounds = [(SIGNS[type(one)], one) for one in field.metadata if type(one) in SIGNS]
+    return ", ".join([kind, *(f"{sign} {getattr(one, at):g}" for (sign, at), one in bounds)])
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown leaves as it is within a cell."""
+    for sign, written in {"|": "\\|", "<": "&lt;", "*": "\\*"}.items():
+        text = text.replace(sign, written)
+    return text
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")
