@@ -175,10 +175,10 @@ def test_pixels_are_normalised_channel_by_channel():
     assert torch.equal(trained, found[labels])
 
 
-def test_batches_are_contiguous_float32_and_labels_int64():
+def test_batches_are_channels_last_float32_and_labels_int64():
     images = numbered(20)
     for found, labels in [*PlainBatches(images, SHIFTED), *TrainBatches(images, SHIFTED, 8).epoch(generator())]:
-        assert found.dtype == torch.float32 and found.is_contiguous()
+        assert found.dtype == torch.float32 and found.is_contiguous(memory_format=torch.channels_last)
         assert labels.dtype == torch.int64
 
 

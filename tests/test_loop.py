@@ -279,7 +279,7 @@ def test_every_epoch_says_one_plain_line_where_there_is_no_terminal(run, capsys)
     assert len(lines) == 2
     assert lines[1] == (
         f"finetune 2/2  loss {row['train_loss']:.3f}  train {row['train_acc']:.1f}%  test {row['test_acc']:.1f}%  "
-        f"weights {row['model_sparsity']:.2f}%"
+        f"remaining {row['model_sparsity']:.2f}%"
     )
 
 

@@ -10,6 +10,7 @@ import trainers.scores as scores_module
 from args_helper import parse_args
 from data.loader import PlainBatches, Splits, TrainBatches
 from data.spec import DataSpec, ImageSet
+from models.folding import FoldedNetwork
 from models.initialise import WeightDraw, draw_scores, draw_weights
 from models.layers import FullyConnected, Round, Soft
 from models.masking import masked_layers, to_masked
@@ -79,6 +80,7 @@ def judged(monkeypatch) -> list:
         return 10.0 * len(calls)
 
     monkeypatch.setattr(scores_module, "evaluate", evaluate)
+    monkeypatch.setattr(FoldedNetwork, "refreshed", lambda self: self._network)  # folding has tests of its own
     return calls
 
 

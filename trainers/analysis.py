@@ -7,11 +7,10 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from args_helper import Config
 from data import load_data
 from data.loader import Splits
 from models import build_model
@@ -28,6 +27,9 @@ from utils.files import write_csv
 from utils.masks import is_bias, masked_state, remaining, total
 from utils.run import Row, derive_rng
 from utils.tickets import is_ticket_file
+
+if TYPE_CHECKING:
+    from args_helper import Config
 
 # ---- networks from files -------------------------------------------------------------------------------------------
 

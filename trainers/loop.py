@@ -56,7 +56,8 @@ class Training:
     def forward(self, images: Tensor) -> Tensor:
         """The network's logits, in single precision."""
         # Where the network is compiled, it is for full batches: a short one would have it compiled once more.
-        forward = self.network if len(images) == self.full_batch else self.network.forward
+        is_short = self.full_batch is not None and len(images) != self.full_batch
+        forward = self.network.forward if is_short else self.network
         if not self._mixed:
             return forward(images)
         with torch.autocast(images.device.type, torch.bfloat16):

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from args_helper import Config
 from data.loader import Batch, Splits
 from models.layers import Round, Soft
 from models.pretrained import State
@@ -21,6 +20,9 @@ from utils.figures import draw_path
 from utils.files import write_csv
 from utils.masks import masked_state
 from utils.run import Row, derive_rng
+
+if TYPE_CHECKING:
+    from args_helper import Config
 
 POINTS = 11
 """Points of the path, the ends included."""

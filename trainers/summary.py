@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from args_helper import Config
 from data.loader import Splits
 from trainers.connectivity import connectivity
 from trainers.ledger import forward_flops, summed
@@ -15,6 +14,9 @@ from utils.environment import device_name
 from utils.masks import Ticket, floor_count, per_layer, remaining, total
 from utils.report import AVERAGED, Summary, beside_dense
 from utils.run import Run
+
+if TYPE_CHECKING:
+    from args_helper import Config
 
 
 def summarise(

@@ -1,0 +1,122 @@
+"""The benchmark's equalities, compiling, and precision; its times are nobody's business here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PROJECT, SMALL
+
+from args_helper import parse_args
+from data import load_data
+from models import build_model
+from trainers.benchmark import SETTING, compare_figures
+from trainers.compiling import prepared
+from trainers.folders import resolved
+from trainers.loop import train_step
+from trainers.weights import WeightTraining
+from utils.masks import Ticket, all_kept
+from utils.recipe import Recipe
+
+TINY = ["--dataset", "Digits", "--width", "0.25", "--device", "cpu", "--threads", "1"]
+
+
+def test_the_search_computes_what_the_plain_loop_does() -> None:
+    config = resolved(parse_args([*SETTING, *TINY]))
+    found = compare_figures(config, load_data(config))
+    assert found["steps"] == 8
+    assert found["relative_difference_of_losses"] < 1e-5
+    assert found["differing_places_of_masks"] == 0
+
+
+def test_the_benchmark_runs_by_one_command_and_writes_what_it_prints(tmp_path: Path) -> None:
+    words = ["-m", "trainers.benchmark", *TINY, "--repeats", "2", "--images", "300", "--json", tmp_path / "b.json"]
+    done = subprocess.run([sys.executable, *map(str, words)], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "b.json").read_text())
+    parts = [row["part"] for row in found["parts"]]
+    assert parts == ["search step", "fine-tune step", "data batch", "pruning", "evaluation pass", "search epoch"]
+    for row in found["parts"]:
+        assert f"| {row['part']} |" in done.stdout
+        assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+    assert {"matmul_gflops", "copy_gb_s", "peak_memory_mb", "device"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("words", "compiles"),
+    [("", False), ("--epochs 100000", True), ("--epochs 100000 --compile off", False), ("--compile on", True)],
+)
+def test_a_network_is_compiled_when_asked_or_when_the_run_is_long(
+    words: str, compiles: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: called.append(options))
+    config = resolved(parse_args([*SMALL, "--device", "cpu", *words.split()]))
+    data = load_data(config)
+    decided = prepared(config, build_model(config), data)
+    assert decided.compile == ("on" if compiles else "off")
+    assert len(called) == compiles == ("compiling the network" in capsys.readouterr().out)
+    assert decided.config_hash == config.config_hash
+
+
+def test_without_a_compiler_there_is_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    config = resolved(parse_args([*SMALL, "--device", "cpu", "--compile", "on"]))
+    with pytest.warns(UserWarning, match=r"networks are not compiled: there is no C\+\+ compiler") as said:
+        assert prepared(config, build_model(config), load_data(config)).compile == "off"
+    assert len(said) == 1
+
+
+def _losses(config, batch_sizes=(16, 16, 5)) -> tuple[list[float], list[int]]:
+    """The losses of some steps, the last batch a short one, and the sizes that reach a compiled network."""
+    data, net = load_data(config), build_model(config)
+    prepared(config, net, data)
+    ticket = Ticket({n: v.clone() for n, v in net.state_dict().items()}, all_kept(dict(net.named_parameters())))
+    training = WeightTraining(net.train(), ticket, Recipe.of_tuning(config))
+    training.full_batch = 16
+    draw, losses = torch.Generator().manual_seed(0), []
+    for size in batch_sizes:
+        images = torch.randn(size, 1, 8, 8, generator=draw)
+        labels = torch.randint(10, (size,), generator=draw)
+        losses.append(float(train_step(training, 0, images, labels)[0]) / size)
+    return losses
+
+
+@pytest.mark.slow
+def test_a_compiled_network_computes_the_same_and_is_compiled_for_full_batches_only() -> None:
+    words = [*SMALL, "--device", "cpu", "--arch", "Conv2", "--width", "0.1", "--batch_size", "16"]
+    torch._dynamo.reset()
+    plain = _losses(resolved(parse_args([*words, "--compile", "off"])))
+    compiled = _losses(resolved(parse_args([*words, "--compile", "on"])))
+    assert compiled == pytest.approx(plain, rel=1e-5)
+    counts = torch._dynamo.utils.counters["stats"]
+    assert counts["unique_graphs"] == 1
+
+
+@pytest.mark.slow
+def test_a_compiled_run_goes_to_its_end(tmp_path: Path) -> None:
+    words = [*SMALL, "--arch", "Conv2", "--width", "0.1", "--epochs", "2", "--fine_tune_epochs", "1", "--compile", "on"]
+    place = ["--results_dir", tmp_path / "results", "--log_dir", tmp_path / "runs"]
+    done = subprocess.run(
+        [sys.executable, PROJECT / "main.py", *words, *map(str, place)],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "compiling the network for cpu" in done.stdout
+    assert (tmp_path / "results" / "trial_1" / "summary.json").exists()
+
+
+def test_mixed_precision_is_close_to_single_and_keeps_weights_and_losses_single() -> None:
+    words = [*SMALL, "--device", "cpu", "--batch_size", "16"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        single = _losses(resolved(parse_args(words)), (16, 16))
+        mixed = _losses(resolved(parse_args([*words, "--precision", "bf16"])), (16, 16))
+    assert mixed != single
+    assert mixed == pytest.approx(single, rel=0.05)
