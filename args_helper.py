@@ -184,6 +184,7 @@ class DataOptions(_Options):
         0, "size of the squares that images in folders are brought to; 0: the data set's own", ge=0, le=1024
     )
     batch_size: Int = option(64, "images a training step", ge=1)
+    accumulate: Int = option(1, "parts that a batch goes through the network in, to fit the memory", ge=1)
     use_full_data: bool = option(False, "train on all training images, holding none out for validation")
 
 
@@ -409,7 +410,7 @@ RETIRED = {
 # Options that are known and not available yet, each with the value that asks for nothing.
 NOT_YET: dict[str, Any] = {
     "multiprocessing_distributed": False, "world_size": -1, "rank": -1, "dist_backend": "nccl", "dry_run": False,
-    "accumulate": 1, "deterministic": False, "max_time": None,
+    "deterministic": False, "max_time": None,
     "checkpoint_every": None, "resume_anyway": False, "export": False, "report": None, "compare_tickets": None,
     "list": None,
 }  # fmt: skip
@@ -483,8 +484,19 @@ class Config(*reversed(GROUPS)):
     @property
     def task_hash(self) -> str:
         """A name for what a dense reference shares with a ticket: the data, the network's shape, and the seed."""
-        names = [*DataOptions.model_fields, "arch", "width", "hidden_size", "bias", "bn_type", "seed"]
-        shared = {name: value for name, value in self.deciding().items() if name in names and name != "batch_size"}
+        names = [
+            "dataset",
+            "data",
+            "image_size",
+            "use_full_data",
+            "arch",
+            "width",
+            "hidden_size",
+            "bias",
+            "bn_type",
+            "seed",
+        ]
+        shared = {name: value for name, value in self.deciding().items() if name in names}
         return _digest(shared)
 
     @property

@@ -95,9 +95,14 @@ class TopKInLayer:
 
     def mask(self, scores: Tensor, _flag: Tensor) -> Tensor:
         """What is switched on, bool; among equals the first go."""
-        mask = torch.ones_like(scores, dtype=torch.bool).flatten()
-        mask[scores.abs().flatten().argsort(stable=True)[: int((1 - self.kept) * scores.numel())]] = False
-        return mask.view_as(scores)
+        magnitudes = scores.abs().flatten()
+        dropped = int((1 - self.kept) * scores.numel())
+        if dropped < 1:
+            return torch.ones_like(scores, dtype=torch.bool)
+        boundary = magnitudes.kthvalue(dropped).values
+        tied = magnitudes == boundary
+        tied_and_dropped = tied & (tied.cumsum(0) <= dropped - (magnitudes < boundary).sum())
+        return ((magnitudes >= boundary) & ~tied_and_dropped).view_as(scores)
 
     def __call__(self, scores: Tensor, flag: Tensor) -> Tensor:
         return _StraightThrough.apply(scores, self.mask(scores, flag), scores.detach().sign())

@@ -135,7 +135,7 @@ BOUNDS: dict[str, tuple[float | None, float, float, float | None]] = {
     **dict.fromkeys(("warmup_length", "iter_start"), (-1, 0, MANY, ANY)),
     **dict.fromkeys(("trial_num", "num_trial", "print_freq", "batch_size", "hidden_size"), (0, 1, MANY, ANY)),
     **dict.fromkeys(("epochs", "iter_period", "project_freq", "num_test", "fine_tune_epochs"), (0, 1, MANY, ANY)),
-    **dict.fromkeys(("score_batches", "score_parts"), (0, 1, MANY, ANY)),
+    **dict.fromkeys(("score_batches", "score_parts", "accumulate"), (0, 1, MANY, ANY)),
     **dict.fromkeys(("rewind_epoch", "imp_rewind_iter"), (-1, 0, MANY, ANY)),
     **dict.fromkeys(("imp_resume_round", "imp_resume_epoch", "imp_resume_iter"), (-2, -1, MANY, ANY)),
     "imp_rounds": (ANY, 1, MANY, ANY),

@@ -7,7 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import BATCH_NORMS, FullyConnected, MaskedFullyConnected, Round, Soft, SubnetConv, SubnetLinear
+from models.layers import (
+    BATCH_NORMS,
+    FullyConnected,
+    MaskedFullyConnected,
+    Round,
+    Soft,
+    SubnetConv,
+    SubnetLinear,
+    TopKInLayer,
+)
 
 WEIGHT = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
 SCORES = torch.tensor([[0.6, 0.4], [0.5, 0.9]])
@@ -242,3 +251,11 @@ def test_only_affine_batch_norms_have_a_scale_and_a_shift_and_begin_at_one_and_z
     out = norm(images)
     torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(out.var((0, 2, 3), unbiased=False), torch.ones(3), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.34, 0.5, 0.99, 1.0])
+def test_the_top_of_a_layer_is_what_a_stable_sort_leaves(kept):
+    scores = torch.randint(-3, 4, (4, 5, 3), generator=torch.Generator().manual_seed(2)).float()  # many ties
+    expected = torch.ones(60, dtype=torch.bool)
+    expected[scores.abs().flatten().argsort(stable=True)[: int((1 - kept) * 60)]] = False
+    assert torch.equal(TopKInLayer(kept).mask(scores, torch.ones_like(scores)).flatten(), expected)

@@ -208,7 +208,7 @@ def test_the_optimizer_uses_the_learning_rate_of_the_epoch(run):
 
 def test_the_loss_of_a_row_is_without_the_penalty(run):
     training = training_weights()
-    training.penalty = lambda: training.network.conv.weight.new_full((), 1000.0)
+    training.penalty = lambda: 1000 + 0 * training.network.conv.weight.sum()
     train(run, "finetune", training, splits(), 1)
     assert run.rows("finetune")[0]["train_loss"] < 10
 
@@ -222,6 +222,19 @@ def test_the_penalty_is_part_of_the_gradient():
     difference = plain.network.conv.weight - penalised.network.conv.weight
     torch.testing.assert_close(difference, 0.05 * 2 * masks()["conv.weight"].float())
     assert torch.equal(plain.network.out.weight, penalised.network.out.weight)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 9])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(parts):
+    whole, split = training_weights(), training_weights()
+    split.accumulate = parts
+    for training in (whole, split):  # without batch norm, whose statistics are of a part
+        training.network.norm = nn.Identity()
+    images, labels = next(splits().train.epoch(torch.Generator().manual_seed(0)))
+    counts = [train_step(training, 0, images, labels) for training in (whole, split)]
+    torch.testing.assert_close(*counts)
+    torch.testing.assert_close(split.network.conv.weight, whole.network.conv.weight)
+    torch.testing.assert_close(split.network.out.weight, whole.network.out.weight)
 
 
 def test_the_row_is_measured_before_the_pruning_of_its_epoch(run):

@@ -31,10 +31,12 @@ class Training:
 
     Attributes:
         over: set at the end of an epoch to end the stage before its last one.
-        full_batch: images in a batch that is not short.
+        accumulate: parts that a batch goes through the network in, one after another, its gradient being their mean.
+        full_batch: images that go through the network at once, where the batch is not short.
     """
 
     over = False
+    accumulate = 1
     full_batch: int | None = None
 
     def __init__(
@@ -126,7 +128,7 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
     position = _Position(run, stage, training, data.train.device, first_epoch)
     if position.done:
         return
-    training.full_batch = data.train.batch_size
+    training.full_batch = data.train.batch_size // training.accumulate
     with run.progress(stage, epochs, len(data.train)) as progress:
         while position.epoch < epochs and not training.over:
             epoch, started = position.epoch, time.perf_counter()
@@ -171,17 +173,22 @@ def train_step(training: Training, step: int, images: Tensor, labels: Tensor) ->
         (3,) summed loss, correct predictions, images; on the device.
     """
     training.before_step(step)
-    logits = training.forward(images)
-    loss = training.loss(logits, labels, images)
-    penalty = training.penalty()
-    (loss if penalty is None else loss + penalty).backward()
+    counts = torch.zeros(3, device=images.device)
+    parts = min(training.accumulate, len(labels))
+    for part, targets in zip(images.tensor_split(parts), labels.tensor_split(parts)):
+        logits = training.forward(part)
+        loss = training.loss(logits, targets, part)
+        (loss if parts == 1 else loss * (len(targets) / len(labels))).backward()
+        correct = (logits.detach().argmax(1) == targets).sum()
+        counts += torch.stack([loss.detach() * len(targets), correct, loss.new_full((), len(targets))])
+    if (penalty := training.penalty()) is not None:
+        penalty.backward()
     training.before_update()
     training.optimizer.step()
     # Gradients stay where they are, as zeros: scores' gradients are views of one buffer.
     training.optimizer.zero_grad(set_to_none=False)
     training.after_step()
-    correct = (logits.detach().argmax(1) == labels).sum()
-    return torch.stack([loss.detach() * len(labels), correct, loss.new_full((), len(labels))])
+    return counts
 
 
 @torch.inference_mode()

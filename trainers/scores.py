@@ -95,6 +95,7 @@ class ScoreTraining(Training):
         recipe = self.recipe(config)
         optimizer = self._optimizer(network, recipe)
         super().__init__(network, optimizer, recipe.rate, recipe.label_smoothing, recipe.precision)
+        self.accumulate = recipe.accumulate
 
     @staticmethod
     def recipe(config: Config) -> Recipe:

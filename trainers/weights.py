@@ -28,6 +28,7 @@ class WeightTraining(Training):
         network.requires_grad_(True)
         optimizer = recipe.optimizer_of(decay_groups(network, recipe.wd, recipe.no_bn_decay))
         super().__init__(network, optimizer, recipe.rate, recipe.label_smoothing, recipe.precision)
+        self.accumulate = recipe.accumulate
         self._folded = FoldedNetwork(network)
         parameters = dict(network.named_parameters())
         self._masked = [parameters[name] for name in ticket.masks]

@@ -23,7 +23,7 @@ class Recipe:
         epochs: the length that the schedule is made for.
         optimizer, lr, lr_policy, wd, momentum, nesterov, no_bn_decay, label_smoothing: as the options of those names.
         gamma, milestones: of `multistep_lr`.
-        precision: `fp32`, `tf32` or `bf16`.
+        precision, accumulate: as the options of those names.
         warmup: epochs of linear warm-up.
         first_epoch: where training begins in the schedule.
         stop: where it ends, if before the schedule does.
@@ -42,6 +42,7 @@ class Recipe:
     gamma: float
     milestones: tuple[int, ...] | None
     precision: str = "fp32"
+    accumulate: int = 1
     warmup: int = 0
     first_epoch: int = 0
     stop: int | None = None
@@ -77,5 +78,5 @@ class Recipe:
 
 
 def _shared(config: Config) -> dict[str, Any]:
-    names = ("momentum", "nesterov", "no_bn_decay", "label_smoothing", "gamma", "milestones", "precision")
+    names = ("momentum", "nesterov", "no_bn_decay", "label_smoothing", "gamma", "milestones", "precision", "accumulate")
     return {name: getattr(config, name) for name in names}
