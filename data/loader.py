@@ -16,11 +16,11 @@ from torch import Tensor
 from data.normalise import Batch, Normalise
 from data.spec import DataSpec, ImageFiles, ImageSet, Source
 from data.split import some_of_every_class
-from data.streamed import StreamedPlainBatches, StreamedTrainBatches
 from utils.run import derive_rng
 
 if TYPE_CHECKING:
     from args_helper import Config
+    from data.streamed import StreamedPlainBatches, StreamedTrainBatches
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,16 @@ def divide(source: Source, config: Config) -> Splits:
 
 def _training(images: ImageSet | ImageFiles, spec: DataSpec, config: Config) -> TrainBatches | StreamedTrainBatches:
     if isinstance(images, ImageFiles):
+        from data.streamed import StreamedTrainBatches  # torchvision takes a second to import
+
         return StreamedTrainBatches(images, spec, config.batch_size, config.torch_device, config.workers)
     return TrainBatches(images.to(config.torch_device), spec, config.batch_size)
 
 
 def _plain(images: ImageSet | ImageFiles, spec: DataSpec, config: Config) -> PlainBatches | StreamedPlainBatches:
     if isinstance(images, ImageFiles):
+        from data.streamed import StreamedPlainBatches
+
         return StreamedPlainBatches(images, spec, config.batch_size, config.torch_device, config.workers)
     return PlainBatches(images.to(config.torch_device), spec)
 

@@ -65,7 +65,6 @@ def build_model(config: Config, spec: DataSpec | None = None) -> nn.Module:
     import torch
 
     from data import declared_spec
-    from models.external import load_torchvision_weights
     from models.initialise import WeightDraw, draw_weights
     from models.masking import keep_dense, require_prunable
     from models.pretrained import load_weights, read_state
@@ -82,6 +81,8 @@ def build_model(config: Config, spec: DataSpec | None = None) -> nn.Module:
     require_prunable(network)
     draw_weights(network, derive_rng(config.init_seed, "init", "weights"), WeightDraw.of(config))
     if config.weights:
+        from models.external import load_torchvision_weights  # torchvision takes a second to import
+
         load_torchvision_weights(network, config.arch.removeprefix(TORCHVISION), config.weights)
     if config.pretrained:
         load_weights(network, read_state(config.pretrained), config.pretrained)
