@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from copy import deepcopy
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from args_helper import parse_args
+from data.spec import DataSpec
+from models import build_model
+from models.masking import FlatScores, prunable_parameters, to_masked
 from trainers.connectivity import connectivity, warn_of_thin_layers
-from trainers.ledger import Cost, forward_flops, scoring_flops, summed
+from trainers.ledger import Cost, activation_bytes, forward_flops, scoring_flops, summed
 from utils.masks import all_kept
 
 
@@ -66,6 +71,17 @@ def test_memory_that_is_used_meanwhile_is_seen() -> None:
     cost.count(1, 1, {})
     assert cost.figures["peak_memory_bytes"] - before > 200 * 2**20
     del big
+
+
+def test_a_search_keeps_the_activations_of_the_dense_network_and_its_masked_weights_once() -> None:
+    spec = DataSpec((3, 16, 16), ("a", "b"), (0.5,) * 3, (0.5,) * 3)
+    dense = build_model(parse_args([]), spec)
+    masked = to_masked(deepcopy(dense)).requires_grad_(False)
+    FlatScores(masked)
+    images = torch.randn(16, *spec.shape)
+    extra = activation_bytes(masked, images) - activation_bytes(dense, images)
+    weights = 4 * sum(weight.numel() for weight in prunable_parameters(dense).values())
+    assert 0 < extra <= 1.01 * weights
 
 
 # ---- connections ---------------------------------------------------------------------------------------------------

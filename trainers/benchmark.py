@@ -32,7 +32,7 @@ from trainers import plain_loop
 from trainers.algorithms.hypercube import GemMiner
 from trainers.compiling import prepared
 from trainers.folders import resolved
-from trainers.ledger import BACKWARD_AND_FORWARD, forward_flops
+from trainers.ledger import BACKWARD_AND_FORWARD, activation_bytes, forward_flops
 from trainers.loop import evaluate, train_step
 from trainers.weights import WeightTraining
 from utils.environment import describe_environment, peak_memory, reset_peak_memory
@@ -285,10 +285,18 @@ def main(argv: list[str] | None = None) -> int:
     flops = BACKWARD_AND_FORWARD * forward_flops(sides.dense, data.spec.shape)[""] * config.batch_size
     best = peaks(device)
     reached = flops / (rows[0]["ours_ms"] / 1e3) / 1e9
+    images = next(data.train.epoch(torch.Generator()))[0]
+    kept = activation_bytes(sides.ours.network, images) / activation_bytes(deepcopy(sides.dense), images)
     extra = {
-        **figures, **best, "search_step_gflops": reached, "share_of_matmul_peak": reached / best["matmul_gflops"],
-        "peak_memory_mb": peak_memory(device) / 2**20, "compile": sides.config.compile, "precision": config.precision,
-    }  # fmt: skip
+        **figures,
+        **best,
+        "search_step_gflops": reached,
+        "share_of_matmul_peak": reached / best["matmul_gflops"],
+        "activation_memory_to_dense": kept,
+        "peak_memory_mb": peak_memory(device) / 2**20,
+        "compile": sides.config.compile,
+        "precision": config.precision,
+    }
     print(report(rows, extra))
     if mine.json:
         write_json(mine.json, {**describe_environment(config.torch_device), **extra, "parts": rows})

@@ -62,6 +62,28 @@ def forward_flops(net: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
     return {"": counter.get_total_flops(), **{name: modules.get(name, 0) for name in layers}}
 
 
+def activation_bytes(net: nn.Module, images: torch.Tensor) -> int:
+    """What a training-mode forward pass keeps for the backward pass, parameters and buffers left out.
+
+    Args:
+        net: its BatchNorm statistics are changed.
+        images: (B, C, H, W).
+    """
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers())}
+    kept: dict[int, int] = {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        output = net.train()(images)  # alive while it is counted, so that no storage is used twice
+    del output
+    return sum(kept.values())
+
+
 def scoring_flops(net: nn.Module, images: torch.Tensor, backward: int = 1) -> int:
     """FLOPs of a forward pass over a batch and so many backward passes, each twice a forward's."""
     return forward_flops(net, tuple(images.shape[1:]))[""] * len(images) * (1 + 2 * backward)
