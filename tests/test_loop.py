@@ -19,8 +19,9 @@ from models.initialise import WeightDraw, draw_scores, draw_weights
 from models.layers import Round, Soft
 from models.masking import to_masked
 from trainers.algorithms.hypercube import GemMiner
-from trainers.loop import Training, evaluate, train, train_step
+from trainers.loop import evaluate, train, train_step
 from trainers.scores import ScoreTraining
+from trainers.training import Training
 from trainers.weights import WeightTraining
 from utils.errors import Stopped
 from utils.masks import Ticket

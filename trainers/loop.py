@@ -3,119 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from data.loader import Batch, Splits
 from trainers.ledger import Cost
+from trainers.training import Draw, Training
 from utils.run import Row, Run
-
-Draw = Callable[[str], torch.Generator]
-"""Stream -> this stage's generator of it at this epoch."""
-
-
-class Training:
-    """What one stage trains, and all of it that has to be saved. `train` owns the loop, `Run` where and when to save.
-
-    Args:
-        network: whose forward pass is trained.
-        optimizer: over the parameters that learn.
-        lr: the learning rate of every epoch (0-based).
-        label_smoothing: of the cross-entropy.
-        precision: `bf16` for a forward pass in mixed precision.
-
-    Attributes:
-        over: set at the end of an epoch to end the stage before its last one.
-        accumulate: parts that a batch goes through the network in, one after another, its gradient being their mean.
-        full_batch: images that go through the network at once, where the batch is not short.
-    """
-
-    over = False
-    accumulate = 1
-    full_batch: int | None = None
-
-    def __init__(
-        self,
-        network: nn.Module,
-        optimizer: Optimizer,
-        lr: Callable[[int], float],
-        label_smoothing: float = 0.0,
-        precision: str = "fp32",
-    ) -> None:
-        self.network = network
-        self.optimizer = optimizer
-        self.lr = lr
-        self._label_smoothing = label_smoothing
-        self._mixed = precision == "bf16"
-
-    # ---- what a step does beside forward, backward and the optimizer's update; nothing here may wait for the device --
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The network's logits, in single precision."""
-        # Where the network is compiled, it is for full batches: a short one would have it compiled once more.
-        is_short = self.full_batch is not None and len(images) != self.full_batch
-        forward = self.network.forward if is_short else self.network
-        if not self._mixed:
-            return forward(images)
-        with torch.autocast(images.device.type, torch.bfloat16):
-            return forward(images).float()
-
-    def loss(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-        """The loss of the task, to which `penalty` is added for the gradient."""
-        return F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
-
-    def penalty(self) -> Tensor | None:
-        """What is added to the loss, where the optimizer's weight decay does not do it; None for nothing."""
-        return None
-
-    def before_step(self, step: int) -> None:
-        """Called before the forward pass of every step (0-based in its epoch)."""
-
-    def before_update(self) -> None:
-        """Called when the gradients are there, before the optimizer's update."""
-
-    def after_step(self) -> None:
-        """Called after the optimizer's update."""
-
-    # ---- what an epoch does beside its steps -------------------------------------------------------------------------
-
-    def before_epoch(self, epoch: int) -> None:
-        """Called before the first step of an epoch, also when it was begun, stopped and gone on with: once."""
-
-    def after_steps(self) -> None:
-        """Called after the last step of an epoch, before the network is measured."""
-
-    def measure(self, data: Splits, draw: Draw) -> Row:
-        """The figures of this epoch's row: at least test_acc, val_acc (None without val), and model_sparsity."""
-        raise NotImplementedError
-
-    def after_epoch(self, epoch: int, draw: Draw) -> None:
-        """Called when the epoch was measured: the place to prune."""
-
-    def layer_densities(self) -> dict[str, float]:
-        """Layer -> the fraction of its weights that takes part in the forward pass, for the ledger of costs."""
-        return {}
-
-    def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """More to log of the epoch: scalars by tag, and tensors whose histograms are of interest."""
-        return {}, {}
-
-    # ---- what is saved -----------------------------------------------------------------------------------------------
-
-    def state(self) -> dict[str, Any]:
-        """Everything that the rest of the stage depends on; tensors, numbers, strings and containers of them."""
-        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "over": self.over}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take up what `state` returned, in place."""
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.over = state["over"]
 
 
 def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, first_epoch: int = 0) -> None:

@@ -13,8 +13,9 @@ from data.loader import PlainBatches, Splits
 from models.folding import FoldedNetwork
 from models.layers import Rule, Soft
 from models.masking import FlatScores, layer_parameters, masked_layers, plain_state, set_rule, to_plain
-from trainers.loop import Draw, Training, evaluate
+from trainers.loop import evaluate
 from trainers.rounding import is_noisy, naive_mask, rounded_masks, share
+from trainers.training import Draw, Training
 from utils.masks import is_bias, masked_state
 from utils.recipe import Recipe
 from utils.run import Row

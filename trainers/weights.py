@@ -7,7 +7,8 @@ from torch import nn
 
 from data.loader import Splits
 from models.folding import FoldedNetwork
-from trainers.loop import Draw, Training, evaluate, train
+from trainers.loop import evaluate, train
+from trainers.training import Draw, Training
 from utils.masks import Ticket, per_layer
 from utils.optim import decay_groups
 from utils.recipe import Recipe

@@ -62,7 +62,7 @@ def _line(cells: Sequence[str]) -> str:
 def _spread(mean: float | None, sd: float | None) -> str:
     if mean is None:
         return "–"
-    return f"{mean:.2f}" if not sd else f"{mean:.2f} ± {sd:.2f}"
+    return f"{mean:.2f} ± {sd:.2f}" if sd and sd >= 0.005 else f"{mean:.2f}"
 
 
 def _verdict(row: Row, check: str) -> str:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from data.loader import Splits
 from models.masking import masked_layers, plain_state, prunable_parameters, to_masked
-from trainers.loop import Draw, train
+from trainers.loop import train
 from trainers.scores import ScoreTraining
+from trainers.training import Draw
 from trainers.weights import train_ticket
 from utils.masks import Ticket, all_kept, keep_highest
 from utils.recipe import Recipe

@@ -18,8 +18,9 @@ from models.layers import Round, Rule, Soft
 from models.masking import masked_layers, plain_state, to_masked
 from models.pretrained import load_scores, read_state
 from trainers.connectivity import warn_of_thin_layers
-from trainers.loop import Draw, train
+from trainers.loop import train
 from trainers.scores import ScoreTraining
+from trainers.training import Draw
 from utils.masks import Ticket, ceil_count, floor_count, prune_exactly, prune_lowest
 from utils.run import Run, derive_rng
 
