@@ -1,4 +1,4 @@
-"""The two sides that `trainers.benchmark` compares, on the same weights: a search as it is run here, and the plain loop."""
+"""The two sides of `trainers.benchmark`, on the same weights: a search as it is run here, and the plain loop."""
 
 from __future__ import annotations
 
