@@ -49,8 +49,8 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
             position.count_epoch()
             training.after_epoch(epoch, draw)
             row["seconds"] = round(position.seconds + time.perf_counter() - started, 3)
+            _show(run, stage, training, row)  # before the checkpoint: events that come twice are dropped on resuming
             position.next_epoch(row)
-            _show(run, stage, training, row)
             progress.epoch_done(epoch, _figures(row))
             if run.stop_asked:
                 run.stop()
