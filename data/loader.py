@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from data.normalise import Batch, Normalise
 from data.spec import DataSpec, ImageFiles, ImageSet, Source
@@ -105,8 +104,10 @@ class TrainBatches:
         self.spec = spec
         self.batch_size = batch_size
         self._normalise = Normalise(spec, images.images.device)
-        # Black before normalising, as when PIL pads. Channels last: one index then fetches a pixel's channels.
-        self._padded = F.pad(images.images, (spec.pad,) * 4).permute(0, 2, 3, 1).contiguous()
+        # Black before normalising, as when PIL pads. Every crop of every image, (n, 2·pad + 1, 2·pad + 1, C, H, W), is
+        # a view of the padded ones: one index then copies whole rows of pixels.
+        padded = F.pad(images.images, (spec.pad,) * 4)
+        self._crops = padded.unfold(2, spec.shape[1], 1).unfold(3, spec.shape[2], 1).permute(0, 2, 3, 1, 4, 5)
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
@@ -114,7 +115,7 @@ class TrainBatches:
     @property
     def device(self) -> torch.device:
         """Where the batches are."""
-        return self._padded.device
+        return self.images.images.device
 
     def epoch(self, generator: torch.Generator, first_step: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from `first_step` on, each image once in the whole epoch.
@@ -125,12 +126,16 @@ class TrainBatches:
         """
         count, device = len(self.images), self.device
         order = torch.randperm(count, generator=generator).to(device)
-        rows, columns = (places.to(device) for places in self._crops(count, generator))
+        down, right = torch.randint(2 * self.spec.pad + 1, (2, count), generator=generator).to(device)
+        flipped = torch.rand(count, 1, 1, 1, generator=generator) < (0.5 if self.spec.flip else 0.0)
+        flipped = flipped.to(device)
         for start in range(first_step * self.batch_size, count, self.batch_size):
             drawn = slice(start, start + self.batch_size)
             chosen = order[drawn]
-            images = self._padded[chosen[:, None, None], rows[drawn, :, None], columns[drawn, None, :]]
-            yield self._normalise(images.permute(0, 3, 1, 2)), self.images.labels[chosen]
+            images = self._crops[chosen, down[drawn], right[drawn]]
+            if self.spec.flip:
+                images = torch.where(flipped[drawn], images.flip(-1), images)
+            yield self._normalise(images), self.images.labels[chosen]
 
     def unaugmented(self) -> TrainBatches:
         """The same images, shuffled alike, neither cropped nor flipped."""
@@ -141,12 +146,3 @@ class TrainBatches:
         chosen = some_of_every_class(self.images.labels.cpu(), per_class, generator)
         batch = self.images.subset(chosen.to(self.device))
         return self._normalise(batch.images), batch.labels
-
-    def _crops(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The rows (count, H) and columns (count, W) of the padded images to take; mirrored columns are a flip."""
-        _, height, width = self.spec.shape
-        offsets = torch.randint(2 * self.spec.pad + 1, (2, count, 1), generator=generator)
-        flipped = torch.rand(count, 1, generator=generator) < (0.5 if self.spec.flip else 0.0)
-        across = torch.arange(width)
-        columns = offsets[1] + torch.where(flipped, width - 1 - across, across)
-        return offsets[0] + torch.arange(height), columns

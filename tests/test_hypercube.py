@@ -174,9 +174,8 @@ def test_a_pruned_weight_is_out_of_the_effective_network_whatever_its_score(word
 def test_bottom_k_takes_the_lowest_of_the_network_and_all_ties_at_the_boundary():
     miner = pair(*THIRD, "--prune_type", "BottomK", scores=[0.1, 0.2, 0.3, 0.3, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
     assert prune(miner) == [0, 0, 0, 0, 1, 1, 1, 1, 1, 1]  # ⌈0.3 · 10⌉ = 3, and the fourth tied with the third
-    assert miner.density_reason().startswith(
-        "BottomK removes all that tie at its threshold, most of them at 0: 1 beyond"
-    )
+    said = "each pruning of BottomK rounds its count up, and all that tie with the last one go too: 1 here"
+    assert miner.density_reason().startswith(said)
     assert prune(miner, epoch=4) == [0, 0, 0, 0, 1, 1, 1, 1, 0, 0]  # ⌈0.3 · 6⌉ = 2 of those in play
 
 

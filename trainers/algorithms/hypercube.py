@@ -188,10 +188,9 @@ class GemMiner(ScoreTraining):
         reasons = []
         if self._config.prune_type == "FixThresholding" and self._prunings:
             reasons.append("FixThresholding removes every score up to 0.5, whatever the target")
-        if self._tied:
-            reasons.append(
-                f"BottomK removes all that tie at its threshold, most of them at 0: {self._tied:,} beyond its schedule"
-            )
+        if self._config.prune_type == "BottomK" and self._prunings:
+            tied = f", and all that tie with the last one go too: {self._tied:,} here, most at 0" if self._tied else ""
+            reasons.append(f"each pruning of BottomK rounds its count up{tied}")
         if not self._prunings:
             reasons.append("hc prunes nothing for good: the penalty alone switches off")
         elif not self._config.unflag_before_finetune:
