@@ -13,10 +13,11 @@ import yaml
 from conftest import PROJECT, SMALL, Outcome, read_rows
 from safetensors.torch import load_file
 
-from args_helper import parse_args
+from args_helper import config_of, parse_args
 from models import build_model
 from trainers.reference import dense_config
 from trainers.sanity import CHECKS
+from trainers.sweep import runs_of
 from utils.files import write_csv
 
 README = (PROJECT / "README.md").read_text()
@@ -249,6 +250,13 @@ def test_a_sweep_runs_everything_once_and_compares(call: Call, places: list[str]
     more = call("--sweep", tmp_path / "small.yml", "--num_trial", 3, *places)
     assert more.code == 0
     assert "± " in more.out and (", passes" in more.out or ", fails" in more.out)
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "configs" / "sweeps").glob("*.yml")), ids=lambda path: path.stem)
+def test_every_sweep_of_the_project_names_its_command_and_has_runs_that_can_be_run(path: Path) -> None:
+    assert f"#   python main.py --sweep {path.relative_to(PROJECT)}\n" in path.read_text()
+    runs = {name: config_of(options, name) for name, options in runs_of(path)}
+    assert len({run.config_hash for run in runs.values()}) == len(runs)
 
 
 @pytest.mark.parametrize(

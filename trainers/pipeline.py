@@ -157,7 +157,8 @@ def _report_trials(config: Config, folder: Path) -> None:
         place = folder.with_name(f"trial_{summary['trial']}")
         if (now := related(summary, trial)) != summary:
             write_summary(place, now)
-            print(f"{place}: {dense_line(now)}" if now["dense"] else "")
+            if now["dense"]:
+                print(f"{place}: the dense network {dense_line(now)}")
     trials = write_trials(folder, config.config_hash)
     if len(trials["trials"]) > 1:
         print(trials_screen(trials))

@@ -29,7 +29,7 @@ def run_sweep(config: Config) -> None:
     """
     path = Path(config.sweep)
     flags = {name: getattr(config, name) for name in config.model_fields_set - {"sweep", "config"}}
-    runs = {name: config_of({**options, **flags}, f"{path}, {name}") for name, options in _runs(path)}
+    runs = {name: config_of({**options, **flags}, f"{path}, {name}") for name, options in runs_of(path)}
     folders = {}
     for number, (name, run) in enumerate(runs.items(), start=1):
         print(f"== {number} of {len(runs)}: {name}", flush=True)
@@ -49,7 +49,7 @@ class Sweep(BaseModel):
     runs: dict[str, dict[str, Any] | None]
 
 
-def _runs(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def runs_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each run's name, as `run/option_value`, and its options."""
     sweep = _read(path)
     for name, own in sweep.runs.items():

@@ -121,7 +121,7 @@ def last_screen(summary: Summary, folder: Path, log_folder: Path) -> str:
         beside = "" if val is None else f", {val:.2f}% on validation"
         lines.append(f"  after training       {summary['test_acc_after_finetune']:6.2f}% test accuracy{beside}")
     if summary["dense"]:
-        lines.append(f"  dense network        {dense_line(summary)}")
+        lines.append(f"  dense network         {dense_line(summary)}")
     if summary.get("rescued"):
         lines.append("  rescued: the search had switched off every weight; these are the highest scores")
     lines += _checks_screen(summary["checks"])
@@ -137,7 +137,7 @@ def last_screen(summary: Summary, folder: Path, log_folder: Path) -> str:
 def dense_line(summary: Summary) -> str:
     """How far a ticket is from the dense network, in words."""
     accuracy, gap = summary["dense"]["test_acc_after_finetune"], summary["dense"]["gap"]
-    return f"{accuracy:6.2f}%: the ticket is {abs(gap):.2f} points {'below' if gap >= 0 else 'above'} it"
+    return f"{accuracy:.2f}%: the ticket is {abs(gap):.2f} points {'below' if gap >= 0 else 'above'} it"
 
 
 def _connection_screen(summary: Summary) -> list[str]:
