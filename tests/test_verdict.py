@@ -277,9 +277,9 @@ def test_the_gap_to_dense_stands_beside_ticket_and_checks(tmp_path: Path) -> Non
 
 def test_the_last_screen_says_why_the_density_is_another_and_what_is_cut_off() -> None:
     cut = {"effective_weights_remaining": 3800, "effective_weights_remaining_percent": 1.4028, "dead_layers": ["a.b"]}
-    lines = screen(summary(1, density_reason="of ties", **cut))
+    lines = screen(summary(1, density_reason="of ties", target_sparsity=1.5, **cut))
     assert lines[2:5] == [
-        "(1.44% was asked for: of ties)",
+        "(1.5% was asked for: of ties)",
         "effective 1.40%: 100 weights are cut off from input or output",
         "dead layers a.b",
     ]

@@ -143,7 +143,8 @@ def dense_line(summary: Summary) -> str:
 def _connection_screen(summary: Summary) -> list[str]:
     """Why the density is not the target's, and what of the mask connects nothing; only where there is something."""
     lines = []
-    if summary["density_reason"]:
+    differs = f"{summary['weights_remaining_percent']:.2f}" != f"{summary['target_sparsity']:.2f}"
+    if summary["density_reason"] and differs:
         lines.append(
             f"                       ({summary['target_sparsity']:g}% was asked for: {summary['density_reason']})"
         )
