@@ -172,6 +172,7 @@ def test_the_last_round_is_the_trained_ticket(finished: Path) -> None:
     assert [row["phase"] for row in rows] == [f"search/round_{number}" for number in (0, 0, 1, 1, 2, 2)]
     assert summary["test_acc_after_finetune"] == float(rows[-1]["test_acc"])
     assert summary["cost"]["search"]["epochs"] == 6
+    assert summary["density_reason"] == "3 rounds of prune_rate 0.2 were asked for, whatever the target"
     assert summary["cost"]["finetune"]["epochs"] == 0
 
 

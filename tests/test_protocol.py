@@ -70,12 +70,18 @@ def test_missing_checks_of_finished_runs_are_made_up_for(call: Call, places: lis
     assert call(*RANDOM, *places, "--name", "whole").code == 0
     assert call(*RANDOM, *places, "--name", "later", "--skip_sanity_checks").code == 0
     shutil.rmtree(later / "checkpoints")  # the ticket is enough
-    before = (later / "acc_and_sparsity.csv").read_text()
+    before, options = (later / "acc_and_sparsity.csv").read_text(), (later / "config.yml").read_text()
     outcome = call("--only-sanity", "--sanity_folder", tmp_path / "results")
     assert outcome.code == 0, outcome.err
     assert f"{whole}: no check is missing" in outcome.out
     assert _summary(later)["checks"] == _summary(whole)["checks"]
     assert (later / "acc_and_sparsity.csv").read_text() == before
+    assert parse_args(["--resume", str(later)]).subfolder is None
+    assert (later / "config.yml").read_text() == options.replace(
+        "skip_sanity_checks: true", "skip_sanity_checks: false"
+    )
+    assert (tmp_path / "runs" / "later" / "trial_1" / "check").is_dir()
+    assert "warning" not in outcome.err
     assert len(read_rows(later / "acc_and_sparsity_mask_shuffle.csv")) == 1
     assert json.loads((later.parent / "trials.json").read_text())["checks"]["mask_shuffle"]["trials"] == 1
     assert f"{later}: no check is missing" in call("--only-sanity", "--sanity_folder", later).out

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import nn
 
@@ -186,15 +187,18 @@ def check_runs(config: Config) -> None:
 
 
 def _check_run(folder: Path, asked: Config) -> None:
+    """Train the twins of a finished run's ticket, on the run's own device unless another was asked for."""
     summary = read_json(folder / "summary.json")
-    stored = parse_args(["--config", str(folder / "config.yml")])
-    config = resolved(stored.model_copy(update={"device": asked.device, "gpu": asked.gpu, "no_cuda": asked.no_cuda}))
-    missing = set(CHECKS) - set(summary["checks"])
-    dense = summary["weights_remaining"] == summary["weights_total"]
-    if dense or not missing or summary["test_acc_after_finetune"] is None:
-        print(f"{folder}: no check is missing" if not missing else f"{folder}: no trained ticket to check")
+    place = {name: getattr(asked, name) for name in ("device", "gpu", "no_cuda") if name in asked.model_fields_set}
+    stored = parse_args(["--resume", str(folder)])
+    config = resolved(stored.model_copy(update={**place, "skip_sanity_checks": False}))
+    if summary["weights_remaining"] == summary["weights_total"] or set(CHECKS) <= set(summary["checks"]):
+        print(f"{folder}: no check is missing")
         return
-    ticket = read_ticket(folder / "ticket.safetensors")[0].to(config.torch_device)
+    if summary["test_acc_after_finetune"] is None:
+        print(f"{folder}: its ticket was never trained, so that there is nothing to compare a check to")
+        return
+    ticket = read_ticket(folder / "ticket.safetensors")[0].to(torch.device(config.torch_device))
     data = load_data(config)
     net = build_model(config, data.spec).to(config.torch_device)
     config = prepared(config, net, data)

@@ -32,9 +32,11 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     snapshot_step = rewind_step(config, recipe.epochs * len(data.train))
     number, ticket, rewound = first_round(net, config, run)
     thin: set[str] = set()
+    asked = f"{config.imp_rounds} rounds of prune_rate {config.prune_rate:g} were asked for, whatever the target"
+    facts = {"density_reason": asked} if config.imp_rounds > 0 else {}
     while True:
         stage = f"search/round_{number}"
-        ticket = replace(ticket, recipe=replace(recipe, stage=stage))
+        ticket = replace(ticket, recipe=replace(recipe, stage=stage), facts=facts)
         training = Round(net, ticket, snapshot_step if number == 0 else None)
         train(run, stage, training, data, recipe.epochs)
         rewound = rewound or training.snapshot
