@@ -112,6 +112,7 @@ def test_a_claimed_ticket_is_trained_and_checked(call: Call, places: list[str], 
         assert torch.equal(
             ticket[f"state/{name}"], torch.where(mask, theirs.get_parameter(name), ours.get_parameter(name))
         )
+    assert "there is no file nowhere.pth (ticket)" in call(*options, "--name", "none", "--ticket", "nowhere.pth").err
     dense = tmp_path / "dense.pth"
     torch.save(ours.state_dict(), dense)
     outcome = call(*options, "--name", "dense", "--ticket", dense)

@@ -39,6 +39,8 @@ def load_ticket(net: nn.Module, path: Path) -> Ticket:
         UserError: no such file, nothing in it that fits the network, or no zeros in it.
     """
     device = next(net.parameters()).device
+    if not path.is_file():
+        raise UserError(f"there is no file {path} (ticket)")
     if is_ticket_file(path):
         found, _ = read_ticket(path)
         load_weights(net, found.state, path)
