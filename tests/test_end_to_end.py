@@ -277,6 +277,18 @@ def test_a_kept_checkpoint_starts_a_warm_search(call: Call, places: list[str], t
     assert call(*warm, "--pretrained", kept / "search_epoch_001.pt").code == 0
 
 
+def test_a_checkpoint_of_the_dense_network_starts_a_warm_search(call: Call, places: list[str], tmp_path: Path) -> None:
+    dense = ["--algo", "training", "--ckpt_at_fixed_epochs", 1, "--name", "dense"]
+    assert call(*SMALL, *places, *dense).code == 0
+    kept = tmp_path / "results" / "dense" / "trial_1" / "checkpoints" / "search_epoch_001.pt"
+    warm = ["--pretrained", kept, "--drop_bottom_half_weights", "--skip_fine_tune", "--name", "warm"]
+    outcome = call(*SMALL, *places, *warm)
+    assert outcome.code == 0, outcome.err
+    ticket = load_file(tmp_path / "results" / "warm" / "trial_1" / "ticket.safetensors")
+    trained = torch.load(kept, weights_only=True)["training"]["network"]
+    assert torch.equal(ticket["state/layer2.0.conv1.weight"], trained["layer2.0.conv1.weight"])
+
+
 def test_skipping_leaves_out_what_it_says(call: Call, places: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "results" / "trial_1"
     assert call(*SMALL, "--epochs", 2, "--skip_fine_tune", *places).code == 0

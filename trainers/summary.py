@@ -35,16 +35,11 @@ def summarise(
     """
     kept, whole, tuned = remaining(ticket.masks), total(ticket.masks), outcome["tuned"]
     facts = {"density_reason": None, **ticket.facts}
-    scoring = facts.pop("scoring_flops", 0)
+    scoring = facts.pop("scoring_flops", 0)  # a cost, which stands with the others
     if kept == max(1, floor_count(config.density, whole)):
         facts["density_reason"] = None
     searching = run.seconds("search") if run.rows("search") else outcome["search_seconds"]
     flops = forward_flops(net, data.spec.shape)
-    cost = {
-        "search": summed(run.costs("search"), flops, searching),
-        "finetune": summed(run.costs("finetune"), flops, run.seconds("finetune")),
-    }
-    cost["search"]["scoring_flops"] = scoring
     return {
         "algo": config.algo,
         "arch": config.arch,
@@ -66,7 +61,10 @@ def summarise(
         "seconds": run.seconds("finetune", "check") + searching,
         "search_seconds": searching,
         "finetune_seconds": run.seconds("finetune"),
-        "cost": cost,
+        "cost": {
+            "search": {**summed(run.costs("search"), flops, searching), "scoring_flops": scoring},
+            "finetune": summed(run.costs("finetune"), flops, run.seconds("finetune")),
+        },
         "device": device_name(config.torch_device),
         "config_hash": config.config_hash,
         "task_hash": config.task_hash,
