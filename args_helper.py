@@ -27,6 +27,7 @@ from models import MODELS, TORCHVISION, WITHOUT_MASKS
 from trainers.algorithms import ALGORITHMS
 from utils.errors import UserError, meant
 from utils.schedules import pruning_epochs, pruning_rate
+from utils.stopping import seconds_of
 
 # ---- types ---------------------------------------------------------------------------------------------------------
 
@@ -99,10 +100,25 @@ def _inside(given: Any) -> Any:
     return given
 
 
+def _time(given: Any) -> Any:
+    if seconds_of(str(given)) is None:
+        raise ValueError(f"'{given}' is not a length of time such as 2h, 90m, 45s or 1h30m")
+    return str(given)
+
+
+def _period(given: Any) -> Any:
+    text = str(_no_bool(given))
+    if seconds_of(text) is None and not (text.isdecimal() and int(text) > 0):
+        raise ValueError(f"'{given}' is neither a number of epochs, such as 1, nor a length of time, such as 10m")
+    return text
+
+
 Int = Annotated[int, BeforeValidator(_whole)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
 Ints = Annotated[tuple[int, ...], BeforeValidator(_listed)]
 Inside = Annotated[str, BeforeValidator(_inside)]
+Time = Annotated[str, BeforeValidator(_time)]
+Period = Annotated[str, BeforeValidator(_period)]
 LrPolicy = one_of("constant_lr", "cosine_lr", "multistep_lr")
 OptimizerName = one_of("sgd", "adam")
 Regularization = one_of(
@@ -111,7 +127,15 @@ Regularization = one_of(
 )  # fmt: skip
 
 
-def option(default: Any, text: str, *, affects: bool = True, aliases: tuple[str, ...] = (), **bounds: Any) -> Any:
+def option(
+    default: Any,
+    text: str,
+    *,
+    affects: bool = True,
+    aliases: tuple[str, ...] = (),
+    changeable: bool = False,
+    **bounds: Any,
+) -> Any:
     """Declare an option.
 
     Args:
@@ -119,9 +143,11 @@ def option(default: Any, text: str, *, affects: bool = True, aliases: tuple[str,
         text: its meaning, for `--help`.
         affects: whether it affects the result; only those that do enter `config_hash`.
         aliases: other names for it; a single letter is a short flag.
+        changeable: whether a run that has begun can go on with another value of it (`resume_anyway`).
         bounds: `ge`, `gt`, `le`, `lt`, as pydantic has them.
     """
-    return Field(default, description=text, json_schema_extra={"affects": affects, "aliases": list(aliases)}, **bounds)
+    about = {"affects": affects, "aliases": list(aliases), "changeable": changeable}
+    return Field(default, description=text, json_schema_extra=about, **bounds)
 
 
 class _Options(BaseModel):
@@ -155,7 +181,9 @@ class RunOptions(_Options):
     gpu: Int = option(0, "number of the GPU", affects=False, ge=0)
     no_cuda: bool = option(False, "use the CPU", affects=False)
     precision: one_of("fp32", "tf32", "bf16") = option(
-        "fp32", "of training: single; single with TF32 products on a GPU; mixed with bfloat16"
+        "fp32",
+        "of training: single; single with TF32 products on a GPU; mixed with bfloat16",
+        changeable=True,
     )
     mixed_precision: bool = option(False, "on a GPU the same as precision: bf16", affects=False)
     compile: one_of("auto", "on", "off", aliases={True: "on", False: "off"}) = option(
@@ -170,7 +198,24 @@ class RunOptions(_Options):
     checkpoint_at_prune: bool = option(False, "keep a copy of the checkpoint after every pruning", affects=False)
     ckpt_at_fixed_epochs: Ints = option((), "keep a copy of the search's checkpoint after these epochs", affects=False)
     save_model: bool = option(False, "write the trained network as model.safetensors (a state_dict)", affects=False)
+    checkpoint_every: Period = option(
+        "1", "store the state every n epochs (`5`), or when so much time has passed (`10m`), within epochs too",
+        affects=False,
+    )  # fmt: skip
+    keep_checkpoints: Int = option(
+        2, "how many of a stage's newest states are kept, to fall back to where one is damaged", affects=False, ge=1
+    )
+    max_time: Time | None = option(
+        None, "stop, everything stored, before this time (`2h`, `90m`) is over; exit code 75", affects=False
+    )
+    deterministic: bool = option(
+        False, "the same bits at every run on a GPU; an operation that cannot is an error", affects=False
+    )
     resume: str | None = option(None, "go on with the run in this folder", affects=False)
+    resume_anyway: bool = option(
+        False, "go on though options differ from those the run began with, where it can take them", affects=False
+    )
+    resumed_with: str | None = option(None, "what resume_anyway has changed of a run; written by the tool itself")
     start_epoch: Int = option(0, "first epoch of the search, to go on from a `pretrained` network", ge=0)
     print_config: bool = option(False, "print the options as YAML and end", affects=False)
 
@@ -184,7 +229,9 @@ class DataOptions(_Options):
         0, "size of the squares that images in folders are brought to; 0: the data set's own", ge=0, le=1024
     )
     batch_size: Int = option(64, "images a training step", ge=1)
-    accumulate: Int = option(1, "parts that a batch goes through the network in, to fit the memory", ge=1)
+    accumulate: Int = option(
+        1, "parts that a batch goes through the network in, to fit the memory", ge=1, changeable=True
+    )
     use_full_data: bool = option(False, "train on all training images, holding none out for validation")
 
 
@@ -238,18 +285,20 @@ class SearchOptions(_Options):
     )
     epochs: Int = option(10, "epochs of the search", ge=1)
     optimizer: OptimizerName = option("sgd", "optimizer of the search")
-    lr: Float = option(1e-3, "initial learning rate of the search", gt=0)
+    lr: Float = option(1e-3, "initial learning rate of the search", gt=0, changeable=True)
     lr_policy: LrPolicy = option("constant_lr", "learning rate over the epochs of the search")
-    gamma: Float = option(0.1, "factor of each step of multistep_lr", gt=0, le=1)
-    milestones: Ints | None = option(None, "epochs of those steps; default: the published ones for the length")
-    momentum: Float = option(0.9, "momentum of SGD, in the search and after", ge=0, lt=1)
+    gamma: Float = option(0.1, "factor of each step of multistep_lr", gt=0, le=1, changeable=True)
+    milestones: Ints | None = option(
+        None, "epochs of those steps; default: the published ones for the length", changeable=True
+    )
+    momentum: Float = option(0.9, "momentum of SGD, in the search and after", ge=0, lt=1, changeable=True)
     nesterov: bool = option(False, "Nesterov's momentum")
-    wd: Float = option(5e-4, "weight decay in the search (acts on scores too)", ge=0)
+    wd: Float = option(5e-4, "weight decay in the search (acts on scores too)", ge=0, changeable=True)
     no_bn_decay: bool = option(False, "no weight decay on batch-norm parameters")
-    label_smoothing: Float = option(0.0, "label smoothing of the training loss", ge=0, lt=1)
+    label_smoothing: Float = option(0.0, "label smoothing of the training loss", ge=0, lt=1, changeable=True)
     warmup_length: Int = option(0, "epochs of linear warm-up", ge=0)
     regularization: Regularization = option("none", "penalty on the scores")
-    lmbda: Float = option(1e-3, "weight λ of the penalty", ge=0)
+    lmbda: Float = option(1e-3, "weight λ of the penalty", ge=0, changeable=True)
     alpha: Float = option(1.0, "exponent of s in var_red_1 (below 1 its slope at 0 is infinite)", ge=1)
     alpha_prime: Float = option(1.0, "exponent of 1 − s in var_red_1", ge=1)
     iter_period: Int = option(5, "epochs from one pruning to the next", ge=1)
@@ -293,7 +342,7 @@ class ImpOptions(_Options):
     )
     imp_no_rewind: bool = option(False, "keep the weights between rounds, rewind the learning rate only")
     imp_rewind_model: str | None = option(None, "rewind to the weights in this file instead")
-    lr_gamma: Float = option(0.1, "factor of each step of multistep_lr in a round", gt=0, le=1)
+    lr_gamma: Float = option(0.1, "factor of each step of multistep_lr in a round", gt=0, le=1, changeable=True)
     imp_resume_folder: str | None = option(None, "run folder whose round imp_resume_round goes on from")
     imp_resume_round: Int = option(-1, "go on from this round of another run; −1: begin at the beginning", ge=-1)
     imp_resume_epoch: Int = option(-1, "from its checkpoint at the start of this epoch; −1: from its end", ge=-1)
@@ -322,12 +371,12 @@ class BaselineOptions(_Options):
 class FineTuneOptions(_Options):
     """Fine-tuning and sanity checks"""
 
-    skip_fine_tune: bool = option(False, "end with the search")
-    fine_tune_epochs: Int | None = option(None, "epochs of fine-tuning; default: epochs", ge=1)
+    skip_fine_tune: bool = option(False, "end with the search", changeable=True)
+    fine_tune_epochs: Int | None = option(None, "epochs of fine-tuning; default: epochs", ge=1, changeable=True)
     fine_tune_optimizer: OptimizerName = option("sgd", "its optimizer")
-    fine_tune_lr: Float = option(0.01, "its initial learning rate", gt=0)
-    fine_tune_lr_policy: LrPolicy = option("constant_lr", "its learning rate over the epochs")
-    fine_tune_wd: Float = option(1e-4, "its weight decay", ge=0)
+    fine_tune_lr: Float = option(0.01, "its initial learning rate", gt=0, changeable=True)
+    fine_tune_lr_policy: LrPolicy = option("constant_lr", "its learning rate over the epochs", changeable=True)
+    fine_tune_wd: Float = option(1e-4, "its weight decay", ge=0, changeable=True)
     skip_sanity_checks: bool = option(
         False, "do not train the reinitialised and shuffled twins of the ticket", affects=False
     )
@@ -410,14 +459,24 @@ RETIRED = {
 # Options that are known and not available yet, each with the value that asks for nothing.
 NOT_YET: dict[str, Any] = {
     "multiprocessing_distributed": False, "world_size": -1, "rank": -1, "dist_backend": "nccl", "dry_run": False,
-    "deterministic": False, "max_time": None,
-    "checkpoint_every": None, "resume_anyway": False, "export": False, "report": None, "compare_tickets": None,
-    "list": None,
+    "export": False, "report": None, "compare_tickets": None, "list": None,
 }  # fmt: skip
 
 
 class Config(*reversed(GROUPS)):
     """All options of a run. Frozen: what changes while a run goes on is state of the run, not configuration."""
+
+    @property
+    def keeping(self) -> dict[str, Any]:
+        """When checkpoints are stored and which are kept, as `utils.checkpoints.Keeping` has it."""
+        seconds = seconds_of(self.checkpoint_every)
+        return {
+            "every_epochs": 1 if seconds else int(self.checkpoint_every),
+            "every_seconds": seconds,
+            "last": self.keep_checkpoints,
+            "copies_every": self.save_every,
+            "copies_at": {"search": self.kept_epochs},
+        }
 
     @property
     def torch_device(self) -> str:
@@ -523,7 +582,7 @@ class Config(*reversed(GROUPS)):
 
     def to_yaml(self) -> str:
         """The options as YAML, itself a valid config file."""
-        given = json.loads(self.model_dump_json(exclude=set(FLAGS_ONLY), exclude_none=True))
+        given = json.loads(self.model_dump_json(exclude={*FLAGS_ONLY, "resume_anyway"}, exclude_none=True))
         return yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
 
 
@@ -732,18 +791,38 @@ def _resumed(flags: dict[str, Given], problems: list[str]) -> Config:
     from_file = _read_yaml(Path(str(source.value)), problems) if source else {}
     before = _make_config(begun, problems)
     after = _make_config({**begun, **from_file, **flags}, problems)
-    if before.config_hash != after.config_hash or before.trial_num != after.trial_num:
-        raise UserError(
-            f"--resume {folder}: a run goes on as it began, but these options differ: {difference(before, after)}"
-        )
-    return after
+    if before.config_hash == after.config_hash and before.trial_num == after.trial_num:
+        return after
+    return _changed(before, after, f"--resume {folder}")
+
+
+def _changed(before: Config, after: Config, where: str) -> Config:
+    """The config of a run that goes on with other options than it began with, if that was asked for.
+
+    Raises:
+        UserError: it was not, or the run cannot take it.
+    """
+    told = difference(before, after)
+    able = {name for name, field in OPTIONS.items() if field.json_schema_extra["changeable"]}
+    unable = [name for name in differing(before, after) if name not in able]
+    if unable or not after.resume_anyway:
+        hint = "" if unable else "; --resume_anyway goes on with the new ones"
+        unable_too = f"; a run that has begun cannot change {', '.join(unable)}" if after.resume_anyway else ""
+        raise UserError(f"{where}: a run goes on as it began, but these options differ: {told}{unable_too}{hint}")
+    warnings.warn(f"{where}: going on with {told}; the run is no longer that of its first options", stacklevel=2)
+    note = "; ".join(filter(None, (before.resumed_with, told)))
+    return after.model_copy(update={"resumed_with": note, "num_trial": 1})
+
+
+def differing(before: Config, after: Config) -> dict[str, str]:
+    """The options, `trial_num` among them, that affect the result and differ -> both values, in words."""
+    old, new = ({**config.deciding(), "trial_num": config.trial_num} for config in (before, after))
+    return {name: f"{old.get(name)} → {new.get(name)}" for name in OPTIONS if old.get(name) != new.get(name)}
 
 
 def difference(before: Config, after: Config) -> str:
     """The options that affect the result and differ, with both values."""
-    old, new = ({**config.deciding(), "trial_num": config.trial_num} for config in (before, after))
-    changed = [name for name in OPTIONS if old.get(name) != new.get(name)]
-    return ", ".join(f"{name} {old.get(name)} → {new.get(name)}" for name in changed)
+    return ", ".join(f"{name} {values}" for name, values in differing(before, after).items())
 
 
 def _read_flags(argv: list[str] | None) -> tuple[dict[str, Given], list[str]]:

@@ -125,7 +125,7 @@ OUTSIDE_THE_RESULT = set(
     "workers print_freq save_every checkpoint_at_prune ckpt_at_fixed_epochs save_model resume print_config data "
     "weight_training dense_training random_subnet skip_sanity_checks with_dense only_sanity sanity_folder evaluate "
     "compare_rounding mode_connect pretrained2 how_to_connect interpolate sweep mixed_precision "
-    "compile".split()
+    "compile checkpoint_every keep_checkpoints max_time deterministic resume_anyway".split()
 )
 """The options that change nothing about the result; every other one has to enter config_hash."""
 
@@ -147,6 +147,7 @@ BOUNDS: dict[str, tuple[float | None, float, float, float | None]] = {
     **dict.fromkeys(("momentum", "label_smoothing", "quantize_threshold"), (-0.001, 0, 0.999, 1)),
     **dict.fromkeys(("alpha", "alpha_prime"), (0.999, 1, 1e9, ANY)),
     "save_every": (ANY, -1, MANY, ANY),
+    "keep_checkpoints": (0, 1, MANY, ANY),
     "rewind_to_epoch": (-2, -1, MANY, ANY),
     "image_size": (-1, 0, 1024, 1025),
     "gamma": (0, 1e-9, 1, 1.001),
@@ -461,7 +462,8 @@ def another(name: str) -> Any:
         return next(value for value in BOUNDS[name][1:3] if value != default)
     if isinstance(default, bool):
         return not default
-    return (3,) if name in ("milestones", "ckpt_at_fixed_epochs") else "other"
+    other = {"milestones": (3,), "ckpt_at_fixed_epochs": (3,), "max_time": "2h", "checkpoint_every": "10m"}
+    return other.get(name, "other")
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -499,7 +501,7 @@ def test_a_config_as_yaml_holds_every_option_but_those_of_the_call() -> None:
     text = Config(config="x.yml", resume="there", print_config=True).to_yaml()
     named = {line.partition(":")[0] for line in text.splitlines()}
     unset = {name for name, field in OPTIONS.items() if field.default is None}
-    assert named == set(OPTIONS) - unset - {"config", "resume", "print_config", "sweep"}
+    assert named == set(OPTIONS) - unset - {"config", "resume", "resume_anyway", "print_config", "sweep"}
 
 
 # ---- what is said of a wrong value ---------------------------------------------------------------------------------
@@ -1154,7 +1156,25 @@ def test_resuming_with_another_experiment_is_refused_with_the_difference(
     begun: str, words: str, differing: str
 ) -> None:
     message = complaint("--resume", begun, *words.split())
-    assert message == f"--resume {begun}: a run goes on as it began, but these options differ: {differing}"
+    hint = "" if differing.startswith(("trial_num", "seed")) else "; --resume_anyway goes on with the new ones"
+    assert message == f"--resume {begun}: a run goes on as it began, but these options differ: {differing}{hint}"
+
+
+def test_a_run_goes_on_with_other_options_when_asked_to_and_is_no_longer_the_same_experiment(begun: str) -> None:
+    with pytest.warns(UserWarning, match="going on with lr 0.1 → 0.3"):
+        config = parse_args(["--resume", begun, "--lr", "0.3", "--resume_anyway", "--num_trial", "3"])
+    assert (config.lr, config.resumed_with, config.num_trial) == (0.3, "lr 0.1 → 0.3", 1)
+    assert config.config_hash != parse_args(["--config", f"{begun}/config.yml", "--lr", "0.3"]).config_hash
+    (Path(begun) / "config.yml").write_text(config.to_yaml())
+    assert parse_args(["--resume", begun]).resumed_with == "lr 0.1 → 0.3"
+    with pytest.warns(UserWarning):
+        again = parse_args(["--resume", begun, "--wd", "0", "--resume_anyway"])
+    assert again.resumed_with == "lr 0.1 → 0.3; wd 0.2 → 0.0"
+
+
+def test_some_options_cannot_change_in_a_run_that_has_begun(begun: str) -> None:
+    message = complaint("--resume", begun, "--lr", "0.3", "--arch", "resnet32", "--seed", "1", "--resume_anyway")
+    assert message.endswith("lr 0.1 → 0.3; a run that has begun cannot change seed, arch")
 
 
 def test_resuming_with_what_does_not_affect_the_result_is_allowed(begun: str) -> None:
@@ -1163,7 +1183,9 @@ def test_resuming_with_what_does_not_affect_the_result_is_allowed(begun: str) ->
 
 
 def test_resuming_with_a_file_of_another_experiment_is_refused_with_the_difference(begun: str, tmp_path: Path) -> None:
-    assert complaint("--resume", begun, "--config", written(tmp_path, "lr: 0.3\n")).endswith("lr 0.1 → 0.3")
+    assert complaint("--resume", begun, "--config", written(tmp_path, "lr: 0.3\n")).endswith(
+        "lr 0.1 → 0.3; --resume_anyway goes on with the new ones"
+    )
 
 
 def test_resuming_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -28,17 +28,6 @@ COLUMNS = [
 Call = Callable[..., Outcome]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run, finished, in a process of its own; its folder is trial_1."""
-    root = tmp_path_factory.mktemp("finished")
-    process = start(*SMALL, "--results_dir", root / "results", "--log_dir", root / "runs")
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    (root / "screen.txt").write_text(out)
-    return root / "results" / "trial_1"
-
-
 # ---- what a run leaves behind --------------------------------------------------------------------------------------
 
 
@@ -270,7 +259,7 @@ def test_a_trial_that_is_resumed_goes_on_with_the_later_ones(call: Call, places:
 
 def test_a_kept_checkpoint_starts_a_warm_search(call: Call, places: list[str], tmp_path: Path) -> None:
     first = [*SMALL, "--epochs", 3, "--skip_fine_tune", "--name", "first", *places]
-    assert call(*first, "--ckpt_at_fixed_epochs", 1, "--checkpoint_at_prune", "--save_every", 3).code == 0
+    assert call(*first, "--ckpt_at_fixed_epochs", 1, "--checkpoint_at_prune", "--save_every", 3, "--keep_checkpoints", 1).code == 0
     kept = tmp_path / "results" / "first" / "trial_1" / "checkpoints"
     assert {path.name for path in kept.iterdir()} == {"search.pt", "search_epoch_001.pt", "search_epoch_002.pt"}
     warm = [*SMALL, "--epochs", 3, "--skip_fine_tune", "--name", "warm", *places, "--drop_bottom_half_weights"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import shlex
-import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,13 +16,20 @@ class Stopped(Exception):
     """A run that was asked to stop, and has saved itself.
 
     Args:
-        signum: the signal that asked (SIGINT, SIGTERM).
+        why: what asked it, in words.
+        exit_code: for the process to end with.
         folder: the run's.
     """
 
-    def __init__(self, signum: int, folder: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; go on with: {resume_command(folder)}")
-        self.exit_code = 128 + signum
+    def __init__(self, why: str, exit_code: int, folder: Path) -> None:
+        super().__init__(f"{why}; go on with: {resume_command(folder)}")
+        self.exit_code = exit_code
+
+
+class Diverged(Exception):
+    """A run whose loss or weights are no longer finite; its last good checkpoint is kept."""
+
+    exit_code = 3
 
 
 def resume_command(folder: Path) -> str:
