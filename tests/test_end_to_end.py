@@ -259,7 +259,8 @@ def test_a_trial_that_is_resumed_goes_on_with_the_later_ones(call: Call, places:
 
 def test_a_kept_checkpoint_starts_a_warm_search(call: Call, places: list[str], tmp_path: Path) -> None:
     first = [*SMALL, "--epochs", 3, "--skip_fine_tune", "--name", "first", *places]
-    assert call(*first, "--ckpt_at_fixed_epochs", 1, "--checkpoint_at_prune", "--save_every", 3, "--keep_checkpoints", 1).code == 0
+    keeping = ["--ckpt_at_fixed_epochs", 1, "--checkpoint_at_prune", "--save_every", 3, "--keep_checkpoints", 1]
+    assert call(*first, *keeping).code == 0
     kept = tmp_path / "results" / "first" / "trial_1" / "checkpoints"
     assert {path.name for path in kept.iterdir()} == {"search.pt", "search_epoch_001.pt", "search_epoch_002.pt"}
     warm = [*SMALL, "--epochs", 3, "--skip_fine_tune", "--name", "warm", *places, "--drop_bottom_half_weights"]
