@@ -116,8 +116,8 @@ GONE = (
     "weight_decay iter_ep lr_adjust shift num_round hc_warmup hc_period plot_hc_convergence trainer save_plot_data "
     "log_interval loss score_init_constant lam_finetune_loss num_step_finetune num_epochs transfer_learning load_ckpt "
     "bias_lastlayer mode_connect_filename transformer_emsize transformer_nhid transformer_nlayers transformer_clip "
-    "transformer_bptt transformer_dropout transformer_nhead submask_size metric pruning_strategy how_to_prune start_from_nothing "
-    "flips td temp max_iter"
+    "transformer_bptt transformer_dropout transformer_nhead submask_size metric pruning_strategy how_to_prune "
+    "start_from_nothing flips td temp max_iter"
 ).split()
 
 OUTSIDE_THE_RESULT = set(
