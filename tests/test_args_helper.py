@@ -831,12 +831,51 @@ epochs: 150\x20
 wd: 0.0
 prune_rate: -1
 target_sparsity: 100
+init: kaiming_normal
+scale_fan: True
 lmbda: 0 # 1e-4
 skip_fine_tune: True
 ckpt_at_fixed_epochs: [1, 3, 5, 10]
 """,
-        {"algo": "training", "ckpt_at_fixed_epochs": (1, 3, 5, 10), "skip_fine_tune": True, "wd": 0, "lmbda": 0},
+        {"algo": "training", "ckpt_at_fixed_epochs": (1, 3, 5, 10), "wd": 0, "lmbda": 0, "scale_fan": False},
+        {"scale_fan"},
+    ),
+    "dense training without masks": (
+        """\
+algo: 'training'
+arch: Conv4Normal
+dataset: CIFAR10
+lr_policy: None
+weight_training: True
+conv_type: SubnetConv
+score_init: 'all_one'
+""",
+        {"algo": "training", "arch": "Conv4Normal", "lr_policy": "constant_lr", "score_init": "all_one"},
         set(),
+    ),
+    "transfer to Caltech-101": (
+        """\
+algo: 'hc_iter'
+arch: ResNet50
+bias_lastlayer: True
+dataset: Caltech101
+transfer_learning: True
+optimizer: adam
+fine_tune_optimizer: adam
+fine_tune_lr: 0.0001
+epochs: 50
+wd: 0.0
+batch_size: 16  #256 #128
+bn_type: AffineBatchNorm
+prune_type: BottomK
+target_sparsity: 2.0
+scale_fan: False
+hc_quantized: True
+regularization: L2
+lmbda: 0.000005
+""",
+        {"dataset": "Caltech101", "bn_type": "AffineBatchNorm", "bias": False, "lmbda": 5e-6, "batch_size": 16},
+        {"bias_lastlayer", "transfer_learning"},
     ),
     "Gem-Miner on ImageNet": (
         """\
