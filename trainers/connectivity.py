@@ -32,7 +32,7 @@ def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[s
     """How much of a ticket lies on a path from input to output.
 
     A kept weight counts as effective when the summed output has a gradient with respect to it in the network of
-    |w| · mask, for an input of ones, in double precision, batch norm taken as the identity. What is in no mask is whole.
+    |w| · mask, for an input of ones, in double precision, batch norm taken as the identity.
 
     Args:
         net: plain, the ticket's architecture; only its layers are looked at.
