@@ -22,7 +22,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from data import DATASETS, DEFINED_BY_PATH
+from data import DATASETS, DEFINED_BY_PATH, OF_FOLDERS
 from models import MODELS, TORCHVISION, WITHOUT_MASKS
 from trainers.algorithms import ALGORITHMS
 from utils.errors import UserError, meant
@@ -119,7 +119,7 @@ Ints = Annotated[tuple[int, ...], BeforeValidator(_listed)]
 Inside = Annotated[str, BeforeValidator(_inside)]
 Time = Annotated[str, BeforeValidator(_time)]
 Period = Annotated[str, BeforeValidator(_period)]
-LrPolicy = one_of("constant_lr", "cosine_lr", "multistep_lr")
+LrPolicy = one_of("constant_lr", "cosine_lr", "multistep_lr", aliases={"None": "constant_lr"})
 OptimizerName = one_of("sgd", "adam")
 Regularization = one_of(
     "none", "L2", "L1", "L1_L2", "var_red_1", "var_red_2", "bin_entropy",
@@ -267,12 +267,14 @@ class ModelOptions(_Options):
         "signed_constant", "unsigned_constant", "kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_constant",
         "standard",
     ) = option("kaiming_normal", "how weights are drawn")  # fmt: skip
-    score_init: one_of("unif", "half", "bern", "bimodal", "skew") = option("unif", "how scores are drawn")
+    score_init: one_of("unif", "half", "bern", "bimodal", "skew", "all_one") = option("unif", "how scores are drawn")
     mode: one_of("fan_in", "fan_out") = option("fan_in", "fan that scales the weights")
     nonlinearity: one_of("relu", "leaky_relu", "tanh", "sigmoid", "selu", "linear") = option(
         "relu", "nonlinearity whose gain scales the weights"
     )
-    scale_fan: bool = option(False, "multiply the fan by 1 − prune_rate (constants and kaiming_normal)")
+    scale_fan: bool = option(
+        False, "multiply the fan by 1 − prune_rate (constants and kaiming_normal); not where prune_rate is −1"
+    )
     freeze_weights: bool = option(True, "keep the weights as drawn while scores are learned")
     pretrained: str | None = option(None, "start from this state_dict or checkpoint")
 
@@ -308,7 +310,9 @@ class SearchOptions(_Options):
         "what a pruning removes: scores up to 0.5; the lowest fraction of the network with all ties; the lowest of "
         "each layer; the lowest of the network, exactly counted",
     )
-    prune_rate: Float = option(0.5, "fraction of each pruning (override_prune_rate); see scale_fan", ge=-1, le=1)
+    prune_rate: Float = option(
+        0.5, "fraction of each pruning (override_prune_rate); see scale_fan; −1: not used", ge=-1, le=1
+    )
     override_prune_rate: bool = option(False, "use prune_rate instead of the rate that meets the target")
     target_sparsity: Float = option(0.5, "weights that remain at the end, in percent", gt=0, le=100)
     hc_quantized: bool = option(False, "round the scores in the forward pass of the search (Gem-Miner)")
@@ -441,6 +445,7 @@ RETIRED = {
     "num_step_finetune": "use fine_tune_epochs",
     "num_epochs": "use epochs",
     "transfer_learning": "use pretrained",
+    "bias_lastlayer": "use bias, for all layers, or a network of torchvision's, whose last layer has one",
     "load_ckpt": "use pretrained or resume",
     "mode_connect_filename": "figures lie in the run's folder",
     **{
@@ -603,10 +608,22 @@ OPTIONS: dict[str, FieldInfo] = {name: field for group in GROUPS for name, field
 _CANONICAL = {alias: name for name, field in OPTIONS.items() for alias in field.json_schema_extra["aliases"]}
 
 
+SCALED_INITS = ("signed_constant", "unsigned_constant", "kaiming_normal")
+"""The draws of weights whose fan `scale_fan` multiplies."""
+
+
 def contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     """What cannot be meant although each option by itself is allowed: (the options concerned, what is wrong)."""
-    if config.scale_fan and not 0 <= config.prune_rate < 1:
-        yield ("scale_fan", "prune_rate"), f"scale_fan needs a prune_rate in [0, 1), not {config.prune_rate:g}"
+    if config.scale_fan and config.init in SCALED_INITS and not 0 <= config.prune_rate < 1:
+        yield (
+            ("scale_fan", "prune_rate", "init"),
+            f"scale_fan needs a prune_rate in [0, 1), or −1 to leave the fan as it is, not {config.prune_rate:g}",
+        )
+    if config.image_size and config.dataset not in OF_FOLDERS:
+        yield (
+            ("image_size", "dataset"),
+            f"image_size is for images in folders ({', '.join(OF_FOLDERS)}): those of {config.dataset} have one size",
+        )
     if config.warmup_length >= config.epochs:
         yield ("warmup_length", "epochs"), f"a warm-up of {config.warmup_length} epochs fills all {config.epochs}"
     if config.start_epoch >= config.epochs:
@@ -1020,7 +1037,11 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
                 problems.append(f"{given[name].where}: {_complaint(one)}")
             wrong.add(name)
         config = Config(**{name: value for name, value in values.items() if name not in wrong})
-    config = config.model_copy(update=_implied(config, given))
+    implied = _implied(config, given)
+    if "scale_fan" in implied:
+        where = f"{given['scale_fan'].where}, {given['prune_rate'].where}"
+        warnings.warn(f"{where}: with a prune_rate of −1, not used, scale_fan leaves the fan as it is", stacklevel=3)
+    config = config.model_copy(update=implied)
     for concerned, text in contradictions(config):
         if not wrong.intersection(concerned):
             where = [given[name].where for name in concerned if name in given]
@@ -1036,6 +1057,8 @@ def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
     implied: dict[str, Any] = {}
     if config.subfolder is None and config.config is not None:
         implied["subfolder"] = Path(config.config).stem
+    if config.scale_fan and config.init in SCALED_INITS and config.prune_rate == -1:
+        implied["scale_fan"] = False
     algo = _algorithm_meant(config)
     if algo != config.algo:
         implied["algo"] = algo

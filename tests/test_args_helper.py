@@ -115,9 +115,9 @@ DEFAULTS: dict[str, Any] = {
 GONE = (
     "weight_decay iter_ep lr_adjust shift num_round hc_warmup hc_period plot_hc_convergence trainer save_plot_data "
     "log_interval loss score_init_constant lam_finetune_loss num_step_finetune num_epochs transfer_learning load_ckpt "
-    "mode_connect_filename transformer_emsize transformer_nhid transformer_nlayers transformer_clip transformer_bptt "
-    "transformer_dropout transformer_nhead submask_size metric pruning_strategy how_to_prune start_from_nothing flips "
-    "td temp max_iter"
+    "bias_lastlayer mode_connect_filename transformer_emsize transformer_nhid transformer_nlayers transformer_clip "
+    "transformer_bptt transformer_dropout transformer_nhead submask_size metric pruning_strategy how_to_prune "
+    "start_from_nothing flips td temp max_iter"
 ).split()
 
 OUTSIDE_THE_RESULT = set(
@@ -636,7 +636,7 @@ tinyMobileNetV2
         bn_type NonAffineBatchNorm AffineBatchNorm LearnedBatchNorm
         first_layer_type SubnetConv DenseConv None
         init signed_constant unsigned_constant kaiming_normal kaiming_uniform xavier_normal xavier_constant standard
-        score_init unif half bern bimodal skew
+        score_init unif half bern bimodal skew all_one
         mode fan_in fan_out
         nonlinearity relu
         algo hc hc_iter ep global_ep global_ep_iter imp training wt dense smart_ratio random random_erk magnitude \
@@ -644,7 +644,7 @@ snip grasp synflow cts mine.py:find_ticket
         epochs 10 150
         optimizer sgd adam
         lr 0.1 1e-3
-        lr_policy constant_lr cosine_lr multistep_lr
+        lr_policy constant_lr cosine_lr multistep_lr None
         gamma 0.1
         lr_gamma 0.1
         milestones [50,80] [80]
@@ -833,12 +833,51 @@ epochs: 150\x20
 wd: 0.0
 prune_rate: -1
 target_sparsity: 100
+init: kaiming_normal
+scale_fan: True
 lmbda: 0 # 1e-4
 skip_fine_tune: True
 ckpt_at_fixed_epochs: [1, 3, 5, 10]
 """,
-        {"algo": "training", "ckpt_at_fixed_epochs": (1, 3, 5, 10), "skip_fine_tune": True, "wd": 0, "lmbda": 0},
+        {"algo": "training", "ckpt_at_fixed_epochs": (1, 3, 5, 10), "wd": 0, "lmbda": 0, "scale_fan": False},
+        {"scale_fan"},
+    ),
+    "dense training without masks": (
+        """\
+algo: 'training'
+arch: Conv4Normal
+dataset: CIFAR10
+lr_policy: None
+weight_training: True
+conv_type: SubnetConv
+score_init: 'all_one'
+""",
+        {"algo": "training", "arch": "Conv4Normal", "lr_policy": "constant_lr", "score_init": "all_one"},
         set(),
+    ),
+    "transfer to Caltech-101": (
+        """\
+algo: 'hc_iter'
+arch: ResNet50
+bias_lastlayer: True
+dataset: Caltech101
+transfer_learning: True
+optimizer: adam
+fine_tune_optimizer: adam
+fine_tune_lr: 0.0001
+epochs: 50
+wd: 0.0
+batch_size: 16  #256 #128
+bn_type: AffineBatchNorm
+prune_type: BottomK
+target_sparsity: 2.0
+scale_fan: False
+hc_quantized: True
+regularization: L2
+lmbda: 0.000005
+""",
+        {"dataset": "Caltech101", "bn_type": "AffineBatchNorm", "bias": False, "lmbda": 5e-6, "batch_size": 16},
+        {"bias_lastlayer", "transfer_learning"},
     ),
     "Gem-Miner on ImageNet": (
         """\
@@ -878,6 +917,21 @@ def test_a_file_of_the_published_codes_kinds_parses_unchanged(kind: str, tmp_pat
         config = from_yaml(tmp_path, text)
     assert {name: getattr(config, name) for name in expected} == expected
     assert {str(one.message).partition(" ")[0] for one in caught} == retired
+
+
+@pytest.mark.parametrize("init", ["signed_constant", "unsigned_constant", "kaiming_normal"])
+def test_a_prune_rate_that_is_not_used_leaves_the_fan_as_it_is_with_one_warning(init: str, tmp_path: Path) -> None:
+    beside = f"init: {init}\nprune_rate: -1\n"
+    with pytest.warns(UserWarning) as caught:
+        config = from_yaml(tmp_path, f"{beside}scale_fan: true\n")
+    path = tmp_path / "given.yml"
+    assert [str(one.message) for one in caught] == [
+        f"scale_fan ({path}:3), prune_rate ({path}:2): with a prune_rate of −1, not used, scale_fan leaves the fan as "
+        "it is"
+    ]
+    assert config.config_hash == from_yaml(tmp_path, beside).config_hash
+    again = from_yaml(tmp_path, config.to_yaml())  # said once: what is written down is what was meant
+    assert again.config_hash == config.config_hash
 
 
 # ---- names that are not options ------------------------------------------------------------------------------------
@@ -969,8 +1023,15 @@ def test_nothing_may_be_asked_for_in_any_spelling(words: list[str]) -> None:
 # ---- combinations --------------------------------------------------------------------------------------------------
 
 CONTRADICTIONS = [
-    ("--scale_fan --prune_rate -1", "scale_fan needs a prune_rate in [0, 1), not -1", "--scale_fan --prune_rate 0"),
-    ("--scale_fan --prune_rate 1", "scale_fan needs a prune_rate in [0, 1), not 1", "--prune_rate 1"),
+    ("--scale_fan --prune_rate -0.5",
+     "scale_fan needs a prune_rate in [0, 1), or −1 to leave the fan as it is, not -0.5", "--scale_fan --prune_rate 0"),
+    ("--scale_fan --prune_rate 1", "scale_fan needs a prune_rate in [0, 1), or −1", "--prune_rate 1"),
+    *((f"--scale_fan --prune_rate 1 --init {init}", "scale_fan needs a prune_rate in [0, 1), or −1",
+       "--scale_fan --prune_rate 1 --init standard") for init in ("signed_constant", "unsigned_constant")),
+    *((f"--image_size 16 --dataset {name}", "image_size is for images in folders (TinyImageNet, ImageNet, Caltech101, "
+       f"ImageFolder): those of {name} have one size", f"--image_size 16 --dataset {other}")
+      for name, other in (("Digits", "ImageFolder"), ("MNIST", "Caltech101"), ("CIFAR10", "TinyImageNet"),
+                          ("CIFAR100", "ImageNet"))),
     ("--warmup_length 9 --epochs 9", "a warm-up of 9 epochs fills all 9", "--warmup_length 8 --epochs 9"),
     ("--start_epoch 9 --epochs 9", "start_epoch 9 lies beyond all 9 epochs", "--start_epoch 8 --epochs 9"),
     ("--nesterov --momentum 0", "nesterov needs a momentum above 0", "--nesterov --momentum 0.1"),

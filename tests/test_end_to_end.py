@@ -373,6 +373,9 @@ def test_every_config_runs_by_its_header_and_states_only_what_differs(path: Path
     from data import declared_spec
     from data.spec import DataSpec
     from models import build_model
+    from models.masking import prunable_parameters
+    from trainers.algorithms.smart_ratio import layer_counts
+    from utils.masks import is_bias
 
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any(f"python main.py --config {path.relative_to(PROJECT)}" in line for line in header)
@@ -384,6 +387,9 @@ def test_every_config_runs_by_its_header_and_states_only_what_differs(path: Path
     with torch.device("meta"):  # shapes without memory: a ResNet-50 in no time
         network = build_model(config, tiny if config.dataset == "ImageFolder" else declared_spec(config.dataset))
     assert all(parameter.is_meta for parameter in network.parameters())
+    if config.algo == "smart_ratio":  # at some densities a network's classifier alone would take more than there is
+        sizes = [weight.numel() for name, weight in prunable_parameters(network).items() if not is_bias(name)]
+        assert all(layer_counts(sizes, 1.0 - config.density, config.arch))
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(PROJECT / "configs")))

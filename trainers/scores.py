@@ -146,7 +146,7 @@ class ScoreTraining(Training):
         if self._config.regularization != "var_red_2":
             return self.flat.scores.detach()  # no other penalty reads them
         layers = masked_layers(self.network).values()
-        biases = [layer.bias for layer in layers if layer.bias is not None]
+        biases = [layer.bias for layer in layers if layer.bias_scores is not None]
         return torch.cat([part.detach().flatten() for part in [*(layer.weight for layer in layers), *biases]])
 
     # ---- an epoch ----------------------------------------------------------------------------------------------------
