@@ -437,4 +437,4 @@ def test_cifar_exec_stops_at_the_first_failure(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stdout.count("==") == 1
-    assert "did you mean 'epochs'?" in done.stderr
+    assert "did you mean '--epochs 2'?" in done.stderr
