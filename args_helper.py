@@ -25,7 +25,7 @@ from pydantic.fields import FieldInfo
 from data import DATASETS, DEFINED_BY_PATH, OF_FOLDERS
 from models import MODELS, TORCHVISION, WITHOUT_MASKS
 from trainers.algorithms import ALGORITHMS
-from utils.errors import UserError, meant
+from utils.errors import UserError, nearest
 from utils.schedules import pruning_epochs, pruning_rate
 from utils.stopping import seconds_of
 
@@ -63,9 +63,17 @@ def one_of(
             return name
         if name in set(later):
             raise ValueError(f"'{name}' is not available yet; allowed: {described}")
-        raise ValueError(f"'{given}' is not one of {described}{meant(str(given), names)}")
+        raise _NotOneOf(f"'{given}' is not one of {described}", nearest(str(given), names))
 
     return Annotated[str, BeforeValidator(check), Choices((*names, *(also or {})))]
+
+
+class _NotOneOf(ValueError):
+    """A value that is not allowed, and the allowed one that was probably meant."""
+
+    def __init__(self, text: str, nearest: str | None) -> None:
+        super().__init__(text)
+        self.nearest = nearest
 
 
 OWN_FILE = {"<file>.py:<function>": r".+\.py:\w+"}
@@ -850,10 +858,11 @@ def _read_flags(argv: list[str] | None) -> tuple[dict[str, Given], list[str]]:
     flags: dict[str, Given] = {}
     for name, value in vars(parsed).items():
         _take(flags, name, Given(MISSING if value == [] else value, f"--{name}"), problems)
-    for before, word in zip(["", *rest], rest):
-        flag = word.partition("=")[0]
+    for before, word, after in zip(["", *rest], rest, [*rest[1:], ""]):
+        flag, equals, value = word.partition("=")
         if word.startswith("-"):
-            problems.append(f"{flag}: no such option{meant(flag.lstrip('-'), [*OPTIONS, *_CANONICAL, *NOT_YET])}")
+            value = value if equals or after.startswith("-") else after
+            problems.append(_unknown(flag, flag.lstrip("-"), value or None))
         elif not before.startswith("-"):  # else it is the value of an unknown flag
             problems.append(f"{word}: not expected; an option is written --name value")
     return flags, problems
@@ -1005,7 +1014,21 @@ def _take(options: dict[str, Given], name: str, given: Given, problems: list[str
         if not _asks_for_nothing(given.value, NOT_YET[name]):
             problems.append(f"{given.where}: this option is not available yet")
     else:
-        problems.append(f"{given.where}: no such option{meant(name, [*OPTIONS, *_CANONICAL, *NOT_YET])}")
+        problems.append(_unknown(given.where, name, given.value))
+
+
+def _unknown(where: str, name: str, value: Any) -> str:
+    """What is said of an option that there is not."""
+    near = nearest(name, [*OPTIONS, *_CANONICAL, *NOT_YET])
+    return f"{where}: no such option" + ("" if near is None else _corrected(where, near, value))
+
+
+def _corrected(where: str, name: str, value: Any) -> str:
+    """The line, or the flag, that was probably meant in this place."""
+    if where.startswith("-"):
+        return f"; did you mean '--{name}{'' if value is None else f' {value}'}'?"
+    written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).partition("\n")[0]
+    return f"; did you mean '{name}: {written}'?"
 
 
 def _asks_for_nothing(value: Any, inert: Any) -> bool:
@@ -1034,7 +1057,9 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
         for one in error.errors():
             name = str(one["loc"][0])
             if name not in wrong:
-                problems.append(f"{given[name].where}: {_complaint(one)}")
+                where, near = given[name].where, getattr(one.get("ctx", {}).get("error"), "nearest", None)
+                corrected = "" if near is None else _corrected(where, name, near)
+                problems.append(f"{where}: {_complaint(one)}{corrected}")
             wrong.add(name)
         config = Config(**{name: value for name, value in values.items() if name not in wrong})
     implied = _implied(config, given)

@@ -584,12 +584,14 @@ def test_an_unknown_choice_is_refused_with_those_allowed_and_the_nearest(
     name, _, given = text.partition(": ")
     assert f"{name} (FILE:1): '{given}' is not one of " in message
     assert allowed in message.partition("; did you mean")[0]
-    assert message.endswith(f"; did you mean '{nearest}'?")
+    assert message.endswith(f"; did you mean '{name}: {nearest}'?")
 
 
 @pytest.mark.parametrize(("text", "nearest"), [("regularization: l2", "L2"), ("dataset: cifar10", "CIFAR10")])
 def test_a_choice_in_the_wrong_case_is_refused_with_the_right_one(text: str, nearest: str, tmp_path: Path) -> None:
-    assert complaint_about(tmp_path, f"{text}\n").endswith(f"did you mean '{nearest}'?")
+    name, _, given = text.partition(": ")
+    assert complaint_about(tmp_path, f"{text}\n").endswith(f"did you mean '{name}: {nearest}'?")
+    assert complaint(f"--{name}", given).endswith(f"did you mean '--{name} {nearest}'?")
 
 
 @pytest.mark.parametrize("text", ["lr_policy: [cosine_lr]", "algo: {hc: 1}"])
@@ -943,10 +945,10 @@ def test_a_prune_rate_that_is_not_used_leaves_the_fan_as_it_is_with_one_warning(
      ("qqq", None), ("targetsparsity", "target_sparsity"), ("imp_round", "imp_rounds")],
 )  # fmt: skip
 def test_an_unknown_name_is_refused_with_the_nearest(given: str, nearest: str | None, tmp_path: Path) -> None:
-    ending = "no such option" + (f"; did you mean '{nearest}'?" if nearest else "")
-    assert complaint_about(tmp_path, f"\n{given}: 1\n").endswith(f"\n  {given} (FILE:2): {ending}")
-    assert complaint(f"--{given}", "1").endswith(f"\n  --{given}: {ending}")
-    assert complaint(f"--{given}=1").endswith(f"\n  --{given}: {ending}")
+    line, flag = (f"; did you mean '{nearest}: 1'?", f"; did you mean '--{nearest} 1'?") if nearest else ("", "")
+    assert complaint_about(tmp_path, f"\n{given}: 1\n").endswith(f"\n  {given} (FILE:2): no such option{line}")
+    assert complaint(f"--{given}", "1").endswith(f"\n  --{given}: no such option{flag}")
+    assert complaint(f"--{given}=1").endswith(f"\n  --{given}: no such option{flag}")
     assert complaint("-x").endswith("\n  -x: no such option")
 
 

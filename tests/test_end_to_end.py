@@ -101,11 +101,19 @@ def test_tensorboard_shows_the_run(finished: Path) -> None:
     )
     assert {"weights_remaining_percent", "weights_in_play_percent", "layers/fc"} <= set(scalars)
     rows = [row for row in read_rows(finished / "acc_and_sparsity.csv") if row["phase"] == "search"]
+    assert [event.step for event in search.Scalars("mask/changed_in_epoch")] == [1, 2, 3]
+    assert [event.step for event in search.Scalars("mask/distance_to_last_pruning")] == [2, 3]  # pruned after 1 to 3
+    assert all(event.value > 0 for event in search.Scalars("throughput/images_a_second"))
+    assert all(0 <= event.value <= 100 for event in search.Scalars("throughput/waiting_for_data_percent"))
+    against = EventAccumulator(str(logs / "search" / "against")).Reload().Scalars("against_density/accuracy/test")
+    assert [(event.step, event.value) for event in against] == [
+        (round(1000 * float(row["model_sparsity"])), pytest.approx(float(row["test_acc"]))) for row in rows
+    ]
     shown = [event.value for event in search.Scalars("accuracy/test")]
     assert shown == pytest.approx([float(row["test_acc"]) for row in rows])
     assert [event.step for event in search.Histograms("scores/layer1.0.conv1")] == [1, 2, 3]
     whole = EventAccumulator(str(logs)).Reload()
-    assert "config/text_summary" in whole.Tags()["tensors"]
+    assert {"config/text_summary", "custom_scalars__config__"} <= set(whole.Tags()["tensors"])
     final = whole.Scalars("final/test_acc_after_finetune")[-1].value
     assert final == pytest.approx(json.loads((finished / "summary.json").read_text())["test_acc_after_finetune"])
 
@@ -435,4 +443,4 @@ def test_cifar_exec_stops_at_the_first_failure(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stdout.count("==") == 1
-    assert "did you mean 'epochs'?" in done.stderr
+    assert "did you mean '--epochs 2'?" in done.stderr

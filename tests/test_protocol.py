@@ -269,7 +269,7 @@ def test_every_sweep_of_the_project_names_its_command_and_has_runs_that_can_be_r
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"runs": {"a": {"lrr": 1}}}, "lrr (FILE, a): no such option; did you mean 'lr'?"),
+        ({"runs": {"a": {"lrr": 1}}}, "lrr (FILE, a): no such option; did you mean 'lr: 1'?"),
         ({"runs": {"a": {}}, "vary": {"lr": 3}}, "vary.lr: Input should be a valid list"),
         ({"runs": {"a": {}}, "option": {}}, "option: Extra inputs are not permitted; did you mean 'options'?"),
         ({"options": {}}, "runs: Field required"),

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from args_helper import Config, difference, parse_args
+from trainers.monitoring import LAYOUT
 from utils.checkpoints import Keeping
 from utils.environment import be_deterministic, choose_device, describe_environment, naming_nondeterminism
 from utils.errors import UserError, resume_command
@@ -134,6 +135,7 @@ def opened(config: Config, folder: Path) -> Iterator[Run]:
         with locked(folder), naming_nondeterminism(), run.until_stopped():
             _write_down(config, folder)
             run.log_text("config", f"```yaml\n{config.to_yaml()}```")
+            run.log_layout(LAYOUT)
             yield run
     except UserError:
         if folder in made and not (folder / "checkpoints").exists():

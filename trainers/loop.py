@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from data.loader import Batch, Splits
 from trainers.health import NotFinite, check_finite, warn_of_collapse, watched
 from trainers.ledger import Cost
+from trainers.monitoring import Timed
 from trainers.training import Draw, Training
 from utils.errors import Diverged
 from utils.run import Row, Run
@@ -59,7 +60,8 @@ def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, 
                 training.before_epoch(epoch)
 
             training.network.train()
-            for images, labels in data.train.epoch(draw("batches"), position.step):
+            batches = Timed(data.train.epoch(draw("batches"), position.step))
+            for images, labels in batches:
                 stopping = position.step > 0 and run.stop_asked
                 if stopping or (position.step > 0 and run.is_due(stage)):
                     position.save(started)
@@ -69,14 +71,17 @@ def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, 
                 position.meter += train_step(training, position.step, images, labels)
                 position.step += 1
             training.after_steps()
-            position.check()
+            position.check()  # and, on a GPU, the end of the work that was asked for
+            speed = batches.throughput()
 
             row = {"phase": stage, "epoch": epoch, "lr": training.lr(epoch)}
             row |= _measured(training, data, draw, position.meter)
             position.count_epoch()
             training.after_epoch(epoch, draw)
             row["seconds"] = round(position.seconds + time.perf_counter() - started, 3)
-            _show(run, stage, training, row)  # before the checkpoint: events that come twice are dropped on resuming
+            _show(
+                run, stage, training, row, speed
+            )  # before the checkpoint: events that come twice are dropped on resuming
             stopping = run.stop_asked
             position.next_epoch(row, stopping or run.is_due(stage, epoch))
             progress.epoch_done(epoch, _figures(row))
@@ -215,10 +220,12 @@ _TAGS = {
 }
 
 
-def _show(run: Run, stage: str, training: Training, row: Row) -> None:
+def _show(run: Run, stage: str, training: Training, row: Row, speed: dict[str, float]) -> None:
     scalars, histograms = training.describe()
     figures = {tag: row[name] for name, tag in _TAGS.items() if row[name] is not None}
-    run.log(stage, row["epoch"], {**figures, **scalars}, histograms)
+    run.log(stage, row["epoch"], {**figures, **scalars, **speed}, histograms)
+    accuracies = {f"against_density/{tag}": value for tag, value in figures.items() if tag.startswith("accuracy/")}
+    run.log_against(stage, round(1000 * row["model_sparsity"]), accuracies)
 
 
 def _figures(row: Row) -> dict[str, str]:

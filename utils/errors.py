@@ -37,8 +37,14 @@ def resume_command(folder: Path) -> str:
     return f"python main.py --resume {shlex.quote(str(folder))}"
 
 
-def meant(given: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the known name nearest to `given`, or nothing where none is near."""
+def nearest(given: str, known: Iterable[str]) -> str | None:
+    """The known name nearest to `given`; None where none is near."""
     lowered = {name.lower(): name for name in known}
     near = difflib.get_close_matches(given.lower(), list(lowered), n=1, cutoff=0.6)
-    return f"; did you mean '{lowered[near[0]]}'?" if near else ""
+    return lowered[near[0]] if near else None
+
+
+def meant(given: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the known name nearest to `given`, or nothing where none is near."""
+    near = nearest(given, known)
+    return "" if near is None else f"; did you mean '{near}'?"

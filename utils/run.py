@@ -136,6 +136,20 @@ class Run:
                 writer.add_histogram(tag, values, epoch)
             writer.flush()
 
+    def log_against(self, stage: str, step: int, scalars: Mapping[str, float]) -> None:
+        """Write scalars over something else than epochs, which may come back to where it was; raises as `log` does."""
+        with self._logging():
+            writer = self._writer(f"{stage}/against")
+            for tag, value in scalars.items():
+                writer.add_scalar(tag, value, step)
+            writer.flush()
+
+    def log_layout(self, layout: Mapping[str, Any]) -> None:
+        """Tell TensorBoard which scalars to show in one chart; raises as `log` does."""
+        with self._logging():
+            self._writer().add_custom_scalars(layout)
+            self._writer().flush()
+
     def log_text(self, tag: str, text: str) -> None:
         """Write a text (Markdown) about the whole run to TensorBoard; raises as `log` does."""
         with self._logging():
