@@ -226,6 +226,12 @@ class RunOptions(_Options):
     resumed_with: str | None = option(None, "what resume_anyway has changed of a run; written by the tool itself")
     start_epoch: Int = option(0, "first epoch of the search, to go on from a `pretrained` network", ge=0)
     print_config: bool = option(False, "print the options as YAML and end", affects=False)
+    dry_run: bool = option(
+        False, "print the plan and end: layers, prunings, and time and memory by ten timed steps", affects=False
+    )
+    list: one_of("algorithms", "models", "datasets", "configs") | None = option(
+        None, "print what there is of these, a line each, and end", affects=False
+    )
 
 
 class DataOptions(_Options):
@@ -471,8 +477,8 @@ RETIRED = {
 
 # Options that are known and not available yet, each with the value that asks for nothing.
 NOT_YET: dict[str, Any] = {
-    "multiprocessing_distributed": False, "world_size": -1, "rank": -1, "dist_backend": "nccl", "dry_run": False,
-    "export": False, "report": None, "compare_tickets": None, "list": None,
+    "multiprocessing_distributed": False, "world_size": -1, "rank": -1, "dist_backend": "nccl",
+    "export": False, "report": None, "compare_tickets": None,
 }  # fmt: skip
 
 

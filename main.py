@@ -12,6 +12,8 @@ from args_helper import Config, parse_args
 from utils.errors import Diverged, Stopped, UserError
 
 MODES = {
+    "list": "trainers.listing:print_list",
+    "dry_run": "trainers.plan:print_plan",
     "sweep": "trainers.sweep:run_sweep",
     "evaluate": "trainers.analysis:evaluate_network",
     "compare_rounding": "trainers.analysis:compare_rounding",

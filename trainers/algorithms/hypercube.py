@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
-    """Give every weight a score in [0, 1], learn the scores through their rounding, prune the lowest ever again.
+    """Learn a score in [0, 1] for every weight through its rounding; `hc_iter` prunes the lowest ever again, `hc` none.
 
     Args:
         net: plain, its weights drawn; masked in place.
