@@ -92,6 +92,11 @@ def _listed(given: Any) -> Any:
     return [word for some in words for word in some]
 
 
+def _one_or_more(given: Any) -> Any:
+    """Folders: one, or a list; a name may have blanks in it."""
+    return [given] if isinstance(given, str) else given
+
+
 def _inside(given: Any) -> Any:
     path = PurePath(str(given))
     if path.is_absolute() or ".." in path.parts or not str(given).strip() or "\0" in str(given):
@@ -102,6 +107,7 @@ def _inside(given: Any) -> Any:
 Int = Annotated[int, BeforeValidator(_whole)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
 Ints = Annotated[tuple[int, ...], BeforeValidator(_listed)]
+Folders = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_more)]
 Inside = Annotated[str, BeforeValidator(_inside)]
 LrPolicy = one_of("constant_lr", "cosine_lr", "multistep_lr")
 OptimizerName = one_of("sgd", "adam")
@@ -360,6 +366,10 @@ class AnalysisOptions(_Options):
         "prob", "mode_connect of scores: between, take each place from one end by chance, or weigh both", affects=False
     )
     sweep: str | None = option(None, "run all the runs of this YAML file, and compare them", affects=False)
+    report: Folders | None = option(
+        None, "make a page with figures and tables of the runs in these folders, at any depth", affects=False
+    )
+    report_dir: str | None = option(None, "report: where it goes; default: report/ in the first folder", affects=False)
 
 
 GROUPS: tuple[type[_Options], ...] = (
@@ -372,6 +382,11 @@ GROUPS: tuple[type[_Options], ...] = (
     FineTuneOptions,
     AnalysisOptions,
 )
+
+TASK_OPTIONS = (
+    "dataset", "data", "image_size", "use_full_data", "arch", "width", "hidden_size", "bias", "bn_type", "seed",
+)  # fmt: skip
+"""The options that a dense reference shares with a ticket."""
 
 # Options that are known and do nothing any more, and what to use instead.
 RETIRED = {
@@ -411,7 +426,7 @@ RETIRED = {
 NOT_YET: dict[str, Any] = {
     "multiprocessing_distributed": False, "world_size": -1, "rank": -1, "dist_backend": "nccl", "dry_run": False,
     "deterministic": False, "max_time": None,
-    "checkpoint_every": None, "resume_anyway": False, "export": False, "report": None, "compare_tickets": None,
+    "checkpoint_every": None, "resume_anyway": False, "export": False, "compare_tickets": None,
     "list": None,
 }  # fmt: skip
 
@@ -484,19 +499,7 @@ class Config(*reversed(GROUPS)):
     @property
     def task_hash(self) -> str:
         """A name for what a dense reference shares with a ticket: the data, the network's shape, and the seed."""
-        names = [
-            "dataset",
-            "data",
-            "image_size",
-            "use_full_data",
-            "arch",
-            "width",
-            "hidden_size",
-            "bias",
-            "bn_type",
-            "seed",
-        ]
-        shared = {name: value for name, value in self.deciding().items() if name in names}
+        shared = {name: value for name, value in self.deciding().items() if name in TASK_OPTIONS}
         return _digest(shared)
 
     @property

@@ -12,6 +12,7 @@ from utils.errors import Stopped, UserError
 
 MODES = {
     "sweep": "trainers.sweep:run_sweep",
+    "report": "trainers.reporting.report:make_report",
     "evaluate": "trainers.analysis:evaluate_network",
     "compare_rounding": "trainers.analysis:compare_rounding",
     "mode_connect": "trainers.mode_connect:connect_modes",

@@ -125,7 +125,7 @@ OUTSIDE_THE_RESULT = set(
     "workers print_freq save_every checkpoint_at_prune ckpt_at_fixed_epochs save_model resume print_config data "
     "weight_training dense_training random_subnet skip_sanity_checks with_dense only_sanity sanity_folder evaluate "
     "compare_rounding mode_connect pretrained2 how_to_connect interpolate sweep mixed_precision "
-    "compile".split()
+    "report report_dir compile".split()
 )
 """The options that change nothing about the result; every other one has to enter config_hash."""
 
