@@ -13,7 +13,6 @@ from trainers.reporting.published import AFTER, BEFORE, SOURCE, beside_published
 from trainers.reporting.series import Experiment, Series, Spread, Task
 from trainers.reporting.tables import Column, Row, Table, number, spread, text
 
-LEFT_OUT = "NaN"
 HASH = Column("config", lambda row: row["config_hash"], links=lambda row: row["links"]["config"])
 RUNS = Column("runs (trial)", lambda row: row["runs"], links=lambda row: row["links"]["runs"])
 WORDS = {True: "passes", False: "fails", None: "undecided"}
@@ -44,15 +43,16 @@ class Contents:
             row |= _flat("weights_remaining_percent", one.spread("weights_remaining_percent"))
             row |= _flat("effective_percent", one.spread("effective_weights_remaining_percent"))
             row |= _flat("before", one.spread(BEFORE)) | _flat("after", one.spread(AFTER))
-            row |= _flat("below_dense", Spread.of(other.dense and other.dense.gap for other in one.outcomes))
-            row |= {"n": len(one.outcomes), "going_on": len(one.runs) - len(one.outcomes)}
+            below = Spread.of(other.dense and other.dense.gap for other in one.outcomes)
+            row |= _flat("below_dense", below) | {"below_dense_n": below.n}
+            row |= {"n": len(one.outcomes), "unfinished": len(one.runs) - len(one.outcomes)}
             rows.append(row | self._traced(one))
         columns = (
             text("series", "series"), number("asked for (%)", "target_percent", "g"),
             spread("weights remaining (%)", "weights_remaining_percent"),
             spread("effective (%)", "effective_percent"), spread("before fine-tuning (%)", "before"),
             spread("after fine-tuning (%)", "after"), spread("below dense (points)", "below_dense"),
-            number("n", "n", "d"), number("going on", "going_on", "d"), HASH, RUNS,
+            number("n", "n", "d"), number("unfinished", "unfinished", "d"), HASH, RUNS,
         )  # fmt: skip
         caption = (
             "Test accuracy and weights remaining: mean ± sample standard deviation over the n finished trials of an "
@@ -66,7 +66,8 @@ class Contents:
         for series, one in self._experiments(self._task.tickets):
             for check, verdict in one.verdicts.items():
                 row = {"series": series.name, "weights_remaining_percent": one.density, "check": check}
-                row |= _flat("ticket", one.spread(AFTER)) | _flat("check_accuracy", one.twins(check))
+                ticket, twins = one.beside(check)
+                row |= _flat("ticket", ticket) | _flat("check_accuracy", twins)
                 row |= {"margin": verdict.margin, "low": verdict.low, "high": verdict.high}
                 rows.append(row | {"verdict": WORDS[verdict.passes], "n": verdict.trials} | self._traced(one))
         interval = Column("95% interval", _interval, lambda row: row["low"])
@@ -87,7 +88,7 @@ class Contents:
         """The density of every layer of every ticket."""
         rows = []
         for series, one in self._experiments(self._task.tickets):
-            for layer, density in layer_densities(one).items():
+            for layer, density in one.layers.items():
                 row = {"series": series.name, "weights_remaining_percent": one.density, "layer": layer}
                 rows.append(row | _flat("density_percent", density) | {"n": density.n} | self._traced(one))
         columns = (
@@ -140,16 +141,16 @@ class Contents:
             rows.append(row | {"device": ", ".join(devices), "n": len(spent)} | self._traced(one))
         columns = (
             text("series", "series"), spread("weights remaining (%)", "weights_remaining_percent"),
-            spread("after fine-tuning (%)", "after"), spread("epochs", "epochs", "g"),
-            spread("of them search", "search_epochs", "g"), spread("FLOPs, dense", "flops_dense", "si"),
-            spread("FLOPs, masked", "flops_masked", "si"), spread("seconds", "seconds", ".1f"),
-            number("peak memory (bytes)", "peak_memory_bytes_mean", "si"), text("device", "device"),
+            spread("after fine-tuning (%)", "after"), number("epochs", "epochs_mean", "g"),
+            number("of them search", "search_epochs_mean", "g"), number("FLOPs, dense", "flops_dense_mean", "si"),
+            number("FLOPs, masked", "flops_masked_mean", "si"), spread("seconds", "seconds", ".1f"),
+            number("memory (bytes)", "peak_memory_bytes_mean", "si"), text("device", "device"),
             number("n", "n", "d"), HASH,
         )  # fmt: skip
         caption = (
             "Search and fine-tuning together, without the checks. Training FLOPs are three times the forward pass's; "
-            "masked FLOPs count each layer by its density at the time, which no stock kernel saves. Seconds compare "
-            "only on the same device."
+            "masked FLOPs count each layer by its density at the time, which no stock kernel saves. Seconds and peak "
+            "memory compare only on the same device. Means over n trials; their deviations stand in the CSV."
         )
         return Table("costs", caption, columns, rows)
 
@@ -204,24 +205,15 @@ class Contents:
         first = os.path.relpath(one.runs[0].folder if runs is None else runs[0].folder, self._home)
         links = {
             "config": [(one.config_hash, quote(f"{first}/config.yml"))],
-            "runs": [(str(run.trial), quote(f"{place}/")) for run, place in places],
             "folders": [(place, quote(f"{place}/")) for _, place in places],
-        }
+            "runs": [
+                (str(run.trial) if run.state == FINISHED else f"{run.trial} ({run.state})",
+                 quote(f"{os.path.relpath(run.folder, self._home)}/"))
+                for run in (one.runs if runs is None else runs)
+            ],
+        }  # fmt: skip
         folders = "; ".join(place for _, place in places)
         return {"config_hash": one.config_hash, "runs": folders, "links": links}
-
-
-def layer_densities(one: Experiment) -> dict[str, Spread]:
-    """Layer -> percent of its weights that remain, over the finished trials; layers in the network's order."""
-    layers = {name: None for outcome in one.outcomes for name in outcome.layers}
-    return {
-        name: Spread.of(
-            100.0 * outcome.layers[name][0] / outcome.layers[name][1]
-            for outcome in one.outcomes
-            if name in outcome.layers and outcome.layers[name][1]
-        )
-        for name in layers
-    }
 
 
 def totals(cost: dict[str, Any]) -> dict[str, float]:

@@ -5,22 +5,39 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from trainers.reporting.figures import (
-    COLORS, MARKERS, PANEL, Drawn, drawn, label, legend, looks, panels, percent_axis, points, strokes,
+    COLORS,
+    MARKERS,
+    PANEL,
+    Drawn,
+    drawn,
+    label,
+    legend,
+    log_axis,
+    looks,
+    panels,
+    points,
+    strokes,
 )  # fmt: skip
 from trainers.reporting.gather import FINISHED
-from trainers.reporting.series import Experiment, Series, Spread, Task
+from trainers.reporting.series import Experiment, Spread, Task
 from trainers.reporting.tables import Row, prefixed
 
 DENSE = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 SAME_DENSITY = 1.15
 """Densities up to this ratio apart share a panel of the layers."""
+
+
+def percent(density: float) -> str:
+    """A density as it stands at a line or a point."""
+    return f"{density:.3g}%" if density >= 10 or density < 0.1 else f"{density:.2f}".rstrip("0").rstrip(".") + "%"
 
 
 def _by(rows: Iterable[Row], *keys: str) -> dict[Any, list[Row]]:
@@ -41,18 +58,18 @@ def draw_accuracy(task: Task, rows: Sequence[Row]) -> Drawn | None:
 
     def draw(figure: Figure, columns: int) -> None:
         for axes, (key, title) in zip(
-            panels(figure, 2, columns, sharey=True, sharex=True),
+            panels(figure, 2, columns, sharex=True),
             (("before", "before fine-tuning"), ("after", "after fine-tuning")),
         ):
             for name, members in series.items():
                 points(axes, members, "weights_remaining_percent", key, label=label(name), **look[name])
             if key == "after":
                 _dense_lines(axes, [row for row in rows if row["series"] in dense])
-            if task.chance:
+            elif task.chance:  # after training it would lie far below, and press all else together
                 axes.axhline(task.chance, color="#777777", linestyle=":", linewidth=1, label="chance")
-            percent_axis(axes.xaxis, "weights remaining (%)")
-            axes.set(ylabel="test accuracy (%)", title=title, ylim=(0, 103))
-            axes.tick_params(labelleft=True, labelbottom=True)
+            log_axis(axes.xaxis, "weights remaining (%)")
+            axes.set(ylabel="test accuracy (%)", title=title)
+            axes.tick_params(labelbottom=True)
         figure.axes[0].invert_xaxis()  # shared; as usual, sparser to the right
         legend(figure)
 
@@ -64,14 +81,16 @@ def _dense_lines(axes: Axes, rows: Sequence[Row]) -> None:
         stroke = DENSE | {"linestyle": ("--", "-.", (0, (1, 1)))[index % 3]}
         axes.axhline(row["after_mean"], **stroke, label=label(row["series"]))
         if row["after_sd"]:
-            axes.axhspan(row["after_mean"] - row["after_sd"], row["after_mean"] + row["after_sd"], color="#00000018", lw=0)
+            axes.axhspan(
+                row["after_mean"] - row["after_sd"], row["after_mean"] + row["after_sd"], color="#00000018", lw=0
+            )
 
 
 def draw_checks(rows: Sequence[Row]) -> Drawn | None:
     """Every ticket's accuracy with its checks' on a line of their own."""
     if not rows:
         return None
-    tickets = _by(rows, "series", "weights_remaining_percent")
+    tickets = _by(rows, "series", "weights_remaining_percent", "ticket_mean")
     checks = list(dict.fromkeys(row["check"] for row in rows))
     look = {name: {"color": COLORS[(index + 1) % len(COLORS)], "marker": MARKERS[(index + 1) % len(MARKERS)]}
             for index, name in enumerate(checks)}  # fmt: skip
@@ -83,7 +102,7 @@ def draw_checks(rows: Sequence[Row]) -> Drawn | None:
             for row in members:
                 offset = 0.17 * (checks.index(row["check"]) + 1)
                 _dot(axes, row, "check_accuracy", place + offset, {**look[row["check"]], "label": row["check"]})
-        names = [f"{label(name)}\n{density:.3g}%" for name, density in tickets]
+        names = [f"{label(name)}\n{percent(density)}" for name, density, _ in tickets]
         axes.set_yticks([place + 0.25 for place in range(len(names))], names)
         axes.set_ylim(len(names) - 0.15, -0.4)
         axes.set(xlabel="test accuracy after fine-tuning (%)")
@@ -115,16 +134,18 @@ def draw_layers(task: Task, rows: Sequence[Row]) -> Drawn | None:
 
     def draw(figure: Figure, columns: int) -> None:
         for axes, group in zip(panels(figure, len(groups), columns, sharey=True), groups):
-            for name, members in _by(group, "series").items():
+            members_of = _by(group, "series")
+            for name in (name for name in look if name in members_of):
+                members = members_of[name]
                 # A dead layer has no place on a log axis: it lies on the floor, hollow.
                 at = [layers.index(row["layer"]) for row in members]
                 heights = [max(row["density_percent_mean"], floor) for row in members]
                 (line,) = axes.plot(at, heights, label=label(name), linewidth=0.9, **look[name])
                 dead = [(x, floor) for x, row in zip(at, members) if not row["density_percent_mean"]]
                 axes.plot(*zip(*dead), "o", mfc="white", mec=line.get_color(), ms=6) if dead else None
-            percent_axis(axes.yaxis, "weights remaining (%)")
+            log_axis(axes.yaxis, "weights remaining (%)")
             axes.tick_params(labelleft=True)
-            axes.set_title(f"about {group[0]['weights_remaining_percent']:.3g}% of all weights")
+            axes.set_title(f"about {percent(group[0]['weights_remaining_percent'])} of all weights")
             axes.set_xticks(range(len(layers)), layers, rotation=90, fontsize=6.5 if len(layers) <= 24 else 4)
         legend(figure)
 
@@ -144,6 +165,7 @@ def draw_curves(task: Task) -> Drawn | None:
                 _curve(axes, one, look[one.config_hash])
             axes.set(xlabel="epoch, search and fine-tuning", ylabel="test accuracy (%)", ylim=(0, 103))
             axes.set_title(label(series.name))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.tick_params(labelleft=True)
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, frameon=False, fontsize=7.5)
 
@@ -156,7 +178,11 @@ def _curve(axes: Axes, one: Experiment, look: Mapping[str, Any]) -> None:
         spreads = [Spread.of(epoch and epoch.test_acc for epoch in together)
                    for together in zip_longest(*(run.epochs for run in ended))]  # fmt: skip
         epochs = range(1, len(spreads) + 1)
-        axes.plot(epochs, [one.mean for one in spreads], label=f"{one.density:.3g}%", linewidth=1.2, **look)
+        axes.plot(epochs, [one.mean for one in spreads], label=percent(one.density), linewidth=1.2, **look)
+        searched = sum(epoch.phase.startswith("search") for epoch in ended[0].epochs)
+        if 0 < searched < len(spreads):
+            axes.plot(searched + 0.5, fmean((spreads[searched - 1].mean, spreads[searched].mean)), "|", ms=13,
+                      color=look["color"])  # fmt: skip
         low, high = ([one.mean + sign * (one.sd or 0.0) for one in spreads] for sign in (-1, 1))
         axes.fill_between(epochs, low, high, color=look["color"], alpha=0.15, linewidth=0)
     for run in one.runs:
@@ -181,13 +207,18 @@ def draw_costs(task: Task, rows: Sequence[Row]) -> Drawn | None:
         for axes, (key, about) in zip(panels(figure, len(kinds), columns, sharey=True), kinds.items()):
             for name, members in _by(rows, "series").items():
                 points(axes, members, key, "after", label=label(name), **look[name])
-                for row in members:
-                    axes.annotate(f"{row['weights_remaining_percent_mean']:.2g}%", (row[f"{key}_mean"], row["after_mean"]),
-                                  xytext=(4, 4), textcoords="offset points", fontsize=6.5)  # fmt: skip
-            percent_axis(axes.xaxis, about)
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: prefixed(value)))
-            axes.set(ylabel="test accuracy (%)", ylim=(0, 103))
+                if name not in {one.name for one in task.dense}:
+                    _written(axes, members, f"{key}_mean", look[name]["color"])
+            log_axis(axes.xaxis, about, prefixed)
+            axes.set(ylabel="test accuracy (%)")
             axes.tick_params(labelleft=True)
         legend(figure)
 
     return drawn(draw, len(kinds))
+
+
+def _written(axes: Axes, rows: Sequence[Row], key: str, color: str) -> None:
+    """The density beside the first and the last point of a line."""
+    for row in {id(row): row for row in (rows[0], rows[-1])}.values():
+        axes.annotate(percent(row["weights_remaining_percent_mean"]), (row[key], row["after_mean"]), xytext=(5, -9),
+                      textcoords="offset points", fontsize=6.5, color=color)  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 # Okabe and Ito's colours without yellow, which is too light for lines, and black, which is the dense network's. Six
 # colours and seven markers go together anew 42 times.
@@ -19,7 +19,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STROKES = ("-", "--", "-.", ":")
 STYLE = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#E3E3E3",
-    "axes.axisbelow": True, "lines.markersize": 5, "errorbar.capsize": 3,
+    "axes.axisbelow": True, "lines.markersize": 6, "errorbar.capsize": 3,
     "text.parse_math": False,  # a name of a run may hold dollar signs
     "svg.fonttype": "path", "svg.hashsalt": "rare-gems",
 }  # fmt: skip
@@ -97,6 +97,8 @@ def legend(figure: Figure) -> None:
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels()):
             entries.setdefault(label, handle)
+    if "chance" in entries:  # behind the networks
+        entries["chance"] = entries.pop("chance")
     if entries:
         longest = max(map(len, entries))
         columns = max(1, min(len(entries), int(figure.get_figwidth() * 13 / (longest + 7))))
@@ -109,11 +111,21 @@ def label(name: str) -> str:
     return f" {short}" if short.startswith("_") else short
 
 
-def percent_axis(axis: Any, about: str) -> None:
-    """A log axis of percentages, written as plain numbers."""
+def log_axis(axis: Any, about: str, write: Callable[[float], str] = "{:g}".format) -> None:
+    """A log axis with plain numbers at it; call it when all is drawn.
+
+    Args:
+        axis: an `xaxis` or `yaxis`.
+        about: its label.
+        write: a number -> how it is written.
+    """
     axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}label": about})
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    low, high = sorted(axis.get_view_interval())
+    few = high / low < 12  # less than about a decade: 1, 2 and 5 alone would be two or three
+    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if few else (1, 2, 5)))
+    if high / low < 1.3:  # one and the same, nearly
+        axis.set_major_locator(FixedLocator([math.sqrt(low * high)]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
     axis.set_minor_locator(NullLocator())
 
 
@@ -134,4 +146,6 @@ def points(axes: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str, **look
             if any(row[f"{name}_sd"] for row in rows)
         }
         xs, ys = ([row[f"{name}_mean"] for row in rows] for name in (x, y))
-        axes.errorbar(xs, ys, **bars, elinewidth=0.9, linewidth=1.1, markeredgecolor="white", markeredgewidth=0.5, **look)
+        axes.errorbar(
+            xs, ys, **bars, elinewidth=0.9, linewidth=1.1, markeredgecolor="white", markeredgewidth=0.5, **look
+        )

@@ -147,7 +147,9 @@ def _read_run(folder: Path, problems: list[Problem]) -> RunRecord | None:
             state = DAMAGED
     if outcome and (name, outcome.trial) != (config.config_hash, config.trial_num):
         differs = f"summary.json tells of {name}, trial {outcome.trial}"
-        problems.append(Problem(folder, f"its config.yml is now {config.config_hash}, trial {config.trial_num}; {differs}"))
+        problems.append(
+            Problem(folder, f"its config.yml is now {config.config_hash}, trial {config.trial_num}; {differs}")
+        )
     epochs = read_epochs(folder / config.results_filename, problems)
     return RunRecord(folder, config, name, state, outcome, epochs)
 

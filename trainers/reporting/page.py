@@ -17,16 +17,17 @@ from trainers.reporting.tables import Table, plain
 
 HERE = Path(__file__).parent
 LARGEST_IN_PAGE = 2_000_000
-"""Bytes up to which a file to download stands in the page itself; larger ones are linked to where they lie beside it."""
+"""Bytes up to which a file to download stands in the page itself; a larger one is linked to, beside it."""
 TYPES = {".csv": "text/csv;charset=utf-8", ".svg": "image/svg+xml", ".png": "image/png"}
 
 
 @dataclass(frozen=True)
 class File:
-    """A file to download: its place in the report's folder, and what is in it."""
+    """A file to download: its place in the report's folder, what is in it, and what it is, in words."""
 
     path: str
     content: bytes
+    kind: str
 
     @property
     def name(self) -> str:
@@ -125,5 +126,5 @@ def as_markdown(report: Report) -> str:
                 lines += [f"![{plain(part.alt)}]({image})", plain(part.caption)]
             if part.table and not part.folded:
                 lines += [plain(part.table.caption), part.table.markdown()]
-            lines.append(f"Files: {', '.join(f'[{file.name}]({file.path})' for file in part.files)}")
+            lines.append(f"Files: {', '.join(f'[{file.kind}]({file.path})' for file in part.files)}")
     return "\n\n".join(lines) + "\n"

@@ -99,7 +99,7 @@ def beside_published(experiments: Sequence[Experiment], published: Sequence[Publ
 
 
 def _measured(experiment: Experiment, figure: str) -> Spread:
-    return experiment.spread(figure) if figure in (BEFORE, AFTER) else experiment.twins(figure)
+    return experiment.spread(figure) if figure in (BEFORE, AFTER) else experiment.beside(figure)[1]
 
 
 def _nearest(experiment: Experiment, published: Sequence[Published], figure: str) -> Published | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import warnings
@@ -39,7 +38,7 @@ def make_report(config: Config) -> None:
     runs, problems = gather(roots)
     for problem in problems:
         warnings.warn(f"report: {problem.folder}: {problem.text}", stacklevel=2)
-    sections = [Sections(task, number, home.resolve()).section() for number, task in enumerate(tasks_of(runs), 1)]
+    sections = [TaskSection(task, number, home.resolve()).section() for number, task in enumerate(tasks_of(runs), 1)]
     ended = sum(run.state == FINISHED for run in runs)
     about = (
         f"{ended} finished and {len(runs) - ended} other runs in {', '.join(config.report)}, "
@@ -85,7 +84,7 @@ def _older(home: Path) -> set[str]:
     return {name for name in listed or () if isinstance(name, str) and re.fullmatch(pattern, name)}
 
 
-class Sections:
+class TaskSection:
     """What the report says of one task.
 
     Args:
@@ -111,7 +110,7 @@ class Sections:
         return self._part(
             "accuracy", "Accuracy against weights remaining", table, drawings.draw_accuracy(self._task, table.rows),
             caption="Mean ± standard deviation of the test accuracy over trials; dashed: the dense network (band: "
-            "± standard deviation); dotted: guessing.",
+            "± standard deviation); dotted: guessing. The panels' axes differ.",
             notes=self._also_differing(),
         )  # fmt: skip
 
@@ -134,7 +133,7 @@ class Sections:
         return self._part(
             "curves", "Learning curves", self._tables.curves(), drawings.draw_curves(self._task), folded=True,
             caption="Test accuracy at each epoch, one line a density: mean over finished trials, band ± standard "
-            "deviation. A triangle ends the line of a run that goes on.",
+            "deviation. A stroke across: fine-tuning begins. A triangle ends the line of a run that goes on.",
             more=[("epochs", self._tables.epochs())],
         )  # fmt: skip
 
@@ -155,11 +154,14 @@ class Sections:
         more: Sequence[tuple[str, str]] = (), **words: object,
     ) -> Part:  # fmt: skip
         stem = f"{self._slug}_{name}"
-        files = [File(f"tables/{stem}.csv", table.csv().encode())]
-        files += [File(f"tables/{self._slug}_{other}.csv", text.encode()) for other, text in more]
+        files = [File(f"tables/{stem}.csv", table.csv().encode(), "table (CSV)")]
+        files += [File(f"tables/{self._slug}_{other}.csv", text.encode(), "every epoch (CSV)") for other, text in more]
         if figure:
-            files += [File(f"figures/{stem}.svg", figure.wide.encode()), File(f"figures/{stem}.png", figure.png)]
-            words["alt"] = f"{heading}, {self._task.title}. {words['caption']} All its figures stand in the table below."
+            files.append(File(f"figures/{stem}.svg", figure.wide.encode(), "figure (SVG)"))
+            files.append(File(f"figures/{stem}.png", figure.png, "figure (PNG)"))
+            words["alt"] = (
+                f"{heading}, {self._task.title}. {words['caption']} All its figures stand in the table below."
+            )
         return Part(stem, heading, f"{heading}, {self._task.title}", table, figure, files=files, **words)
 
     def _also_differing(self) -> list[str]:

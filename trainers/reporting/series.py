@@ -64,15 +64,27 @@ class Experiment:
         return self.config.target_sparsity if found is None else found
 
     @property
+    def layers(self) -> dict[str, Spread]:
+        """Layer -> percent of its weights that remain, over the finished trials; in the network's order."""
+        names = {name: None for outcome in self.outcomes for name in outcome.layers}
+        counts = {name: [one.layers[name] for one in self.outcomes if name in one.layers] for name in names}
+        return {name: Spread.of(100.0 * kept / whole for kept, whole in pairs if whole)
+                for name, pairs in counts.items()}  # fmt: skip
+
+    @property
     def verdicts(self) -> dict[str, Verdict]:
         """The verdict on every check, over its trials."""
         return judge_checks(one.model_dump() for one in self.outcomes)
 
-    def twins(self, check: str) -> Spread:
-        """Test accuracy of a check's networks after training, over the trials that ran it."""
+    def beside(self, check: str) -> tuple[Spread, Spread]:
+        """Test accuracy after training of tickets and of a check's networks, over the trials that ran the check."""
         if check == "score_inversion":  # such an experiment is itself the check of another
-            return Spread.of(one.test_acc_after_finetune for one in self.outcomes if one.inverts)
-        return Spread.of(one.checks[check].test_acc_after_finetune for one in self.outcomes if check in one.checks)
+            inverted = [one for one in self.outcomes if one.inverts]
+            upright = Spread.of(one.inverts.test_acc_after_finetune for one in inverted)
+            return upright, Spread.of(one.test_acc_after_finetune for one in inverted)
+        checked = [one for one in self.outcomes if check in one.checks]
+        twins = Spread.of(one.checks[check].test_acc_after_finetune for one in checked)
+        return Spread.of(one.test_acc_after_finetune for one in checked), twins
 
 
 @dataclass(frozen=True)
@@ -173,10 +185,9 @@ def family_of(config: Config) -> str | None:
     """
     place = "/".join(part for part in (config.subfolder, config.name, config.run_idx) if part)
     value = re.escape(f"{config.target_sparsity:g}").replace(r"\.", "[._]")
-    token = rf"(?:(?<=[/_-])|^)(?:(?:target_)?sparsity_)?{value}(?=[/_-]|$)"
+    token = rf"(^|[/_-])(?:(?:target_)?sparsity_)?{value}(?=[/_-]|$)"
     without, count = re.subn(token, "", place, count=1)
-    return "/".join(part.strip("_-") for part in re.sub(r"([_-])[_-]+", r"\1", without).split("/") if part.strip("_-")) \
-        if count else None
+    return without.strip("/_-") if count else None
 
 
 def _by_options(experiment: Experiment) -> tuple:

@@ -97,7 +97,9 @@ def spread(heading: str, key: str, form: str = ".2f") -> Column:
 
     def show(row: Row) -> str:
         mean, sd = shown(row[f"{key}_mean"], form), row[f"{key}_sd"]
-        return mean if sd is None else f"{mean} ± {shown(sd, form.lstrip('+'))}"
+        own = row.get(f"{key}_n")
+        fewer = f" (n = {own})" if own and own != row["n"] else ""
+        return (mean if sd is None else f"{mean} ± {shown(sd, form.lstrip('+'))}") + fewer
 
     return Column(heading, show, lambda row: row[f"{key}_mean"])
 
