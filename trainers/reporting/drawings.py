@@ -208,7 +208,7 @@ def draw_costs(task: Task, rows: Sequence[Row]) -> Drawn | None:
             for name, members in _by(rows, "series").items():
                 points(axes, members, key, "after", label=label(name), **look[name])
                 if name not in {one.name for one in task.dense}:
-                    _written(axes, members, f"{key}_mean", look[name]["color"])
+                    _written(axes, members, f"{key}_mean")
             log_axis(axes.xaxis, about, prefixed)
             axes.set(ylabel="test accuracy (%)")
             axes.tick_params(labelleft=True)
@@ -217,8 +217,8 @@ def draw_costs(task: Task, rows: Sequence[Row]) -> Drawn | None:
     return drawn(draw, len(kinds))
 
 
-def _written(axes: Axes, rows: Sequence[Row], key: str, color: str) -> None:
+def _written(axes: Axes, rows: Sequence[Row], key: str) -> None:
     """The density beside the first and the last point of a line."""
     for row in {id(row): row for row in (rows[0], rows[-1])}.values():
         axes.annotate(percent(row["weights_remaining_percent_mean"]), (row[key], row["after_mean"]), xytext=(5, -9),
-                      textcoords="offset points", fontsize=6.5, color=color)  # fmt: skip
+                      textcoords="offset points", fontsize=6.5)  # fmt: skip

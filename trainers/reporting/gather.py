@@ -133,7 +133,7 @@ def _read_run(folder: Path, problems: list[Problem]) -> RunRecord | None:
     try:
         if not (folder / "config.yml").is_file():
             raise UserError("there is no config.yml beside its summary.json")
-        config = parse_args(["--config", str(folder / "config.yml")])
+        config = parse_args(["--resume", str(folder)])
     except UserError as error:
         problems.append(Problem(folder, f"left out: {error}"))
         return None

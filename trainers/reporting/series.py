@@ -185,9 +185,9 @@ def family_of(config: Config) -> str | None:
     """
     place = "/".join(part for part in (config.subfolder, config.name, config.run_idx) if part)
     value = re.escape(f"{config.target_sparsity:g}").replace(r"\.", "[._]")
-    token = rf"(^|[/_-])(?:(?:target_)?sparsity_)?{value}(?=[/_-]|$)"
-    without, count = re.subn(token, "", place, count=1)
-    return without.strip("/_-") if count else None
+    token = rf"(?:(?:target_)?sparsity_)?{value}"
+    without, count = re.subn(rf"^{token}(?:[/_-]|$)|[/_-]{token}(?=[/_-]|$)", "", place, count=1)
+    return without if count else None
 
 
 def _by_options(experiment: Experiment) -> tuple:
