@@ -333,7 +333,7 @@ def test_a_report_is_written_over_by_the_next_and_nothing_else_is(tmp_path: Path
     left = {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()}
     assert left == {"report.html", "report.md", "report.json", "notes.txt", "tables/b.csv", "tables/c.csv"}
     (home / "tables" / "d.csv").write_text("another's")
-    with pytest.raises(UserError, match="d.csv is not of a report"):
+    with pytest.raises(UserError, match=r"d\.csv is not of a report"):
         write_report(home, report("d"))
     assert (home / "tables" / "d.csv").read_text() == "another's"
     assert (home / "tables" / "b.csv").exists()
