@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-import main
+from args_helper import config_of
 from tests.run_folders import make_run, make_trials
+from trainers.reporting.report import make_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PHONE = 390
@@ -42,7 +44,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         make_trials(root, name, [90, 91, 92], algo="snip", target_sparsity=5, check_weight_reinit=[80, 82, 81])
         make_trials(root, "dense", [96, 97, 98], algo="training", target_sparsity=100)
         make_run(root / "running", None, algo="grasp", rows=4)
-        assert main.main(["--report", str(root)]) == 0
+        make_report(config_of({"report": [str(root)]}, "a test"))
         browser.get((root / "report" / "report.html").as_uri())
         yield browser
     finally:
@@ -102,12 +104,13 @@ def test_headings_are_in_order_and_parts_have_names(page: Any) -> None:
     levels = page.execute_script("return Array.from(document.querySelectorAll('h1,h2,h3,h4'), h => +h.tagName[1])")
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:]))
+    assert all(after - before <= 1 for before, after in pairwise(levels))
     assert page.execute_script("return document.documentElement.lang") == "en-GB"
     labels = page.execute_script("return Array.from(document.querySelectorAll('.box'), b => b.ariaLabel)")
     assert len(set(labels)) == len(labels)
     targets = page.execute_script(
-        "return Array.from(document.querySelectorAll('a[href^=\"#\"]'), a => !!document.getElementById(a.hash.slice(1)))"
+        "const links = document.querySelectorAll('a[href^=\"#\"]');"
+        "return Array.from(links, link => !!document.getElementById(link.hash.slice(1)))"
     )
     assert targets
     assert all(targets)
