@@ -241,6 +241,16 @@ def test_a_run_is_set_beside_the_papers_figures_for_its_ticket_and_its_checks(ro
     assert not re.search(r"\blr |seed|target", ticket["differs_in"])
 
 
+def test_the_papers_figures_stand_in_the_table_whether_or_not_there_is_a_run(root: Path) -> None:
+    make_trials(root, "gem", [82, 83, 84], **GEM, target_sparsity=3.72)
+    table = Contents(only_task(root), root).paper()
+    lines = table.markdown().splitlines()[2:]
+    assert len(lines) == len(table.rows) == len(PUBLISHED)
+    assert "| 83.40 | 3.72 | 83.00 ± 1.00 | −0.40 | 3 |" in lines[0]
+    assert "| 77.89 | – | – | – | 0 |" in lines[3]
+    assert all(isinstance(column.show(row), str) for row in table.rows for column in table.columns)
+
+
 @pytest.mark.parametrize(
     ("options", "figures"),
     [
@@ -380,3 +390,11 @@ def test_a_real_run_is_read_whole(places: list[str], tmp_path: Path, call) -> No
     assert row["after_mean"] == summary["test_acc_after_finetune"]
     assert row["weights_remaining_percent_mean"] == summary["weights_remaining_percent"]
     assert prefixed(0.5) == "0.5"
+
+
+def test_a_report_of_nothing_but_a_run_before_its_first_epoch(root: Path, call) -> None:
+    (make_run(root / "a", None) / "acc_and_sparsity.csv").unlink()
+    assert call("--report", root).code == 0
+    page = (root / "report" / "report.html").read_text()
+    assert "1 (going on)" in page
+    assert "<img" not in page

@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from trainers.reporting.figures import (
     COLORS,
@@ -33,6 +33,9 @@ from trainers.reporting.tables import Row, prefixed
 DENSE = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 SAME_DENSITY = 1.15
 """Densities up to this ratio apart share a panel of the layers."""
+MOST_TICKS, TOUCHING = 8, 1.2
+BESIDE = 1.06
+"""Ratio over which the points of one density are spread, so that error bars stand beside one another."""
 
 
 def percent(density: float) -> str:
@@ -55,25 +58,38 @@ def draw_accuracy(task: Task, rows: Sequence[Row]) -> Drawn | None:
     if not tickets:
         return None
     series, look = _by(tickets, "series"), looks([one.name for one in task.tickets])
+    ticks: list[float] = []  # where there are points, unless their labels would touch
+    for density in sorted({row["weights_remaining_percent_mean"] for row in tickets}):
+        if not ticks or density / ticks[-1] > TOUCHING:
+            ticks.append(density)
 
     def draw(figure: Figure, columns: int) -> None:
         for axes, (key, title) in zip(
             panels(figure, 2, columns, sharex=True),
             (("before", "before fine-tuning"), ("after", "after fine-tuning")),
         ):
-            for name, members in series.items():
-                points(axes, members, "weights_remaining_percent", key, label=label(name), **look[name])
+            for index, (name, members) in enumerate(series.items()):
+                beside = BESIDE ** ((index - (len(series) - 1) / 2) / len(series))
+                points(axes, moved(members, beside), "weights_remaining_percent", key, label=label(name), **look[name])
             if key == "after":
                 _dense_lines(axes, [row for row in rows if row["series"] in dense])
             elif task.chance:  # after training it would lie far below, and press all else together
                 axes.axhline(task.chance, color="#777777", linestyle=":", linewidth=1, label="chance")
-            log_axis(axes.xaxis, "weights remaining (%)")
+            log_axis(axes.xaxis, "weights remaining (%)", lambda value: percent(value)[:-1])
+            if len(ticks) <= MOST_TICKS:
+                axes.xaxis.set_major_locator(FixedLocator(ticks))
             axes.set(ylabel="test accuracy (%)", title=title)
             axes.tick_params(labelbottom=True)
         figure.axes[0].invert_xaxis()  # shared; as usual, sparser to the right
         legend(figure)
 
     return drawn(draw, 2)
+
+
+def moved(rows: Iterable[Row], factor: float) -> list[Row]:
+    """Rows with their density multiplied, to be drawn."""
+    key = "weights_remaining_percent_mean"
+    return [row if row[key] is None else {**row, key: row[key] * factor} for row in rows]
 
 
 def _dense_lines(axes: Axes, rows: Sequence[Row]) -> None:

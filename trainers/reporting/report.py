@@ -47,7 +47,7 @@ def make_report(config: Config) -> None:
     )
     report = Report("Lottery tickets side by side", about, sections, problems)
     write_report(home, report)
-    print(f"{len(runs)} runs, {len(problems)} problems" if problems else f"{len(runs)} runs")
+    print(f"{ended} finished and {len(runs) - ended} other runs in {len(sections)} sections")
     print(f"  report               {home / PAGE}")
     print(f"  the same elsewhere   {home / MARKDOWN}, {home}/figures, {home}/tables")
 
@@ -110,7 +110,8 @@ class TaskSection:
         return self._part(
             "accuracy", "Accuracy against weights remaining", table, drawings.draw_accuracy(self._task, table.rows),
             caption="Mean ± standard deviation of the test accuracy over trials; dashed: the dense network (band: "
-            "± standard deviation); dotted: guessing. The panels' axes differ.",
+            "± standard deviation); dotted: guessing. The panels' axes differ; points of one density "
+            "are drawn up to 3% beside it, so that bars can be told apart.",
             notes=self._also_differing(),
         )  # fmt: skip
 

@@ -65,7 +65,7 @@ class Table:
 def _cell(column: Column, row: Row) -> str:
     if column.links is None:
         return plain(column.show(row))
-    return ", ".join(f"[{plain(text)}]({address})" for text, address in column.links(row))
+    return ", ".join(f"[{plain(text)}]({address})" for text, address in column.links(row)) or NONE
 
 
 def _line(cells: Any) -> str:
