@@ -167,6 +167,8 @@ def test_every_task_has_a_section_of_its_own(root: Path) -> None:
         ("{", "cannot read"), ("[]", "valid dictionary"), ('{"config_hash": "x"}', "trial: Field required"),
         ('{"config_hash": "x", "trial": 1, "classes": 10, "weights_total": 5, "weights_remaining_percent": NaN}',
          "finite number"),
+        ('{"config_hash": "x", "trial": 1, "classes": 10, "weights_total": 5, "weights_remaining_percent": 500}',
+         "less than or equal to 100"),
     ],
 )  # fmt: skip
 def test_a_damaged_summary_is_told_of_and_stops_nothing(root: Path, content: str, said: str) -> None:
@@ -181,13 +183,19 @@ def test_a_damaged_summary_is_told_of_and_stops_nothing(root: Path, content: str
 
 @pytest.mark.parametrize(
     ("cut", "used", "said"),
-    [("57,,6", 6, "cut off"), ("x,1,2\n", 6, "missing"), ("search,6,0.1,,57,,\n", 6, "missing"), ("", 6, None)],
+    [
+        ("57,,6", 6, "cut off"),
+        ("x,1,2\n", 6, "missing"),
+        ("search,6,0.1,,57,,\n", 6, "missing"),
+        ("", 6, None),
+        ("finetune,6,0.1,,10,,9,nan,0,14,0.2\n", 7, None),
+    ],
 )
 def test_a_table_of_epochs_is_read_up_to_where_it_is_damaged(root: Path, cut: str, used: int, said: str | None) -> None:
     table = make_run(root / "a", None, rows=6) / "acc_and_sparsity.csv"
     table.write_text(table.read_text() + cut)
     (run,), problems = gather([root])
-    assert (run.state, len(run.epochs), run.epochs[-1].test_acc) == (GOING_ON, used, 55)
+    assert (run.state, len(run.epochs), run.epochs[5].test_acc) == (GOING_ON, used, 55)
     assert [said in problem.text for problem in problems] == ([] if said is None else [True])
 
 
@@ -392,9 +400,13 @@ def test_a_real_run_is_read_whole(places: list[str], tmp_path: Path, call) -> No
     assert prefixed(0.5) == "0.5"
 
 
-def test_a_report_of_nothing_but_a_run_before_its_first_epoch(root: Path, call) -> None:
+def test_a_report_of_runs_with_next_to_nothing_in_them(root: Path, call) -> None:
     (make_run(root / "a", None) / "acc_and_sparsity.csv").unlink()
+    (make_run(root / "b", algo="training") / "acc_and_sparsity.csv").unlink()
+    make_run(
+        root / "c", algo="random_subnet", prune_rate=0.01, rows=0, says_weights_remaining_percent=0.0, says_cost={}
+    )
     assert call("--report", root).code == 0
     page = (root / "report" / "report.html").read_text()
     assert "1 (going on)" in page
-    assert "<img" not in page
+    assert len(list(root.glob("report/figures/*"))) == 2  # what the dense network cost

@@ -51,10 +51,16 @@ def _by(rows: Iterable[Row], *keys: str) -> dict[Any, list[Row]]:
     return groups
 
 
+def _on_log_axis(rows: Iterable[Row], key: str) -> list[Row]:
+    """Those that have a place there; a coin may have kept no weight at all."""
+    return [row for row in rows if row[key] > 0]
+
+
 def draw_accuracy(task: Task, rows: Sequence[Row]) -> Drawn | None:
     """Accuracy against weights remaining, before and after fine-tuning, beside the dense network and chance."""
     dense = {one.name for one in task.dense}
-    tickets = [row for row in rows if row["series"] not in dense and row["n"]]
+    ticket_rows = [row for row in rows if row["series"] not in dense and row["n"]]
+    tickets = _on_log_axis(ticket_rows, "weights_remaining_percent_mean")
     if not tickets:
         return None
     series, look = _by(tickets, "series"), looks([one.name for one in task.tickets])
@@ -139,7 +145,9 @@ def _dot(axes: Axes, row: Row, key: str, place: float, look: Mapping[str, Any]) 
 def draw_layers(task: Task, rows: Sequence[Row]) -> Drawn | None:
     """The density of every layer, a panel for each density of the whole."""
     groups: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: -row["weights_remaining_percent"]):
+    for row in sorted(
+        _on_log_axis(rows, "weights_remaining_percent"), key=lambda row: -row["weights_remaining_percent"]
+    ):
         alike = groups and groups[-1][0]["weights_remaining_percent"] / row["weights_remaining_percent"] <= SAME_DENSITY
         groups[-1].append(row) if alike else groups.append([row])
     if not groups:

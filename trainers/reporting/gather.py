@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,6 +18,11 @@ from utils.files import read_json
 GOING_ON, FINISHED, DAMAGED = "going on", "finished", "damaged"
 
 
+Percent = Annotated[float, Field(ge=0, le=100)]
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+
+
 class _Read(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
@@ -24,7 +30,7 @@ class _Read(BaseModel):
 class Accuracy(_Read):
     """A network that was trained beside the ticket."""
 
-    test_acc_after_finetune: float
+    test_acc_after_finetune: Percent
 
 
 class Reference(Accuracy):
@@ -36,12 +42,12 @@ class Reference(Accuracy):
 class Spent(_Read):
     """The cost ledger of the search or of the fine-tuning."""
 
-    epochs: int
-    seconds: float
-    training_flops_dense: float
-    training_flops_masked: float
-    scoring_flops: float = 0.0
-    peak_memory_bytes: int = 0
+    epochs: Count
+    seconds: Amount
+    training_flops_dense: Amount
+    training_flops_masked: Amount
+    scoring_flops: Amount = 0.0
+    peak_memory_bytes: Count = 0
 
 
 class Outcome(_Read):
@@ -52,11 +58,11 @@ class Outcome(_Read):
     classes: int = Field(ge=1)
     device: str = "unknown device"
     weights_total: int = Field(ge=1)
-    weights_remaining_percent: float
-    effective_weights_remaining_percent: float | None = None
-    layers: dict[str, tuple[int, int]] = {}
-    test_acc_before_finetune: float
-    test_acc_after_finetune: float | None
+    weights_remaining_percent: Percent
+    effective_weights_remaining_percent: Percent | None = None
+    layers: dict[str, tuple[Count, Annotated[int, Field(ge=1)]]] = {}
+    test_acc_before_finetune: Percent
+    test_acc_after_finetune: Percent | None
     checks: dict[str, Accuracy] = {}
     dense: Reference | None = None
     inverts: Accuracy | None = None
@@ -68,10 +74,10 @@ class Epoch(_Read):
 
     phase: str
     epoch: int
-    test_acc: float
-    train_acc: float
-    train_loss: float
-    model_sparsity: float
+    test_acc: Percent
+    train_acc: Percent
+    train_loss: Annotated[float, Field(allow_inf_nan=True)]  # training can diverge
+    model_sparsity: Percent
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,11 @@ def make_report(config: Config) -> None:
         warnings.warn(f"report: {problem.folder}: {problem.text}", stacklevel=2)
     sections = [TaskSection(task, number, home.resolve()).section() for number, task in enumerate(tasks_of(runs), 1)]
     ended = sum(run.state == FINISHED for run in runs)
+    command = ["python", "main.py", "--report", *config.report]
+    command += ["--report_dir", config.report_dir] if config.report_dir else []
     about = (
         f"{ended} finished and {len(runs) - ended} other runs in {', '.join(config.report)}, "
-        f"{datetime.now(UTC):%d %B %Y, %H:%M} UTC. Made by: "
-        f"python main.py --report {' '.join(map(shlex.quote, config.report))}"
+        f"{datetime.now(UTC):%d %B %Y, %H:%M} UTC. Made by: {shlex.join(command)}"
     )
     report = Report("Lottery tickets side by side", about, sections, problems)
     write_report(home, report)
@@ -109,7 +110,7 @@ class TaskSection:
         table = self._tables.accuracy()
         return self._part(
             "accuracy", "Accuracy against weights remaining", table, drawings.draw_accuracy(self._task, table.rows),
-            caption="Mean ± standard deviation of the test accuracy over trials; dashed: the dense network (band: "
+            caption="Mean ± standard deviation of the test accuracy over trials; broken lines: the dense network (band: "
             "± standard deviation); dotted: guessing. The panels' axes differ; points of one density "
             "are drawn up to 3% beside it, so that bars can be told apart.",
             notes=self._also_differing(),

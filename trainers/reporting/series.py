@@ -68,8 +68,7 @@ class Experiment:
         """Layer -> percent of its weights that remain, over the finished trials; in the network's order."""
         names = {name: None for outcome in self.outcomes for name in outcome.layers}
         counts = {name: [one.layers[name] for one in self.outcomes if name in one.layers] for name in names}
-        return {name: Spread.of(100.0 * kept / whole for kept, whole in pairs if whole)
-                for name, pairs in counts.items()}  # fmt: skip
+        return {name: Spread.of(100.0 * kept / whole for kept, whole in pairs) for name, pairs in counts.items()}
 
     @property
     def verdicts(self) -> dict[str, Verdict]:

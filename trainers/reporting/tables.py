@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +90,11 @@ def text(heading: str, key: str) -> Column:
 
 def number(heading: str, key: str, form: str = ".2f") -> Column:
     """A column of figures."""
-    return Column(heading, lambda row: shown(row[key], form), lambda row: row[key])
+
+    def sort(row: Row) -> float | None:
+        return None if row[key] is None or math.isnan(row[key]) else row[key]
+
+    return Column(heading, lambda row: shown(row[key], form), sort)
 
 
 def spread(heading: str, key: str, form: str = ".2f") -> Column:
