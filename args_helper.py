@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import Annotated, Any, NamedTuple, NoReturn, get_args, get_origin
 
@@ -101,6 +102,11 @@ def _listed(given: Any) -> Any:
     return [word for some in words for word in some]
 
 
+def _one_or_more(given: Any) -> Any:
+    """Folders: one, or a list; a name may have blanks in it."""
+    return [given] if isinstance(given, str) else given
+
+
 def _inside(given: Any) -> Any:
     path = PurePath(str(given))
     if path.is_absolute() or ".." in path.parts or not str(given).strip() or "\0" in str(given):
@@ -124,6 +130,7 @@ def _period(given: Any) -> Any:
 Int = Annotated[int, BeforeValidator(_whole)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
 Ints = Annotated[tuple[int, ...], BeforeValidator(_listed)]
+Folders = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_more)]
 Inside = Annotated[str, BeforeValidator(_inside)]
 Time = Annotated[str, BeforeValidator(_time)]
 Period = Annotated[str, BeforeValidator(_period)]
@@ -427,6 +434,10 @@ class AnalysisOptions(_Options):
         "prob", "mode_connect of scores: between, take each place from one end by chance, or weigh both", affects=False
     )
     sweep: str | None = option(None, "run all the runs of this YAML file, and compare them", affects=False)
+    report: Folders | None = option(
+        None, "make a page with figures and tables of the runs in these folders, at any depth", affects=False
+    )
+    report_dir: str | None = option(None, "report: where it goes; default: report/ in the first folder", affects=False)
 
 
 GROUPS: tuple[type[_Options], ...] = (
@@ -439,6 +450,11 @@ GROUPS: tuple[type[_Options], ...] = (
     FineTuneOptions,
     AnalysisOptions,
 )
+
+TASK_OPTIONS = (
+    "dataset", "data", "image_size", "use_full_data", "arch", "width", "hidden_size", "bias", "bn_type", "seed",
+)  # fmt: skip
+"""The options that a dense reference shares with a ticket."""
 
 # Options that are known and do nothing any more, and what to use instead.
 RETIRED = {
@@ -478,7 +494,7 @@ RETIRED = {
 # Options that are known and not available yet, each with the value that asks for nothing.
 NOT_YET: dict[str, Any] = {
     "multiprocessing_distributed": False, "world_size": -1, "rank": -1, "dist_backend": "nccl",
-    "export": False, "report": None, "compare_tickets": None,
+    "export": False, "compare_tickets": None,
 }  # fmt: skip
 
 
@@ -562,19 +578,7 @@ class Config(*reversed(GROUPS)):
     @property
     def task_hash(self) -> str:
         """A name for what a dense reference shares with a ticket: the data, the network's shape, and the seed."""
-        names = [
-            "dataset",
-            "data",
-            "image_size",
-            "use_full_data",
-            "arch",
-            "width",
-            "hidden_size",
-            "bias",
-            "bn_type",
-            "seed",
-        ]
-        shared = {name: value for name, value in self.deciding().items() if name in names}
+        shared = {name: value for name, value in self.deciding().items() if name in TASK_OPTIONS}
         return _digest(shared)
 
     @property
@@ -960,7 +964,12 @@ def is_list(field: FieldInfo) -> bool:
 
 
 def choices_of(field: FieldInfo) -> tuple[str, ...]:
-    return next((extra.names for extra in field.metadata if isinstance(extra, Choices)), ())
+    """The names an option allows, also where it may be left out (`one_of(...) | None`)."""
+    metadata = [
+        *field.metadata,
+        *(one for part in parts_of(field.annotation) for one in getattr(part, "__metadata__", ())),
+    ]
+    return next((extra.names for extra in metadata if isinstance(extra, Choices)), ())
 
 
 def _read_yaml(path: Path, problems: list[str]) -> dict[str, Given]:

@@ -15,6 +15,7 @@ MODES = {
     "list": "trainers.listing:print_list",
     "dry_run": "trainers.plan:print_plan",
     "sweep": "trainers.sweep:run_sweep",
+    "report": "trainers.reporting.report:make_report",
     "evaluate": "trainers.analysis:evaluate_network",
     "compare_rounding": "trainers.analysis:compare_rounding",
     "mode_connect": "trainers.mode_connect:connect_modes",

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from args_helper import NOT_YET, OPTIONS, RETIRED, Choices, Config, difference, parse_args
+from args_helper import NOT_YET, OPTIONS, RETIRED, Config, choices_of, difference, parse_args
 from utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -125,8 +125,8 @@ OUTSIDE_THE_RESULT = set(
     "workers print_freq save_every checkpoint_at_prune ckpt_at_fixed_epochs save_model resume print_config data "
     "weight_training dense_training random_subnet skip_sanity_checks with_dense only_sanity sanity_folder evaluate "
     "compare_rounding mode_connect pretrained2 how_to_connect interpolate sweep mixed_precision "
-    "compile checkpoint_every keep_checkpoints max_time deterministic resume_anyway "
-    "dry_run list".split()
+    "compile checkpoint_every keep_checkpoints max_time deterministic resume_anyway dry_run list report "
+    "report_dir".split()
 )
 """The options that change nothing about the result; every other one has to enter config_hash."""
 
@@ -456,7 +456,7 @@ def test_the_task_is_the_same_for_every_way_to_find_a_ticket_and_another_for_ano
 def another(name: str) -> Any:
     """A value of an option other than its default, allowed by itself."""
     default = OPTIONS[name].default
-    choices = next((one.names for one in OPTIONS[name].metadata if isinstance(one, Choices)), ())
+    choices = choices_of(OPTIONS[name])
     if choices:
         return next(choice for choice in choices if choice != default)
     if name in BOUNDS:
