@@ -965,11 +965,8 @@ def is_list(field: FieldInfo) -> bool:
 
 def choices_of(field: FieldInfo) -> tuple[str, ...]:
     """The names an option allows, also where it may be left out (`one_of(...) | None`)."""
-    metadata = [
-        *field.metadata,
-        *(one for part in parts_of(field.annotation) for one in getattr(part, "__metadata__", ())),
-    ]
-    return next((extra.names for extra in metadata if isinstance(extra, Choices)), ())
+    inner = (getattr(part, "__metadata__", ()) for part in parts_of(field.annotation))
+    return next((extra.names for extra in chain(field.metadata, *inner) if isinstance(extra, Choices)), ())
 
 
 def _read_yaml(path: Path, problems: list[str]) -> dict[str, Given]:
