@@ -41,7 +41,15 @@ def test_the_benchmark_runs_by_one_command_and_writes_what_it_prints(tmp_path: P
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "b.json").read_text())
     parts = [row["part"] for row in found["parts"]]
-    assert parts == ["search step", "fine-tune step", "data batch", "pruning", "evaluation pass", "search epoch"]
+    assert parts == [
+        "search step",
+        "fine-tune step",
+        "data batch",
+        "pruning",
+        "evaluation pass",
+        "evaluation of an epoch",
+        "search epoch",
+    ]
     for row in found["parts"]:
         assert f"| {row['part']} |" in done.stdout
         assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]

@@ -2,7 +2,8 @@
 
     python -m trainers.benchmark [--arch resnet20 --dataset CIFAR10 --batch_size 128 --device cpu ...]
 
-Takes every option of `main.py`, and `--repeats N`, `--images N` (of an epoch and of an evaluation) and `--json FILE`.
+Takes every option of `main.py`, and `--repeats N`, `--images N` (of an epoch and of an evaluation), `--only PART` and
+`--json FILE`.
 Both sides take turns on the same weights and the same batches, so that whatever else the machine does falls on both.
 Figures are medians with their spread; what to trust is the ratio.
 """
@@ -26,7 +27,7 @@ from trainers.benchmark_sides import Call, Sides, endless, parts
 from trainers.folders import resolved
 from trainers.ledger import BACKWARD_AND_FORWARD, activation_bytes, forward_flops
 from utils.environment import describe_environment, peak_memory, reset_peak_memory
-from utils.errors import UserError
+from utils.errors import UserError, meant
 from utils.files import write_json
 
 SETTING = (
@@ -34,6 +35,8 @@ SETTING = (
     "--regularization L2 --lmbda 1e-4 --prune_type BottomK --init signed_constant --target_sparsity 1.44 "
     "--override_prune_rate --prune_rate 0.2"
 ).split()
+LONG = ("evaluation pass", "evaluation of an epoch", "search epoch")
+"""Parts that are measured a quarter as often."""
 COMPARED_STEPS = 8
 TOLERANCE = 1e-5
 
@@ -53,12 +56,20 @@ def compare_figures(config: Config, data: Splits) -> dict[str, float]:
     return {"steps": COMPARED_STEPS, "relative_difference_of_losses": apart, "differing_places_of_masks": differing}
 
 
-def measure(sides: Sides, repeats: int) -> list[dict[str, Any]]:
-    """Every part's times, ours and the plain one's in turns."""
-    rows = []
-    for name, (ours, plain, images) in parts(sides).items():
+def measure(sides: Sides, repeats: int, only: str | None = None) -> list[dict[str, Any]]:
+    """Every part's times, or those of one part only: ours and the plain one's in turns.
+
+    Raises:
+        UserError: there is no such part.
+    """
+    rows, chosen = [], parts(sides)
+    if only is not None:
+        if only not in chosen:
+            raise UserError(f"--only: there is no part '{only}': {', '.join(chosen)}{meant(only, chosen)}")
+        chosen = {only: chosen[only]}
+    for name, (ours, plain, images) in chosen.items():
         taken: dict[str, list[float]] = {"ours": [], "plain": []}
-        rounds = repeats if name not in ("search epoch", "evaluation pass") else max(3, repeats // 4)
+        rounds = max(3, repeats // 4) if name in LONG else repeats
         for turn in range(rounds + 1):
             for side, call in (("ours", ours), ("plain", plain)):
                 seconds = _timed(call, sides.data.train.device)
@@ -126,6 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--repeats", type=int, default=20)
     own.add_argument("--images", type=int, default=0)
+    own.add_argument("--only")
     own.add_argument("--json", type=Path)
     mine, rest = own.parse_known_args(argv)
     try:
@@ -135,20 +147,21 @@ def main(argv: list[str] | None = None) -> int:
         reset_peak_memory(device)
         figures = compare_figures(config, data)
         sides = Sides(config, data)
-        rows = measure(sides, mine.repeats)
+        rows = measure(sides, mine.repeats, mine.only)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     flops = BACKWARD_AND_FORWARD * forward_flops(sides.dense, data.spec.shape)[""] * config.batch_size
     best = peaks(device)
-    reached = flops / (rows[0]["ours_ms"] / 1e3) / 1e9
+    step = next((row for row in rows if row["part"] == "search step"), None)
+    reached = step and flops / (step["ours_ms"] / 1e3) / 1e9
     images = next(data.train.epoch(torch.Generator()))[0]
     kept = activation_bytes(sides.ours.network, images) / activation_bytes(deepcopy(sides.dense), images)
     extra = {
         **figures,
         **best,
-        "search_step_gflops": reached,
-        "share_of_matmul_peak": reached / best["matmul_gflops"],
+        "step_gflop": flops / 1e9,
+        **({"search_step_gflops": reached, "share_of_matmul_peak": reached / best["matmul_gflops"]} if step else {}),
         "activation_memory_to_dense": kept,
         "peak_memory_mb": peak_memory(device) / 2**20,
         "compile": sides.config.compile,

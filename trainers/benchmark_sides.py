@@ -80,34 +80,31 @@ class Sides:
         for images, labels in self.data.train.epoch(torch.Generator().manual_seed(1)):
             self.our_step(images, labels)
         self.ours.after_steps()
-        self.ours.measure(self.data, lambda stream: torch.Generator())
+        self.our_measurement()
 
     def plain_epoch(self) -> None:
         """The same; with rounding in the forward pass, before and after it are the same network, evaluated twice."""
-        for images, labels in plain_loop.batches(self.data.train.images, self.data.spec, self._batch, self._device):
+        for images, labels in self.plain_batches():
             self.plain_step(images, labels)
+        self.plain_measurement()
+
+    def our_measurement(self) -> None:
+        """What a search evaluates at the end of an epoch: once, where before and after rounding are the same bits."""
+        self.ours.measure(self.data, lambda stream: torch.Generator())
+
+    def plain_measurement(self) -> None:
+        """The same, before and after rounding."""
         for _ in ("before rounding", "after rounding"):
             self.plain_evaluation()
 
     def plain_evaluation(self) -> float:
-        """One pass over the test images, normalised beforehand."""
-        images, labels = self.test_batch()
-        return plain_loop.accuracy(self.plain, images, labels, self._batch)
+        """One pass over the test images."""
+        images = plain_loop.batches(self.data.test.images, self.data.spec, self.config.batch_size, augmented=False)
+        return plain_loop.accuracy(self.plain, images)
 
-    def test_batch(self) -> tuple[Tensor, Tensor]:
-        """All test images in one, normalised."""
-        if not hasattr(self, "_test"):
-            images, labels = zip(*self.data.test)
-            self._test = torch.cat(images).contiguous(), torch.cat(labels)
-        return self._test
-
-    @property
-    def _batch(self) -> int:
-        return self.config.batch_size
-
-    @property
-    def _device(self) -> torch.device:
-        return self.data.train.device
+    def plain_batches(self) -> Iterator[Any]:
+        """An epoch of training batches."""
+        return plain_loop.batches(self.data.train.images, self.data.spec, self.config.batch_size, augmented=True)
 
 
 def parts(sides: Sides) -> dict[str, tuple[Call, Call, int]]:
@@ -116,11 +113,9 @@ def parts(sides: Sides) -> dict[str, tuple[Call, Call, int]]:
     batch = next(data.train.epoch(torch.Generator().manual_seed(0)))
     plain_batch = (batch[0].contiguous(), batch[1])
     our_tuning, plain_tuning = _tuning_steps(sides, batch, plain_batch)
-    ours, plain = endless(lambda seed: data.train.epoch(torch.Generator().manual_seed(seed))), endless(
-        lambda _: plain_loop.batches(data.train.images, data.spec, batch_size, data.train.device)
-    )  # fmt: skip
+    ours = endless(lambda seed: data.train.epoch(torch.Generator().manual_seed(seed)))
+    plain = endless(lambda _: sides.plain_batches())
     folded = FoldedNetwork(deepcopy(sides.dense))
-    sides.test_batch()
     return {
         "search step": (lambda: sides.our_step(*batch), lambda: sides.plain_step(*plain_batch), batch_size),
         "fine-tune step": (our_tuning, plain_tuning, batch_size),
@@ -129,6 +124,7 @@ def parts(sides: Sides) -> dict[str, tuple[Call, Call, int]]:
         "evaluation pass": (
             lambda: evaluate(folded.refreshed(), data.test), sides.plain_evaluation, len(data.test)
         ),
+        "evaluation of an epoch": (sides.our_measurement, sides.plain_measurement, len(data.test)),
         "search epoch": (sides.our_epoch, sides.plain_epoch, len(data.train.images)),
     }  # fmt: skip
 

@@ -8,7 +8,7 @@ after rounding at the batch size of the training.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -103,25 +103,25 @@ def prune(layers: list[PlainMaskedConv], rate: float) -> None:
 
 
 @torch.no_grad()
-def accuracy(net: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> float:
+def accuracy(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Top-1 accuracy in percent."""
     net.eval()
-    correct = 0
-    for start in range(0, len(labels), batch_size):
-        logits = net(images[start : start + batch_size])
-        correct += (logits.argmax(1) == labels[start : start + batch_size]).sum().item()
+    correct, count = 0, 0
+    for images, labels in batches:
+        correct += (net(images).argmax(1) == labels).sum().item()
+        count += len(labels)
     net.train()
-    return 100.0 * correct / len(labels)
+    return 100.0 * correct / count
 
 
 class OneByOne(Dataset):
     """Images that are transformed each by itself."""
 
-    def __init__(self, images: ImageSet, spec: DataSpec) -> None:
+    def __init__(self, images: ImageSet, spec: DataSpec, augmented: bool) -> None:
         self._pixels = images.images.cpu().permute(0, 2, 3, 1).numpy()
         self._labels = images.labels.cpu()
-        augment = [transforms.RandomCrop(spec.shape[1:], padding=spec.pad)] if spec.pad else []
-        augment += [transforms.RandomHorizontalFlip()] if spec.flip else []
+        augment = [transforms.RandomCrop(spec.shape[1:], padding=spec.pad)] if spec.pad and augmented else []
+        augment += [transforms.RandomHorizontalFlip()] if spec.flip and augmented else []
         self._transform = transforms.Compose(
             [*augment, transforms.ToTensor(), transforms.Normalize(spec.mean, spec.std)]
         )
@@ -134,7 +134,8 @@ class OneByOne(Dataset):
         return self._transform(Image.fromarray(pixels.squeeze())), self._labels[index]
 
 
-def batches(images: ImageSet, spec: DataSpec, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of batches."""
-    for part, labels in DataLoader(OneByOne(images, spec), batch_size, shuffle=True, num_workers=0):
+def batches(images: ImageSet, spec: DataSpec, batch_size: int, augmented: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of batches: shuffled and augmented for training, in order for evaluation."""
+    dataset, device = OneByOne(images, spec, augmented), images.images.device
+    for part, labels in DataLoader(dataset, batch_size, shuffle=augmented, num_workers=0):
         yield part.to(device), labels.to(device)
