@@ -8,8 +8,9 @@ import pytest
 
 from args_helper import OPTIONS
 from utils.errors import UserError
-from utils.option_table import BEGIN, END, option_table, with_table
+from utils.option_table import option_table, with_table
 
+BEGIN, END = "<!-- options: begin -->", "<!-- options: end -->"
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 

@@ -14,9 +14,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from args_helper import GROUPS, choices_of, is_bool, is_list, parts_of
-from utils.errors import UserError
+from utils.marked import with_part
 
-BEGIN, END = "<!-- options: begin -->", "<!-- options: end -->"
 SIGNS = {Gt: (">", "gt"), Ge: ("≥", "ge"), Lt: ("<", "lt"), Le: ("≤", "le")}
 
 
@@ -42,11 +41,7 @@ def with_table(text: str) -> str:
     Raises:
         UserError: the markers do not stand there once each, in order.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in after or END in after:
-        raise UserError(f"the table goes between {BEGIN} and {END}, which have to stand in the text once each")
-    return f"{before}{BEGIN}\n\n{option_table()}\n\n{END}{after}"
+    return with_part(text, "options", option_table())
 
 
 def _row(name: str, field: FieldInfo) -> str:

@@ -43,6 +43,7 @@ class Spent(_Read):
     """The cost ledger of the search or of the fine-tuning."""
 
     epochs: Count
+    images: Count = 0
     seconds: Amount
     training_flops_dense: Amount
     training_flops_masked: Amount
@@ -57,6 +58,7 @@ class Outcome(_Read):
     trial: int
     classes: int = Field(ge=1)
     device: str = "unknown device"
+    seconds: Amount = 0.0
     weights_total: int = Field(ge=1)
     weights_remaining_percent: Percent
     effective_weights_remaining_percent: Percent | None = None

@@ -74,10 +74,20 @@ def published_for(config: Config) -> list[Published]:
     return [one for one in PUBLISHED if all(_same(one.config, config, name) for name in ("dataset", "arch", "width"))]
 
 
-def beside_published(experiments: Sequence[Experiment], published: Sequence[Published]) -> Iterator[dict[str, Any]]:
-    """A row for every figure of the paper and every experiment that attempts it; one with dashes where none does."""
+def beside_published(
+    experiments: Sequence[Experiment], published: Sequence[Published], same: Sequence[str] = SAME
+) -> Iterator[dict[str, Any]]:
+    """A row for every figure of the paper and every experiment that attempts it; one with dashes where none does.
+
+    Args:
+        experiments: ours.
+        published: the paper's.
+        same: the options without which an experiment is no attempt at a figure.
+    """
     for one in published:
-        attempts = [other for other in experiments if other.outcomes and _nearest(other, published, one.figure) is one]
+        attempts = [
+            other for other in experiments if other.outcomes and _nearest(other, published, one.figure, same) is one
+        ]
         for experiment in attempts or [None]:
             ours = Spread(None, None, 0) if experiment is None else _measured(experiment, one.figure)
             yield {
@@ -102,7 +112,9 @@ def _measured(experiment: Experiment, figure: str) -> Spread:
     return experiment.spread(figure) if figure in (BEFORE, AFTER) else experiment.beside(figure)[1]
 
 
-def _nearest(experiment: Experiment, published: Sequence[Published], figure: str) -> Published | None:
+def _nearest(
+    experiment: Experiment, published: Sequence[Published], figure: str, same: Sequence[str]
+) -> Published | None:
     """The paper's figure that an experiment is set beside: of the same method, at its density, as long a search."""
 
     def far(one: Published) -> tuple[float, float]:
@@ -114,7 +126,7 @@ def _nearest(experiment: Experiment, published: Sequence[Published], figure: str
         for one in published
         if one.figure == figure
         and abs(experiment.density / one.density - 1) <= WITHIN
-        and all(_same(one.config, experiment.config, name) for name in SAME)
+        and all(_same(one.config, experiment.config, name) for name in same)
     ]
     return min(near, key=far, default=None)
 

@@ -1,0 +1,53 @@
+"""The README's table of results: made from files, current, and silent about what was not run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import PROJECT, SMALL, Outcome
+from trainers.reporting import measured
+from trainers.reporting.published import PUBLISHED
+from utils.marked import with_part
+
+Call = Callable[..., Outcome]
+
+
+def test_the_readme_has_the_table_that_the_files_make() -> None:
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    command = "python -m trainers.reporting.measured README.md"
+    assert with_part(text, "results", measured.results()) == text, f"write it anew: {command}"
+
+
+def test_without_runs_every_figure_of_the_paper_says_that_it_was_not_measured(tmp_path: Path) -> None:
+    lines = measured.results(tmp_path).splitlines()
+    assert len(lines) == 2 + len(PUBLISHED)
+    assert all("not measured yet" in line for line in lines[2:])
+    assert any("| 77.89 |" in line and "| – |" in line for line in lines)
+
+
+def test_finished_runs_are_taken_over_without_the_machines_own_and_stand_in_the_table(
+    finished: Path, call: Call, places: list[str], tmp_path: Path
+) -> None:
+    assert call(*SMALL, *places, "--seed", 7, "--name", "other").code == 0
+    assert measured.collect(finished.parent, tmp_path / "kept") == 1
+    assert measured.collect(tmp_path / "results", tmp_path / "kept") == 1
+    there = sorted(str(path.relative_to(tmp_path / "kept")) for path in (tmp_path / "kept").rglob("*.*"))
+    assert there == sorted(
+        f"{run}/{name}"
+        for run in ("trial_1", "other/trial_1")
+        for name in ("acc_and_sparsity.csv", "config.yml", "summary.json")
+    )
+    options = yaml.safe_load((tmp_path / "kept" / "trial_1" / "config.yml").read_text())
+    assert not {"results_dir", "log_dir", "threads"} & set(options) and options["width"] == 0.25
+    table = measured.results(tmp_path / "kept").splitlines()
+    rows = [line for line in table if "4 + 2 epochs of 1,294 images" in line]
+    assert len(rows) == 2
+    assert all("| Digits | cpu" in row for row in rows)
+
+
+def test_nothing_to_take_over_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "README.md").write_text("<!-- results: begin --><!-- results: end -->")
+    assert measured.main(["--collect", str(tmp_path), str(tmp_path / "README.md")]) == 2
+    assert "there is no run" in capsys.readouterr().err

@@ -1,0 +1,137 @@
+"""The README's table of results, made from the runs kept in `configs/resnet20/measured/`.
+
+    python -m trainers.reporting.measured README.md
+    python -m trainers.reporting.measured --collect results/paper_resnet20 README.md
+
+writes it anew; with `--collect`, after the finished runs in a folder of results have been taken over: what each came to
+(`summary.json`), its table of epochs, and its options. Nothing of the tool imports this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trainers.reporting.gather import gather
+from trainers.reporting.published import AFTER, BEFORE, PUBLISHED, SAME, beside_published
+from trainers.reporting.series import Experiment, tasks_of
+from trainers.reporting.tables import NONE, Column, Table, number, spread, text
+from utils.errors import UserError
+from utils.files import write_atomic
+from utils.marked import with_part
+
+MEASURED = Path(__file__).resolve().parents[2] / "configs" / "resnet20" / "measured"
+OF_A_MACHINE = ("results_dir", "log_dir", "device", "gpu", "threads", "workers")
+"""Options that say where a run was run, and nothing of what it found."""
+ANY_PIXELS = tuple(name for name in SAME if name != "dataset")
+FIGURES = {BEFORE: "before training", AFTER: "after training", "mask_shuffle": "masks shuffled, trained",
+           "weight_reinit": "weights drawn anew, trained"}  # fmt: skip
+
+
+def collect(results: Path, into: Path = MEASURED) -> int:
+    """Take over the finished runs of a folder of results; returns how many there were.
+
+    Raises:
+        UserError: there is no finished run in it.
+    """
+    finished = [run for run in gather([results])[0] if run.outcome]
+    if not finished:
+        raise UserError(f"--collect {results}: no run in it is finished")
+    for run in finished:
+        place = into / run.folder.relative_to(results.resolve())
+        for name in ("summary.json", run.config.results_filename):
+            write_atomic(place / name, (run.folder / name).read_bytes())
+        options = yaml.safe_load(run.config.to_yaml())
+        kept = {name: value for name, value in options.items() if name not in OF_A_MACHINE}
+        write_atomic(place / "config.yml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+    return len(finished)
+
+
+def results(folder: Path = MEASURED) -> str:
+    """Two tables in Markdown: the paper's figures beside ours, and all that was measured."""
+    runs = gather([folder])[0] if any(folder.rglob("summary.json")) else []
+    series = [one for task in tasks_of(runs) for one in task.series]
+    named = [(one.name, experiment) for one in series for experiment in one.experiments if experiment.outcomes]
+    parts = [_beside_the_paper([experiment for _, experiment in named]).markdown()]
+    parts += [_all_of_it(named).markdown()] if named else []
+    return "\n\n".join(parts)
+
+
+def _beside_the_paper(experiments: Sequence[Experiment]) -> Table:
+    by_hash = {one.config_hash: one for one in experiments}
+    rows = []
+    for row in beside_published(experiments, PUBLISHED, ANY_PIXELS):
+        found = by_hash.get(row["config_hash"])
+        rows.append({**row, "figure": FIGURES[row["figure"]], **(_where(found) if found else _NOWHERE)})
+    columns = [
+        text("method", "method"), number("weights remaining (%)", "paper_weights_remaining_percent", "g"),
+        text("figure", "figure"), number("paper (%)", "paper"), spread("ours (%)", "ours"), number("n", "n", "d"),
+        text("pixels", "pixels"), text("device", "device"), number("minutes", "minutes", ".1f"),
+        Column("config", lambda row: "", links=lambda row: [(Path(row["paper_setting"]).stem, row["paper_setting"])]),
+    ]  # fmt: skip
+    return Table("results", "", columns, rows)
+
+
+def _all_of_it(named: Sequence[tuple[str, Experiment]]) -> Table:
+    rows = []
+    for name, one in named:
+        figures = {
+            f"{key}_{part}": value
+            for key in (BEFORE, AFTER)
+            for part, value in zip(("mean", "sd"), one.spread(key)[:2])
+        }
+        rows.append({"method": name, "density": one.density, "setting": _setting(one), "n": len(one.outcomes),
+                     **figures, **_where(one)})  # fmt: skip
+    columns = [
+        text("run", "method"), number("weights remaining (%)", "density", ".2f"), text("setting", "setting"),
+        spread("before training (%)", BEFORE), spread("after training (%)", AFTER), number("n", "n", "d"),
+        text("pixels", "pixels"), text("device", "device"), number("minutes", "minutes", ".1f"),
+    ]  # fmt: skip
+    return Table("measured", "", columns, rows)
+
+
+_NOWHERE: dict[str, Any] = {"pixels": "not measured yet", "device": None, "minutes": None}
+
+
+def _where(experiment: Experiment) -> dict[str, Any]:
+    """What an experiment was measured on, and the minutes of a trial, checks included."""
+    config = experiment.config
+    pixels = config.dataset if config.dataset != "ImageFolder" else Path(config.data).name
+    devices = sorted({one.device for one in experiment.outcomes})
+    seconds = [one.seconds for one in experiment.outcomes]
+    return {"pixels": pixels, "device": ", ".join(devices), "minutes": sum(seconds) / len(seconds) / 60}
+
+
+def _setting(experiment: Experiment) -> str:
+    """Epochs of search and of training, and the images of an epoch."""
+    cost = experiment.outcomes[0].cost
+    spent = [(name, cost[name]) for name in ("search", "finetune") if name in cost and cost[name].epochs]
+    images = {round(one.images / one.epochs) for _, one in spent}
+    epochs = " + ".join(str(one.epochs) for _, one in spent) or NONE
+    return f"{epochs} epochs of {', '.join(f'{count:,}' for count in sorted(images))} images"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Take runs over where that is asked for, and write the table anew; returns the exit code."""
+    parser = argparse.ArgumentParser(description="The table of results in README.md, from the measured runs.")
+    parser.add_argument("--collect", type=Path, help="folder of results whose finished runs are taken over first")
+    parser.add_argument("text", type=Path, help="README.md")
+    given = parser.parse_args(argv)
+    try:
+        if given.collect:
+            print(f"{collect(given.collect)} runs taken over to {MEASURED}")
+        changed = with_part(given.text.read_text(encoding="utf-8"), "results", results())
+        write_atomic(given.text, changed)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
