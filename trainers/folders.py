@@ -15,6 +15,7 @@ from args_helper import Config, difference, parse_args
 from utils.environment import choose_device, describe_environment
 from utils.errors import UserError, resume_command
 from utils.files import write_atomic, write_json
+from utils.lock import locked
 from utils.run import Run
 
 
@@ -112,7 +113,7 @@ def opened(config: Config, folder: Path) -> Iterator[Run]:
     )
     run.writer().add_text("config", "```yaml\n" + config.to_yaml() + "```")
     try:
-        with run.until_stopped():
+        with locked(folder), run.until_stopped():
             yield run
     except UserError:
         if folder in made and not (folder / "checkpoints").exists():

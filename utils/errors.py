@@ -26,6 +26,18 @@ class Stopped(Exception):
         self.exit_code = 128 + signum
 
 
+class SweepStopped(Stopped):
+    """A worker of a sweep that was asked to stop, by way of its run or itself.
+
+    Args:
+        exit_code: of its run.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        Exception.__init__(self, "the sweep was stopped; the same command goes on")
+        self.exit_code = exit_code
+
+
 def resume_command(folder: Path) -> str:
     """The command that goes on with a run."""
     return f"python main.py --resume {shlex.quote(str(folder))}"

@@ -18,6 +18,8 @@ from utils.files import load_tensors, write_atomic, write_csv
 from utils.progress import Progress
 
 Row = dict[str, Any]
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""The signals that ask to stop; batch systems send SIGUSR1 when the time is nearly up."""
 
 
 def derive_rng(seed: int, *path: str | int) -> torch.Generator:
@@ -159,8 +161,8 @@ class Run:
 
     @contextmanager
     def until_stopped(self) -> Iterator[Run]:
-        """Within: SIGINT and SIGTERM ask the run to stop at the next step; a second one stops it at once."""
-        previous = {name: signal.signal(name, self._ask_to_stop) for name in (signal.SIGINT, signal.SIGTERM)}
+        """Within: SIGINT, SIGTERM and SIGUSR1 ask the run to stop at the next step; a second one stops it at once."""
+        previous = {name: signal.signal(name, self._ask_to_stop) for name in STOPPING}
         try:
             yield self
         finally:
