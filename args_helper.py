@@ -359,7 +359,7 @@ class AnalysisOptions(_Options):
     interpolate: one_of("prob", "linear") = option(
         "prob", "mode_connect of scores: between, take each place from one end by chance, or weigh both", affects=False
     )
-    sweep: str | None = option(None, "run all the runs of this YAML file, and compare them", affects=False)
+    sweep: str | None = option(None, "be a worker at all the runs of this YAML file, and compare them", affects=False)
 
 
 GROUPS: tuple[type[_Options], ...] = (

@@ -24,7 +24,7 @@ from trainers.sweeping.plan import Sought, plan
 from trainers.sweeping.spec import runs_of
 from trainers.sweeping.units import Board, Task
 from trainers.sweeping.worth import is_below_median, misses_target
-from utils.errors import SweepStopped
+from utils.errors import SweepStopped, UserError
 from utils.files import write_csv, write_json
 from utils.lock import Claim
 
@@ -326,6 +326,15 @@ def test_a_search_that_is_interrupted_draws_what_it_would_have_drawn(
     assert third.take().unit.asked.lmbda != drawn[3]  # a new one: the fourth is the second worker's now
     again.claim.release()
     assert _play(*_searches(words), 1) == [drawn[3]]
+
+
+def test_a_damaged_journal_is_named(sweep: Callable[..., list[str]], tmp_path: Path) -> None:
+    words = sweep(options=TINY, search=LAMBDA)
+    _play(*_searches(words), 1)
+    journal = tmp_path / "results" / "s" / "journal.log"
+    journal.write_text(journal.read_text().replace("}", "", 1))
+    with pytest.raises(UserError, match=r"cannot read .*journal\.log"):
+        _searches(words)
 
 
 def test_a_ticket_with_more_weights_than_asked_for_is_not_the_best(sweep: Callable[..., list[str]]) -> None:

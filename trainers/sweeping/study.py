@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import partial
+from pathlib import Path
 
 import optuna
 from optuna.storages import JournalStorage
@@ -45,13 +46,8 @@ class Search:
         sought = {name: space._asdict() for name, space in planned.sought.items()}
         task = [planned.config.config_hash, sought, settings.metric, settings.seed, settings.tolerance]
         self._key = hashlib.sha256(json.dumps(task, default=str).encode()).hexdigest()[:6]
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        journal = str(board.folder / "journal.log")
-        storage = JournalStorage(JournalFileBackend(journal, lock_obj=JournalFileOpenLock(journal)))
         with board.alone("journal"):
-            self._study = optuna.create_study(
-                storage=storage, study_name=f"{self.name} ({self._key})", direction="maximize", load_if_exists=True
-            )
+            self._study = _study(board.folder / "journal.log", f"{self.name} ({self._key})")
 
     # ---- handing out -----------------------------------------------------------------------------------------------
 
@@ -217,3 +213,17 @@ class Search:
             self.found = Trials(name, config, self._board)
         else:
             self.over = True
+
+
+def _study(journal: Path, name: str) -> optuna.Study:
+    """Begin the study of this name, or join it.
+
+    Raises:
+        UserError: the journal cannot be read.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalFileOpenLock(str(journal))))
+        return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    except (OSError, ValueError) as error:  # such as a line that a full disk cut short
+        raise UserError(f"cannot read {journal}: {error}; to search anew, move its folder away") from error
