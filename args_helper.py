@@ -22,11 +22,12 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from data import DATASETS, DEFINED_BY_PATH
+from data import DATASETS, DEFINED_BY_PATH, OF_FOLDERS
 from models import MODELS, TORCHVISION, WITHOUT_MASKS
 from trainers.algorithms import ALGORITHMS
-from utils.errors import UserError, meant
+from utils.errors import UserError, nearest
 from utils.schedules import pruning_epochs, pruning_rate
+from utils.stopping import seconds_of
 
 # ---- types ---------------------------------------------------------------------------------------------------------
 
@@ -62,9 +63,17 @@ def one_of(
             return name
         if name in set(later):
             raise ValueError(f"'{name}' is not available yet; allowed: {described}")
-        raise ValueError(f"'{given}' is not one of {described}{meant(str(given), names)}")
+        raise _NotOneOf(f"'{given}' is not one of {described}", nearest(str(given), names))
 
     return Annotated[str, BeforeValidator(check), Choices((*names, *(also or {})))]
+
+
+class _NotOneOf(ValueError):
+    """A value that is not allowed, and the allowed one that was probably meant."""
+
+    def __init__(self, text: str, nearest: str | None) -> None:
+        super().__init__(text)
+        self.nearest = nearest
 
 
 OWN_FILE = {"<file>.py:<function>": r".+\.py:\w+"}
@@ -92,6 +101,11 @@ def _listed(given: Any) -> Any:
     return [word for some in words for word in some]
 
 
+def _one_or_more(given: Any) -> Any:
+    """Folders: one, or a list; a name may have blanks in it."""
+    return [given] if isinstance(given, str) else given
+
+
 def _inside(given: Any) -> Any:
     path = PurePath(str(given))
     if path.is_absolute() or ".." in path.parts or not str(given).strip() or "\0" in str(given):
@@ -99,11 +113,27 @@ def _inside(given: Any) -> Any:
     return given
 
 
+def _time(given: Any) -> Any:
+    if seconds_of(str(given)) is None:
+        raise ValueError(f"'{given}' is not a length of time such as 2h, 90m, 45s or 1h30m")
+    return str(given)
+
+
+def _period(given: Any) -> Any:
+    text = str(_no_bool(given))
+    if seconds_of(text) is None and not (text.isdecimal() and int(text) > 0):
+        raise ValueError(f"'{given}' is neither a number of epochs, such as 1, nor a length of time, such as 10m")
+    return text
+
+
 Int = Annotated[int, BeforeValidator(_whole)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
 Ints = Annotated[tuple[int, ...], BeforeValidator(_listed)]
+Folders = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_more)]
 Inside = Annotated[str, BeforeValidator(_inside)]
-LrPolicy = one_of("constant_lr", "cosine_lr", "multistep_lr")
+Time = Annotated[str, BeforeValidator(_time)]
+Period = Annotated[str, BeforeValidator(_period)]
+LrPolicy = one_of("constant_lr", "cosine_lr", "multistep_lr", aliases={"None": "constant_lr"})
 OptimizerName = one_of("sgd", "adam")
 Regularization = one_of(
     "none", "L2", "L1", "L1_L2", "var_red_1", "var_red_2", "bin_entropy",
@@ -111,7 +141,15 @@ Regularization = one_of(
 )  # fmt: skip
 
 
-def option(default: Any, text: str, *, affects: bool = True, aliases: tuple[str, ...] = (), **bounds: Any) -> Any:
+def option(
+    default: Any,
+    text: str,
+    *,
+    affects: bool = True,
+    aliases: tuple[str, ...] = (),
+    changeable: bool = False,
+    **bounds: Any,
+) -> Any:
     """Declare an option.
 
     Args:
@@ -119,9 +157,11 @@ def option(default: Any, text: str, *, affects: bool = True, aliases: tuple[str,
         text: its meaning, for `--help`.
         affects: whether it affects the result; only those that do enter `config_hash`.
         aliases: other names for it; a single letter is a short flag.
+        changeable: whether a run that has begun can go on with another value of it (`resume_anyway`).
         bounds: `ge`, `gt`, `le`, `lt`, as pydantic has them.
     """
-    return Field(default, description=text, json_schema_extra={"affects": affects, "aliases": list(aliases)}, **bounds)
+    about = {"affects": affects, "aliases": list(aliases), "changeable": changeable}
+    return Field(default, description=text, json_schema_extra=about, **bounds)
 
 
 class _Options(BaseModel):
@@ -155,7 +195,9 @@ class RunOptions(_Options):
     gpu: Int = option(0, "number of the GPU", affects=False, ge=0)
     no_cuda: bool = option(False, "use the CPU", affects=False)
     precision: one_of("fp32", "tf32", "bf16") = option(
-        "fp32", "of training: single; single with TF32 products on a GPU; mixed with bfloat16"
+        "fp32",
+        "of training: single; single with TF32 products on a GPU; mixed with bfloat16",
+        changeable=True,
     )
     mixed_precision: bool = option(False, "on a GPU the same as precision: bf16", affects=False)
     compile: one_of("auto", "on", "off", aliases={True: "on", False: "off"}) = option(
@@ -170,9 +212,32 @@ class RunOptions(_Options):
     checkpoint_at_prune: bool = option(False, "keep a copy of the checkpoint after every pruning", affects=False)
     ckpt_at_fixed_epochs: Ints = option((), "keep a copy of the search's checkpoint after these epochs", affects=False)
     save_model: bool = option(False, "write the trained network as model.safetensors (a state_dict)", affects=False)
+    checkpoint_every: Period = option(
+        "1", "store the state every n epochs (`5`), or when so much time has passed (`10m`), within epochs too",
+        affects=False,
+    )  # fmt: skip
+    keep_checkpoints: Int = option(
+        2, "how many of a stage's newest states are kept, to fall back to where one is damaged", affects=False, ge=1
+    )
+    max_time: Time | None = option(
+        None, "stop, everything stored, before this time (`2h`, `90m`) is over; exit code 75", affects=False
+    )
+    deterministic: bool = option(
+        False, "the same bits at every run on a GPU; an operation that cannot is an error", affects=False
+    )
     resume: str | None = option(None, "go on with the run in this folder", affects=False)
+    resume_anyway: bool = option(
+        False, "go on though options differ from those the run began with, where it can take them", affects=False
+    )
+    resumed_with: str | None = option(None, "what resume_anyway has changed of a run; written by the tool itself")
     start_epoch: Int = option(0, "first epoch of the search, to go on from a `pretrained` network", ge=0)
     print_config: bool = option(False, "print the options as YAML and end", affects=False)
+    dry_run: bool = option(
+        False, "print the plan and end: layers, prunings, and time and memory by ten timed steps", affects=False
+    )
+    list: one_of("algorithms", "models", "datasets", "configs") | None = option(
+        None, "print what there is of these, a line each, and end", affects=False
+    )
 
 
 class DataOptions(_Options):
@@ -184,7 +249,9 @@ class DataOptions(_Options):
         0, "size of the squares that images in folders are brought to; 0: the data set's own", ge=0, le=1024
     )
     batch_size: Int = option(64, "images a training step", ge=1)
-    accumulate: Int = option(1, "parts that a batch goes through the network in, to fit the memory", ge=1)
+    accumulate: Int = option(
+        1, "parts that a batch goes through the network in, to fit the memory", ge=1, changeable=True
+    )
     use_full_data: bool = option(False, "train on all training images, holding none out for validation")
 
 
@@ -220,12 +287,14 @@ class ModelOptions(_Options):
         "signed_constant", "unsigned_constant", "kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_constant",
         "standard",
     ) = option("kaiming_normal", "how weights are drawn")  # fmt: skip
-    score_init: one_of("unif", "half", "bern", "bimodal", "skew") = option("unif", "how scores are drawn")
+    score_init: one_of("unif", "half", "bern", "bimodal", "skew", "all_one") = option("unif", "how scores are drawn")
     mode: one_of("fan_in", "fan_out") = option("fan_in", "fan that scales the weights")
     nonlinearity: one_of("relu", "leaky_relu", "tanh", "sigmoid", "selu", "linear") = option(
         "relu", "nonlinearity whose gain scales the weights"
     )
-    scale_fan: bool = option(False, "multiply the fan by 1 − prune_rate (constants and kaiming_normal)")
+    scale_fan: bool = option(
+        False, "multiply the fan by 1 − prune_rate (constants and kaiming_normal); not where prune_rate is −1"
+    )
     freeze_weights: bool = option(True, "keep the weights as drawn while scores are learned")
     pretrained: str | None = option(None, "start from this state_dict or checkpoint")
 
@@ -238,18 +307,20 @@ class SearchOptions(_Options):
     )
     epochs: Int = option(10, "epochs of the search", ge=1)
     optimizer: OptimizerName = option("sgd", "optimizer of the search")
-    lr: Float = option(1e-3, "initial learning rate of the search", gt=0)
+    lr: Float = option(1e-3, "initial learning rate of the search", gt=0, changeable=True)
     lr_policy: LrPolicy = option("constant_lr", "learning rate over the epochs of the search")
-    gamma: Float = option(0.1, "factor of each step of multistep_lr", gt=0, le=1)
-    milestones: Ints | None = option(None, "epochs of those steps; default: the published ones for the length")
-    momentum: Float = option(0.9, "momentum of SGD, in the search and after", ge=0, lt=1)
+    gamma: Float = option(0.1, "factor of each step of multistep_lr", gt=0, le=1, changeable=True)
+    milestones: Ints | None = option(
+        None, "epochs of those steps; default: the published ones for the length", changeable=True
+    )
+    momentum: Float = option(0.9, "momentum of SGD, in the search and after", ge=0, lt=1, changeable=True)
     nesterov: bool = option(False, "Nesterov's momentum")
-    wd: Float = option(5e-4, "weight decay in the search (acts on scores too)", ge=0)
+    wd: Float = option(5e-4, "weight decay in the search (acts on scores too)", ge=0, changeable=True)
     no_bn_decay: bool = option(False, "no weight decay on batch-norm parameters")
-    label_smoothing: Float = option(0.0, "label smoothing of the training loss", ge=0, lt=1)
+    label_smoothing: Float = option(0.0, "label smoothing of the training loss", ge=0, lt=1, changeable=True)
     warmup_length: Int = option(0, "epochs of linear warm-up", ge=0)
     regularization: Regularization = option("none", "penalty on the scores")
-    lmbda: Float = option(1e-3, "weight λ of the penalty", ge=0)
+    lmbda: Float = option(1e-3, "weight λ of the penalty", ge=0, changeable=True)
     alpha: Float = option(1.0, "exponent of s in var_red_1 (below 1 its slope at 0 is infinite)", ge=1)
     alpha_prime: Float = option(1.0, "exponent of 1 − s in var_red_1", ge=1)
     iter_period: Int = option(5, "epochs from one pruning to the next", ge=1)
@@ -259,7 +330,9 @@ class SearchOptions(_Options):
         "what a pruning removes: scores up to 0.5; the lowest fraction of the network with all ties; the lowest of "
         "each layer; the lowest of the network, exactly counted",
     )
-    prune_rate: Float = option(0.5, "fraction of each pruning (override_prune_rate); see scale_fan", ge=-1, le=1)
+    prune_rate: Float = option(
+        0.5, "fraction of each pruning (override_prune_rate); see scale_fan; −1: not used", ge=-1, le=1
+    )
     override_prune_rate: bool = option(False, "use prune_rate instead of the rate that meets the target")
     target_sparsity: Float = option(0.5, "weights that remain at the end, in percent", gt=0, le=100)
     hc_quantized: bool = option(False, "round the scores in the forward pass of the search (Gem-Miner)")
@@ -293,7 +366,7 @@ class ImpOptions(_Options):
     )
     imp_no_rewind: bool = option(False, "keep the weights between rounds, rewind the learning rate only")
     imp_rewind_model: str | None = option(None, "rewind to the weights in this file instead")
-    lr_gamma: Float = option(0.1, "factor of each step of multistep_lr in a round", gt=0, le=1)
+    lr_gamma: Float = option(0.1, "factor of each step of multistep_lr in a round", gt=0, le=1, changeable=True)
     imp_resume_folder: str | None = option(None, "run folder whose round imp_resume_round goes on from")
     imp_resume_round: Int = option(-1, "go on from this round of another run; −1: begin at the beginning", ge=-1)
     imp_resume_epoch: Int = option(-1, "from its checkpoint at the start of this epoch; −1: from its end", ge=-1)
@@ -322,12 +395,12 @@ class BaselineOptions(_Options):
 class FineTuneOptions(_Options):
     """Fine-tuning and sanity checks"""
 
-    skip_fine_tune: bool = option(False, "end with the search")
-    fine_tune_epochs: Int | None = option(None, "epochs of fine-tuning; default: epochs", ge=1)
+    skip_fine_tune: bool = option(False, "end with the search", changeable=True)
+    fine_tune_epochs: Int | None = option(None, "epochs of fine-tuning; default: epochs", ge=1, changeable=True)
     fine_tune_optimizer: OptimizerName = option("sgd", "its optimizer")
-    fine_tune_lr: Float = option(0.01, "its initial learning rate", gt=0)
-    fine_tune_lr_policy: LrPolicy = option("constant_lr", "its learning rate over the epochs")
-    fine_tune_wd: Float = option(1e-4, "its weight decay", ge=0)
+    fine_tune_lr: Float = option(0.01, "its initial learning rate", gt=0, changeable=True)
+    fine_tune_lr_policy: LrPolicy = option("constant_lr", "its learning rate over the epochs", changeable=True)
+    fine_tune_wd: Float = option(1e-4, "its weight decay", ge=0, changeable=True)
     skip_sanity_checks: bool = option(
         False, "do not train the reinitialised and shuffled twins of the ticket", affects=False
     )
@@ -360,6 +433,10 @@ class AnalysisOptions(_Options):
         "prob", "mode_connect of scores: between, take each place from one end by chance, or weigh both", affects=False
     )
     sweep: str | None = option(None, "be a worker at all the runs of this YAML file, and compare them", affects=False)
+    report: Folders | None = option(
+        None, "make a page with figures and tables of the runs in these folders, at any depth", affects=False
+    )
+    report_dir: str | None = option(None, "report: where it goes; default: report/ in the first folder", affects=False)
 
 
 GROUPS: tuple[type[_Options], ...] = (
@@ -372,6 +449,11 @@ GROUPS: tuple[type[_Options], ...] = (
     FineTuneOptions,
     AnalysisOptions,
 )
+
+TASK_OPTIONS = (
+    "dataset", "data", "image_size", "use_full_data", "arch", "width", "hidden_size", "bias", "bn_type", "seed",
+)  # fmt: skip
+"""The options that a dense reference shares with a ticket."""
 
 # Options that are known and do nothing any more, and what to use instead.
 RETIRED = {
@@ -392,6 +474,7 @@ RETIRED = {
     "num_step_finetune": "use fine_tune_epochs",
     "num_epochs": "use epochs",
     "transfer_learning": "use pretrained",
+    "bias_lastlayer": "use bias, for all layers, or a network of torchvision's, whose last layer has one",
     "load_ckpt": "use pretrained or resume",
     "mode_connect_filename": "figures lie in the run's folder",
     **{
@@ -409,15 +492,25 @@ RETIRED = {
 
 # Options that are known and not available yet, each with the value that asks for nothing.
 NOT_YET: dict[str, Any] = {
-    "multiprocessing_distributed": False, "world_size": -1, "rank": -1, "dist_backend": "nccl", "dry_run": False,
-    "deterministic": False, "max_time": None,
-    "checkpoint_every": None, "resume_anyway": False, "export": False, "report": None, "compare_tickets": None,
-    "list": None,
+    "multiprocessing_distributed": False, "world_size": -1, "rank": -1, "dist_backend": "nccl",
+    "export": False, "compare_tickets": None,
 }  # fmt: skip
 
 
 class Config(*reversed(GROUPS)):
     """All options of a run. Frozen: what changes while a run goes on is state of the run, not configuration."""
+
+    @property
+    def keeping(self) -> dict[str, Any]:
+        """When checkpoints are stored and which are kept, as `utils.checkpoints.Keeping` has it."""
+        seconds = seconds_of(self.checkpoint_every)
+        return {
+            "every_epochs": 1 if seconds else int(self.checkpoint_every),
+            "every_seconds": seconds,
+            "last": self.keep_checkpoints,
+            "copies_every": self.save_every,
+            "copies_at": {"search": self.kept_epochs},
+        }
 
     @property
     def torch_device(self) -> str:
@@ -484,19 +577,7 @@ class Config(*reversed(GROUPS)):
     @property
     def task_hash(self) -> str:
         """A name for what a dense reference shares with a ticket: the data, the network's shape, and the seed."""
-        names = [
-            "dataset",
-            "data",
-            "image_size",
-            "use_full_data",
-            "arch",
-            "width",
-            "hidden_size",
-            "bias",
-            "bn_type",
-            "seed",
-        ]
-        shared = {name: value for name, value in self.deciding().items() if name in names}
+        shared = {name: value for name, value in self.deciding().items() if name in TASK_OPTIONS}
         return _digest(shared)
 
     @property
@@ -523,7 +604,7 @@ class Config(*reversed(GROUPS)):
 
     def to_yaml(self) -> str:
         """The options as YAML, itself a valid config file."""
-        given = json.loads(self.model_dump_json(exclude=set(FLAGS_ONLY), exclude_none=True))
+        given = json.loads(self.model_dump_json(exclude={*FLAGS_ONLY, "resume_anyway"}, exclude_none=True))
         return yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
 
 
@@ -544,10 +625,22 @@ OPTIONS: dict[str, FieldInfo] = {name: field for group in GROUPS for name, field
 _CANONICAL = {alias: name for name, field in OPTIONS.items() for alias in field.json_schema_extra["aliases"]}
 
 
+SCALED_INITS = ("signed_constant", "unsigned_constant", "kaiming_normal")
+"""The draws of weights whose fan `scale_fan` multiplies."""
+
+
 def contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     """What cannot be meant although each option by itself is allowed: (the options concerned, what is wrong)."""
-    if config.scale_fan and not 0 <= config.prune_rate < 1:
-        yield ("scale_fan", "prune_rate"), f"scale_fan needs a prune_rate in [0, 1), not {config.prune_rate:g}"
+    if config.scale_fan and config.init in SCALED_INITS and not 0 <= config.prune_rate < 1:
+        yield (
+            ("scale_fan", "prune_rate", "init"),
+            f"scale_fan needs a prune_rate in [0, 1), or −1 to leave the fan as it is, not {config.prune_rate:g}",
+        )
+    if config.image_size and config.dataset not in OF_FOLDERS:
+        yield (
+            ("image_size", "dataset"),
+            f"image_size is for images in folders ({', '.join(OF_FOLDERS)}): those of {config.dataset} have one size",
+        )
     if config.warmup_length >= config.epochs:
         yield ("warmup_length", "epochs"), f"a warm-up of {config.warmup_length} epochs fills all {config.epochs}"
     if config.start_epoch >= config.epochs:
@@ -732,18 +825,38 @@ def _resumed(flags: dict[str, Given], problems: list[str]) -> Config:
     from_file = _read_yaml(Path(str(source.value)), problems) if source else {}
     before = _make_config(begun, problems)
     after = _make_config({**begun, **from_file, **flags}, problems)
-    if before.config_hash != after.config_hash or before.trial_num != after.trial_num:
-        raise UserError(
-            f"--resume {folder}: a run goes on as it began, but these options differ: {difference(before, after)}"
-        )
-    return after
+    if before.config_hash == after.config_hash and before.trial_num == after.trial_num:
+        return after
+    return _changed(before, after, f"--resume {folder}")
+
+
+def _changed(before: Config, after: Config, where: str) -> Config:
+    """The config of a run that goes on with other options than it began with, if that was asked for.
+
+    Raises:
+        UserError: it was not, or the run cannot take it.
+    """
+    told = difference(before, after)
+    able = {name for name, field in OPTIONS.items() if field.json_schema_extra["changeable"]}
+    unable = [name for name in differing(before, after) if name not in able]
+    if unable or not after.resume_anyway:
+        hint = "" if unable else "; --resume_anyway goes on with the new ones"
+        unable_too = f"; a run that has begun cannot change {', '.join(unable)}" if after.resume_anyway else ""
+        raise UserError(f"{where}: a run goes on as it began, but these options differ: {told}{unable_too}{hint}")
+    warnings.warn(f"{where}: going on with {told}; the run is no longer that of its first options", stacklevel=2)
+    note = "; ".join(filter(None, (before.resumed_with, told)))
+    return after.model_copy(update={"resumed_with": note, "num_trial": 1})
+
+
+def differing(before: Config, after: Config) -> dict[str, str]:
+    """The options, `trial_num` among them, that affect the result and differ -> both values, in words."""
+    old, new = ({**config.deciding(), "trial_num": config.trial_num} for config in (before, after))
+    return {name: f"{old.get(name)} → {new.get(name)}" for name in OPTIONS if old.get(name) != new.get(name)}
 
 
 def difference(before: Config, after: Config) -> str:
     """The options that affect the result and differ, with both values."""
-    old, new = ({**config.deciding(), "trial_num": config.trial_num} for config in (before, after))
-    changed = [name for name in OPTIONS if old.get(name) != new.get(name)]
-    return ", ".join(f"{name} {old.get(name)} → {new.get(name)}" for name in changed)
+    return ", ".join(f"{name} {values}" for name, values in differing(before, after).items())
 
 
 def _read_flags(argv: list[str] | None) -> tuple[dict[str, Given], list[str]]:
@@ -754,10 +867,11 @@ def _read_flags(argv: list[str] | None) -> tuple[dict[str, Given], list[str]]:
     flags: dict[str, Given] = {}
     for name, value in vars(parsed).items():
         _take(flags, name, Given(MISSING if value == [] else value, f"--{name}"), problems)
-    for before, word in zip(["", *rest], rest):
-        flag = word.partition("=")[0]
+    for before, word, after in zip(["", *rest], rest, [*rest[1:], ""]):
+        flag, equals, value = word.partition("=")
         if word.startswith("-"):
-            problems.append(f"{flag}: no such option{meant(flag.lstrip('-'), [*OPTIONS, *_CANONICAL, *NOT_YET])}")
+            value = value if equals or after.startswith("-") else after
+            problems.append(_unknown(flag, flag.lstrip("-"), value or None))
         elif not before.startswith("-"):  # else it is the value of an unknown flag
             problems.append(f"{word}: not expected; an option is written --name value")
     return flags, problems
@@ -849,7 +963,12 @@ def is_list(field: FieldInfo) -> bool:
 
 
 def choices_of(field: FieldInfo) -> tuple[str, ...]:
-    return next((extra.names for extra in field.metadata if isinstance(extra, Choices)), ())
+    """The names an option allows, also where it may be left out (`one_of(...) | None`)."""
+    metadata = [
+        *field.metadata,
+        *(one for part in parts_of(field.annotation) for one in getattr(part, "__metadata__", ())),
+    ]
+    return next((extra.names for extra in metadata if isinstance(extra, Choices)), ())
 
 
 def _read_yaml(path: Path, problems: list[str]) -> dict[str, Given]:
@@ -909,7 +1028,21 @@ def _take(options: dict[str, Given], name: str, given: Given, problems: list[str
         if not _asks_for_nothing(given.value, NOT_YET[name]):
             problems.append(f"{given.where}: this option is not available yet")
     else:
-        problems.append(f"{given.where}: no such option{meant(name, [*OPTIONS, *_CANONICAL, *NOT_YET])}")
+        problems.append(_unknown(given.where, name, given.value))
+
+
+def _unknown(where: str, name: str, value: Any) -> str:
+    """What is said of an option that there is not."""
+    near = nearest(name, [*OPTIONS, *_CANONICAL, *NOT_YET])
+    return f"{where}: no such option" + ("" if near is None else _corrected(where, near, value))
+
+
+def _corrected(where: str, name: str, value: Any) -> str:
+    """The line, or the flag, that was probably meant in this place."""
+    if where.startswith("-"):
+        return f"; did you mean '--{name}{'' if value is None else f' {value}'}'?"
+    written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).partition("\n")[0]
+    return f"; did you mean '{name}: {written}'?"
 
 
 def _asks_for_nothing(value: Any, inert: Any) -> bool:
@@ -938,10 +1071,16 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
         for one in error.errors():
             name = str(one["loc"][0])
             if name not in wrong:
-                problems.append(f"{given[name].where}: {_complaint(one)}")
+                where, near = given[name].where, getattr(one.get("ctx", {}).get("error"), "nearest", None)
+                corrected = "" if near is None else _corrected(where, name, near)
+                problems.append(f"{where}: {_complaint(one)}{corrected}")
             wrong.add(name)
         config = Config(**{name: value for name, value in values.items() if name not in wrong})
-    config = config.model_copy(update=_implied(config, given))
+    implied = _implied(config, given)
+    if "scale_fan" in implied:
+        where = f"{given['scale_fan'].where}, {given['prune_rate'].where}"
+        warnings.warn(f"{where}: with a prune_rate of −1, not used, scale_fan leaves the fan as it is", stacklevel=3)
+    config = config.model_copy(update=implied)
     for concerned, text in contradictions(config):
         if not wrong.intersection(concerned):
             where = [given[name].where for name in concerned if name in given]
@@ -957,6 +1096,8 @@ def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
     implied: dict[str, Any] = {}
     if config.subfolder is None and config.config is not None:
         implied["subfolder"] = Path(config.config).stem
+    if config.scale_fan and config.init in SCALED_INITS and config.prune_rate == -1:
+        implied["scale_fan"] = False
     algo = _algorithm_meant(config)
     if algo != config.algo:
         implied["algo"] = algo

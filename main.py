@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from importlib import import_module
 
 from args_helper import Config, parse_args
-from utils.errors import Stopped, UserError
+from utils.errors import Diverged, Stopped, UserError
 
 MODES = {
+    "list": "trainers.listing:print_list",
+    "dry_run": "trainers.plan:print_plan",
     "sweep": "trainers.sweep:run_sweep",
+    "report": "trainers.reporting.report:make_report",
     "evaluate": "trainers.analysis:evaluate_network",
     "compare_rounding": "trainers.analysis:compare_rounding",
     "mode_connect": "trainers.mode_connect:connect_modes",
@@ -23,8 +27,14 @@ function is looked up only when the options are right."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run what the command line asks for; returns the exit code (2: what was given cannot be used)."""
+    """Run what the command line asks for.
+
+    Returns:
+        The exit code: 0 done, 2 what was given cannot be used, 3 the run diverged, 75 its `max_time` was over, 128 + n
+        stopped by signal n.
+    """
     warnings.showwarning = _say_warning
+    threading.excepthook = _say_thread_error
     try:
         config = parse_args(argv)
         if config.print_config:
@@ -34,9 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return stopped.exit_code
+    except (Stopped, Diverged) as ended:
+        print(ended, file=sys.stderr)
+        return ended.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -51,6 +61,14 @@ def _mode(config: Config) -> Callable[[Config], object]:
 
 def _say_warning(message: Warning | str, *_: object) -> None:
     print(f"warning: {message}", file=sys.stderr)
+
+
+def _say_thread_error(failed: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread of its own, and passes what goes wrong there on: here one line is enough."""
+    if isinstance(failed.exc_value, OSError):
+        print(f"warning: {failed.exc_value}", file=sys.stderr)
+    else:
+        threading.__excepthook__(failed)
 
 
 if __name__ == "__main__":

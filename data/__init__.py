@@ -25,6 +25,9 @@ DATASETS = {
 DEFINED_BY_PATH = frozenset({"ImageFolder"})
 """The data sets that are whatever lies in the folder `data`; the others are the same wherever they lie."""
 
+OF_FOLDERS = ("TinyImageNet", "ImageNet", "Caltech101", "ImageFolder")
+"""The data sets that lie in folders of images, which `image_size` brings to a size; those of the others have one."""
+
 
 def declared_spec(dataset: str) -> DataSpec:
     """Shape and classes of a named data set, without its files.

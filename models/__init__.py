@@ -66,7 +66,7 @@ def build_model(config: Config, spec: DataSpec | None = None) -> nn.Module:
 
     from data import declared_spec
     from models.initialise import WeightDraw, draw_weights
-    from models.masking import keep_dense, require_prunable
+    from models.masking import keep_dense, leave_biases, require_prunable
     from models.pretrained import load_weights, read_state
     from models.spec import ModelSpec
     from utils.run import derive_rng
@@ -77,6 +77,8 @@ def build_model(config: Config, spec: DataSpec | None = None) -> nn.Module:
         # Parameters that are of no convolution or linear layer (a user's own) are drawn as the network is made.
         torch.manual_seed(derive_rng(config.init_seed, "init", "others").initial_seed())
         network = _network(config.arch, wanted)
+    if not config.bias:
+        leave_biases(network)  # those that a network from elsewhere has all the same
     keep_dense(network, config.first_is_dense, config.last_layer_dense)
     require_prunable(network)
     draw_weights(network, derive_rng(config.init_seed, "init", "weights"), WeightDraw.of(config))

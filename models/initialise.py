@@ -90,7 +90,7 @@ def draw_scores(network: nn.Module, generator: torch.Generator, how: str) -> Non
     Args:
         network: masked.
         generator: on the CPU.
-        how: `unif` U[0, 1], `half` (all 0.5), `bern` (0 or 1 at even odds), `bimodal` Beta(0.1, 0.1), `skew`
+        how: `unif` U[0, 1], `half` (all 0.5), `all_one`, `bern` (0 or 1 at even odds), `bimodal` Beta(0.1, 0.1), `skew`
             Beta(1, 5), or `signed` U[−1/√fan_in, 1/√fan_in] (Kaiming-uniform with a = √5; biases U[−1, 1]).
     """
     layers = masked_layers(network).values()
@@ -131,6 +131,7 @@ def _signed(shape: torch.Size, generator: torch.Generator) -> Tensor:
 _SCORE_DRAWS = {
     "unif": lambda shape, generator: torch.rand(shape, generator=generator),
     "half": lambda shape, generator: torch.full(shape, 0.5),
+    "all_one": lambda shape, generator: torch.ones(shape),
     "bern": _bernoulli,
     "bimodal": _bimodal,
     "skew": _skew,

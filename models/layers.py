@@ -137,7 +137,7 @@ class _Masked:
     Attributes:
         scores: parameter of the weight's shape, in [0, 1].
         flag: boolean buffer of the weight's shape, True where the weight is still in play.
-        bias_scores, bias_flag: the same for the bias; None without one.
+        bias_scores, bias_flag: the same for the bias; None without one, and where the bias is left unmasked.
         rule: how scores and flags become the factor of the weights.
     """
 
@@ -159,8 +159,8 @@ class _Masked:
         return self.weight * self.rule(self.scores, self.flag)
 
     def effective_bias(self) -> Tensor | None:
-        """The bias times its factor, or None."""
-        return None if self.bias is None else self.bias * self.rule(self.bias_scores, self.bias_flag)
+        """The bias times its factor, as it is where it is left unmasked, or None."""
+        return self.bias if self.bias_scores is None else self.bias * self.rule(self.bias_scores, self.bias_flag)
 
 
 class SubnetConv(_Masked, nn.Conv2d):

@@ -58,6 +58,18 @@ def keep_dense(network: nn.Module, first: bool, last: bool) -> nn.Module:
     return _swap(network, _DENSE_TWIN, chosen) if chosen else network
 
 
+def leave_biases(network: nn.Module) -> nn.Module:
+    """Take the biases of all layers out of what is masked, pruned and counted, in place: a search leaves them alone.
+
+    Args:
+        network: plain. Returned.
+    """
+    for module in network.modules():
+        if type(module) in _DENSE_TWIN:
+            module.bias_is_free = True  # an attribute of the layer: it outlives swaps and copies
+    return network
+
+
 def masked_layers(network: nn.Module) -> dict[str, SubnetConv | SubnetLinear]:
     """The masked layers by name, in network order."""
     return {name: module for name, module in network.named_modules() if isinstance(module, (SubnetConv, SubnetLinear))}
@@ -66,13 +78,13 @@ def masked_layers(network: nn.Module) -> dict[str, SubnetConv | SubnetLinear]:
 def prunable_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     """Name -> weight or bias of every convolution and linear layer, plain or masked, in network order.
 
-    Layers that stay dense are left out.
+    Layers that stay dense are left out, and so are biases that are left unmasked.
     """
-    return _parameters_of(network, _PRUNABLE)
+    return _parameters_of(network, _PRUNABLE, with_free_biases=False)
 
 
 def layer_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
-    """The same, with those of the layers that stay dense."""
+    """The same, with those of the layers that stay dense and the biases that are left unmasked."""
     return _parameters_of(network, _PRUNABLE | {*_DENSE_TWIN.values()})
 
 
@@ -116,7 +128,7 @@ class FlatScores:
     def __init__(self, network: nn.Module) -> None:
         layers = masked_layers(network)
         places = [(name, layer, "") for name, layer in layers.items()]
-        places += [(name, layer, "bias_") for name, layer in layers.items() if layer.bias is not None]
+        places += [(name, layer, "bias_") for name, layer in layers.items() if layer.bias_scores is not None]
         scores = [getattr(layer, f"{prefix}scores") for _, layer, prefix in places]
         self.scores = nn.Parameter(torch.cat([part.detach().flatten() for part in scores]))
         self.scores.grad = torch.zeros_like(self.scores)
@@ -139,13 +151,15 @@ class FlatScores:
         return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts)}
 
 
-def _parameters_of(network: nn.Module, kinds: frozenset[type[nn.Module]]) -> dict[str, nn.Parameter]:
+def _parameters_of(
+    network: nn.Module, kinds: frozenset[type[nn.Module]], with_free_biases: bool = True
+) -> dict[str, nn.Parameter]:
     return {
         f"{name}.{kind}": parameter
         for name, module in network.named_modules()
         if type(module) in kinds
         for kind, parameter in module.named_parameters(recurse=False)
-        if kind in ("weight", "bias")
+        if kind == "weight" or (kind == "bias" and (with_free_biases or not _has_free_bias(module)))
     }
 
 
@@ -178,11 +192,14 @@ def _twin_of(layer: nn.Module, twin: type[nn.Module]) -> nn.Module:
             layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation,
             layer.groups, bias=layer.bias is not None, padding_mode=layer.padding_mode, device="meta",
         )  # fmt: skip
-    made.weight, made.bias = layer.weight, layer.bias
+    made.weight, made.bias, made.bias_is_free = layer.weight, layer.bias, _has_free_bias(layer)
     made.train(layer.training)
-    for kind in ("", "bias_"):
-        parameter = made.bias if kind else made.weight
-        if parameter is not None and hasattr(made, "scores"):
-            setattr(made, f"{kind}scores", nn.Parameter(torch.ones_like(parameter)))
-            setattr(made, f"{kind}flag", torch.ones_like(parameter, dtype=torch.bool))
+    for kind in ("", "bias_") if hasattr(made, "scores") else ():
+        parameter = made.weight if not kind else None if made.bias_is_free else made.bias
+        setattr(made, f"{kind}scores", None if parameter is None else nn.Parameter(torch.ones_like(parameter)))
+        setattr(made, f"{kind}flag", None if parameter is None else torch.ones_like(parameter, dtype=torch.bool))
     return made
+
+
+def _has_free_bias(layer: nn.Module) -> bool:
+    return getattr(layer, "bias_is_free", False)

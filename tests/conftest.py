@@ -68,6 +68,17 @@ def start(*argv: object, cwd: Path = PROJECT) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run, finished, in a process of its own; its folder is trial_1."""
+    root = tmp_path_factory.mktemp("finished")
+    process = start(*SMALL, "--results_dir", root / "results", "--log_dir", root / "runs")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    (root / "screen.txt").write_text(out)
+    return root / "results" / "trial_1"
+
+
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every download fail."""
@@ -91,7 +102,8 @@ def timeless(folder: Path) -> dict[str, object]:
     summary = {name: value for name, value in summary.items() if "seconds" not in name}
     for figures in summary["cost"].values():  # neither the clock nor the allocator repeats itself
         del figures["seconds"], figures["peak_memory_bytes"]
-    states = {path.name: torch.load(path, weights_only=True)["training"] for path in folder.glob("checkpoints/*.pt")}
+    newest = [path for path in folder.glob("checkpoints/*.pt") if "." not in path.stem]  # .1: the one before
+    states = {path.name: torch.load(path, weights_only=True)["training"] for path in newest}
     return {"tables": tables, "summary": summary, "ticket": load_file(folder / "ticket.safetensors"), **states}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from args_helper import NOT_YET, OPTIONS, RETIRED, Choices, Config, difference, parse_args
+from args_helper import NOT_YET, OPTIONS, RETIRED, Config, choices_of, difference, parse_args
 from utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -115,9 +115,9 @@ DEFAULTS: dict[str, Any] = {
 GONE = (
     "weight_decay iter_ep lr_adjust shift num_round hc_warmup hc_period plot_hc_convergence trainer save_plot_data "
     "log_interval loss score_init_constant lam_finetune_loss num_step_finetune num_epochs transfer_learning load_ckpt "
-    "mode_connect_filename transformer_emsize transformer_nhid transformer_nlayers transformer_clip transformer_bptt "
-    "transformer_dropout transformer_nhead submask_size metric pruning_strategy how_to_prune start_from_nothing flips "
-    "td temp max_iter"
+    "bias_lastlayer mode_connect_filename transformer_emsize transformer_nhid transformer_nlayers transformer_clip "
+    "transformer_bptt transformer_dropout transformer_nhead submask_size metric pruning_strategy how_to_prune "
+    "start_from_nothing flips td temp max_iter"
 ).split()
 
 OUTSIDE_THE_RESULT = set(
@@ -125,7 +125,8 @@ OUTSIDE_THE_RESULT = set(
     "workers print_freq save_every checkpoint_at_prune ckpt_at_fixed_epochs save_model resume print_config data "
     "weight_training dense_training random_subnet skip_sanity_checks with_dense only_sanity sanity_folder evaluate "
     "compare_rounding mode_connect pretrained2 how_to_connect interpolate sweep mixed_precision "
-    "compile".split()
+    "compile checkpoint_every keep_checkpoints max_time deterministic resume_anyway dry_run list report "
+    "report_dir".split()
 )
 """The options that change nothing about the result; every other one has to enter config_hash."""
 
@@ -147,6 +148,7 @@ BOUNDS: dict[str, tuple[float | None, float, float, float | None]] = {
     **dict.fromkeys(("momentum", "label_smoothing", "quantize_threshold"), (-0.001, 0, 0.999, 1)),
     **dict.fromkeys(("alpha", "alpha_prime"), (0.999, 1, 1e9, ANY)),
     "save_every": (ANY, -1, MANY, ANY),
+    "keep_checkpoints": (0, 1, MANY, ANY),
     "rewind_to_epoch": (-2, -1, MANY, ANY),
     "image_size": (-1, 0, 1024, 1025),
     "gamma": (0, 1e-9, 1, 1.001),
@@ -454,14 +456,15 @@ def test_the_task_is_the_same_for_every_way_to_find_a_ticket_and_another_for_ano
 def another(name: str) -> Any:
     """A value of an option other than its default, allowed by itself."""
     default = OPTIONS[name].default
-    choices = next((one.names for one in OPTIONS[name].metadata if isinstance(one, Choices)), ())
+    choices = choices_of(OPTIONS[name])
     if choices:
         return next(choice for choice in choices if choice != default)
     if name in BOUNDS:
         return next(value for value in BOUNDS[name][1:3] if value != default)
     if isinstance(default, bool):
         return not default
-    return (3,) if name in ("milestones", "ckpt_at_fixed_epochs") else "other"
+    other = {"milestones": (3,), "ckpt_at_fixed_epochs": (3,), "max_time": "2h", "checkpoint_every": "10m"}
+    return other.get(name, "other")
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -499,7 +502,7 @@ def test_a_config_as_yaml_holds_every_option_but_those_of_the_call() -> None:
     text = Config(config="x.yml", resume="there", print_config=True).to_yaml()
     named = {line.partition(":")[0] for line in text.splitlines()}
     unset = {name for name, field in OPTIONS.items() if field.default is None}
-    assert named == set(OPTIONS) - unset - {"config", "resume", "print_config", "sweep"}
+    assert named == set(OPTIONS) - unset - {"config", "resume", "resume_anyway", "print_config", "sweep"}
 
 
 # ---- what is said of a wrong value ---------------------------------------------------------------------------------
@@ -582,12 +585,14 @@ def test_an_unknown_choice_is_refused_with_those_allowed_and_the_nearest(
     name, _, given = text.partition(": ")
     assert f"{name} (FILE:1): '{given}' is not one of " in message
     assert allowed in message.partition("; did you mean")[0]
-    assert message.endswith(f"; did you mean '{nearest}'?")
+    assert message.endswith(f"; did you mean '{name}: {nearest}'?")
 
 
 @pytest.mark.parametrize(("text", "nearest"), [("regularization: l2", "L2"), ("dataset: cifar10", "CIFAR10")])
 def test_a_choice_in_the_wrong_case_is_refused_with_the_right_one(text: str, nearest: str, tmp_path: Path) -> None:
-    assert complaint_about(tmp_path, f"{text}\n").endswith(f"did you mean '{nearest}'?")
+    name, _, given = text.partition(": ")
+    assert complaint_about(tmp_path, f"{text}\n").endswith(f"did you mean '{name}: {nearest}'?")
+    assert complaint(f"--{name}", given).endswith(f"did you mean '--{name} {nearest}'?")
 
 
 @pytest.mark.parametrize("text", ["lr_policy: [cosine_lr]", "algo: {hc: 1}"])
@@ -634,7 +639,7 @@ tinyMobileNetV2
         bn_type NonAffineBatchNorm AffineBatchNorm LearnedBatchNorm
         first_layer_type SubnetConv DenseConv None
         init signed_constant unsigned_constant kaiming_normal kaiming_uniform xavier_normal xavier_constant standard
-        score_init unif half bern bimodal skew
+        score_init unif half bern bimodal skew all_one
         mode fan_in fan_out
         nonlinearity relu
         algo hc hc_iter ep global_ep global_ep_iter imp training wt dense smart_ratio random random_erk magnitude \
@@ -642,7 +647,7 @@ snip grasp synflow cts mine.py:find_ticket
         epochs 10 150
         optimizer sgd adam
         lr 0.1 1e-3
-        lr_policy constant_lr cosine_lr multistep_lr
+        lr_policy constant_lr cosine_lr multistep_lr None
         gamma 0.1
         lr_gamma 0.1
         milestones [50,80] [80]
@@ -831,12 +836,51 @@ epochs: 150\x20
 wd: 0.0
 prune_rate: -1
 target_sparsity: 100
+init: kaiming_normal
+scale_fan: True
 lmbda: 0 # 1e-4
 skip_fine_tune: True
 ckpt_at_fixed_epochs: [1, 3, 5, 10]
 """,
-        {"algo": "training", "ckpt_at_fixed_epochs": (1, 3, 5, 10), "skip_fine_tune": True, "wd": 0, "lmbda": 0},
+        {"algo": "training", "ckpt_at_fixed_epochs": (1, 3, 5, 10), "wd": 0, "lmbda": 0, "scale_fan": False},
+        {"scale_fan"},
+    ),
+    "dense training without masks": (
+        """\
+algo: 'training'
+arch: Conv4Normal
+dataset: CIFAR10
+lr_policy: None
+weight_training: True
+conv_type: SubnetConv
+score_init: 'all_one'
+""",
+        {"algo": "training", "arch": "Conv4Normal", "lr_policy": "constant_lr", "score_init": "all_one"},
         set(),
+    ),
+    "transfer to Caltech-101": (
+        """\
+algo: 'hc_iter'
+arch: ResNet50
+bias_lastlayer: True
+dataset: Caltech101
+transfer_learning: True
+optimizer: adam
+fine_tune_optimizer: adam
+fine_tune_lr: 0.0001
+epochs: 50
+wd: 0.0
+batch_size: 16  #256 #128
+bn_type: AffineBatchNorm
+prune_type: BottomK
+target_sparsity: 2.0
+scale_fan: False
+hc_quantized: True
+regularization: L2
+lmbda: 0.000005
+""",
+        {"dataset": "Caltech101", "bn_type": "AffineBatchNorm", "bias": False, "lmbda": 5e-6, "batch_size": 16},
+        {"bias_lastlayer", "transfer_learning"},
     ),
     "Gem-Miner on ImageNet": (
         """\
@@ -878,6 +922,21 @@ def test_a_file_of_the_published_codes_kinds_parses_unchanged(kind: str, tmp_pat
     assert {str(one.message).partition(" ")[0] for one in caught} == retired
 
 
+@pytest.mark.parametrize("init", ["signed_constant", "unsigned_constant", "kaiming_normal"])
+def test_a_prune_rate_that_is_not_used_leaves_the_fan_as_it_is_with_one_warning(init: str, tmp_path: Path) -> None:
+    beside = f"init: {init}\nprune_rate: -1\n"
+    with pytest.warns(UserWarning) as caught:
+        config = from_yaml(tmp_path, f"{beside}scale_fan: true\n")
+    path = tmp_path / "given.yml"
+    assert [str(one.message) for one in caught] == [
+        f"scale_fan ({path}:3), prune_rate ({path}:2): with a prune_rate of −1, not used, scale_fan leaves the fan as "
+        "it is"
+    ]
+    assert config.config_hash == from_yaml(tmp_path, beside).config_hash
+    again = from_yaml(tmp_path, config.to_yaml())  # said once: what is written down is what was meant
+    assert again.config_hash == config.config_hash
+
+
 # ---- names that are not options ------------------------------------------------------------------------------------
 
 
@@ -887,10 +946,10 @@ def test_a_file_of_the_published_codes_kinds_parses_unchanged(kind: str, tmp_pat
      ("qqq", None), ("targetsparsity", "target_sparsity"), ("imp_round", "imp_rounds")],
 )  # fmt: skip
 def test_an_unknown_name_is_refused_with_the_nearest(given: str, nearest: str | None, tmp_path: Path) -> None:
-    ending = "no such option" + (f"; did you mean '{nearest}'?" if nearest else "")
-    assert complaint_about(tmp_path, f"\n{given}: 1\n").endswith(f"\n  {given} (FILE:2): {ending}")
-    assert complaint(f"--{given}", "1").endswith(f"\n  --{given}: {ending}")
-    assert complaint(f"--{given}=1").endswith(f"\n  --{given}: {ending}")
+    line, flag = (f"; did you mean '{nearest}: 1'?", f"; did you mean '--{nearest} 1'?") if nearest else ("", "")
+    assert complaint_about(tmp_path, f"\n{given}: 1\n").endswith(f"\n  {given} (FILE:2): no such option{line}")
+    assert complaint(f"--{given}", "1").endswith(f"\n  --{given}: no such option{flag}")
+    assert complaint(f"--{given}=1").endswith(f"\n  --{given}: no such option{flag}")
     assert complaint("-x").endswith("\n  -x: no such option")
 
 
@@ -967,8 +1026,15 @@ def test_nothing_may_be_asked_for_in_any_spelling(words: list[str]) -> None:
 # ---- combinations --------------------------------------------------------------------------------------------------
 
 CONTRADICTIONS = [
-    ("--scale_fan --prune_rate -1", "scale_fan needs a prune_rate in [0, 1), not -1", "--scale_fan --prune_rate 0"),
-    ("--scale_fan --prune_rate 1", "scale_fan needs a prune_rate in [0, 1), not 1", "--prune_rate 1"),
+    ("--scale_fan --prune_rate -0.5",
+     "scale_fan needs a prune_rate in [0, 1), or −1 to leave the fan as it is, not -0.5", "--scale_fan --prune_rate 0"),
+    ("--scale_fan --prune_rate 1", "scale_fan needs a prune_rate in [0, 1), or −1", "--prune_rate 1"),
+    *((f"--scale_fan --prune_rate 1 --init {init}", "scale_fan needs a prune_rate in [0, 1), or −1",
+       "--scale_fan --prune_rate 1 --init standard") for init in ("signed_constant", "unsigned_constant")),
+    *((f"--image_size 16 --dataset {name}", "image_size is for images in folders (TinyImageNet, ImageNet, Caltech101, "
+       f"ImageFolder): those of {name} have one size", f"--image_size 16 --dataset {other}")
+      for name, other in (("Digits", "ImageFolder"), ("MNIST", "Caltech101"), ("CIFAR10", "TinyImageNet"),
+                          ("CIFAR100", "ImageNet"))),
     ("--warmup_length 9 --epochs 9", "a warm-up of 9 epochs fills all 9", "--warmup_length 8 --epochs 9"),
     ("--start_epoch 9 --epochs 9", "start_epoch 9 lies beyond all 9 epochs", "--start_epoch 8 --epochs 9"),
     ("--nesterov --momentum 0", "nesterov needs a momentum above 0", "--nesterov --momentum 0.1"),
@@ -1154,7 +1220,25 @@ def test_resuming_with_another_experiment_is_refused_with_the_difference(
     begun: str, words: str, differing: str
 ) -> None:
     message = complaint("--resume", begun, *words.split())
-    assert message == f"--resume {begun}: a run goes on as it began, but these options differ: {differing}"
+    hint = "" if differing.startswith(("trial_num", "seed")) else "; --resume_anyway goes on with the new ones"
+    assert message == f"--resume {begun}: a run goes on as it began, but these options differ: {differing}{hint}"
+
+
+def test_a_run_goes_on_with_other_options_when_asked_to_and_is_no_longer_the_same_experiment(begun: str) -> None:
+    with pytest.warns(UserWarning, match="going on with lr 0.1 → 0.3"):
+        config = parse_args(["--resume", begun, "--lr", "0.3", "--resume_anyway", "--num_trial", "3"])
+    assert (config.lr, config.resumed_with, config.num_trial) == (0.3, "lr 0.1 → 0.3", 1)
+    assert config.config_hash != parse_args(["--config", f"{begun}/config.yml", "--lr", "0.3"]).config_hash
+    (Path(begun) / "config.yml").write_text(config.to_yaml())
+    assert parse_args(["--resume", begun]).resumed_with == "lr 0.1 → 0.3"
+    with pytest.warns(UserWarning):
+        again = parse_args(["--resume", begun, "--wd", "0", "--resume_anyway"])
+    assert again.resumed_with == "lr 0.1 → 0.3; wd 0.2 → 0.0"
+
+
+def test_some_options_cannot_change_in_a_run_that_has_begun(begun: str) -> None:
+    message = complaint("--resume", begun, "--lr", "0.3", "--arch", "resnet32", "--seed", "1", "--resume_anyway")
+    assert message.endswith("lr 0.1 → 0.3; a run that has begun cannot change seed, arch")
 
 
 def test_resuming_with_what_does_not_affect_the_result_is_allowed(begun: str) -> None:
@@ -1163,7 +1247,9 @@ def test_resuming_with_what_does_not_affect_the_result_is_allowed(begun: str) ->
 
 
 def test_resuming_with_a_file_of_another_experiment_is_refused_with_the_difference(begun: str, tmp_path: Path) -> None:
-    assert complaint("--resume", begun, "--config", written(tmp_path, "lr: 0.3\n")).endswith("lr 0.1 → 0.3")
+    assert complaint("--resume", begun, "--config", written(tmp_path, "lr: 0.3\n")).endswith(
+        "lr 0.1 → 0.3; --resume_anyway goes on with the new ones"
+    )
 
 
 def test_resuming_what_is_no_run_is_refused(tmp_path: Path) -> None:

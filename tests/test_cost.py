@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from args_helper import parse_args
 from data.spec import DataSpec
 from models import build_model
-from models.masking import FlatScores, prunable_parameters, to_masked
+from models.masking import FlatScores, keep_dense, prunable_parameters, to_masked
 from trainers.connectivity import connectivity, warn_of_thin_layers
 from trainers.ledger import Cost, activation_bytes, forward_flops, scoring_flops, summed
 from utils.masks import all_kept
@@ -102,6 +102,12 @@ def test_weights_without_a_way_to_input_and_output_do_not_count_as_effective() -
     assert found["dead_layers"] == []
     assert found["thin_layers"] == ["conv", "out"]
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_negative_weights_of_a_layer_that_stays_dense_cut_nothing_off() -> None:
+    net = keep_dense(Small(), first=True, last=False)
+    net.conv.weight.data.fill_(-1.0)
+    assert connectivity(net, all_kept({"out.weight": net.out.weight}), (2, 6, 6))["effective_weights_remaining"] == 12
 
 
 def test_a_dead_layer_cuts_everything_off() -> None:

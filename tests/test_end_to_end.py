@@ -28,17 +28,6 @@ COLUMNS = [
 Call = Callable[..., Outcome]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run, finished, in a process of its own; its folder is trial_1."""
-    root = tmp_path_factory.mktemp("finished")
-    process = start(*SMALL, "--results_dir", root / "results", "--log_dir", root / "runs")
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    (root / "screen.txt").write_text(out)
-    return root / "results" / "trial_1"
-
-
 # ---- what a run leaves behind --------------------------------------------------------------------------------------
 
 
@@ -112,11 +101,19 @@ def test_tensorboard_shows_the_run(finished: Path) -> None:
     )
     assert {"weights_remaining_percent", "weights_in_play_percent", "layers/fc"} <= set(scalars)
     rows = [row for row in read_rows(finished / "acc_and_sparsity.csv") if row["phase"] == "search"]
+    assert [event.step for event in search.Scalars("mask/changed_in_epoch")] == [1, 2, 3]
+    assert [event.step for event in search.Scalars("mask/distance_to_last_pruning")] == [2, 3]  # pruned after 1 to 3
+    assert all(event.value > 0 for event in search.Scalars("throughput/images_a_second"))
+    assert all(0 <= event.value <= 100 for event in search.Scalars("throughput/waiting_for_data_percent"))
+    against = EventAccumulator(str(logs / "search" / "against")).Reload().Scalars("against_density/accuracy/test")
+    assert [(event.step, event.value) for event in against] == [
+        (round(1000 * float(row["model_sparsity"])), pytest.approx(float(row["test_acc"]))) for row in rows
+    ]
     shown = [event.value for event in search.Scalars("accuracy/test")]
     assert shown == pytest.approx([float(row["test_acc"]) for row in rows])
     assert [event.step for event in search.Histograms("scores/layer1.0.conv1")] == [1, 2, 3]
     whole = EventAccumulator(str(logs)).Reload()
-    assert "config/text_summary" in whole.Tags()["tensors"]
+    assert {"config/text_summary", "custom_scalars__config__"} <= set(whole.Tags()["tensors"])
     final = whole.Scalars("final/test_acc_after_finetune")[-1].value
     assert final == pytest.approx(json.loads((finished / "summary.json").read_text())["test_acc_after_finetune"])
 
@@ -270,7 +267,8 @@ def test_a_trial_that_is_resumed_goes_on_with_the_later_ones(call: Call, places:
 
 def test_a_kept_checkpoint_starts_a_warm_search(call: Call, places: list[str], tmp_path: Path) -> None:
     first = [*SMALL, "--epochs", 3, "--skip_fine_tune", "--name", "first", *places]
-    assert call(*first, "--ckpt_at_fixed_epochs", 1, "--checkpoint_at_prune", "--save_every", 3).code == 0
+    keeping = ["--ckpt_at_fixed_epochs", 1, "--checkpoint_at_prune", "--save_every", 3, "--keep_checkpoints", 1]
+    assert call(*first, *keeping).code == 0
     kept = tmp_path / "results" / "first" / "trial_1" / "checkpoints"
     assert {path.name for path in kept.iterdir()} == {"search.pt", "search_epoch_001.pt", "search_epoch_002.pt"}
     warm = [*SMALL, "--epochs", 3, "--skip_fine_tune", "--name", "warm", *places, "--drop_bottom_half_weights"]
@@ -383,6 +381,9 @@ def test_every_config_runs_by_its_header_and_states_only_what_differs(path: Path
     from data import declared_spec
     from data.spec import DataSpec
     from models import build_model
+    from models.masking import prunable_parameters
+    from trainers.algorithms.smart_ratio import layer_counts
+    from utils.masks import is_bias
 
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any(f"python main.py --config {path.relative_to(PROJECT)}" in line for line in header)
@@ -394,6 +395,9 @@ def test_every_config_runs_by_its_header_and_states_only_what_differs(path: Path
     with torch.device("meta"):  # shapes without memory: a ResNet-50 in no time
         network = build_model(config, tiny if config.dataset == "ImageFolder" else declared_spec(config.dataset))
     assert all(parameter.is_meta for parameter in network.parameters())
+    if config.algo == "smart_ratio":  # at some densities a network's classifier alone would take more than there is
+        sizes = [weight.numel() for name, weight in prunable_parameters(network).items() if not is_bias(name)]
+        assert all(layer_counts(sizes, 1.0 - config.density, config.arch))
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(PROJECT / "configs")))
@@ -439,4 +443,4 @@ def test_cifar_exec_stops_at_the_first_failure(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stdout.count("==") == 1
-    assert "did you mean 'epochs'?" in done.stderr
+    assert "did you mean '--epochs 2'?" in done.stderr

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torchvision
 from conftest import SMALL
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from args_helper import Config, parse_args
@@ -20,6 +21,7 @@ from trainers.algorithms.hypercube import GemMiner
 from trainers.loop import train_step
 from utils.errors import UserError
 from utils.own import load_function
+from utils.tickets import read_ticket
 
 WEIGHTS = torchvision.models.ResNet18_Weights
 
@@ -63,6 +65,19 @@ def test_other_families_of_torchvision_can_be_masked(name):
     assert len(masked_layers(network)) > 20
     logits = network(torch.zeros(2, 3, 64, 64))
     assert logits.shape == (2, 5)  # in training too: no auxiliary classifiers
+
+
+def test_biases_that_a_network_has_of_its_own_are_kept_by_every_mask_and_trained(call, places, tmp_path):
+    file = tmp_path / "nets.py"
+    file.write_text("from torch import nn\ndef net(spec):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n")
+    outcome = call(*SMALL, "--arch", f"{file}:net", "--epochs", 2, "--save_model", "--skip_sanity_checks", *places)
+    assert outcome.code == 0, outcome.err
+    run = tmp_path / "results" / "trial_1"
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["weights_total"], summary["layers"].keys()) == (640, {"1"})
+    drawn = build_model(parse_args([*SMALL, "--arch", f"{file}:net"])).get_parameter("1.bias")
+    assert list(read_ticket(run / "ticket.safetensors")[0].masks) == ["1.weight"]
+    assert (load_file(run / "model.safetensors")["1.bias"] != drawn).all()
 
 
 @pytest.mark.parametrize(

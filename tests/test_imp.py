@@ -226,7 +226,8 @@ def test_a_round_that_is_not_there_is_refused(
 
 
 def test_imp_exec_runs_cold_and_warm_long_and_short(places: list[str], tmp_path: Path) -> None:
-    options = [*SMALL, "--iter_period", "2", "--target_sparsity", "60", "--skip_sanity_checks", *places]
+    short = ["--epochs", "2", "--iter_period", "2", "--target_sparsity", "60"]
+    options = [*SMALL, *short, "--skip_sanity_checks", *places]
     environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "TRIALS": "1", "HOME": str(tmp_path)}
     done = subprocess.run(["bash", PROJECT / "imp_exec.sh", *options], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

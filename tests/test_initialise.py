@@ -208,6 +208,9 @@ def test_a_draw_leaves_pytorchs_own_random_stream_alone():
 # ---- scores --------------------------------------------------------------------------------------------------------
 
 
+CONSTANT = {"half": 0.5, "all_one": 1.0}
+
+
 def scores_of(how: str, seed: int = 0, bias: bool = False) -> tuple[Tensor, Tensor]:
     """All weight scores, 48,000 of them in two layers, and all bias scores."""
     network = to_masked(nn.Sequential(nn.Linear(200, 200, bias=bias), nn.Linear(200, 40, bias=bias)))
@@ -217,9 +220,10 @@ def scores_of(how: str, seed: int = 0, bias: bool = False) -> tuple[Tensor, Tens
     return torch.cat([layer.scores.detach().flatten() for layer in layers]), torch.cat([torch.empty(0), *biases])
 
 
-def test_half_is_a_half_everywhere():
-    weights, biases = scores_of("half", bias=True)
-    assert torch.cat([weights, biases]).unique().tolist() == [0.5]
+@pytest.mark.parametrize(("how", "value"), CONSTANT.items())
+def test_scores_without_chance_are_the_same_everywhere(how, value):
+    weights, biases = scores_of(how, bias=True)
+    assert torch.cat([weights, biases]).unique().tolist() == [value]
 
 
 def test_bern_is_a_fair_coin_of_zero_and_one():
@@ -250,7 +254,7 @@ def test_scores_have_the_moments_and_the_distribution_of_their_beta(how, a, b, m
         assert inside == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / n))
 
 
-@pytest.mark.parametrize("how", [how for how in choices("score_init") if how != "half"])
+@pytest.mark.parametrize("how", [how for how in choices("score_init") if how not in CONSTANT])
 def test_a_seed_gives_the_same_scores_and_another_seed_gives_others(how):
     assert torch.equal(scores_of(how, 1)[0], scores_of(how, 1)[0])
     assert not torch.equal(scores_of(how, 1)[0], scores_of(how, 2)[0])
@@ -262,7 +266,7 @@ def test_biases_are_scored_after_all_weights_whose_scores_they_leave_as_they_are
     weights, biases = scores_of(how, bias=True)
     assert torch.equal(weights, without)
     assert (none.numel(), biases.numel()) == (0, 240)
-    if how != "half":
+    if how not in CONSTANT:
         assert len(biases.unique()) > 1
 
 

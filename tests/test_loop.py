@@ -23,6 +23,7 @@ from trainers.loop import evaluate, train, train_step
 from trainers.scores import ScoreTraining
 from trainers.training import Training
 from trainers.weights import WeightTraining
+from utils.checkpoints import Keeping
 from utils.errors import Stopped
 from utils.masks import Ticket
 from utils.recipe import Recipe
@@ -485,14 +486,14 @@ def checkpoints(run: Run) -> set[str]:
 
 
 def test_checkpoints_are_kept_every_so_many_epochs(tmp_path):
-    with begun(tmp_path, keep_every=2).until_stopped() as run:
+    with begun(tmp_path, keeping=Keeping(copies_every=2, last=1)).until_stopped() as run:
         train(run, "check/mask_shuffle", training_weights(), splits(), 5)
     kept = {"check-mask_shuffle_epoch_001.pt", "check-mask_shuffle_epoch_003.pt"}
     assert checkpoints(run) == {"check-mask_shuffle.pt"} | kept
 
 
 def test_checkpoints_are_kept_at_the_epochs_asked_for_of_the_stage_asked_for(tmp_path):
-    with begun(tmp_path, keep_at={"search": frozenset({0, 2})}).until_stopped() as run:
+    with begun(tmp_path, keeping=Keeping(copies_at={"search": frozenset({0, 2})}, last=1)).until_stopped() as run:
         states = []
         training = training_weights()
         training.after_epoch = lambda epoch, draw: states.append(deepcopy(training.network.state_dict()))
@@ -504,9 +505,9 @@ def test_checkpoints_are_kept_at_the_epochs_asked_for_of_the_stage_asked_for(tmp
     assert same_bits(kept["training"]["network"], dict(states[0]))
 
 
-def test_without_being_asked_a_stage_keeps_its_last_checkpoint_only(run):
+def test_without_being_asked_a_stage_keeps_its_last_two_checkpoints(run):
     train(run, "search", training_weights(), splits(), 3)
-    assert checkpoints(run) == {"search.pt"}
+    assert checkpoints(run) == {"search.pt", "search.1.pt"}
 
 
 # ---- evaluation ----------------------------------------------------------------------------------------------------

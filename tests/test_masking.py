@@ -23,6 +23,7 @@ from models.masking import (
     FlatScores,
     keep_dense,
     layer_parameters,
+    leave_biases,
     masked_layers,
     plain_state,
     prunable_parameters,
@@ -181,6 +182,22 @@ def test_a_layer_with_two_names_cannot_stay_dense_and_stops_nothing_that_swaps_n
     assert keep_dense(network, False, False)[0] is shared
     with pytest.raises(UserError, match="cannot mask layer '2', which is also 0"):
         keep_dense(network, True, False)
+
+
+def test_biases_that_are_left_alone_are_neither_masked_nor_flattened_and_always_switched_on():
+    network = small_network()
+    before, biases = network(images(3, 2, 8, 8)), {"0.bias", "5.bias"}
+    assert leave_biases(network) is network
+    for swap in (to_masked, to_plain, to_masked, deepcopy):  # the layers keep it through all of them
+        network = swap(network)
+        assert list(prunable_parameters(network)) == ["0.weight", "4.0.weight", "5.weight"]
+        assert biases < layer_parameters(network).keys()
+        assert not {"0.bias_scores", "5.bias_flag"} & network.state_dict().keys()
+        assert torch.equal(network(images(3, 2, 8, 8)), before)
+    flat = FlatScores(network)
+    assert flat.segments == [slice(0, 90)]
+    flat.flags.fill_(False)
+    assert torch.equal(network(images(3, 2, 8, 8)), network[5].bias.expand(3, 2))
 
 
 # ---- what is kept in the swap --------------------------------------------------------------------------------------

@@ -329,7 +329,7 @@ def test_a_network_all_of_whose_layers_stay_dense_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arch", "shape", "message"),
     [
-        ("Conv2", (3, 1, 8), "images of 1×8 are too small for 1 poolings by 2: 2×2 is the smallest size"),
+        ("Conv2", (3, 1, 8), "images of 1×8 are too small for 1 pooling by 2: 2×2 is the smallest size"),
         ("Conv4", (3, 8, 3), "images of 8×3 are too small for 2 poolings by 2: 4×4 is the smallest size"),
         ("Conv8", (3, 15, 16), "images of 15×16 are too small for 4 poolings by 2: 16×16 is the smallest size"),
         ("vgg16", (1, 8, 8), "images of 8×8 are too small for 5 poolings by 2: 32×32 is the smallest size"),
@@ -441,6 +441,7 @@ EXCEPTIONS = {
     # Read or make the configs of other runs than the one that was asked for.
     *((f"trainers/{name}.py", "args_helper") for name in ("pipeline", "folders", "reference", "sweep")),
     *((f"trainers/sweeping/{name}.py", "args_helper") for name in ("plan", "units", "grid", "study", "files", "worth")),
+    *((f"trainers/reporting/{name}.py", "args_helper") for name in ("gather", "series", "published")),
     ("trainers/benchmark.py", "args_helper"),  # a program by itself, which nothing imports
     ("utils/option_table.py", "args_helper"),  # a program by itself, which nothing imports
 }

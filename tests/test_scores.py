@@ -502,9 +502,12 @@ def test_measuring_changes_nothing_of_the_training():
 # ---- what is logged ------------------------------------------------------------------------------------------------
 
 
-def test_the_densities_logged_count_flags_and_not_scores_of_weights_and_not_biases():
+def test_the_densities_logged_are_of_weights_in_play_and_of_each_layers_weights_that_are_switched_on():
     training = learning(bias=True)
-    set_scores(training, 0.0)
+    set_scores(training, 1.0)
+    training.flat.scores.data[-1] = 0.0  # a bias: not counted
+    with torch.no_grad():
+        training.flat.split(training.flat.scores)["out.weight"].fill_(0.0)
     training.flat.flags[:9] = False  # half of the convolution
     training.flat.flags[158:] = False
     scalars, histograms = training.describe()
@@ -512,7 +515,7 @@ def test_the_densities_logged_count_flags_and_not_scores_of_weights_and_not_bias
         "weights_in_play_percent": 100 * 149 / 158,
         "layers/conv": 50.0,
         "layers/hidden": 100.0,
-        "layers/out": 100.0,
+        "layers/out": 0.0,
     }
     assert scalars == pytest.approx(expected)
     assert histograms == {}

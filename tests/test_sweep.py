@@ -78,7 +78,7 @@ SEARCHED = {"options": {"target_sparsity": 20}, "search": LAMBDA}
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"runs": {"a": {"lrr": 1}}}, "lrr (FILE, a): no such option; did you mean 'lr'?"),
+        ({"runs": {"a": {"lrr": 1}}}, "lrr (FILE, a): no such option; did you mean 'lr: 1'?"),
         ({"runs": {"a": {}, "b": {}, "c": {}}, "options": {"lr": -1}}, "above 0 (and in 2 other runs)"),
         ({"vary": {"lr": 3}}, "vary.lr: Input should be a valid list"),
         ({"option": {}}, "option: Extra inputs are not permitted; did you mean 'options'?"),
@@ -88,7 +88,7 @@ SEARCHED = {"options": {"target_sparsity": 20}, "search": LAMBDA}
         ({"search": {"lmbda": {"low": 1, "high": "1e-3"}}}, "search.lmbda: low 1 has to be below high 1e-3"),
         ({"search": {"lmbda": {"low": 0, "high": 1, "log": True}}}, "low has to be above 0 on a log scale, not 0"),
         ({"search": {"lmbda": {"low": -1, "high": 1}}}, "lmbda (FILE, a): -1 is too small: it has to be at least 0"),
-        ({"search": {"optimizer": ["sgd", "adm"]}}, "'adm' is not one of sgd, adam; did you mean 'adam'?"),
+        ({"search": {"optimizer": ["sgd", "adm"]}}, "'adm' is not one of sgd, adam; did you mean 'optimizer: adam'?"),
         ({"search": {"optimizer": {"low": "adam", "high": "sgd"}}}, "low and high are for numbers"),
         ({"search": {"lr": [0.1, "1e-1"]}}, "search.lr: a value stands there twice"),
         ({"search": LAMBDA, "vary": {"lmbda": [1]}}, "search.lmbda: stands in vary as well"),
@@ -229,6 +229,23 @@ def test_a_run_that_was_asked_to_stop_stops_its_worker(
     outcome = call(*sweep(options=TINY, runs={"a": None, "b": None}))
     assert (outcome.code, ran) == (own, ["a"])
     assert "the same command goes on" in outcome.err
+
+
+def test_runs_share_the_time_that_their_worker_has(
+    sweep: Callable[..., list[str]], call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def run(task: Task, options: Path, _asked: list[int]) -> tuple[int, bool]:
+        given.append(yaml.safe_load(options.read_text())["max_time"])
+        monkeypatch.setattr(worker, "STARTED", time.monotonic() - 3600 * len(given))
+        return 0, False
+
+    monkeypatch.setattr(worker, "STARTED", time.monotonic())
+    monkeypatch.setattr(worker, "run_process", run)
+    outcome = call(*sweep(options=TINY, runs=dict.fromkeys("abc")), "--max_time", "2h")
+    assert outcome.code == 75
+    assert [round(int(seconds.removesuffix("s")) / 3600) for seconds in given] == [2, 1]
 
 
 CHILD = """

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.masking import prunable_parameters
+from models.masking import layer_parameters, prunable_parameters
 from utils.masks import Masks, is_bias, per_layer, thin_layers, total
 
 
@@ -48,7 +48,7 @@ def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[s
     _bypass_batch_norm(flow)
     weights = prunable_parameters(flow)
     with torch.no_grad():
-        for name, weight in weights.items():
+        for name, weight in layer_parameters(flow).items():
             weight.abs_()
             if name in masks:
                 weight.mul_(masks[name].to(weight.device))

@@ -12,11 +12,14 @@ from pathlib import Path
 import torch
 
 from args_helper import Config, difference, parse_args
-from utils.environment import choose_device, describe_environment
+from trainers.monitoring import LAYOUT
+from utils.checkpoints import Keeping
+from utils.environment import be_deterministic, choose_device, describe_environment, naming_nondeterminism
 from utils.errors import UserError, resume_command
-from utils.files import write_atomic, write_json
+from utils.files import make_folder, read_json, write_atomic, write_json
 from utils.lock import locked
 from utils.run import Run
+from utils.stopping import Stopping, seconds_of
 
 
 def resolved(config: Config) -> Config:
@@ -30,6 +33,7 @@ def resolved(config: Config) -> Config:
         warnings.warn(f"there is no GPU number {config.gpu}: using the CPU", stacklevel=2)
     if config.threads:
         torch.set_num_threads(config.threads)
+    be_deterministic(config.deterministic)
     decided = {"device": device, "threads": torch.get_num_threads()}
     if config.mixed_precision and device == "cuda":
         decided["precision"] = "bf16"
@@ -59,12 +63,16 @@ def is_finished(folder: Path, config: Config, resumed: bool) -> bool:
     if not stored.is_file():
         return False
     there = parse_args(["--config", str(stored)])
+    finished = (folder / "summary.json").is_file()
+    if there.config_hash != config.config_hash and config.resume_anyway:
+        if finished:
+            raise UserError(f"{folder} is finished: there is nothing that could go on with other options")
+        return False
     if there.config_hash != config.config_hash:
         raise UserError(
             f"{folder} holds another experiment, which differs in: {difference(there, config)}; "
             f"to run this one beside it, give --name {_free_name(config)}"
         )
-    finished = (folder / "summary.json").is_file()
     if not finished and not resumed:
         raise UserError(f"{folder} holds this run, unfinished; go on with it by: {resume_command(folder)}")
     return finished
@@ -90,6 +98,21 @@ def free_file(config: Config, name: str, *beside: str) -> Path:
     return next(path for path in candidates if not any(path.with_suffix(end).exists() for end in endings))
 
 
+def _write_down(config: Config, folder: Path) -> None:
+    """A run's options, and where it is run: the first time, and every time that is another."""
+    write_atomic(folder / "config.yml", config.to_yaml())
+    path, now = folder / "environment.json", describe_environment(config.torch_device)
+    try:
+        first = read_json(path)
+        later = first.pop("resumed_in", [])
+    except (UserError, AttributeError):  # not there, or damaged
+        write_json(path, now)
+        return
+    if now != {**first, **(later[-1] if later else {})}:
+        changed = {name: value for name, value in now.items() if first.get(name) != value}
+        write_json(path, {**first, "resumed_in": [*later, changed]})
+
+
 @contextmanager
 def opened(config: Config, folder: Path) -> Iterator[Run]:
     """The run's folder, with its options and environment written down, until the run ends or is stopped.
@@ -98,22 +121,21 @@ def opened(config: Config, folder: Path) -> Iterator[Run]:
     """
     log_folder = Path(config.log_dir) / _place(config)
     made = [one for place in (folder, log_folder) for one in (place, *place.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "config.yml", config.to_yaml())
-    if not (folder / "environment.json").exists():
-        write_json(folder / "environment.json", describe_environment(config.torch_device))
     run = Run(
         folder,
         log_folder,
         config.effective_seed,
         config.results_filename,
-        keep_every=config.save_every,
-        keep_at={"search": config.kept_epochs},
+        keeping=Keeping(**config.keeping),
+        stopping=Stopping(config.max_time and seconds_of(config.max_time)),
         refresh_every=config.print_freq,
     )
-    run.writer().add_text("config", "```yaml\n" + config.to_yaml() + "```")
     try:
-        with locked(folder), run.until_stopped():
+        make_folder(folder)
+        with locked(folder), naming_nondeterminism(), run.until_stopped():
+            _write_down(config, folder)
+            run.log_text("config", f"```yaml\n{config.to_yaml()}```")
+            run.log_layout(LAYOUT)
             yield run
     except UserError:
         if folder in made and not (folder / "checkpoints").exists():

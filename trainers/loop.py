@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from data.loader import Batch, Splits
+from trainers.health import NotFinite, check_finite, warn_of_collapse, watched
 from trainers.ledger import Cost
+from trainers.monitoring import Timed
 from trainers.training import Draw, Training
+from utils.errors import Diverged
 from utils.run import Row, Run
 
 
@@ -19,12 +22,34 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
 
     Raises:
         Stopped: the run was asked to stop, and has saved the step it had reached.
+        Diverged: the loss or the weights are no longer finite; the last checkpoint is from before.
         UserError: the checkpoint cannot be read, or a file cannot be written.
     """
     position = _Position(run, stage, training, data.train.device, first_epoch)
     if position.done:
         return
     training.full_batch = data.train.batch_size // training.accumulate
+    try:
+        _train(run, stage, training, data, epochs, position)
+    except NotFinite:
+        # Which layer, nobody has looked: from the last checkpoint to here once more, looking at all of them.
+        again = _Position(run, stage, training, data.train.device, first_epoch)
+        training.full_batch = 0  # never compiled
+        where = "a value, though not when this was run again,"
+        try:
+            with watched(training.network):
+                _train(run, stage, training, data, position.epoch + 1, again)
+        except NotFinite as found:
+            position, where = again, str(found)
+        raise Diverged(
+            f"{stage} has diverged: {where} is not finite in epoch {position.epoch}, step {position.step}, at lr "
+            f"{training.lr(position.epoch):g}. The last good checkpoint is kept in {run.folder}; begin again, or go on "
+            "from there with --resume_anyway, at a lower learning rate"
+        ) from None
+    position.finish()
+
+
+def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, position: _Position) -> None:
     with run.progress(stage, epochs, len(data.train)) as progress:
         while position.epoch < epochs and not training.over:
             epoch, started = position.epoch, time.perf_counter()
@@ -35,26 +60,34 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
                 training.before_epoch(epoch)
 
             training.network.train()
-            for images, labels in data.train.epoch(draw("batches"), position.step):
-                if run.stop_asked and position.step:
+            batches = Timed(data.train.epoch(draw("batches"), position.step))
+            for images, labels in batches:
+                stopping = position.step > 0 and run.stop_asked
+                if stopping or (position.step > 0 and run.is_due(stage)):
                     position.save(started)
+                if stopping:
                     run.stop()
                 progress.at(epoch, position.step)
                 position.meter += train_step(training, position.step, images, labels)
                 position.step += 1
             training.after_steps()
+            position.check()  # and, on a GPU, the end of the work that was asked for
+            speed = batches.throughput()
 
             row = {"phase": stage, "epoch": epoch, "lr": training.lr(epoch)}
             row |= _measured(training, data, draw, position.meter)
             position.count_epoch()
             training.after_epoch(epoch, draw)
             row["seconds"] = round(position.seconds + time.perf_counter() - started, 3)
-            _show(run, stage, training, row)  # before the checkpoint: events that come twice are dropped on resuming
-            position.next_epoch(row)
+            _show(
+                run, stage, training, row, speed
+            )  # before the checkpoint: events that come twice are dropped on resuming
+            stopping = run.stop_asked
+            position.next_epoch(row, stopping or run.is_due(stage, epoch))
             progress.epoch_done(epoch, _figures(row))
-            if run.stop_asked:
+            warn_of_collapse(stage, position.rows, len(data.spec.classes))
+            if stopping:
                 run.stop()
-    position.finish()
 
 
 def train_step(training: Training, step: int, images: Tensor, labels: Tensor) -> Tensor:
@@ -110,32 +143,44 @@ class _Position:
         self.epoch, self.step, self.done = stored["epoch"], stored["step"], stored["done"]
         self.seconds = stored["seconds"]
         self.meter = torch.as_tensor(stored["meter"], dtype=torch.float32).to(device)
-        self._rows: list[Row] = stored["rows"]
+        self.rows: list[Row] = stored["rows"]
         if "training" in stored:
             training.load_state(stored["training"])
-        run.record(stage, self._rows, self._cost.figures)
+        else:
+            self.save()
+        run.record(stage, self.rows, self._cost.figures)
+
+    def check(self) -> None:
+        """Raises: NotFinite: the loss or a parameter is no longer finite."""
+        check_finite(self._training.network, self.meter[0])
 
     def count_epoch(self) -> None:
         """Enter the epoch that was just trained into the costs."""
         self._cost.count(self.step, int(self.meter[2]), self._training.layer_densities())
 
     def save(self, started: float | None = None, finished_epoch: int | None = None) -> None:
-        """Store the position; in the middle of an epoch, with the seconds it took so far."""
+        """Store the position; in the middle of an epoch, with the seconds it took so far.
+
+        Raises:
+            NotFinite: there is nothing worth storing; the checkpoint stays that of before.
+        """
+        self.check()
         seconds = self.seconds + time.perf_counter() - started if started is not None else 0.0
         state = {
             "epoch": self.epoch, "step": self.step, "done": self.done, "seconds": seconds,
-            "meter": self.meter.tolist(), "rows": self._rows, "training": self._training.state(),
+            "meter": self.meter.tolist(), "rows": self.rows, "training": self._training.state(),
             "cost": self._cost.figures,
         }  # fmt: skip
         self._run.save(self._stage, state, finished_epoch)
 
-    def next_epoch(self, row: Row) -> None:
-        """Move to the start of the next epoch and store that."""
-        self._rows.append(row)
+    def next_epoch(self, row: Row, save: bool) -> None:
+        """Move to the start of the next epoch; store that, if it is to be."""
+        self.rows.append(row)
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
         self.meter = torch.zeros_like(self.meter)
-        self.save(finished_epoch=self.epoch - 1)
-        self._run.record(self._stage, self._rows, self._cost.figures)
+        if save:
+            self.save(finished_epoch=self.epoch - 1)
+        self._run.record(self._stage, self.rows, self._cost.figures)
 
     def finish(self) -> None:
         """Store that the stage needs no more training."""
@@ -175,10 +220,12 @@ _TAGS = {
 }
 
 
-def _show(run: Run, stage: str, training: Training, row: Row) -> None:
+def _show(run: Run, stage: str, training: Training, row: Row, speed: dict[str, float]) -> None:
     scalars, histograms = training.describe()
     figures = {tag: row[name] for name, tag in _TAGS.items() if row[name] is not None}
-    run.log(stage, row["epoch"], {**figures, **scalars}, histograms)
+    run.log(stage, row["epoch"], {**figures, **scalars, **speed}, histograms)
+    accuracies = {f"against_density/{tag}": value for tag, value in figures.items() if tag.startswith("accuracy/")}
+    run.log_against(stage, round(1000 * row["model_sparsity"]), accuracies)
 
 
 def _figures(row: Row) -> dict[str, str]:

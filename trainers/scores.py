@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from models.folding import FoldedNetwork
 from models.layers import Rule, Soft
 from models.masking import FlatScores, layer_parameters, masked_layers, plain_state, set_rule, to_plain
 from trainers.loop import evaluate
+from trainers.monitoring import MaskMoves
 from trainers.rounding import is_noisy, naive_mask, rounded_masks, share
 from trainers.training import Draw, Training
 from utils.masks import is_bias, masked_state
@@ -97,6 +98,8 @@ class ScoreTraining(Training):
         optimizer = self._optimizer(network, recipe)
         super().__init__(network, optimizer, recipe.rate, recipe.label_smoothing, recipe.precision)
         self.accumulate = recipe.accumulate
+        self.pruned_now = False
+        self._moves = MaskMoves()
 
     @staticmethod
     def recipe(config: Config) -> Recipe:
@@ -146,7 +149,7 @@ class ScoreTraining(Training):
         if self._config.regularization != "var_red_2":
             return self.flat.scores.detach()  # no other penalty reads them
         layers = masked_layers(self.network).values()
-        biases = [layer.bias for layer in layers if layer.bias is not None]
+        biases = [layer.bias for layer in layers if layer.bias_scores is not None]
         return torch.cat([part.detach().flatten() for part in [*(layer.weight for layer in layers), *biases]])
 
     # ---- an epoch ----------------------------------------------------------------------------------------------------
@@ -190,11 +193,20 @@ class ScoreTraining(Training):
         return {name.removesuffix(".weight"): share for name, share in zip(names, shares)}
 
     def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Weights in play: in all, and layer by layer, in percent."""
-        layers = masked_layers(self.network)
-        kept = torch.stack([100.0 * layer.flag.float().mean() for layer in layers.values()]).tolist()
-        by_layer = {f"layers/{name}": value for name, value in zip(layers, kept)}
-        return {"weights_in_play_percent": 100.0 * self._share(self.flat.flags), **by_layer}, {}
+        """Weights in play, the density of every layer, in percent, and how many weights have changed side."""
+        by_layer = {f"layers/{name}": 100.0 * share for name, share in self.layer_densities().items()}
+        mask = self.naive_mask()[self.flat.segments[0]]
+        moves = self._moves.look(mask, self.pruned_now)
+        return {"weights_in_play_percent": 100.0 * self._share(self.flat.flags), **by_layer, **moves}, {}
+
+    def state(self) -> dict[str, Any]:
+        """All of a Training's, and what the next masks are compared to."""
+        return {**super().state(), "moves": self._moves.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+        super().load_state(state)
+        self._moves.load_state(state["moves"], self.flat.scores.device)
 
     def histograms(self) -> dict[str, Tensor]:
         """The scores of every layer that are still in play."""

@@ -97,4 +97,4 @@ def log_outcome(run: Run, config: Config, summary: Summary) -> None:
     deciding = config.deciding().items()
     options = {name: value if isinstance(value, int | float | str) else str(value) for name, value in deciding}
     figures = {f"final/{name}": summary[name] for name in AVERAGED if summary[name] is not None}
-    run.writer().add_hparams(options, figures, run_name=".")
+    run.log_hparams(options, figures)

@@ -16,6 +16,7 @@ from trainers.sweeping.units import Board
 from trainers.sweeping.worker import work
 from utils.comparison import comparison_table, write_comparison
 from utils.errors import UserError
+from utils.stopping import seconds_of
 
 if TYPE_CHECKING:
     from trainers.sweeping.study import Search
@@ -40,7 +41,7 @@ def run_sweep(config: Config) -> None:
     search = _search() if any(run.sought for run in planned) else None
     board = Board(Path(planned[0].config.results_dir) / path.stem)
     jobs = [_job(run, study, board, search) for run in planned]
-    work(jobs, board)
+    work(jobs, board, config.max_time and seconds_of(config.max_time))
     _compare(jobs, board)
     if board.problems:
         problems = "\n  ".join(board.problems.values())

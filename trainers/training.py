@@ -110,7 +110,11 @@ class Training:
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "over": self.over}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up what `state` returned, in place."""
+        """Take up what `state` returned, in place; decay, momentum and the like are those of this run's options."""
         self.network.load_state_dict(state["network"])
+        groups, kept = self.optimizer.param_groups, {"params", "lr"}  # the rate is set anew every epoch
+        options = [{name: value for name, value in group.items() if name not in kept} for group in groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, options):
+            group.update(own)
         self.over = state["over"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,30 @@ def describe_environment(device: str) -> dict[str, Any]:
         "device": device_name(device),
         "cuda": torch.version.cuda if device.startswith("cuda") else None,
     }
+
+
+def be_deterministic(wanted: bool) -> None:
+    """Let PyTorch take only operations that give the same bits at every run, or any; before a GPU is first used."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # matrix products on a GPU need it
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(wanted)
+
+
+@contextlib.contextmanager
+def naming_nondeterminism() -> Iterator[None]:
+    """Within: an operation that cannot be deterministic, where it has to be, is an error that names it.
+
+    Raises:
+        UserError: there was one.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.match(r"(.+?) does not have a deterministic implementation", str(error))
+        if not found:
+            raise
+        raise UserError(f"deterministic: {found[1]} has no deterministic implementation on this device") from error
 
 
 def reset_peak_memory(device: torch.device) -> None:

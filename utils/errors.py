@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import shlex
-import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,13 +16,20 @@ class Stopped(Exception):
     """A run that was asked to stop, and has saved itself.
 
     Args:
-        signum: the signal that asked (SIGINT, SIGTERM).
+        why: what asked it, in words.
+        exit_code: for the process to end with.
         folder: the run's.
     """
 
-    def __init__(self, signum: int, folder: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; go on with: {resume_command(folder)}")
-        self.exit_code = 128 + signum
+    def __init__(self, why: str, exit_code: int, folder: Path) -> None:
+        super().__init__(f"{why}; go on with: {resume_command(folder)}")
+        self.exit_code = exit_code
+
+
+class Diverged(Exception):
+    """A run whose loss or weights are no longer finite; its last good checkpoint is kept."""
+
+    exit_code = 3
 
 
 class SweepStopped(Stopped):
@@ -43,8 +49,14 @@ def resume_command(folder: Path) -> str:
     return f"python main.py --resume {shlex.quote(str(folder))}"
 
 
-def meant(given: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the known name nearest to `given`, or nothing where none is near."""
+def nearest(given: str, known: Iterable[str]) -> str | None:
+    """The known name nearest to `given`; None where none is near."""
     lowered = {name.lower(): name for name in known}
     near = difflib.get_close_matches(given.lower(), list(lowered), n=1, cutoff=0.6)
-    return f"; did you mean '{lowered[near[0]]}'?" if near else ""
+    return lowered[near[0]] if near else None
+
+
+def meant(given: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the known name nearest to `given`, or nothing where none is near."""
+    near = nearest(given, known)
+    return "" if near is None else f"; did you mean '{near}'?"

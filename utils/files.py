@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
+def write_atomic(path: Path, content: bytes | str, make_room: Callable[[], None] | None = None) -> None:
     """Write `content` to `path` so that a reader, or a crash at any moment, finds the old file or the new one, whole.
+
+    Args:
+        path: the file.
+        content: of it.
+        make_room: called when all is on disk under another name, right before it takes its place.
 
     Raises:
         UserError: the folder cannot be written to, or the disk is full; an older file stays as it was.
@@ -30,6 +36,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(scratch, 0o666 & ~_umask())  # mkstemp is private to its user; results are shared
+        if make_room:
+            make_room()
         os.replace(scratch, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -37,6 +45,18 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     finally:  # after a failure or an interruption; a finished file has been renamed away
         if scratch:
             Path(scratch).unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where there is none.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {path}: {error.strerror or error}") from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -66,6 +86,26 @@ def read_json(path: Path) -> Any:
         raise UserError(f"cannot read {path}: {error}") from error
 
 
+_SEAL = b"sha256:"
+_DIGITS = 64
+
+
+def sealed(archive: bytes) -> bytes:
+    """What `torch.save` wrote, with its checksum in it, where a zip archive has its comment: any tool still reads it.
+
+    PyTorch checks nothing when it loads: a flipped bit in a tensor would pass for a weight.
+    """
+    length = len(_SEAL) + _DIGITS
+    content = archive[:-2] + length.to_bytes(2, "little") + _SEAL  # an archive ends with the length of its comment
+    return content + hashlib.sha256(content).hexdigest().encode()
+
+
+def _is_broken(content: bytes) -> bool:
+    """Whether there is a checksum that is not the content's."""
+    body, digest = content[:-_DIGITS], content[-_DIGITS:]
+    return body.endswith(_SEAL) and hashlib.sha256(body).hexdigest().encode() != digest
+
+
 def load_tensors(path: Path) -> Any:
     """What `torch.save` wrote to a file, on the CPU; only tensors and plain values are taken, and no code is run.
 
@@ -75,7 +115,10 @@ def load_tensors(path: Path) -> Any:
     import torch  # not at the top: the options are read before torch is needed
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = path.read_bytes()
+        if _is_broken(content):
+            raise ValueError("its checksum is another")
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make the unpickler raise anything
         raise UserError(
             f"cannot read {path}: it is damaged, or holds something else than tensors and plain values"

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import signal
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
-from utils.errors import Stopped, UserError
-from utils.files import load_tensors, write_atomic, write_csv
+from utils.checkpoints import Checkpoints, Keeping
+from utils.errors import UserError
+from utils.files import write_csv
 from utils.progress import Progress
+from utils.stopping import Stopping
 
 Row = dict[str, Any]
-STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
-"""The signals that ask to stop; batch systems send SIGUSR1 when the time is nearly up."""
 
 
 def derive_rng(seed: int, *path: str | int) -> torch.Generator:
@@ -32,11 +29,6 @@ def derive_rng(seed: int, *path: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def checkpoint_path(folder: Path, stage: str) -> Path:
-    """Where a run in this folder keeps a stage's checkpoint; that kept after epoch e is of `STAGE_epoch_EEE`."""
-    return folder / "checkpoints" / f"{stage.replace('/', '-')}.pt"
-
-
 class Run:
     """Where and when things are kept. What is kept is its callers' business: it knows no model and no algorithm.
 
@@ -45,8 +37,8 @@ class Run:
         log_folder: TensorBoard events, one sub-folder a stage.
         seed: what every random stream derives from.
         csv_name: the table of rows; that of a stage `check/NAME` is called after it.
-        keep_every: keep a copy of the checkpoint every so many epochs (below 1: never).
-        keep_at: stage -> epochs after which a copy of it, or of its sub-stages, is kept as well.
+        keeping: when its stages are stored.
+        stopping: what asks it to stop.
         refresh_every: steps between two refreshes of the progress bar.
     """
 
@@ -57,21 +49,20 @@ class Run:
         seed: int,
         csv_name: str = "acc_and_sparsity.csv",
         *,
-        keep_every: int = -1,
-        keep_at: Mapping[str, frozenset[int]] | None = None,
+        keeping: Keeping | None = None,
+        stopping: Stopping | None = None,
         refresh_every: int = 10,
     ) -> None:
         self.folder = folder
         self.log_folder = log_folder
         self.seed = seed
         self._csv_name = Path(csv_name)
-        self._keep_every = keep_every
-        self._keep_at = keep_at or {}
+        self._checkpoints = Checkpoints(folder, keeping or Keeping())
+        self._stopping = stopping or Stopping()
         self._refresh_every = refresh_every
         self._rows: dict[str, list[Row]] = {}
         self._costs: dict[str, Row] = {}
         self._writers: dict[str, Any] = {}
-        self._signum: int | None = None
 
     # ---- randomness ------------------------------------------------------------------------------------------------
 
@@ -85,30 +76,17 @@ class Run:
         """What `save` last stored of a stage, tensors on the CPU; None when the stage has not begun.
 
         Raises:
-            UserError: the checkpoint cannot be read.
+            UserError: there are checkpoints of it, and none can be read.
         """
-        path = self._checkpoint(stage)
-        if not path.exists():
-            return None
-        try:
-            return load_tensors(path)
-        except UserError as error:
-            raise UserError(f"the checkpoint {path} cannot be read; remove it to begin its stage again") from error
+        return self._checkpoints.load(stage)
 
     def save(self, stage: str, state: dict[str, Any], finished_epoch: int | None = None) -> None:
-        """Store a stage's state in place of the last one; after an epoch that is to be kept, a copy as well."""
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomic(self._checkpoint(stage), buffer.getvalue())
-        if finished_epoch is not None and self._is_kept(stage, finished_epoch):
-            write_atomic(self._checkpoint(f"{stage}_epoch_{finished_epoch:03d}"), buffer.getvalue())
+        """Store a stage's state; see `Checkpoints.save`."""
+        self._checkpoints.save(stage, state, finished_epoch)
 
-    def _checkpoint(self, stage: str) -> Path:
-        return checkpoint_path(self.folder, stage)
-
-    def _is_kept(self, stage: str, epoch: int) -> bool:
-        periodic = self._keep_every > 0 and (epoch + 1) % self._keep_every == 0
-        return periodic or epoch in self._keep_at.get(stage.partition("/")[0], ())
+    def is_due(self, stage: str, finished_epoch: int | None = None) -> bool:
+        """Whether it is time to store a stage; see `Checkpoints.is_due`."""
+        return self._checkpoints.is_due(stage, finished_epoch)
 
     # ---- rows and events -------------------------------------------------------------------------------------------
 
@@ -136,7 +114,7 @@ class Run:
         kind, _, check = stage.partition("/")
         return self._csv_name.with_stem(f"{self._csv_name.stem}_{check}") if kind == "check" else self._csv_name
 
-    def writer(self, stage: str = "", first_epoch: int | None = None) -> Any:
+    def _writer(self, stage: str = "", first_epoch: int | None = None) -> Any:
         """The TensorBoard writer of a stage; events from `first_epoch` on that an earlier attempt left are dropped."""
         if stage not in self._writers:
             from torch.utils.tensorboard import SummaryWriter  # takes a second to import
@@ -145,13 +123,53 @@ class Run:
         return self._writers[stage]
 
     def log(self, stage: str, epoch: int, scalars: Mapping[str, float], histograms: Mapping[str, Any]) -> None:
-        """Write an epoch's scalars and histograms to TensorBoard."""
-        writer = self.writer(stage, epoch)
-        for tag, value in scalars.items():
-            writer.add_scalar(tag, value, epoch)
-        for tag, values in histograms.items():
-            writer.add_histogram(tag, values, epoch)
-        writer.flush()
+        """Write an epoch's scalars and histograms to TensorBoard.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        with self._logging():
+            writer = self._writer(stage, epoch)
+            for tag, value in scalars.items():
+                writer.add_scalar(tag, value, epoch)
+            for tag, values in histograms.items():
+                writer.add_histogram(tag, values, epoch)
+            writer.flush()
+
+    def log_against(self, stage: str, step: int, scalars: Mapping[str, float]) -> None:
+        """Write scalars over something else than epochs, which may come back to where it was; raises as `log` does."""
+        with self._logging():
+            writer = self._writer(f"{stage}/against")
+            for tag, value in scalars.items():
+                writer.add_scalar(tag, value, step)
+            writer.flush()
+
+    def log_layout(self, layout: Mapping[str, Any]) -> None:
+        """Tell TensorBoard which scalars to show in one chart; raises as `log` does."""
+        with self._logging():
+            self._writer().add_custom_scalars(layout)
+            self._writer().flush()
+
+    def log_text(self, tag: str, text: str) -> None:
+        """Write a text (Markdown) about the whole run to TensorBoard; raises as `log` does."""
+        with self._logging():
+            self._writer().add_text(tag, text)
+            self._writer().flush()
+
+    def log_hparams(self, options: Mapping[str, Any], figures: Mapping[str, float]) -> None:
+        """Enter the run into TensorBoard's table of hyperparameters; raises as `log` does."""
+        with self._logging():
+            self._writer().add_hparams(dict(options), dict(figures), run_name=".")
+            self._writer().flush()
+
+    @contextmanager
+    def _logging(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"cannot write TensorBoard events to {self.log_folder}: {error.strerror or error}"
+            ) from error
 
     def progress(self, stage: str, epochs: int, steps: int) -> Progress:
         """A display of a stage's progress (see `utils.progress`)."""
@@ -161,35 +179,28 @@ class Run:
 
     @contextmanager
     def until_stopped(self) -> Iterator[Run]:
-        """Within: SIGINT, SIGTERM and SIGUSR1 ask the run to stop at the next step; a second one stops it at once."""
-        previous = {name: signal.signal(name, self._ask_to_stop) for name in STOPPING}
+        """Within: signals ask the run to stop at the next step; a second one stops it at once."""
         try:
-            yield self
+            with self._stopping.heeded():
+                yield self
         finally:
-            for name, handler in previous.items():
-                signal.signal(name, handler)
             for writer in self._writers.values():
-                writer.close()
+                with suppress(OSError):  # all that counts has been flushed, or its failure been told
+                    writer.close()
             self._writers.clear()
-
-    def _ask_to_stop(self, signum: int, _frame: FrameType | None) -> None:
-        if self._signum is not None:
-            raise KeyboardInterrupt
-        self._signum = signum
 
     @property
     def stop_asked(self) -> bool:
         """Whether the run was asked to stop: save, then call `stop`."""
-        return self._signum is not None
+        return self._stopping.asked
 
     def stop(self) -> None:
         """Leave the run, everything being saved.
 
         Raises:
-            Stopped: always, when the run was asked to stop.
+            Stopped: always.
         """
-        if self._signum is not None:
-            raise Stopped(self._signum, self.folder)
+        self._stopping.leave(self.folder)
 
 
 def _is_under(name: str, stages: Iterable[str]) -> bool:

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import Stopped, UserError
+from utils.errors import Diverged, Stopped, UserError
 from utils.own import complaint, load_function
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _guarded(find_ticket: FindTicket, path: Path) -> FindTicket:
     def guarded(*args: Any) -> Ticket:
         try:
             return find_ticket(*args)
-        except (UserError, Stopped):
+        except (UserError, Stopped, Diverged):
             raise
         except Exception as error:
             raise UserError(f"the algorithm in {path} failed: {complaint(error, path)}") from error

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
-    """Learn a score of either sign for every weight; those of largest magnitude are switched on at every step."""
+    """Learn scores whose largest magnitudes are switched on: in every layer, in the network, or in it ever fewer."""
     to_masked(net)
     draw_scores(net, derive_rng(config.init_seed, "init", "scores"), "signed")
     if config.pretrained:

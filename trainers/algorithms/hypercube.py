@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
-    """Give every weight a score in [0, 1], learn the scores through their rounding, prune the lowest ever again.
+    """Learn a score in [0, 1] for every weight through its rounding; `hc_iter` prunes the lowest ever again, `hc` none.
 
     Args:
         net: plain, its weights drawn; masked in place.
@@ -71,7 +71,6 @@ class GemMiner(ScoreTraining):
 
     def __init__(self, network: nn.Module, config: Config) -> None:
         self._snapshot: Tensor | None = None
-        self._pruned_now = False
         self._tied = 0
         self._thin: set[str] = set()
         super().__init__(network, self._rule(network, config), config)
@@ -130,8 +129,8 @@ class GemMiner(ScoreTraining):
     @torch.no_grad()
     def after_epoch(self, epoch: int, draw: Draw) -> None:
         """Prune when it is time; end the search when nothing is switched on any more."""
-        self._pruned_now = epoch in self._prunings
-        if self._pruned_now:
+        self.pruned_now = epoch in self._prunings
+        if self.pruned_now:
             self._prune(last=epoch == self._prunings[-1], generator=draw("prune"))
             warn_of_thin_layers(self.flat.split(self.flat.flags), f"after the pruning of epoch {epoch}", self._thin)
             if self._config.rewind_score and self._snapshot is not None:
@@ -203,7 +202,7 @@ class GemMiner(ScoreTraining):
     def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Densities; after a pruning, how the scores lie."""
         scalars, _ = super().describe()
-        return scalars, self.histograms() if self._pruned_now else {}
+        return scalars, self.histograms() if self.pruned_now else {}
 
     def state(self) -> dict[str, Any]:
         """All of a Training's, the snapshot, and the threshold, which between projections lags behind the scores."""

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from models.masking import plain_state, prunable_parameters
 from models.pretrained import load_weights, read_state
+from utils.checkpoints import checkpoint_path
 from utils.errors import UserError
 from utils.files import load_tensors, write_atomic, write_csv
 from utils.masks import Ticket, all_kept
-from utils.run import Run, checkpoint_path
+from utils.run import Run
 from utils.tickets import write_ticket
 
 if TYPE_CHECKING:

@@ -116,10 +116,11 @@ class Board:
         finally:
             claim.release()
 
-    def options_file(self, unit: Unit) -> Path:
-        """A file with the unit's options, for the process that runs it; this worker's own."""
+    def options_file(self, unit: Unit, seconds: float | None = None) -> Path:
+        """A file with the unit's options, for the process that runs it in so many seconds; this worker's own."""
         path = self._place("options", f"{unit.name}@{WORKER}", ".yml")
-        write_atomic(path, stated(unit.asked))
+        limit = {} if seconds is None else {"max_time": f"{int(seconds)}s"}
+        write_atomic(path, stated(unit.asked.model_copy(update=limit)))
         return path
 
     def failed(self, unit: Unit, code: int) -> None:

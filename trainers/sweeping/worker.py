@@ -12,34 +12,40 @@ from pathlib import Path
 
 from trainers.sweeping.units import DIVERGED, Board, Job, Task
 from utils.errors import SweepStopped
-from utils.run import STOPPING
+from utils.stopping import OUT_OF_TIME, SIGNALS, STARTED
 
 MAIN = Path(__file__).resolve().parents[2] / "main.py"
 LOOK_EVERY = 0.5
 """Seconds between two looks at a run that goes on."""
 WAIT = 2.0
 """Seconds between two looks at what others are at work on."""
-OUT_OF_TIME = 75
-"""The exit code of a run that stopped before its time was up."""
 
 
-def work(jobs: Sequence[Job], board: Board) -> None:
+def work(jobs: Sequence[Job], board: Board, limit: float | None = None) -> None:
     """Run what the jobs hand out, until all are over; what is in work by others is waited for, for they may die.
 
+    Args:
+        jobs: in the order in which they are to be done.
+        board: what is known of the other workers.
+        limit: seconds this process may take from its start; a run is given what is left of them.
+
     Raises:
-        SweepStopped: this worker, or its run, was asked to stop.
+        SweepStopped: this worker, or its run, was asked to stop, or ran out of time.
     """
     waiting = False
     with _asked_to_stop() as asked:
         while not all(job.over for job in jobs):
             if asked:
                 raise SweepStopped(128 + asked[0])
+            left = None if limit is None else STARTED + limit - time.monotonic()
+            if left is not None and left < 1:
+                raise SweepStopped(OUT_OF_TIME)
             offered = enumerate(jobs, start=1)
             number, task = next(((n, task) for n, job in offered if not job.over and (task := job.take())), (0, None))
             if task is not None:
                 waiting = False
                 print(f"== {number} of {len(jobs)}: {task.heading}", flush=True)
-                _run(task, board, asked)
+                _run(task, board.options_file(task.unit, left), board, asked)
             elif not all(job.over for job in jobs):
                 if not waiting:
                     print("== all that is left is in work by other workers: waiting for them", flush=True)
@@ -51,7 +57,7 @@ def work(jobs: Sequence[Job], board: Board) -> None:
 def _asked_to_stop() -> Iterator[list[int]]:
     """Within: the signals that have asked to stop so far."""
     asked: list[int] = []
-    previous = {name: signal.signal(name, lambda signum, _frame: asked.append(signum)) for name in STOPPING}
+    previous = {name: signal.signal(name, lambda signum, _frame: asked.append(signum)) for name in SIGNALS}
     try:
         yield asked
     finally:
@@ -59,13 +65,12 @@ def _asked_to_stop() -> Iterator[list[int]]:
             signal.signal(name, handler)
 
 
-def _run(task: Task, board: Board, asked: list[int]) -> None:
+def _run(task: Task, options: Path, board: Board, asked: list[int]) -> None:
     """Run a unit and enter its outcome; the claim is given up in the end.
 
     Raises:
         SweepStopped: it, or this worker, was asked to stop.
     """
-    options = board.options_file(task.unit)
     try:
         code, ended_early = run_process(task, options, asked)
         if code == 0 or ended_early:
@@ -73,7 +78,7 @@ def _run(task: Task, board: Board, asked: list[int]) -> None:
         elif code == DIVERGED:
             if task.diverged():
                 board.failed(task.unit, code)
-        elif asked or code == OUT_OF_TIME or -code in STOPPING or code - 128 in STOPPING:
+        elif asked or code == OUT_OF_TIME or -code in SIGNALS or code - 128 in SIGNALS:
             raise SweepStopped(code if code > 0 else 128 - code)  # below 0: stopped before it had begun
         else:
             board.failed(task.unit, code)

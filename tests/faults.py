@@ -1,0 +1,212 @@
+"""Kill runs at random moments, go on with them, and compare their end with that of undisturbed ones.
+
+    python -m tests.faults --kills 200
+
+Every scenario is run once undisturbed. Then it is run again and again, each time killed (SIGKILL) up to three times on
+its way and gone on with by `--resume`; what it leaves has to be the same to the bit: weights, scores, masks, tables and
+summary, but for the times. Half of the kills come at a moment drawn from the whole run, half in a kind of work that is
+drawn, so that short ones (a pruning, a checkpoint half written) are met as often as long ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import random
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import main
+import trainers.algorithms.hypercube as hypercube
+import trainers.loop as loop
+import trainers.pipeline
+import trainers.scores as scores
+import trainers.weights as weights
+from tests.conftest import SMALL, same_bits, timeless
+from utils.errors import UserError
+from utils.run import Run
+
+SCENARIOS = {
+    "gem_miner": [*SMALL, "--unflag_before_finetune"],
+    "gem_miner, adam, stored within epochs": [
+        *SMALL, "--optimizer", "adam", "--accumulate", "2", "--checkpoint_every", "0.05s", "--skip_sanity_checks",
+    ],
+    "imp": [
+        *SMALL, "--algo", "imp", "--iter_period", "2", "--imp_rounds", "3", "--imp_rewind_iter", "3", "--prune_rate",
+        "0.4",
+    ],
+    "cts": [*SMALL, "--algo", "cts", "--rewind_epoch", "1", "--skip_sanity_checks"],
+}  # fmt: skip
+PLACES = ("between", "a step", "an evaluation", "a pruning", "writing a file", "replacing a file")
+STAGES = ("before", "search", "finetune", "check", "after")
+MOST_KILLS = 3
+
+
+class Marks:
+    """What a child is doing, told in memory that it shares with its parent."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 3)
+
+    def put(self, index: int, value: int) -> None:
+        self._memory[index] = value
+
+    def read(self) -> tuple[str, str, int]:
+        """The stage, the kind of work, and how often such work was begun (modulo 256)."""
+        stage, place, count = struct.unpack("3B", self._memory[:3])
+        return STAGES[stage], PLACES[place], count
+
+    def while_in(self, place: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, marking that it is run."""
+
+        def marked(*args: Any, **options: Any) -> Any:
+            outer = self._memory[1]
+            self.put(1, PLACES.index(place))
+            self.put(2, (self._memory[2] + 1) % 256)
+            try:
+                return function(*args, **options)
+            finally:
+                self.put(1, outer)
+
+        return marked
+
+    def instrument(self) -> None:
+        """Mark all work of this process from here on."""
+        loop.train_step = self.while_in("a step", loop.train_step)
+        for module in (scores, weights, trainers.pipeline):
+            module.evaluate = self.while_in("an evaluation", module.evaluate)
+        for owner in (hypercube.GemMiner,):
+            owner._prune = self.while_in("a pruning", owner._prune)
+        os.fsync = self.while_in("writing a file", os.fsync)
+        os.replace = self.while_in("replacing a file", os.replace)
+        begin = Run.progress
+
+        def progress(run: Run, stage: str, *rest: Any) -> Any:
+            self.put(0, STAGES.index(stage.partition("/")[0]))
+            return begin(run, stage, *rest)
+
+        Run.progress = progress
+
+
+def begin(words: list[str], log: Path, marks: Marks) -> int:
+    """Run the program in a child process of its own; returns its number."""
+    marks.put(0, 0)
+    child = os.fork()
+    if child:
+        return child
+    with log.open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    marks.instrument()
+    os._exit(main.main(words))
+
+
+def killed_on_its_way(child: int, marks: Marks, chance: random.Random, seconds: float) -> tuple[str, str] | None:
+    """Kill a child at a moment that is drawn; returns what it was doing, or None when it had ended before."""
+    deadline = time.monotonic() + chance.uniform(0, seconds)
+    wanted = chance.choice([None, *PLACES[1:]]) if chance.random() < 0.5 else None
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            if status:
+                raise UserError(f"a run ended with exit code {os.waitstatus_to_exitcode(status)}")
+            return None
+        stage, place, _ = marks.read()
+        if time.monotonic() >= deadline and wanted in (None, place):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return stage, place
+        if wanted is None:
+            time.sleep(0.0005)
+
+
+def undisturbed(words: list[str], place: Path) -> float:
+    """Run to the end, and return the seconds it took."""
+    started = time.monotonic()
+    child = begin(words, place / "log", Marks())
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise UserError(f"the undisturbed run failed:\n{(place / 'log').read_text()}")
+    return time.monotonic() - started
+
+
+def disturbed(words: list[str], place: Path, chance: random.Random, seconds: float) -> Counter[tuple[str, str]]:
+    """Run to the end, killed on the way; returns how often it was killed doing what."""
+    kills: Counter[tuple[str, str]] = Counter()
+    folder, marks = place / "results" / "trial_1", Marks()
+    for _ in range(chance.randint(1, MOST_KILLS)):
+        begun = (folder / "config.yml").exists()
+        child = begin(["--resume", str(folder)] if begun else words, place / "log", marks)
+        doing = killed_on_its_way(child, marks, chance, seconds / (1 + len(kills)))
+        if doing is None:
+            break
+        kills[doing] += 1
+    if not (folder / "summary.json").exists():
+        begun = (folder / "config.yml").exists()
+        undisturbed(["--resume", str(folder)] if begun else words, place)
+    return kills
+
+
+def run(kills: int, seed: int, root: Path) -> tuple[Counter[tuple[str, str]], list[str]]:
+    """Kill at least so many times over all scenarios.
+
+    Returns:
+        How often what was interrupted, and what came to another end: nothing, unless something is wrong.
+    """
+    chance = random.Random(seed)
+    wholes = {}
+    for name, words in SCENARIOS.items():
+        place = root / f"whole {name}"
+        place.mkdir(parents=True)
+        seconds = undisturbed([*words, *_places(place)], place)
+        wholes[name] = (timeless(place / "results" / "trial_1"), seconds)
+    done: Counter[tuple[str, str]] = Counter()
+    lost = []
+    number = 0
+    while done.total() < kills:
+        name = list(SCENARIOS)[number % len(SCENARIOS)]
+        number += 1
+        place = root / f"{number}"
+        place.mkdir()
+        whole, seconds = wholes[name]
+        told = disturbed([*SCENARIOS[name], *_places(place)], place, chance, seconds)
+        done += told
+        if same_bits(timeless(place / "results" / "trial_1"), whole):
+            shutil.rmtree(place)
+        else:
+            lost.append(f"{name}, {place}: killed in {dict(told)}")
+    return done, lost
+
+
+def _places(place: Path) -> list[str]:
+    return ["--results_dir", str(place / "results"), "--log_dir", str(place / "runs")]
+
+
+def table(done: Counter[tuple[str, str]]) -> str:
+    """Kills by stage and kind of work, as Markdown."""
+    lines = [f"| killed in | {' | '.join(STAGES)} | together |", "|---" * (len(STAGES) + 2) + "|"]
+    for place in PLACES:
+        counts = [done[stage, place] for stage in STAGES]
+        lines.append(f"| {place} | {' | '.join(map(str, counts))} | {sum(counts)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Kill runs at random moments, and see whether anything is lost.")
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        done, lost = run(given.kills, given.seed, Path(scratch))
+    print(table(done))
+    print(f"{done.total()} kills, {len(lost)} runs that came to another end", *lost, sep="\n")
+    sys.exit(bool(lost))

@@ -1,0 +1,162 @@
+"""What goes wrong around a run: each time one message, nothing lost, and the run goes on to the same end."""
+
+import json
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import faults
+from tests.conftest import PROJECT, SMALL, Outcome, read_rows, same_bits, start, timeless
+from utils.lock import locked
+
+Call = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was stopped within its fine-tuning."""
+    root = tmp_path_factory.mktemp("stopped")
+    process = start(*SMALL, "--results_dir", root / "results", "--log_dir", root / "runs")
+    for said in process.stdout:
+        if said.startswith("finetune 1/2"):
+            process.send_signal(signal.SIGTERM)
+            break
+    process.communicate(timeout=120)
+    return root / "results" / "trial_1"
+
+
+@pytest.fixture
+def begun(stopped: Path, tmp_path: Path) -> Path:
+    """That run, in a folder of the test's own."""
+    return Path(shutil.copytree(stopped, tmp_path / "results" / "trial_1"))
+
+
+def test_a_run_that_another_process_is_at_is_left_alone(begun: Path, call: Call, monkeypatch) -> None:
+    monkeypatch.setattr("utils.lock.PATIENCE", 0.0)
+    before = {path: path.stat().st_mtime_ns for path in begun.rglob("*") if path.name != ".lock"}
+    with locked(begun):
+        outcome = call("--resume", begun)
+    assert outcome.code == 2
+    assert f"{begun} is in use by another process" in outcome.err
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(begun: Path, call: Call, finished: Path) -> None:
+    newest = begun / "checkpoints" / "finetune.pt"
+    newest.write_bytes(newest.read_bytes()[:5000])
+    outcome = call("--resume", begun)
+    assert outcome.code == 0
+    assert f"the checkpoint {newest} is damaged: going on from finetune.1.pt" in outcome.err
+    assert same_bits(timeless(begun), timeless(finished))
+
+
+def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_when_there_is_room(
+    call: Call, places: list[str], tmp_path: Path, finished: Path
+) -> None:
+    size = 60_000  # bytes a file may have: enough for the first files, not for a checkpoint
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    command = [sys.executable, str(PROJECT / "main.py"), *SMALL, *places]
+    full = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, timeout=120)
+    assert full.returncode == 2
+    assert re.fullmatch(r"error: cannot write \S+search\.pt: File too large", full.stderr.splitlines()[-1])
+    assert "Traceback" not in full.stderr
+    folder = tmp_path / "results" / "trial_1"
+    assert not list(folder.rglob("*.part"))
+    assert call(*(("--resume", folder) if folder.exists() else (*SMALL, *places))).code == 0
+    assert same_bits(timeless(folder), timeless(finished))
+
+
+def test_events_that_cannot_be_written_end_the_run_with_a_message(
+    call: Call, places: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "runs").write_text("a file where a folder has to be")
+    outcome = call(*SMALL, *places)
+    assert outcome.code == 2
+    assert f"cannot write TensorBoard events to {tmp_path / 'runs'}" in outcome.err
+
+
+def test_a_folder_that_cannot_be_made_is_told(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    outcome = call(*SMALL, "--results_dir", tmp_path / "file" / "results", "--log_dir", tmp_path / "runs")
+    assert (outcome.code, outcome.err) == (
+        2,
+        f"error: cannot make the folder {tmp_path}/file/results/trial_1: Not a directory\n",
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_max_time_stops_before_it_is_over_and_a_loop_comes_to_the_same_end(
+    places: list[str], tmp_path: Path, finished: Path
+) -> None:
+    folder, codes = tmp_path / "results" / "trial_1", []
+    while not codes or codes[-1] == 75:
+        words = ["--resume", folder] if folder.exists() else [*SMALL, *places]
+        # The time counts from the start of the process, most of which PyTorch's import takes.
+        process = start(*words, "--max_time", "4s" if len(codes) < 2 else "10m")
+        _, err = process.communicate(timeout=120)
+        codes.append(process.returncode)
+        assert codes[-1] != 75 or "go on with: python main.py --resume" in err
+    assert codes[0] == 75 and codes[-1] == 0
+    assert same_bits(timeless(folder), timeless(finished))
+
+
+def test_a_run_goes_on_with_other_options_when_asked_to(begun: Path, call: Call) -> None:
+    refused = call("--resume", begun, "--fine_tune_lr", "0.5", "--fine_tune_epochs", "3")
+    assert refused.code == 2
+    assert "fine_tune_lr 0.01 → 0.5; --resume_anyway goes on" in refused.err
+    outcome = call("--resume", begun, "--fine_tune_lr", "0.5", "--fine_tune_epochs", "3", "--resume_anyway")
+    assert outcome.code == 0
+    rows = [row for row in read_rows(begun / "acc_and_sparsity.csv") if row["phase"] == "finetune"]
+    assert [row["lr"] for row in rows] == ["0.01", "0.5", "0.5"]
+    assert "resumed_with: fine_tune_epochs 2 → 3, fine_tune_lr 0.01 → 0.5" in (begun / "config.yml").read_text()
+    again = call("--resume", begun, "--fine_tune_lr", "0.1", "--resume_anyway")
+    assert again.code == 2
+    assert "is finished" in again.err
+
+
+def test_where_a_run_went_on_is_written_down(begun: Path, call: Call, monkeypatch) -> None:
+    first = json.loads((begun / "environment.json").read_text())
+    assert call("--resume", begun, "--skip_sanity_checks").code == 0
+    assert "resumed_in" not in json.loads((begun / "environment.json").read_text())
+    monkeypatch.setattr("trainers.folders.describe_environment", lambda device: {**first, "python": "4.0"})
+    (begun / "summary.json").unlink()
+    assert call("--resume", begun).code == 0
+    assert json.loads((begun / "environment.json").read_text()) == {**first, "resumed_in": [{"python": "4.0"}]}
+
+
+def test_an_operation_that_cannot_be_deterministic_is_named(call: Call, places: list[str], monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("kthvalue CUDA does not have a deterministic implementation, but you set ...")
+
+    monkeypatch.setattr("trainers.algorithms.hypercube.prune_lowest", refuse)
+    outcome = call(*SMALL, *places, "--deterministic")
+    assert outcome.code == 2
+    assert "error: deterministic: kthvalue CUDA has no deterministic implementation on this device" in outcome.err
+
+
+def test_deterministic_is_what_a_run_asked_for_and_no_other(call: Call, places: list[str], finished: Path) -> None:
+    import torch
+
+    outcome = call(*SMALL, *places, "--deterministic")
+    assert outcome.code == 0
+    assert torch.are_deterministic_algorithms_enabled()
+    assert call("--resume", finished).code == 0
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.slow
+def test_runs_that_are_killed_at_random_lose_nothing(tmp_path: Path) -> None:
+    done, lost = faults.run(kills=30, seed=1, root=tmp_path)
+    assert not lost, "\n".join(lost)
+    assert done.total() >= 30
+    assert len({place for _, place in done}) >= 4

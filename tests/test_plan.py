@@ -1,0 +1,82 @@
+"""The plan of a run before it is run, and the lists of what there is."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from args_helper import parse_args
+from data import DATASETS
+from models import MODELS
+from tests.conftest import PROJECT, SMALL, Outcome, read_rows
+from trainers.algorithms import ALGORITHMS
+from trainers.plan import Timing, _costs, _prunings
+from utils.schedules import pruning_epochs
+
+Call = Callable[..., Outcome]
+
+
+def test_a_plan_tells_layers_prunings_time_and_memory_and_leaves_nothing(
+    call: Call, places: list[str], tmp_path: Path
+) -> None:
+    outcome = call(*SMALL, *places, "--dry_run")
+    assert outcome.code == 0, outcome.err
+    assert f"run folder   {tmp_path}/results/trial_1 (not there yet)" in outcome.out
+    assert "1,294 train, 143 val, 360 test, 1×8×8, 10 classes" in outcome.out
+    assert re.search(r"conv1\.weight +4×1×3×3 +36\n", outcome.out)
+    assert re.search(r"weights +16,900 +of which 3,380 are to remain \(20%\)", outcome.out)
+    assert [int(epoch) for epoch in re.findall(r"after epoch (\d)", outcome.out)] == list(pruning_epochs(4, 1))
+    assert re.search(r"search +4 epochs of 6 steps at [\d.]+ ms and [\d.]+ s of evaluation", outcome.out)
+    assert re.search(r"checks +6 epochs of 6 steps", outcome.out)
+    assert re.search(r"memory +[\d,]+ MiB", outcome.out)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("algo", sorted({*ALGORITHMS} - {"given", "imp"}))
+def test_every_algorithm_can_be_planned(algo: str, call: Call, places: list[str]) -> None:
+    outcome = call(*SMALL, *places, "--arch", "FC", "--hidden_size", 20, "--algo", algo, "--dry_run")
+    assert outcome.code == 0, outcome.err
+    assert "all of it    about" in outcome.out
+
+
+def test_the_weights_a_plan_promises_are_those_of_the_rounds(call: Call, places: list[str], tmp_path: Path) -> None:
+    words = [*SMALL, *places, "--algo", "imp", "--prune_rate", 0.4, "--skip_sanity_checks", "--target_sparsity", 10]
+    planned = re.findall(r"before round (\d) +[\d,]+ +([\d.]+)%", call(*words, "--dry_run").out)
+    assert call(*words).code == 0
+    found = read_rows(tmp_path / "results" / "trial_1" / "rounds" / "rounds.csv")[1:]
+    assert planned == [(row["round"], f"{float(row['weights_remaining_percent']):.3f}") for row in found]
+
+
+def test_the_prunings_of_a_gradual_search_end_at_the_target() -> None:
+    for prune_type, last in (("ExactBottomK", "1,000"), ("BottomK", "997")):
+        words = f"--epochs 150 --target_sparsity 1 --prune_type {prune_type}"
+        assert list(_prunings(parse_args(words.split()), 100_000))[-1].split()[3] == last
+    assert "however many these are" in next(_prunings(parse_args(["--epochs", "10"]), 100))
+
+
+def test_what_a_run_costs_is_the_sum_over_its_stages() -> None:
+    class Data:
+        train = range(10)  # steps
+
+    config = parse_args("--epochs 100 --fine_tune_epochs 50 --num_trial 3".split())
+    lines = list(_costs(config, Data, Timing(search=0.1, scoring=0.0, weights=0.05, evaluation=1.0)))
+    assert lines[0].endswith("100 epochs of 10 steps at 100.0 ms and 1.00 s of evaluation: 3 min")  # 200 s
+    assert lines[1].endswith("50 epochs of 10 steps at 50.0 ms and 1.00 s of evaluation: 75.0 s")
+    assert lines[2].startswith("checks       150 epochs")  # 225 s
+    assert lines[3].startswith("all of it    about 8 min a trial, 25 min for 3")
+
+
+@pytest.mark.parametrize(("kind", "names"), [("algorithms", ALGORITHMS), ("models", MODELS), ("datasets", DATASETS)])
+def test_lists_have_every_name_with_what_it_is(kind: str, names: dict[str, str], call: Call) -> None:
+    outcome = call("--list", kind)
+    lines = dict(line.split("  ", 1) for line in outcome.out.splitlines())
+    assert {name for together in lines for name in together.split(", ")} == set(names)
+    assert all(text.strip().endswith((".", "else")) for text in lines.values())
+
+
+def test_configs_are_listed_with_their_headers(call: Call) -> None:
+    lines = [line.split(maxsplit=1) for line in call("--list", "configs").out.splitlines()]
+    assert {path for path, _ in lines} == {str(p.relative_to(PROJECT)) for p in (PROJECT / "configs").rglob("*.yml")}
+    assert all(len(text) > 10 for _, text in lines)
+    assert call("--list", "model").code == 2

@@ -1,0 +1,50 @@
+"""What there is to choose from, a line each: `--list algorithms|models|datasets|configs`. Imports none of it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data import DATASETS
+from models import MODELS
+from trainers.algorithms import ALGORITHMS
+
+if TYPE_CHECKING:
+    from args_helper import Config
+
+PROJECT = Path(__file__).resolve().parent.parent
+REGISTRIES = {"algorithms": ALGORITHMS, "models": MODELS, "datasets": DATASETS}
+
+
+def print_list(config: Config) -> None:
+    """Print the kind of things that the option `list` names."""
+    lines = dict(_configs() if config.list == "configs" else _registered(REGISTRIES[config.list]))
+    width = max(map(len, lines))
+    for name, text in lines.items():
+        print(f"{name:<{width}}  {text}")
+
+
+def _registered(registry: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Name -> the first line of what its function or module says of itself; names of one thing together."""
+    names: dict[str, list[str]] = {}
+    for name, target in registry.items():
+        names.setdefault(target, []).append(name)
+    for target, of_it in names.items():
+        yield ", ".join(of_it), _first_line(target)
+
+
+def _first_line(target: str) -> str:
+    module, _, name = target.partition(":")
+    tree: ast.AST = ast.parse((PROJECT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+    if name:
+        tree = next(node for node in tree.body if getattr(node, "name", None) == name)
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+
+def _configs() -> Iterator[tuple[str, str]]:
+    """Path of a config -> the first line of its header."""
+    for path in sorted((PROJECT / "configs").rglob("*.yml")):
+        with path.open(encoding="utf-8") as file:
+            yield str(path.relative_to(PROJECT)), file.readline().lstrip("# ").strip()

@@ -1,0 +1,239 @@
+"""The report's tables: what stands in them, for one task."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from trainers.reporting.gather import FINISHED, RunRecord
+from trainers.reporting.published import AFTER, BEFORE, SOURCE, beside_published, published_for
+from trainers.reporting.series import Experiment, Series, Spread, Task
+from trainers.reporting.tables import NONE, Column, Row, Table, number, spread, text
+
+HASH = Column("config", lambda row: row["config_hash"] or NONE, links=lambda row: row["links"]["config"])
+RUNS = Column("runs (trial)", lambda row: row["runs"] or NONE, links=lambda row: row["links"]["runs"])
+WORDS = {True: "passes", False: "fails", None: "undecided"}
+FIGURES = {BEFORE: "before fine-tuning", AFTER: "after fine-tuning"}
+
+
+class Contents:
+    """A task's tables.
+
+    Args:
+        task: what they are of.
+        home: the folder the report lies in, which links start from.
+    """
+
+    def __init__(self, task: Task, home: Path) -> None:
+        self._task, self._home = task, home
+
+    def _experiments(self, series: Iterable[Series] | None = None) -> Iterator[tuple[Series, Experiment]]:
+        for one in self._task.series if series is None else series:
+            for experiment in one.experiments:
+                yield one, experiment
+
+    def accuracy(self) -> Table:
+        """Accuracy and weights remaining of every experiment."""
+        rows = []
+        for series, one in self._experiments():
+            row = {"series": series.name, "algo": series.algo, "target_percent": one.config.target_sparsity}
+            row |= _flat("weights_remaining_percent", one.spread("weights_remaining_percent"))
+            row |= _flat("effective_percent", one.spread("effective_weights_remaining_percent"))
+            row |= _flat("before", one.spread(BEFORE)) | _flat("after", one.spread(AFTER))
+            below = Spread.of(other.dense and other.dense.gap for other in one.outcomes)
+            row |= _flat("below_dense", below) | {"below_dense_n": below.n}
+            row |= {"n": len(one.outcomes), "unfinished": len(one.runs) - len(one.outcomes)}
+            rows.append(row | self._traced(one))
+        columns = (
+            text("series", "series"), number("asked for (%)", "target_percent", "g"),
+            spread("weights remaining (%)", "weights_remaining_percent"),
+            spread("effective (%)", "effective_percent"), spread("before fine-tuning (%)", "before"),
+            spread("after fine-tuning (%)", "after"), spread("below dense (points)", "below_dense"),
+            number("n", "n", "d"), number("unfinished", "unfinished", "d"), HASH, RUNS,
+        )  # fmt: skip
+        caption = (
+            "Test accuracy and weights remaining: mean ± sample standard deviation over the n finished trials of an "
+            "experiment. Below dense: the dense run of the same data, network and trial minus the ticket."
+        )
+        return Table("accuracy", caption, columns, rows)
+
+    def checks(self) -> Table:
+        """Every sanity check beside its ticket."""
+        rows = []
+        for series, one in self._experiments(self._task.tickets):
+            for check, verdict in one.verdicts.items():
+                row = {"series": series.name, "weights_remaining_percent": one.density, "check": check}
+                ticket, twins = one.beside(check)
+                row |= _flat("ticket", ticket) | _flat("check_accuracy", twins)
+                row |= {"margin": verdict.margin, "low": verdict.low, "high": verdict.high}
+                rows.append(row | {"verdict": WORDS[verdict.passes], "n": verdict.trials} | self._traced(one))
+        interval = Column("95% interval", _interval, lambda row: row["low"])
+        columns = (
+            text("series", "series"), number("weights remaining (%)", "weights_remaining_percent"),
+            text("check", "check"), spread("ticket (%)", "ticket"), spread("check (%)", "check_accuracy"),
+            number("ticket − check (points)", "margin", "+.2f"), interval, text("verdict", "verdict"),
+            number("n", "n", "d"), HASH,
+        )  # fmt: skip
+        caption = (
+            "Test accuracy after fine-tuning, of tickets and of their checks, which were trained alike. A check is "
+            "passed when the 95% interval of (ticket − check), by a paired t-test over n trials, lies above 0; with "
+            "fewer than 3 trials it is undecided."
+        )
+        return Table("checks", caption, columns, rows)
+
+    def layers(self) -> Table:
+        """The density of every layer of every ticket."""
+        rows = []
+        for series, one in self._experiments(self._task.tickets):
+            for layer, density in one.layers.items():
+                row = {"series": series.name, "weights_remaining_percent": one.density, "layer": layer}
+                rows.append(row | _flat("density_percent", density) | {"n": density.n} | self._traced(one))
+        columns = (
+            text("series", "series"), number("weights remaining (%)", "weights_remaining_percent"),
+            text("layer", "layer"), spread("density of the layer (%)", "density_percent"), number("n", "n", "d"), HASH,
+        )  # fmt: skip
+        caption = "Weights remaining in each layer, in percent of the layer's: mean ± standard deviation over trials."
+        return Table("layers", caption, columns, rows)
+
+    def curves(self) -> Table:
+        """Where the learning curves of every run have come to."""
+        rows = []
+        for series, one in self._experiments():
+            for run in one.runs:
+                last = run.epochs[-1] if run.epochs else None
+                row = {"series": series.name, "target_percent": one.config.target_sparsity, "trial": run.trial}
+                row |= {"state": run.state, "epochs": len(run.epochs), "phase": last and last.phase}
+                row |= {name: last and getattr(last, name) for name in ("test_acc", "train_acc", "train_loss",
+                        "model_sparsity")}  # fmt: skip
+                rows.append(row | self._traced(one, [run]))
+        columns = (
+            text("series", "series"), number("asked for (%)", "target_percent", "g"), number("trial", "trial", "d"),
+            text("state", "state"), number("epochs", "epochs", "d"), text("phase", "phase"),
+            number("test (%)", "test_acc"), number("train (%)", "train_acc"), number("train loss", "train_loss", ".3f"),
+            number("weights remaining (%)", "model_sparsity"), HASH, RUNS,
+        )  # fmt: skip
+        caption = "The last epoch of every run so far. Going on: it has no summary yet, so that it runs or was stopped."
+        return Table("curves", caption, columns, rows)
+
+    def epochs(self) -> str:
+        """Every epoch of every run, as CSV."""
+        rows = [
+            {"series": series.name, "config_hash": one.config_hash, "trial": run.trial, "state": run.state,
+             "number": number, **epoch.model_dump()}
+            for series, one in self._experiments() for run in one.runs for number, epoch in enumerate(run.epochs, 1)
+        ]  # fmt: skip
+        return Table("epochs", "", (), rows).csv()
+
+    def costs(self) -> Table:
+        """The ledger: what accuracy was paid for."""
+        rows = []
+        for series, one in self._experiments():
+            if not (spent := [totals(outcome.cost) for outcome in one.outcomes if outcome.cost]):
+                continue
+            row = {"series": series.name} | _flat("weights_remaining_percent", one.spread("weights_remaining_percent"))
+            row |= _flat("after", one.spread(AFTER))
+            for name in spent[0]:
+                row |= _flat(name, Spread.of(other[name] for other in spent))
+            devices = sorted({outcome.device for outcome in one.outcomes})
+            rows.append(row | {"device": ", ".join(devices), "n": len(spent)} | self._traced(one))
+        columns = (
+            text("series", "series"), spread("weights remaining (%)", "weights_remaining_percent"),
+            spread("after fine-tuning (%)", "after"), number("epochs", "epochs_mean", "g"),
+            number("of them search", "search_epochs_mean", "g"), number("FLOPs, dense", "flops_dense_mean", "si"),
+            number("FLOPs, masked", "flops_masked_mean", "si"), spread("seconds", "seconds", ".1f"),
+            number("memory (bytes)", "peak_memory_bytes_mean", "si"), text("device", "device"),
+            number("n", "n", "d"), HASH,
+        )  # fmt: skip
+        caption = (
+            "Search and fine-tuning together, without the checks. Training FLOPs are three times the forward pass's; "
+            "masked FLOPs count each layer by its density at the time, which no stock kernel saves. Seconds and peak "
+            "memory compare only on the same device. Means over n trials; their deviations stand in the CSV."
+        )
+        return Table("costs", caption, columns, rows)
+
+    def paper(self) -> Table | None:
+        """The paper's figures beside ours; None for a task of which it has none here."""
+        experiments = {one.config_hash: one for _, one in self._experiments()}
+        published = published_for(self._task.config)
+        rows = []
+        for row in beside_published(list(experiments.values()), published):
+            links = self._traced(experiments[row["config_hash"]]) if row["config_hash"] else {"runs": None, "links": {
+                "config": [], "runs": []}}  # fmt: skip
+            figure = FIGURES.get(row["figure"]) or f"check {row['figure']}"
+            rows.append({**row, "figure": figure, **links})
+        columns = (
+            text("method", "method"), text("figure", "figure"),
+            number("paper: weights (%)", "paper_weights_remaining_percent"), number("paper (%)", "paper"),
+            number("ours: weights (%)", "ours_weights_remaining_percent"), spread("ours (%)", "ours"),
+            number("ours − paper (points)", "difference", "+.2f"), number("n", "n", "d"),
+            number("paper: search epochs", "paper_search_epochs", "d"),
+            number("ours: search epochs", "ours_search_epochs", "d"),
+            text("options that differ, paper → ours", "differs_in"), text("paper's setting", "paper_setting"), HASH,
+        )  # fmt: skip
+        caption = (
+            f"Test accuracies of the paper ({SOURCE}) beside those of runs on the same data set with the same network "
+            "and method, at a density within 5% of the paper's. A dash: not among these runs."
+        )
+        return Table("paper", caption, columns, rows) if published else None
+
+    def runs(self) -> Table:
+        """Every run, and where it lies."""
+        rows = []
+        for series, one in self._experiments():
+            for run in one.runs:
+                out = run.outcome
+                row = {"series": series.name, "trial": run.trial, "seed": run.config.effective_seed, "state": run.state}
+                row |= {"weights_remaining_percent": out and out.weights_remaining_percent}
+                row |= {"before": out and out.test_acc_before_finetune, "after": out and out.test_acc_after_finetune}
+                rows.append(row | {"device": out and out.device} | self._traced(one, [run]))
+        columns = (
+            text("series", "series"), number("trial", "trial", "d"), number("seed", "seed", "d"),
+            text("state", "state"), number("weights remaining (%)", "weights_remaining_percent"),
+            number("before fine-tuning (%)", "before"), number("after fine-tuning (%)", "after"),
+            text("device", "device"), HASH,
+            Column("folder", lambda row: row["runs"], links=lambda row: row["links"]["folders"]),
+        )  # fmt: skip
+        return Table("runs", "Every run with its folder and its options.", columns, rows)
+
+    def _traced(self, one: Experiment, runs: Sequence[RunRecord] | None = None) -> Row:
+        """Where figures come from: the experiment, and the folders of the trials that have ended, or of `runs`."""
+        chosen = [run for run in one.runs if run.state == FINISHED] if runs is None else runs
+        places = [(run, os.path.relpath(run.folder, self._home)) for run in chosen]
+        first = os.path.relpath(one.runs[0].folder if runs is None else runs[0].folder, self._home)
+        links = {
+            "config": [(one.config_hash, quote(f"{first}/config.yml"))],
+            "folders": [(place, quote(f"{place}/")) for _, place in places],
+            "runs": [
+                (str(run.trial) if run.state == FINISHED else f"{run.trial} ({run.state})",
+                 quote(f"{os.path.relpath(run.folder, self._home)}/"))
+                for run in (one.runs if runs is None else runs)
+            ],
+        }  # fmt: skip
+        folders = "; ".join(place for _, place in places)
+        return {"config_hash": one.config_hash, "runs": folders, "links": links}
+
+
+def totals(cost: dict[str, Any]) -> dict[str, float]:
+    """Search and fine-tuning together; memory is the greater of both."""
+    parts = list(cost.values())
+    scoring = sum(part.scoring_flops for part in parts)
+    return {
+        "epochs": sum(part.epochs for part in parts),
+        "search_epochs": sum(part.epochs for name, part in cost.items() if name == "search"),
+        "flops_dense": sum(part.training_flops_dense for part in parts) + scoring,
+        "flops_masked": sum(part.training_flops_masked for part in parts) + scoring,
+        "seconds": sum(part.seconds for part in parts),
+        "peak_memory_bytes": max(part.peak_memory_bytes for part in parts),
+    }
+
+
+def _flat(name: str, value: Spread) -> dict[str, float | None]:
+    return {f"{name}_mean": value.mean, f"{name}_sd": value.sd}
+
+
+def _interval(row: Row) -> str:
+    ends = (f"{row[end]:+.2f}".replace("-", "−") for end in ("low", "high"))
+    return "–" if row["low"] is None else " to ".join(ends)

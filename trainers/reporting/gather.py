@@ -1,0 +1,202 @@
+"""Run folders as plain records, each checked: what is damaged is told of and stops nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from args_helper import Config, parse_args
+from utils.errors import UserError
+from utils.files import read_json
+
+GOING_ON, FINISHED, DAMAGED = "going on", "finished", "damaged"
+
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
+
+
+class Accuracy(_Read):
+    """A network that was trained beside the ticket."""
+
+    test_acc_after_finetune: Percent
+
+
+class Reference(Accuracy):
+    """The dense network, and how far the ticket is below it."""
+
+    gap: float
+
+
+class Spent(_Read):
+    """The cost ledger of the search or of the fine-tuning."""
+
+    epochs: Count
+    seconds: Amount
+    training_flops_dense: Amount
+    training_flops_masked: Amount
+    scoring_flops: Amount = 0.0
+    peak_memory_bytes: Count = 0
+
+
+class Outcome(_Read):
+    """What the report takes from a `summary.json`; accuracies and densities in percent."""
+
+    config_hash: str
+    trial: int
+    classes: int = Field(ge=1)
+    device: str = "unknown device"
+    weights_total: int = Field(ge=1)
+    weights_remaining_percent: Percent
+    effective_weights_remaining_percent: Percent | None = None
+    layers: dict[str, tuple[Count, Annotated[int, Field(ge=1)]]] = {}
+    test_acc_before_finetune: Percent
+    test_acc_after_finetune: Percent | None
+    checks: dict[str, Accuracy] = {}
+    dense: Reference | None = None
+    inverts: Accuracy | None = None
+    cost: dict[str, Spent] = {}
+
+
+class Epoch(_Read):
+    """What the report takes from a row of the table of epochs; accuracies and densities in percent."""
+
+    phase: str
+    epoch: int
+    test_acc: Percent
+    train_acc: Percent
+    train_loss: Annotated[float, Field(allow_inf_nan=True)]  # training can diverge
+    model_sparsity: Percent
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as its folder tells of it.
+
+    Attributes:
+        folder: where it lies.
+        config: its options.
+        config_hash: of the experiment, as the run itself wrote it down if it has ended.
+        state: `finished`, `going on` (no summary: it runs, or was stopped) or `damaged` (its summary cannot be used).
+        outcome: what it came to; None unless it is finished.
+        epochs: the rows of search and fine-tuning so far.
+    """
+
+    folder: Path
+    config: Config
+    config_hash: str
+    state: str
+    outcome: Outcome | None
+    epochs: tuple[Epoch, ...]
+
+    @property
+    def trial(self) -> int:
+        """Its number."""
+        return self.config.trial_num
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in a run folder that could not be used."""
+
+    folder: Path
+    text: str
+
+
+def gather(roots: Sequence[Path]) -> tuple[list[RunRecord], list[Problem]]:
+    """The runs in some folders, at any depth, in the order of their paths, each experiment's trial once.
+
+    Raises:
+        UserError: a folder is not there, or there is no run in any of them.
+    """
+    for root in roots:
+        if not root.is_dir():
+            raise UserError(f"report: there is no folder {root}")
+    found = {path.parent.resolve() for root in roots for name in ("config.yml", "summary.json")
+             for path in root.rglob(name)}  # fmt: skip
+    if not found:
+        raise UserError(f"report: there is no run (a folder with a config.yml) in {', '.join(map(str, roots))}")
+    problems: list[Problem] = []
+    runs = [run for folder in sorted(found) if (run := _read_run(folder, problems))]
+    if not runs:
+        listed = "\n  ".join(f"{one.folder}: {one.text}" for one in problems)
+        raise UserError(f"report: none of the runs can be read\n  {listed}")
+    return _once(runs, problems), problems
+
+
+def _read_run(folder: Path, problems: list[Problem]) -> RunRecord | None:
+    try:
+        if not (folder / "config.yml").is_file():
+            raise UserError("there is no config.yml beside its summary.json")
+        config = parse_args(["--resume", str(folder)])
+    except UserError as error:
+        problems.append(Problem(folder, f"left out: {error}"))
+        return None
+    outcome, state, name = None, GOING_ON, config.config_hash
+    if (folder / "summary.json").exists():
+        try:
+            outcome, state = _outcome(folder / "summary.json"), FINISHED
+            name = outcome.config_hash
+        except UserError as error:
+            problems.append(Problem(folder, f"its figures are left out: {error}"))
+            state = DAMAGED
+    if outcome and (name, outcome.trial) != (config.config_hash, config.trial_num):
+        differs = f"summary.json tells of {name}, trial {outcome.trial}"
+        problems.append(
+            Problem(folder, f"its config.yml is now {config.config_hash}, trial {config.trial_num}; {differs}")
+        )
+    epochs = read_epochs(folder / config.results_filename, problems)
+    return RunRecord(folder, config, name, state, outcome, epochs)
+
+
+def _outcome(path: Path) -> Outcome:
+    """Raises: UserError: the file cannot be read, or is not a run's summary."""
+    try:
+        outcome = Outcome.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise UserError(f"{path.name} is not a run's summary: {where}: {first['msg']}") from error
+    # There is nothing to set a check beside where the ticket itself was not trained.
+    untrained = {"checks": {}, "inverts": None} if outcome.test_acc_after_finetune is None else {}
+    return outcome.model_copy(update=untrained)
+
+
+def read_epochs(path: Path, problems: list[Problem]) -> tuple[Epoch, ...]:
+    """The rows of a table of epochs up to the first that cannot be read, which becomes a problem; no file, no rows."""
+    if not path.exists():
+        return ()
+    epochs: list[Epoch] = []
+    try:
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a figure that was cut off would still be a figure
+        for row in csv.DictReader(io.StringIO(whole)):
+            epochs.append(Epoch.model_validate({name: value for name, value in row.items() if value}))
+        if whole != text:
+            raise UserError("its last line is cut off")
+    except (OSError, UnicodeDecodeError, csv.Error, ValidationError, UserError) as error:
+        said = "a figure is missing or none" if isinstance(error, ValidationError) else error
+        problems.append(Problem(path.parent, f"{path.name}: only the first {len(epochs)} epochs are used: {said}"))
+    return tuple(epochs)
+
+
+def _once(runs: Sequence[RunRecord], problems: list[Problem]) -> list[RunRecord]:
+    """Runs without copies: the same experiment and trial twice is no second trial."""
+    kept: dict[tuple[str, int], RunRecord] = {}
+    # The fullest first: finished before unfinished, then that with more checks.
+    for run in sorted(runs, key=lambda run: (run.outcome is None, -len(run.outcome.checks) if run.outcome else 0)):
+        first = kept.setdefault((run.config_hash, run.trial), run)
+        if first is not run:
+            problems.append(Problem(run.folder, f"left out: it is the same experiment and trial as {first.folder}"))
+    return sorted(kept.values(), key=lambda run: run.folder)

@@ -1,0 +1,135 @@
+"""The paper's figures, each with the file of `configs/` that repeats its setting, beside the runs that match it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from args_helper import Config, parse_args
+from trainers.reporting.series import Experiment, Spread
+
+SOURCE = "Sreenivasan et al., NeurIPS 2022, arXiv 2202.12002"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+BEFORE, AFTER = "test_acc_before_finetune", "test_acc_after_finetune"
+WITHIN = 0.05
+"""How far a density may be from the paper's, relatively: 1.44% is compared to what the paper calls 1.4%."""
+SAME = (
+    "dataset", "arch", "width", "algo", "hc_quantized", "unflag_before_finetune", "invert_sanity_check",
+    "imp_no_rewind", "imp_rewind_iter",
+)  # fmt: skip
+"""The options without which a run is not an attempt at the same thing; whatever else differs is told."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A figure of the paper.
+
+    Attributes:
+        name: of the method, as the paper calls it.
+        file: under `configs/`, with the paper's setting as far as it is known.
+        figure: of a summary, or the name of a sanity check, after whose training it was measured.
+        percent: test accuracy.
+        density: weights remaining in percent, as the paper gives it.
+        epochs: of the search, where the paper tells.
+    """
+
+    name: str
+    file: str
+    figure: str
+    percent: float
+    density: float
+    epochs: int | None = None
+
+    @property
+    def config(self) -> Config:
+        """The paper's setting."""
+        return _config(self.file)
+
+
+SHORT = "resnet20/resnet20_sparsity_{}_unflagT.yml"
+PUBLISHED = (
+    Published("Gem-Miner", SHORT.format("3_72"), AFTER, 83.4, 3.72, 150),
+    Published("Gem-Miner", SHORT.format("3_72"), "mask_shuffle", 78.73, 3.72, 150),
+    Published("Gem-Miner", SHORT.format("3_72"), "weight_reinit", 78.6, 3.72, 150),
+    Published("Gem-Miner", SHORT.format("1_44"), AFTER, 77.89, 1.44, 150),
+    Published("Long Gem-Miner", "resnet20/resnet20_sparsity_1_44_long.yml", AFTER, 79.50, 1.4, 3000),
+    Published("IMP, warm", "imp/resnet20_long_warm.yml", AFTER, 74.52, 1.4),
+    Published("Learning-rate rewinding", "imp/resnet20_long_lr_rewinding.yml", AFTER, 80.21, 1.4, 3000),
+    Published("Gem-Miner", SHORT.format("0_59"), AFTER, 66.15, 0.59, 150),
+    Published("Gem-Miner", SHORT.format("0_59"), BEFORE, 45.30, 0.59, 150),
+)
+
+
+@cache
+def _config(file: str) -> Config:
+    return parse_args(["--config", str(CONFIGS / file)])
+
+
+def published_for(config: Config) -> list[Published]:
+    """The paper's figures for a task: the same data set, not another with its pixels, and the same network."""
+    return [one for one in PUBLISHED if all(_same(one.config, config, name) for name in ("dataset", "arch", "width"))]
+
+
+def beside_published(experiments: Sequence[Experiment], published: Sequence[Published]) -> Iterator[dict[str, Any]]:
+    """A row for every figure of the paper and every experiment that attempts it; one with dashes where none does."""
+    for one in published:
+        attempts = [other for other in experiments if other.outcomes and _nearest(other, published, one.figure) is one]
+        for experiment in attempts or [None]:
+            ours = Spread(None, None, 0) if experiment is None else _measured(experiment, one.figure)
+            yield {
+                "method": one.name,
+                "figure": one.figure,
+                "paper_weights_remaining_percent": one.density,
+                "paper": one.percent,
+                "ours_mean": ours.mean,
+                "ours_sd": ours.sd,
+                "n": ours.n,
+                "difference": None if ours.mean is None else ours.mean - one.percent,
+                "ours_weights_remaining_percent": experiment and experiment.density,
+                "paper_search_epochs": one.epochs,
+                "ours_search_epochs": experiment and _search_epochs(experiment),
+                "differs_in": experiment and differing(one.config, experiment.config),
+                "config_hash": experiment and experiment.config_hash,
+                "paper_setting": f"configs/{one.file}",
+            }
+
+
+def _measured(experiment: Experiment, figure: str) -> Spread:
+    return experiment.spread(figure) if figure in (BEFORE, AFTER) else experiment.beside(figure)[1]
+
+
+def _nearest(experiment: Experiment, published: Sequence[Published], figure: str) -> Published | None:
+    """The paper's figure that an experiment is set beside: of the same method, at its density, as long a search."""
+
+    def far(one: Published) -> tuple[float, float]:
+        longer = math.log(experiment.config.epochs / one.config.epochs)
+        return abs(longer), abs(experiment.density - one.density)
+
+    near = [
+        one
+        for one in published
+        if one.figure == figure
+        and abs(experiment.density / one.density - 1) <= WITHIN
+        and all(_same(one.config, experiment.config, name) for name in SAME)
+    ]
+    return min(near, key=far, default=None)
+
+
+def _search_epochs(experiment: Experiment) -> int | None:
+    known = [one.cost["search"].epochs for one in experiment.outcomes if "search" in one.cost]
+    return known[0] if known else None
+
+
+def _same(one: Config, other: Config, name: str) -> bool:
+    return getattr(one, name) == getattr(other, name)
+
+
+def differing(paper: Config, ours: Config) -> str:
+    """The options that affect the result and are not the paper's, as `name theirs → ours`; the seed is no matter."""
+    theirs, own = paper.deciding(), ours.deciding()
+    changed = [name for name in theirs if name != "seed" and own.get(name) != theirs[name]]
+    return "; ".join(f"{name} {theirs[name]} → {own.get(name)}" for name in changed)

@@ -1,0 +1,185 @@
+"""A set of run folders as a report: one page, the same in Markdown, and its figures and tables as files."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import warnings
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data import DEFINED_BY_PATH
+from trainers.reporting import drawings
+from trainers.reporting.contents import Contents
+from trainers.reporting.figures import Drawn
+from trainers.reporting.gather import FINISHED, gather
+from trainers.reporting.page import File, Part, Report, Section, as_html, as_markdown
+from trainers.reporting.series import Task, tasks_of
+from trainers.reporting.tables import Table
+from utils.errors import UserError
+from utils.files import read_json, write_atomic, write_json
+
+if TYPE_CHECKING:
+    from args_helper import Config
+
+PAGE, MARKDOWN, MANIFEST = "report.html", "report.md", "report.json"
+
+
+def make_report(config: Config) -> None:
+    """Write the report on the runs in the folders of `report` to `report_dir`, and print where it lies.
+
+    Raises:
+        UserError: a folder is not there, there is no run in any, or something else lies where the report would go.
+    """
+    roots = [Path(root) for root in config.report]
+    home = Path(config.report_dir) if config.report_dir else roots[0] / "report"
+    runs, problems = gather(roots)
+    for problem in problems:
+        warnings.warn(f"report: {problem.folder}: {problem.text}", stacklevel=2)
+    sections = [TaskSection(task, number, home.resolve()).section() for number, task in enumerate(tasks_of(runs), 1)]
+    ended = sum(run.state == FINISHED for run in runs)
+    command = ["python", "main.py", "--report", *config.report]
+    command += ["--report_dir", config.report_dir] if config.report_dir else []
+    about = (
+        f"{ended} finished and {len(runs) - ended} other runs in {', '.join(config.report)}, "
+        f"{datetime.now(UTC):%d %B %Y, %H:%M} UTC. Made by: {shlex.join(command)}"
+    )
+    report = Report("Lottery tickets side by side", about, sections, problems)
+    write_report(home, report)
+    print(f"{ended} finished and {len(runs) - ended} other runs in {len(sections)} sections")
+    print(f"  report               {home / PAGE}")
+    print(f"  the same elsewhere   {home / MARKDOWN}, {home}/figures, {home}/tables")
+
+
+def write_report(home: Path, report: Report) -> None:
+    """Write a report's files, the page last; files of an older report in the folder that it has not are removed.
+
+    Raises:
+        UserError: something that is not of a report lies in a file's place.
+    """
+    files = {file.path: file.content for file in report.files}
+    files |= {MARKDOWN: as_markdown(report).encode(), PAGE: as_html(report).encode()}
+    older = _older(home)
+    taken = [name for name in (*files, MANIFEST) if (home / name).exists() and name not in older]
+    if taken:
+        raise UserError(
+            f"report: {home / taken[0]} is not of a report, and is not written over; give another --report_dir"
+        )
+    write_json(home / MANIFEST, {"files": sorted({*older, *files, MANIFEST})})
+    for name, content in files.items():
+        write_atomic(home / name, content)
+    for name in older - set(files) - {MANIFEST}:
+        (home / name).unlink(missing_ok=True)
+    write_json(home / MANIFEST, {"files": sorted({*files, MANIFEST})})
+
+
+def _older(home: Path) -> set[str]:
+    """The files that an earlier report wrote here, as it wrote down itself."""
+    if not (home / MANIFEST).is_file():
+        return set()
+    said = read_json(home / MANIFEST)
+    listed = said.get("files") if isinstance(said, dict) else None
+    pattern = rf"{PAGE}|{MARKDOWN}|{MANIFEST}|(figures|tables)/[\w.-]+\.(svg|png|csv)"
+    return {name for name in listed or () if isinstance(name, str) and re.fullmatch(pattern, name)}
+
+
+class TaskSection:
+    """What the report says of one task.
+
+    Args:
+        task: the data set, the network, and what was run on them.
+        number: of the task.
+        home: the folder the report lies in.
+    """
+
+    def __init__(self, task: Task, number: int, home: Path) -> None:
+        self._task = task
+        words = re.sub(r"[^a-z0-9]+", "-", task.title.lower()).strip("-")[:60]
+        self._slug = f"{number}-{words}"
+        self._tables = Contents(task, home)
+
+    def section(self) -> Section:
+        """All of it."""
+        parts = [self._accuracy(), self._checks(), self._layers(), self._curves(), self._costs(), self._paper(),
+                 self._part("runs", "Runs", self._tables.runs())]  # fmt: skip
+        return Section(self._slug, self._task.title, self._notes(), [part for part in parts if part])
+
+    def _accuracy(self) -> Part:
+        table = self._tables.accuracy()
+        return self._part(
+            "accuracy", "Accuracy against weights remaining", table, drawings.draw_accuracy(self._task, table.rows),
+            caption="Mean ± standard deviation of the test accuracy over trials; broken: the dense network (band: "
+            "± standard deviation); dotted: guessing. The panels' axes differ; points of one density "
+            "are drawn up to 3% beside it, so that bars can be told apart.",
+            notes=self._also_differing(),
+        )  # fmt: skip
+
+    def _checks(self) -> Part | None:
+        table = self._tables.checks()
+        return table.rows and self._part(
+            "checks", "Sanity checks", table, drawings.draw_checks(table.rows),
+            caption="Tickets above their checks, mean ± standard deviation over trials. The verdicts, by the paired "
+            "test, stand in the table: bars that overlap do not decide.",
+        )  # fmt: skip
+
+    def _layers(self) -> Part | None:
+        table = self._tables.layers()
+        return table.rows and self._part(
+            "layers", "Density layer by layer", table, drawings.draw_layers(self._task, table.rows), folded=True,
+            caption="Weights remaining in each layer, mean over trials. Hollow, on the floor: the layer has none left.",
+        )  # fmt: skip
+
+    def _curves(self) -> Part | None:
+        return self._part(
+            "curves", "Learning curves", self._tables.curves(), drawings.draw_curves(self._task), folded=True,
+            caption="Test accuracy at each epoch, one line a density: mean over finished trials, band ± standard "
+            "deviation. A stroke across: fine-tuning begins. A triangle ends the line of a run that goes on.",
+            more=[("epochs", self._tables.epochs())],
+        )  # fmt: skip
+
+    def _costs(self) -> Part | None:
+        table = self._tables.costs()
+        return table.rows and self._part(
+            "costs", "What it cost", table, drawings.draw_costs(self._task, table.rows),
+            caption="Test accuracy after fine-tuning against the cost of search and fine-tuning together, log axes; "
+            "weights remaining at each point.",
+        )  # fmt: skip
+
+    def _paper(self) -> Part | None:
+        table = self._tables.paper()
+        return table and self._part("paper", "Beside the paper", table)
+
+    def _part(
+        self, name: str, heading: str, table: Table, figure: Drawn | None = None, *,
+        more: Sequence[tuple[str, str]] = (), **words: object,
+    ) -> Part:  # fmt: skip
+        stem = f"{self._slug}_{name}"
+        files = [File(f"tables/{stem}.csv", table.csv().encode(), "table (CSV)")]
+        files += [File(f"tables/{self._slug}_{other}.csv", text.encode(), "every epoch (CSV)") for other, text in more]
+        if figure:
+            files.append(File(f"figures/{stem}.svg", figure.wide.encode(), "figure (SVG)"))
+            files.append(File(f"figures/{stem}.png", figure.png, "figure (PNG)"))
+            words["alt"] = (
+                f"{heading}, {self._task.title}. {words['caption']} All its figures stand in the table below."
+            )
+        return Part(stem, heading, f"{heading}, {self._task.title}", table, figure, files=files, **words)
+
+    def _also_differing(self) -> list[str]:
+        """What else than the density differs along a line of the figure."""
+        return [
+            f"Along {one.name}, densest first, {name} differs as well: {', '.join(values)}."
+            for one in self._task.series
+            for name, values in one.also_differs.items()
+        ]
+
+    def _notes(self) -> list[str]:
+        config = self._task.config
+        images = f"the data set {config.dataset}"
+        notes = []
+        if config.dataset in DEFINED_BY_PATH:
+            images = f"the folder {config.data} (dataset {config.dataset})"
+            notes = ["Figures published for a data set are not set beside these runs: a folder's images may be others."]
+        experiments = sum(len(one.experiments) for one in self._task.series)
+        return [f"Images: {images}. {experiments} experiments in {len(self._task.series)} series.", *notes]

@@ -1,0 +1,126 @@
+"""Tables as they are read on the page and as they are downloaded: shown cells over plain rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as it is read.
+
+    Attributes:
+        heading: with the unit.
+        show: row -> text.
+        sort: row -> what it is ordered by; None: by the text.
+        links: row -> (text, address) of what the cell leads to, instead of its text.
+    """
+
+    heading: str
+    show: Callable[[Row], str]
+    sort: Callable[[Row], float | None] | None = None
+    links: Callable[[Row], list[tuple[str, str]]] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        name: of its file, without ending.
+        caption: what stands in it, in a sentence or two.
+        columns: as they are read.
+        rows: as they are downloaded, all with the same keys; lists of links are left out.
+    """
+
+    name: str
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+
+    def csv(self) -> str:
+        """The rows as CSV, figures unrounded."""
+        text = io.StringIO()
+        names = [name for name in self.rows[0] if name != "links"] if self.rows else []
+        writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+    def markdown(self) -> str:
+        """The table in GitHub's Markdown."""
+        lines = [_line(plain(column.heading) for column in self.columns), _line("---" for _ in self.columns)]
+        for row in self.rows:
+            lines.append(_line(_cell(column, row) for column in self.columns))
+        return "\n".join(lines)
+
+
+def _cell(column: Column, row: Row) -> str:
+    if column.links is None:
+        return plain(column.show(row))
+    return ", ".join(f"[{plain(text)}]({address})" for text, address in column.links(row)) or NONE
+
+
+def _line(cells: Any) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def plain(text: str) -> str:
+    """A text that Markdown takes as it is; names in run folders may hold anything."""
+    for sign in "\\`*_[]<>|#":
+        text = text.replace(sign, f"&#{ord(sign)};" if sign in "<>|" else f"\\{sign}")
+    return " ".join(text.split())
+
+
+# ---- kinds of columns ----------------------------------------------------------------------------------------------
+
+
+def text(heading: str, key: str) -> Column:
+    """A column of words."""
+    return Column(heading, lambda row: NONE if row[key] in (None, "") else str(row[key]))
+
+
+def number(heading: str, key: str, form: str = ".2f") -> Column:
+    """A column of figures."""
+
+    def sort(row: Row) -> float | None:
+        return None if row[key] is None or math.isnan(row[key]) else row[key]
+
+    return Column(heading, lambda row: shown(row[key], form), sort)
+
+
+def spread(heading: str, key: str, form: str = ".2f") -> Column:
+    """A column of mean ± standard deviation, from `key`_mean and `key`_sd."""
+
+    def show(row: Row) -> str:
+        mean, sd = shown(row[f"{key}_mean"], form), row[f"{key}_sd"]
+        own = row.get(f"{key}_n")
+        fewer = f" (n = {own})" if own and own != row["n"] else ""
+        return (mean if sd is None else f"{mean} ± {shown(sd, form.lstrip('+'))}") + fewer
+
+    return Column(heading, show, lambda row: row[f"{key}_mean"])
+
+
+def shown(value: float | None, form: str) -> str:
+    """A figure in a format of Python's, or `si` (three digits and a prefix: 58.8 G); a dash for none."""
+    if value is None:
+        return NONE
+    written = prefixed(value) if form == "si" else format(value, form)
+    return written.replace("-", MINUS)
+
+
+def prefixed(value: float) -> str:
+    """Three digits and the prefix of its size: 58846399488 is `58.8 G`."""
+    for sign in ("", "k", "M", "G", "T", "P"):
+        if abs(value) < 999.5:
+            return f"{value:.3g} {sign}".strip()
+        value /= 1000
+    return f"{value:.3g} E"
