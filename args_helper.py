@@ -15,7 +15,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path, PurePath
 from typing import Annotated, Any, NamedTuple, NoReturn, get_args, get_origin
 
@@ -433,7 +432,7 @@ class AnalysisOptions(_Options):
     interpolate: one_of("prob", "linear") = option(
         "prob", "mode_connect of scores: between, take each place from one end by chance, or weigh both", affects=False
     )
-    sweep: str | None = option(None, "run all the runs of this YAML file, and compare them", affects=False)
+    sweep: str | None = option(None, "be a worker at all the runs of this YAML file, and compare them", affects=False)
     report: Folders | None = option(
         None, "make a page with figures and tables of the runs in these folders, at any depth", affects=False
     )

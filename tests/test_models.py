@@ -440,6 +440,7 @@ EXCEPTIONS = {
     ("models/__init__.py", "data"),  # the shape that a data set declares
     # Read or make the configs of other runs than the one that was asked for.
     *((f"trainers/{name}.py", "args_helper") for name in ("pipeline", "folders", "reference", "sweep")),
+    *((f"trainers/sweeping/{name}.py", "args_helper") for name in ("plan", "units", "grid", "study", "files", "worth")),
     *((f"trainers/reporting/{name}.py", "args_helper") for name in ("gather", "series", "published")),
     ("trainers/benchmark.py", "args_helper"),  # a program by itself, which nothing imports
     ("utils/option_table.py", "args_helper"),  # a program by itself, which nothing imports

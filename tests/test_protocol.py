@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from conftest import PROJECT, SMALL, Outcome, read_rows
 from safetensors.torch import load_file
 
-from args_helper import config_of, parse_args
+from args_helper import parse_args
 from models import build_model
 from trainers.reference import dense_config
 from trainers.sanity import CHECKS
-from trainers.sweep import runs_of
 from utils.files import write_csv
 
 README = (PROJECT / "README.md").read_text()
@@ -227,64 +225,6 @@ def test_what_is_wrong_with_ones_own_algorithm_is_said(
     assert outcome.code == 2
     assert said in outcome.err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
-
-
-# ---- sweeps --------------------------------------------------------------------------------------------------------
-
-SWEEP = {
-    "options": {"algo": "random", "arch": "resnet20", "width": 0.25, "threads": 1, "batch_size": 256, "epochs": 1,
-                "skip_sanity_checks": False},
-    "vary": {"target_sparsity": [20, 5]},
-    "runs": {"dense": {"algo": "training", "target_sparsity": 100}, "random": None, "snip": {"algo": "snip"}},
-}  # fmt: skip
-
-
-def test_a_sweep_runs_everything_once_and_compares(call: Call, places: list[str], tmp_path: Path) -> None:
-    (tmp_path / "small.yml").write_text(yaml.safe_dump(SWEEP, sort_keys=False))
-    outcome = call("--sweep", tmp_path / "small.yml", *places)
-    assert outcome.code == 0, outcome.err
-    place = tmp_path / "results" / "small"
-    rows = read_rows(place / "comparison.csv")
-    varied = [f"{run}/target_sparsity_{target}" for run in ("random", "snip") for target in (20, 5)]
-    assert [row["run"] for row in rows] == ["dense", *varied]
-    for row in rows[1:]:
-        one = _summary(place / row["run"] / "trial_1")
-        assert float(row["test_acc_after_finetune_mean"]) == one["test_acc_after_finetune"]
-        assert float(row["gap_to_dense_mean"]) == one["dense"]["gap"]
-    assert (place / "comparison.md").read_text() in outcome.out
-    again = call("--sweep", tmp_path / "small.yml", *places)
-    assert again.out.count("is finished: nothing to do") == 5
-    more = call("--sweep", tmp_path / "small.yml", "--num_trial", 3, *places)
-    assert more.code == 0
-    assert "± " in more.out and (", passes" in more.out or ", fails" in more.out)
-
-
-@pytest.mark.parametrize("path", sorted((PROJECT / "configs" / "sweeps").glob("*.yml")), ids=lambda path: path.stem)
-def test_every_sweep_of_the_project_names_its_command_and_has_runs_that_can_be_run(path: Path) -> None:
-    assert f"#   python main.py --sweep {path.relative_to(PROJECT)}\n" in path.read_text()
-    runs = {name: config_of(options, name) for name, options in runs_of(path)}
-    assert len({run.config_hash for run in runs.values()}) == len(runs)
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ({"runs": {"a": {"lrr": 1}}}, "lrr (FILE, a): no such option; did you mean 'lr: 1'?"),
-        ({"runs": {"a": {}}, "vary": {"lr": 3}}, "vary.lr: Input should be a valid list"),
-        ({"runs": {"a": {}}, "option": {}}, "option: Extra inputs are not permitted; did you mean 'options'?"),
-        ({"options": {}}, "runs: Field required"),
-        ([1], "the file: "),
-    ],
-)
-def test_what_is_wrong_with_a_sweep_is_said_before_anything_runs(
-    content: object, said: str, call: Call, places: list[str], tmp_path: Path
-) -> None:
-    path = tmp_path / "s.yml"
-    path.write_text(yaml.safe_dump(content))
-    outcome = call("--sweep", path, *places)
-    assert outcome.code == 2
-    assert said in outcome.err.replace(str(path), "FILE")
-    assert [one.name for one in tmp_path.iterdir()] == ["s.yml"]
 
 
 def test_a_table_without_rows_is_no_file(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from scipy.stats import ttest_rel
 
-from utils.errors import UserError
 from utils.report import beside_dense, judge_checks, last_screen, siblings, trials_screen, write_summary, write_trials
 from utils.verdict import Verdict, judge
 
@@ -159,11 +158,12 @@ def test_another_experiment_beside_it_has_no_say_in_a_verdict(tmp_path: Path) ->
     assert last["checks"]["mask_shuffle"]["margin"] == 10.0
 
 
-def test_a_broken_summary_beside_it_is_named(tmp_path: Path) -> None:
-    finish(tmp_path, summary(1))
-    (tmp_path / "trial_1/summary.json").write_text("{")
-    with pytest.raises(UserError, match=r"trial_1/summary\.json"):
-        siblings(tmp_path / "trial_2", "abc")
+@pytest.mark.parametrize("damage", ["{", "[]", '{"config_hash": "abc"}'])
+def test_a_broken_summary_is_named_and_stops_no_sibling(damage: str, tmp_path: Path) -> None:
+    finish(tmp_path, summary(1), summary(2))
+    (tmp_path / "trial_1/summary.json").write_text(damage)
+    with pytest.warns(UserWarning, match=r"trial_1/summary\.json is damaged"):
+        assert [one["trial"] for one in siblings(tmp_path / "trial_2", "abc")] == [2]
 
 
 def test_a_check_is_judged_over_the_trials_that_ran_it() -> None:

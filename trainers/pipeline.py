@@ -64,7 +64,7 @@ def run_trials(config: Config, go_on: bool = False) -> Path:
             dense = dense_config(trial).model_copy(update={"num_trial": 1})
             if not is_finished(folder_of(dense), dense, resumed=True):
                 _run_trial(dense, folder_of(dense))
-    _report_trials(config, folder)
+    report_trials(config, folder)
     return folder
 
 
@@ -77,7 +77,7 @@ def _run_trial(config: Config, folder: Path) -> None:
     with opened(config, folder) as run:
         ticket, seconds = _found(find_ticket, net, data, config, run)
         write_ticket(folder / "ticket.safetensors", ticket, _about(config))
-        before = _untrained_accuracy(net, ticket, data)
+        before = _untrained_accuracies(net, ticket, data)
 
         tuned, checks = None, {}
         recipe = ticket.recipe or Recipe.of_tuning(config)
@@ -88,7 +88,7 @@ def _run_trial(config: Config, folder: Path) -> None:
             if not config.skip_sanity_checks:
                 checks = _checks(run, net, ticket, data, config)
 
-        outcome = {"test_acc_before_finetune": before, "tuned": tuned, "checks": checks, "search_seconds": seconds}
+        outcome = {**before, "tuned": tuned, "checks": checks, "search_seconds": seconds}
         summary = write_summary(folder, related(summarise(config, run, ticket, net, data, outcome), config))
         log_outcome(run, config, summary)
         draw_curves(folder / "curves.png", run.rows("search", "finetune"), summary)
@@ -128,10 +128,11 @@ def _about(config: Config) -> dict[str, Any]:
     return {"config_hash": config.config_hash, "arch": config.arch, "algo": config.algo}
 
 
-def _untrained_accuracy(net: nn.Module, ticket: Ticket, data: Splits) -> float:
-    """Test accuracy, in percent, of the subnetwork as the search left it."""
+def _untrained_accuracies(net: nn.Module, ticket: Ticket, data: Splits) -> dict[str, float | None]:
+    """Test and validation accuracy, in percent, of the subnetwork as the search left it."""
     net.load_state_dict(masked_state(ticket.state, ticket.untrained))
-    return evaluate(FoldedNetwork(net).refreshed(), data.test)
+    folded = FoldedNetwork(net).refreshed()
+    return {f"{split}_acc_before_finetune": evaluate(folded, getattr(data, split)) for split in ("test", "val")}
 
 
 def _write_model(path: Path, net: nn.Module) -> None:
@@ -151,8 +152,13 @@ def _checks(run: Run, net: nn.Module, ticket: Ticket, data: Splits, config: Conf
     return checks
 
 
-def _report_trials(config: Config, folder: Path) -> None:
-    """Relate every finished trial to what is among the results by now, and sum the trials up."""
+def report_trials(config: Config, folder: Path) -> None:
+    """Relate every finished trial to what is among the results by now, and sum the trials up.
+
+    Args:
+        config: of the run.
+        folder: of one of its trials.
+    """
     for summary in siblings(folder, config.config_hash):
         trial = config.model_copy(update={"trial_num": summary["trial"]})
         place = folder.with_name(f"trial_{summary['trial']}")

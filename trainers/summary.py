@@ -30,8 +30,8 @@ def summarise(
         ticket: what was found.
         net: plain, of the ticket's architecture.
         data: what it was trained on.
-        outcome: `test_acc_before_finetune`, `tuned` (the last row of the ticket's training, or None), `checks`, and
-            `search_seconds` (of a search without epochs).
+        outcome: `test_acc_before_finetune` and its like on val, `tuned` (the last row of the ticket's training, or
+            None), `checks`, and `search_seconds` (of a search without epochs).
     """
     kept, whole, tuned = remaining(ticket.masks), total(ticket.masks), outcome["tuned"]
     facts = {"density_reason": None, **ticket.facts}
@@ -55,6 +55,7 @@ def summarise(
         **connectivity(net, ticket.masks, data.spec.shape),
         "layers": per_layer(ticket.masks),
         "test_acc_before_finetune": outcome["test_acc_before_finetune"],
+        "val_acc_before_finetune": outcome["val_acc_before_finetune"],
         "test_acc_after_finetune": tuned and tuned["test_acc"],
         "val_acc_after_finetune": tuned and tuned["val_acc"],
         "checks": outcome["checks"],

@@ -32,6 +32,18 @@ class Diverged(Exception):
     exit_code = 3
 
 
+class SweepStopped(Stopped):
+    """A worker of a sweep that was asked to stop, by way of its run or itself.
+
+    Args:
+        exit_code: of its run.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        Exception.__init__(self, "the sweep was stopped; the same command goes on")
+        self.exit_code = exit_code
+
+
 def resume_command(folder: Path) -> str:
     """The command that goes on with a run."""
     return f"python main.py --resume {shlex.quote(str(folder))}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from utils.errors import UserError
 from utils.files import read_json, write_json
 from utils.verdict import Verdict, judge
 
@@ -56,9 +58,19 @@ def beside_dense(summary: Summary, dense: Summary | None, dense_folder: Path | N
 
 
 def siblings(folder: Path, config_hash: str) -> list[Summary]:
-    """The summaries of the finished trials beside a run folder that are of the same experiment, by trial."""
-    found = (read_json(path) for path in folder.parent.glob("trial_*/summary.json"))
-    return sorted((one for one in found if one["config_hash"] == config_hash), key=lambda one: one["trial"])
+    """The summaries of the finished trials beside a run folder that are of the same experiment, by trial.
+
+    One that is damaged is left out, with a warning: it is its own run's to mend.
+    """
+    found = []
+    for path in folder.parent.glob("trial_*/summary.json"):
+        try:
+            summary = read_json(path)
+            if summary["config_hash"] == config_hash:
+                found.append((summary["trial"], summary))
+        except (UserError, TypeError, KeyError):
+            warnings.warn(f"{path} is damaged, and left out; remove it and go on with that run", stacklevel=2)
+    return [summary for _, summary in sorted(found, key=lambda one: one[0])]
 
 
 def judge_checks(summaries: Iterable[Summary]) -> dict[str, Verdict]:

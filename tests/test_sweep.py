@@ -1,0 +1,487 @@
+"""Sweeps: what their files may say, who takes which run, what a search finds, and whole sweeps by one worker or two."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import PROJECT, Outcome, read_rows, same_bits, start, timeless
+
+import main
+from args_helper import config_of, parse_args
+from trainers.sweeping import worker
+from trainers.sweeping.grid import Trials
+from trainers.sweeping.plan import Sought, plan
+from trainers.sweeping.spec import runs_of
+from trainers.sweeping.units import Board, Task
+from trainers.sweeping.worth import is_below_median, misses_target
+from utils.errors import SweepStopped, UserError
+from utils.files import write_csv, write_json
+from utils.lock import Claim
+
+Call = Callable[..., Outcome]
+TINY = {
+    "arch": "FC", "hidden_size": 32, "threads": 1, "compile": "off", "batch_size": 64, "epochs": 4, "iter_period": 1,
+    "fine_tune_epochs": 1, "target_sparsity": 20, "prune_type": "BottomK", "hc_quantized": True,
+    "init": "signed_constant", "lr": 0.1, "wd": 0, "regularization": "L2", "skip_sanity_checks": True,
+}  # fmt: skip
+LAMBDA = {"lmbda": {"low": "1e-6", "high": "1e-2", "log": True}}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, places: list[str]) -> Callable[..., list[str]]:
+    """Write a sweep; returns the words of its command."""
+
+    def write(**content: object) -> list[str]:
+        path = tmp_path / "s.yml"
+        path.write_text(yaml.safe_dump({"runs": {"a": None}, **content}, sort_keys=False))
+        return ["--sweep", str(path), *places]
+
+    return write
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are run in this process, which has imported everything already."""
+
+    def run(task: Task, options: Path, _asked: list[int]) -> tuple[int, bool]:
+        folder = task.unit.folder
+        resume = ["--resume", str(folder)] if (folder / "config.yml").is_file() else []
+        return main.main(["--config", str(options), *resume]), False
+
+    monkeypatch.setattr(worker, "run_process", run)
+
+
+# ---- the file ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "configs" / "sweeps").glob("*.yml")), ids=lambda path: path.stem)
+def test_every_sweep_of_the_project_names_its_command_and_has_runs_that_can_be_run(path: Path) -> None:
+    assert f"#   python main.py --sweep {path.relative_to(PROJECT)}\n" in path.read_text()
+    runs = {name: config_of(options, name) for name, options in runs_of(path)}
+    assert len({run.config_hash for run in runs.values()}) == len(runs)
+    assert [run.name for run in plan(path, {})[0]] == list(runs)
+
+
+SEARCHED = {"options": {"target_sparsity": 20}, "search": LAMBDA}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"runs": {"a": {"lrr": 1}}}, "lrr (FILE, a): no such option; did you mean 'lr: 1'?"),
+        ({"runs": {"a": {}, "b": {}, "c": {}}, "options": {"lr": -1}}, "above 0 (and in 2 other runs)"),
+        ({"vary": {"lr": 3}}, "vary.lr: Input should be a valid list"),
+        ({"option": {}}, "option: Extra inputs are not permitted; did you mean 'options'?"),
+        ({"runs": 1}, "runs: Input should be a valid dictionary"),
+        ({"search": {"lambda": [1, 2]}}, "search.lambda: no such option; did you mean 'lmbda'?"),
+        ({"search": {"lmbda": {"low": 1}}}, "search.lmbda.high: Field required"),
+        ({"search": {"lmbda": {"low": 1, "high": "1e-3"}}}, "search.lmbda: low 1 has to be below high 1e-3"),
+        ({"search": {"lmbda": {"low": 0, "high": 1, "log": True}}}, "low has to be above 0 on a log scale, not 0"),
+        ({"search": {"lmbda": {"low": -1, "high": 1}}}, "lmbda (FILE, a): -1 is too small: it has to be at least 0"),
+        ({"search": {"optimizer": ["sgd", "adm"]}}, "'adm' is not one of sgd, adam; did you mean 'optimizer: adam'?"),
+        ({"search": {"optimizer": {"low": "adam", "high": "sgd"}}}, "low and high are for numbers"),
+        ({"search": {"lr": [0.1, "1e-1"]}}, "search.lr: a value stands there twice"),
+        ({"search": LAMBDA, "vary": {"lmbda": [1]}}, "search.lmbda: stands in vary as well"),
+        ({"search": {"name": ["x", "y"]}}, "search.name: there is nothing to be found"),
+        ({"search": {"seed": [1, 2]}}, "search.seed: there is nothing to be found"),
+        ({"search": {"epochs": [6, 12]}}, "with another epochs an epoch is not comparable"),
+        ({"search": {"fine_tune_lr": [0.1, 1]}}, "fine_tune_lr does not affect the accuracy before training"),
+        ({"search": LAMBDA, "study": {"seed": 42}}, "study.seed 42 is the seed of a trial"),
+        ({"search": LAMBDA, "options": {"use_full_data": True}}, "use_full_data holds out no validation images"),
+        ({"search": {"lr": [1, 2]}, "options": {"algo": "snip"}}, "study.metric: val_acc_after_finetune"),
+        ({"search": LAMBDA, "study": {"prunner": "none"}}, "did you mean 'pruner'?"),
+        ({"study": {"trials": 3}}, "study: there is no search for it to go by"),
+        ([1], "the file: "),
+    ],
+)
+def test_what_is_wrong_with_a_sweep_is_said_before_anything_runs(
+    content: Any, said: str, call: Call, places: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "s.yml"
+    path.write_text(yaml.safe_dump({"runs": {"a": {}}, **content} if isinstance(content, dict) else content))
+    outcome = call("--sweep", path, *places)
+    assert outcome.code == 2
+    assert said in outcome.err.replace(str(path), "FILE")
+    assert [one.name for one in tmp_path.iterdir()] == ["s.yml"]
+
+
+def test_what_a_run_or_a_flag_states_is_neither_varied_nor_searched(sweep: Callable[..., list[str]]) -> None:
+    words = sweep(
+        options={"epochs": 8},
+        vary={"target_sparsity": [5, 20]},
+        search={**LAMBDA, "iter_start": {"low": 0, "high": 2}, "optimizer": ["sgd", "adam"]},
+        runs={"a": None, "fixed": {"lmbda": 1e-3, "iter_start": 0, "optimizer": "sgd", "target_sparsity": 10}},
+    )
+    runs, _ = plan(Path(words[1]), {"target_sparsity": 50.0, "iter_start": 1})
+    sought = {run.name: list(run.sought) for run in runs}
+    assert sought == {"a/target_sparsity_50.0": ["lmbda", "optimizer"], "fixed": []}
+    assert runs[0].sought["lmbda"] == Sought((1e-6, 1e-2), is_range=True, log=True)
+    assert runs[0].sought["optimizer"] == Sought(("sgd", "adam"))
+    assert (runs[1].config.target_sparsity, runs[1].config.iter_start) == (50, 1)
+
+
+# ---- who takes which run -------------------------------------------------------------------------------------------
+
+
+def test_a_claim_is_held_until_the_child_that_was_given_it_is_gone(tmp_path: Path) -> None:
+    claim = Claim.of(tmp_path / "claims" / "one.lock")
+    assert claim is not None and Claim.of(tmp_path / "claims" / "one.lock") is None
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=claim.handles)
+    claim.release()  # as if the worker had died
+    assert Claim.of(tmp_path / "claims" / "one.lock") is None
+    child.kill()
+    child.wait()
+    again = Claim.of(tmp_path / "claims" / "one.lock")
+    assert again is not None
+    again.release()
+
+
+def _trials(tmp_path: Path, count: int) -> Trials:
+    """The view of one worker."""
+    options = {**TINY, "name": "a", "num_trial": count, "results_dir": str(tmp_path)}
+    return Trials("a", config_of(options, "test"), Board(tmp_path / "s"))
+
+
+def _finish(task: Task, **summary: object) -> None:
+    """What a run that ends well leaves, as far as sweeps look at it."""
+    task.unit.folder.mkdir(parents=True, exist_ok=True)
+    (task.unit.folder / "config.yml").write_text(task.unit.asked.to_yaml())
+    write_json(task.unit.folder / "summary.json", summary)
+    task.done(False)
+    task.claim.release()
+
+
+def test_every_trial_is_taken_by_one_worker_and_that_of_a_dead_one_by_one_other(tmp_path: Path) -> None:
+    one, other, third = (_trials(tmp_path, 3) for _ in range(3))
+    first, second, last = one.take(), other.take(), third.take()
+    assert [task.unit.asked.trial_num for task in (first, second, last)] == [1, 2, 3]
+    assert one.take() is None and not one.over
+    _finish(first)
+    second.claim.release()  # its worker died
+    assert one.take().unit.asked.trial_num == 2
+    assert third.take() is None
+    _finish(last)
+    assert third.take() is None and not third.over  # trial 2 is in work by the first
+
+
+def test_workers_that_race_finish_every_trial_once(tmp_path: Path) -> None:
+    taken: list[int] = []
+
+    def work() -> None:
+        trials = _trials(tmp_path, 12)
+        while not trials.over:
+            if (task := trials.take()) is not None:
+                taken.append(task.unit.asked.trial_num)
+                _finish(task)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == list(range(1, 13))
+
+
+def _ending(monkeypatch: pytest.MonkeyPatch, codes: dict[str, int]) -> list[str]:
+    """Let the runs end with these codes, well unless stated; returns what was run."""
+    ran = []
+
+    def run(task: Task, _options: Path, _asked: list[int]) -> tuple[int, bool]:
+        ran.append(task.unit.name.partition(",")[0])
+        return codes.get(ran[-1], 0), False
+
+    monkeypatch.setattr(worker, "run_process", run)
+    return ran
+
+
+def test_a_sweep_goes_on_after_runs_that_fail_and_names_them_in_the_end(
+    sweep: Callable[..., list[str]], call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words = sweep(options=TINY, runs=dict.fromkeys(("a", "b", "c", "d")))
+    codes = {"a": 2, "b": 3, "c": -signal.SIGKILL}
+    ran = _ending(monkeypatch, codes)
+    outcome = call(*words)
+    assert outcome.code == 2 and ran == ["a", "b", "c", "d"]
+    assert "a, trial 1 ended with exit code 2" in outcome.err and "c, trial 1 was killed by SIGKILL" in outcome.err
+    assert "b, trial 1 diverged" in outcome.err and "d," not in outcome.err
+    codes.clear()  # mended; what diverges does so every time
+    assert call(*words).code == 2
+    assert ran[4:] == ["a", "c", "d"]  # d left no summary here
+    (tmp_path / "results" / "s" / ".sweep" / "failed" / "b__trial_1.json").unlink()
+    assert call(*words).code == 0
+
+
+@pytest.mark.parametrize(("code", "own"), [(143, 143), (130, 130), (75, 75), (-signal.SIGTERM, 143)])
+def test_a_run_that_was_asked_to_stop_stops_its_worker(
+    code: int, own: int, sweep: Callable[..., list[str]], call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = _ending(monkeypatch, {"a": code})
+    outcome = call(*sweep(options=TINY, runs={"a": None, "b": None}))
+    assert (outcome.code, ran) == (own, ["a"])
+    assert "the same command goes on" in outcome.err
+
+
+def test_runs_share_the_time_that_their_worker_has(
+    sweep: Callable[..., list[str]], call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def run(task: Task, options: Path, _asked: list[int]) -> tuple[int, bool]:
+        given.append(yaml.safe_load(options.read_text())["max_time"])
+        monkeypatch.setattr(worker, "STARTED", time.monotonic() - 3600 * len(given))
+        return 0, False
+
+    monkeypatch.setattr(worker, "STARTED", time.monotonic())
+    monkeypatch.setattr(worker, "run_process", run)
+    outcome = call(*sweep(options=TINY, runs=dict.fromkeys("abc")), "--max_time", "2h")
+    assert outcome.code == 75
+    assert [round(int(seconds.removesuffix("s")) / 3600) for seconds in given] == [2, 1]
+
+
+CHILD = """
+import signal, sys, time
+signal.signal(signal.SIGUSR1, lambda *_: sys.exit(138))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_worker_passes_on_what_it_is_sent_and_ends_with_the_code_of_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "child.py").write_text(CHILD)
+    monkeypatch.setattr(worker, "MAIN", tmp_path / "child.py")
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def ask() -> None:
+        while "ready" not in capfd.readouterr().out:
+            time.sleep(0.05)
+        signal.raise_signal(signal.SIGUSR1)
+
+    trials = _trials(tmp_path, 2)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    with pytest.raises(SweepStopped) as stopped:
+        worker.work([trials], trials._board)
+    asking.join()
+    assert stopped.value.exit_code == 138
+    assert signal.getsignal(signal.SIGUSR1) == before
+    assert trials.take().unit.asked.trial_num == 1  # free again
+
+
+# ---- what a search finds -------------------------------------------------------------------------------------------
+
+
+def _searches(words: list[str], workers: int = 1, **flags: object) -> list[Any]:
+    """The views that so many workers have of the only run of a sweep."""
+    pytest.importorskip("optuna")
+    from trainers.sweeping.study import Search
+
+    results = Path(words[words.index("--results_dir") + 1])
+    flags = {"results_dir": str(results), **flags}
+    (planned,), settings = plan(Path(words[1]), flags)
+    return [Search(planned, settings, Board(results / "s")) for _ in range(workers)]
+
+
+def _play(search: Any, runs: int | None = None) -> list[float]:
+    """Run the search, or so many runs of it, on a made-up accuracy that is best at λ = 1e-4; returns the λs."""
+    import math
+
+    drawn: list[float] = []
+    while search.found is None and not search.over and (runs is None or len(drawn) < runs):
+        if (task := search.take()) is None or "search_" not in task.unit.name:
+            if task is not None:
+                task.claim.release()
+            break
+        drawn.append(task.unit.asked.lmbda)
+        accuracy = 90 - 10 * abs(math.log10(drawn[-1]) + 4)
+        _finish(task, val_acc_before_finetune=accuracy, weights_remaining_percent=20)
+    return drawn
+
+
+def test_a_search_finds_the_best_and_writes_it_down_ready_to_use(
+    sweep: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    words = sweep(options=TINY, search=LAMBDA, study={"trials": 16})
+    (search,) = _searches(words)
+    drawn = _play(search)
+    best = min(drawn, key=lambda value: abs(value / 1e-4 - 1))
+    assert len(set(drawn)) == len(drawn) <= 16 and 3e-5 < best < 3e-4  # what was run is not run again
+    written = tmp_path / "results" / "s" / "best_a.yml"
+    found = parse_args(["--config", str(written)])
+    confirmed, config = search.found.experiment
+    assert found.lmbda == best and found.seed == 42 and not found.skip_fine_tune
+    assert found.config_hash == config.config_hash
+    assert confirmed == tmp_path / "results" / "s" / "a" / f"lmbda_{best}" / "trial_1"
+    assert (
+        "val_acc_before_finetune" in written.read_text() and "16 trials (0 ended early) with seed 7" in search.outcome
+    )
+
+
+def test_a_search_that_is_interrupted_draws_what_it_would_have_drawn(
+    sweep: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    words = sweep(options=TINY, search=LAMBDA, study={"trials": 8})
+    (whole,) = _searches([*words[:2], "--results_dir", str(tmp_path / "whole")])
+    drawn = _play(whole)
+    one, other, third = _searches(words, workers=3)
+    assert _play(one, 3) == drawn[:3]
+    left = one.take()
+    left.claim.release()  # its worker died
+    again = other.take()
+    assert again.unit == left.unit and again.unit.asked.lmbda == drawn[3]
+    assert third.take().unit.asked.lmbda != drawn[3]  # a new one: the fourth is the second worker's now
+    again.claim.release()
+    assert _play(*_searches(words), 1) == [drawn[3]]
+
+
+def test_a_damaged_journal_is_named(sweep: Callable[..., list[str]], tmp_path: Path) -> None:
+    words = sweep(options=TINY, search=LAMBDA)
+    _play(*_searches(words), 1)
+    journal = tmp_path / "results" / "s" / "journal.log"
+    journal.write_text(journal.read_text().replace("}", "", 1))
+    with pytest.raises(UserError, match=r"cannot read .*journal\.log"):
+        _searches(words)
+
+
+def test_a_ticket_with_more_weights_than_asked_for_is_not_the_best(sweep: Callable[..., list[str]]) -> None:
+    (search,) = _searches(sweep(options=TINY, search={"lmbda": [1e-5, 1e-4, 1e-3]}, study={"trials": 6, "seed": 3}))
+    while search.found is None and "search_" in (task := search.take()).unit.name:
+        dense = task.unit.asked.lmbda < 5e-5
+        _finish(task, val_acc_before_finetune=99 if dense else 50, weights_remaining_percent=50 if dense else 20)
+    assert search.found.experiment[1].lmbda > 5e-5
+
+
+def test_a_poor_run_is_ended_early(sweep: Callable[..., list[str]]) -> None:
+    (search,) = _searches(sweep(options=TINY, search=LAMBDA, study={"trials": 4, "startup": 2}))
+    for accuracy in (60, 80, 50):
+        task = search.take()
+        rows = [{"phase": "search", "epoch": epoch, "val_acc": accuracy} for epoch in range(10)]
+        task.unit.folder.mkdir(parents=True)
+        write_csv(task.unit.folder / task.unit.asked.results_filename, rows[:7])
+        assert not task.is_poor()  # half of the epochs and two more
+        write_csv(task.unit.folder / task.unit.asked.results_filename, rows)
+        assert task.is_poor() == (accuracy == 50)
+        _finish(task, val_acc_before_finetune=accuracy, weights_remaining_percent=20)
+    states = [(trial.state.name, trial.value) for trial in search._study.trials]
+    assert states == [("COMPLETE", 60), ("COMPLETE", 80), ("PRUNED", 50)]
+
+
+def test_a_run_is_poor_below_the_median_in_three_epochs_in_a_row() -> None:
+    others = [{1: 50, 2: 60, 3: 70}, {1: 40, 2: 80, 3: 90}, {1: 30, 2: 70}]
+    assert is_below_median({1: 39, 2: 69, 3: 79}, others, enough=2)
+    assert not is_below_median({1: 40, 2: 69, 3: 79}, others, enough=2)
+    assert not is_below_median({1: 39, 2: 69, 3: 79}, others, enough=3)  # two at epoch 3
+    assert not is_below_median({2: 0, 3: 0}, others, enough=1)
+
+
+def test_the_target_may_be_missed_by_the_tolerance() -> None:
+    config = config_of({"target_sparsity": 20}, "test")
+    assert misses_target({"weights_remaining_percent": 20.9}, config, 0.05) is None
+    assert "21.1% of the weights remain" in misses_target({"weights_remaining_percent": 21.1}, config, 0.05)
+    assert misses_target({"weights_remaining_percent": 100}, config, None) is None
+
+
+def test_a_search_without_optuna_says_what_to_install_and_a_grid_does_without(
+    sweep: Callable[..., list[str]], call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "trainers.sweeping.study", raising=False)
+    _ending(monkeypatch, {})
+    outcome = call(*sweep(options=TINY, search=LAMBDA))
+    assert outcome.code == 2 and "pip install optuna" in outcome.err
+    assert call(*sweep(options=TINY)).code == 0
+
+
+# ---- whole sweeps --------------------------------------------------------------------------------------------------
+
+SMALL_SWEEP = {
+    "options": {"algo": "random", "arch": "resnet20", "width": 0.25, "threads": 1, "batch_size": 256, "epochs": 1},
+    "vary": {"target_sparsity": [20, 5]},
+    "runs": {"random": None, "dense": {"algo": "training", "target_sparsity": 100}, "snip": {"algo": "snip"}},
+}
+
+
+def test_a_sweep_runs_everything_once_and_compares(
+    sweep: Callable[..., list[str]], call: Call, in_process: None, tmp_path: Path
+) -> None:
+    words = sweep(**SMALL_SWEEP)
+    outcome = call(*words)
+    assert outcome.code == 0, outcome.err
+    place = tmp_path / "results" / "s"
+    rows = {row["run"]: row for row in read_rows(place / "comparison.csv")}
+    varied = [f"{run}/target_sparsity_{target}" for run in ("random", "snip") for target in (20, 5)]
+    assert list(rows) == [*varied[:2], "dense", *varied[2:]]
+    for name in varied:  # those of random were finished before the dense network was
+        one = json.loads((place / name / "trial_1" / "summary.json").read_text())
+        assert float(rows[name]["test_acc_after_finetune_mean"]) == one["test_acc_after_finetune"]
+        assert float(rows[name]["gap_to_dense_mean"]) == one["dense"]["gap"]
+    assert (place / "comparison.md").read_text() in outcome.out
+    again = call(*words)
+    assert again.out.count("is finished: nothing to do") == 5
+    more = call(*words, "--num_trial", 3)
+    assert more.code == 0
+    assert "± " in more.out and (", passes" in more.out or ", fails" in more.out)
+
+
+def test_lambda_is_searched_and_what_was_found_run_with_other_seeds(
+    sweep: Callable[..., list[str]], call: Call, in_process: None, tmp_path: Path
+) -> None:
+    pytest.importorskip("optuna")
+    outcome = call(*sweep(options={**TINY, "num_trial": 2}, search=LAMBDA, study={"trials": 3, "startup": 2}))
+    assert outcome.code == 0, outcome.err
+    place = tmp_path / "results" / "s"
+    summaries = [json.loads(path.read_text()) for path in sorted(place.glob("a/search_*/*/trial_1/summary.json"))]
+    assert [one["seed"] for one in summaries] == [7, 7, 7]
+    assert all(one["test_acc_after_finetune"] is None for one in summaries)
+    best = max(one["val_acc_before_finetune"] for one in summaries)
+    assert f"val_acc_before_finetune {best:.2f}%" in outcome.out
+    (row,) = read_rows(place / "comparison.csv")
+    assert row["run"].startswith("a/lmbda_") and row["trials"] == "2"
+    seeds = [json.loads(path.read_text())["seed"] for path in sorted((place / row["run"]).glob("trial_*/summary.json"))]
+    assert seeds == [42, 84]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["grid", "search"])
+def test_another_worker_goes_on_where_one_was_killed(
+    kind: str, sweep: Callable[..., list[str]], call: Call, in_process: None, tmp_path: Path
+) -> None:
+    grid = {"vary": {"lmbda": [1e-4, 1e-3]}, "options": {**TINY, "epochs": 60, "num_trial": 2}}
+    search = {"search": LAMBDA, "study": {"trials": 4, "confirm": False}, "options": {**TINY, "epochs": 60}}
+    words = sweep(**(grid if kind == "grid" else search))
+    workers = [start(*words) for _ in range(2)]
+    place = tmp_path / "results" / "s"
+    begun: list[Path] = []
+    while not begun:
+        begun = [path for path in place.rglob("acc_and_sparsity.csv") if len(read_rows(path)) > 3]
+        assert all(one.poll() is None for one in workers)
+        time.sleep(0.05)
+    victims = subprocess.run(["pgrep", "-P", str(workers[0].pid)], capture_output=True, text=True).stdout.split()
+    workers[0].kill()
+    subprocess.run(["kill", "-9", *victims], check=False)
+    _, err = workers[1].communicate(timeout=300)
+    workers[0].communicate()
+    assert workers[1].returncode == 0, err
+    finished = sorted(path.parent for path in place.rglob("summary.json"))
+    assert len(finished) == 4
+    if kind == "search":
+        states = [trial.state.name for trial in _searches(words)[0]._study.trials]
+        assert states == ["COMPLETE"] * 4
+        return
+    # By itself, one after another, in another place: the same to the bit.
+    alone = [str(tmp_path / "alone") if word == str(tmp_path / "results") else word for word in words]
+    assert call(*alone).code == 0
+    for folder in finished:
+        other = tmp_path / "alone" / folder.relative_to(tmp_path / "results")
+        assert same_bits(timeless(folder), timeless(other))

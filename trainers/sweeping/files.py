@@ -1,0 +1,57 @@
+"""Config files that a sweep writes: for the process that runs a run, and of what a search has found."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+from args_helper import FLAGS_ONLY, OPTIONS, Config
+from utils.files import write_atomic
+
+PLACES = ("name", "subfolder", "run_idx", "results_dir", "log_dir")
+"""Options that say where a run lies, which is for whoever runs it."""
+
+
+def stated(config: Config, *without: str) -> str:
+    """The options that were given, or are not at their defaults, as YAML: what was not asked for stays unasked.
+
+    Args:
+        config: of a run.
+        without: options to leave out.
+    """
+    names = {
+        option
+        for option, field in OPTIONS.items()
+        if option in config.model_fields_set or getattr(config, option) != field.default
+    }
+    options = json.loads(config.model_dump_json(include=names - {*without, *FLAGS_ONLY}, exclude_none=True))
+    return yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
+
+
+def write_found(folder: Path, name: str, config: Config, how: str) -> Path:
+    """Write `best_<name>.yml`: the config, and how it was found.
+
+    Args:
+        folder: of the sweep.
+        name: of the run.
+        config: with what was found in it.
+        how: in words.
+
+    Returns:
+        The file.
+    """
+    path = folder / f"best_{re.sub(r'[^.=+-]', _plain, name)}.yml"
+    header = (
+        f"# {name}, as the search of {folder.name} found it: on validation, without a look at test.\n"
+        f"#   python main.py --config {path}\n"
+        f"# {how}.\n"
+    )
+    write_atomic(path, header + stated(config, *PLACES))
+    return path
+
+
+def _plain(character: re.Match[str]) -> str:
+    return character[0] if character[0].isalnum() else "_"

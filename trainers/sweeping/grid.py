@@ -1,0 +1,60 @@
+"""A run of a sweep with all its options given: its trials, one after another or by many workers."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from args_helper import Config
+from trainers.folders import is_finished
+from trainers.sweeping.units import Board, Task, Unit
+from utils.errors import UserError
+
+
+class Trials:
+    """The trials of one run, as far as they are not finished.
+
+    Args:
+        name: of the run.
+        config: of all its trials.
+        board: what is known of the other workers.
+    """
+
+    def __init__(self, name: str, config: Config, board: Board) -> None:
+        self.name = name
+        numbers = range(config.trial_num, config.trial_num + config.num_trial)
+        each = {number: config.model_copy(update={"trial_num": number, "num_trial": 1}) for number in numbers}
+        self._open = [Unit.of(f"{name}, trial {number}", trial) for number, trial in each.items()]
+        self._first = self._open[0]
+        self._board = board
+
+    @property
+    def over(self) -> bool:
+        """Whether every trial is finished, or has failed."""
+        return not self._open
+
+    @property
+    def experiment(self) -> tuple[Path, Config]:
+        """The folder of the first trial, and the options, as they are on this machine."""
+        return self._first.folder, self._first.config
+
+    def _close(self, unit: Unit, _ended_early: bool = False) -> None:
+        self._open.remove(unit)
+
+    def take(self) -> Task | None:
+        """Claim the next trial; None: all are finished, have failed, or are in work by others."""
+        for unit in tuple(self._open):
+            claim = self._board.claim(unit)
+            if claim is None:
+                if unit.name in self._board.problems:
+                    self._close(unit)
+                continue
+            try:  # only now: until the claim was there, another may have finished it
+                if not is_finished(unit.folder, unit.config, resumed=True):
+                    return Task(unit, claim, unit.name, done=partial(self._close, unit))
+                print(f"{unit.folder} is finished: nothing to do", flush=True)
+            except UserError as error:
+                self._board.problems[unit.name] = str(error)
+            claim.release()
+            self._close(unit)
+        return None

@@ -1,0 +1,130 @@
+"""A worker: takes one unit after another and runs each as a process of its own, until nothing is left."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainers.sweeping.units import DIVERGED, Board, Job, Task
+from utils.errors import SweepStopped
+from utils.stopping import OUT_OF_TIME, SIGNALS, STARTED
+
+MAIN = Path(__file__).resolve().parents[2] / "main.py"
+LOOK_EVERY = 0.5
+"""Seconds between two looks at a run that goes on."""
+WAIT = 2.0
+"""Seconds between two looks at what others are at work on."""
+
+
+def work(jobs: Sequence[Job], board: Board, limit: float | None = None) -> None:
+    """Run what the jobs hand out, until all are over; what is in work by others is waited for, for they may die.
+
+    Args:
+        jobs: in the order in which they are to be done.
+        board: what is known of the other workers.
+        limit: seconds this process may take from its start; a run is given what is left of them.
+
+    Raises:
+        SweepStopped: this worker, or its run, was asked to stop, or ran out of time.
+    """
+    waiting = False
+    with _asked_to_stop() as asked:
+        while not all(job.over for job in jobs):
+            if asked:
+                raise SweepStopped(128 + asked[0])
+            left = None if limit is None else STARTED + limit - time.monotonic()
+            if left is not None and left < 1:
+                raise SweepStopped(OUT_OF_TIME)
+            offered = enumerate(jobs, start=1)
+            number, task = next(((n, task) for n, job in offered if not job.over and (task := job.take())), (0, None))
+            if task is not None:
+                waiting = False
+                print(f"== {number} of {len(jobs)}: {task.heading}", flush=True)
+                _run(task, board.options_file(task.unit, left), board, asked)
+            elif not all(job.over for job in jobs):
+                if not waiting:
+                    print("== all that is left is in work by other workers: waiting for them", flush=True)
+                waiting = True
+                time.sleep(WAIT)
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """Within: the signals that have asked to stop so far."""
+    asked: list[int] = []
+    previous = {name: signal.signal(name, lambda signum, _frame: asked.append(signum)) for name in SIGNALS}
+    try:
+        yield asked
+    finally:
+        for name, handler in previous.items():
+            signal.signal(name, handler)
+
+
+def _run(task: Task, options: Path, board: Board, asked: list[int]) -> None:
+    """Run a unit and enter its outcome; the claim is given up in the end.
+
+    Raises:
+        SweepStopped: it, or this worker, was asked to stop.
+    """
+    try:
+        code, ended_early = run_process(task, options, asked)
+        if code == 0 or ended_early:
+            task.done(ended_early)
+        elif code == DIVERGED:
+            if task.diverged():
+                board.failed(task.unit, code)
+        elif asked or code == OUT_OF_TIME or -code in SIGNALS or code - 128 in SIGNALS:
+            raise SweepStopped(code if code > 0 else 128 - code)  # below 0: stopped before it had begun
+        else:
+            board.failed(task.unit, code)
+        if asked:
+            raise SweepStopped(code or 128 + asked[0])
+    finally:
+        options.unlink(missing_ok=True)
+        task.claim.release()
+
+
+def run_process(task: Task, options: Path, asked: list[int]) -> tuple[int, bool]:
+    """Run a unit as a process, passing on to it what this one is sent.
+
+    Args:
+        task: the unit, claimed.
+        options: a file with its options.
+        asked: the signals that this process has been sent; grows.
+
+    Returns:
+        Its exit code (below 0: the signal that killed it), and whether it was ended early.
+    """
+    command = [sys.executable, str(MAIN), "--config", str(options)]
+    if (task.unit.folder / "config.yml").is_file():
+        command += ["--resume", str(task.unit.folder)]
+    # In a session of its own: Ctrl-C at a terminal would reach it twice, and the second one stops a run unsaved.
+    process = subprocess.Popen(command, start_new_session=True, pass_fds=task.claim.handles)
+    passed_on, ended_early = 0, False
+    try:
+        while process.poll() is None:
+            while passed_on < len(asked):
+                process.send_signal(asked[passed_on])
+                passed_on += 1
+            if not passed_on and not ended_early and task.is_poor():
+                ended_early = True
+                process.terminate()
+            _await(process)
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    return process.returncode, ended_early
+
+
+def _await(process: subprocess.Popen) -> None:
+    """Wait a moment, or until the process has ended."""
+    try:
+        process.wait(LOOK_EVERY)
+    except subprocess.TimeoutExpired:
+        return

@@ -1,0 +1,54 @@
+"""What a run of a search is worth: while it goes on, and when it has ended."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from args_helper import Config
+from trainers.sweeping.units import Unit
+
+BELOW = 3
+"""Epochs in a row below the median of the others that end a run: one epoch after a pruning says little."""
+
+
+def accuracies(unit: Unit, metric: str) -> list[float]:
+    """Validation accuracy, in percent, after each epoch that leads to the metric, as far as the run has come."""
+    phases = ("search",) if metric == "val_acc_before_finetune" else ("search", "finetune")
+    try:
+        with (unit.folder / unit.asked.results_filename).open() as file:
+            rows = list(csv.DictReader(file))
+    except OSError:  # not there yet
+        return []
+    return [float(row["val_acc"]) for row in rows if row["phase"].partition("/")[0] in phases and row["val_acc"]]
+
+
+def misses_target(summary: Mapping[str, Any], config: Config, tolerance: float | None) -> str | None:
+    """How a ticket has more weights than it was to have; None: it has not.
+
+    Args:
+        summary: of its run.
+        config: with the target.
+        tolerance: the fraction by which the target may be exceeded; None: by any.
+    """
+    remaining, target = summary["weights_remaining_percent"], config.target_sparsity
+    if tolerance is None or config.algo == "training" or remaining <= target * (1 + tolerance):
+        return None
+    return f"{remaining:.3g}% of the weights remain where {target:g}% were asked for"
+
+
+def is_below_median(values: Mapping[int, float], finished: Sequence[Mapping[int, float]], enough: int) -> bool:
+    """Whether the last epochs of a run lie below the median of the finished runs at these epochs.
+
+    Optuna's own rule takes the best value so far, which in a search that gets ever sparser is one of its denser past.
+
+    Args:
+        values: epoch -> accuracy, of the run; the last `BELOW` count.
+        finished: the same of every finished run.
+        enough: finished runs that there have to be at an epoch.
+    """
+    last = sorted(values)[-BELOW:]
+    others = {epoch: [one[epoch] for one in finished if epoch in one] for epoch in last}
+    return len(last) == BELOW and all(len(at) >= enough and values[epoch] < median(at) for epoch, at in others.items())
