@@ -224,8 +224,9 @@ def _show(run: Run, stage: str, training: Training, row: Row, speed: dict[str, f
     scalars, histograms = training.describe()
     figures = {tag: row[name] for name, tag in _TAGS.items() if row[name] is not None}
     run.log(stage, row["epoch"], {**figures, **scalars, **speed}, histograms)
-    accuracies = {f"against_density/{tag}": value for tag, value in figures.items() if tag.startswith("accuracy/")}
-    run.log_against(stage, round(1000 * row["model_sparsity"]), accuracies)
+    if stage == "search":  # elsewhere the density stays
+        accuracies = {f"against_density/{tag}": value for tag, value in figures.items() if tag.startswith("accuracy/")}
+        run.log_against(stage, round(1000 * row["model_sparsity"]), accuracies)
 
 
 def _figures(row: Row) -> dict[str, str]:
