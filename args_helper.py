@@ -816,6 +816,25 @@ def config_of(options: Mapping[str, Any], source: str) -> Config:
     return _make_config(given, problems)
 
 
+def config_from(path: str | Path | None, options: Mapping[str, Any]) -> Config:
+    """The config of a YAML file with options over it, as a call gives them; checked in the same way.
+
+    Args:
+        path: of the file; None for the defaults.
+        options: by name.
+
+    Raises:
+        UserError: anything wrong with any of them, all of it in one message.
+    """
+    problems: list[str] = []
+    given = _read_yaml(Path(path), problems) if path is not None else {}
+    if path is not None:
+        given["config"] = Given(str(path), "config")
+    for name, value in options.items():
+        _take(given, name, Given(value, f"{name}="), problems)
+    return _make_config(given, problems)
+
+
 def _resumed(flags: dict[str, Given], problems: list[str]) -> Config:
     folder = Path(str(flags["resume"].value))
     stored = folder / "config.yml"
@@ -1036,9 +1055,11 @@ def _unknown(where: str, name: str, value: Any) -> str:
 
 
 def _corrected(where: str, name: str, value: Any) -> str:
-    """The line, or the flag, that was probably meant in this place."""
+    """The line, the flag or the argument that was probably meant in this place."""
     if where.startswith("-"):
         return f"; did you mean '--{name}{'' if value is None else f' {value}'}'?"
+    if where.endswith("="):
+        return f"; did you mean '{name}={value!r}'?"
     written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).partition("\n")[0]
     return f"; did you mean '{name}: {written}'?"
 

@@ -17,10 +17,14 @@ TEST, TRAIN, WEIGHTS = "#0072B2", "#999999", "#D55E00"
 
 
 def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
-    """Draw accuracy above and weights remaining below, epoch by epoch, search and fine-tuning in one line.
+    """Write the figure of `curves` to a PNG."""
+    _save(path, curves(rows, summary))
+
+
+def curves(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Figure:
+    """Accuracy above and weights remaining below, epoch by epoch, search and fine-tuning in one line.
 
     Args:
-        path: the PNG to write.
         rows: of the table, in order.
         summary: the run's.
     """
@@ -43,7 +47,7 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], summary: Mapping[
             "search | fine-tuning", (searched + 0.5, 8), ha="center", fontsize=8, bbox={"fc": "white", "ec": "none"}
         )
     above.legend(loc="lower right", frameon=False)
-    _save(path, figure)
+    return figure
 
 
 def draw_path(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:

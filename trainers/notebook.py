@@ -1,0 +1,96 @@
+"""Runs from a notebook: `from trainers import mine; run = mine("configs/quickstart.yml", lr=0.05)`."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from args_helper import Config, config_from, parse_args
+from trainers.pipeline import run_trials
+from trainers.tickets import TICKET, read_ticket
+from trainers.trained import trained_network
+from utils.figures import curves
+from utils.files import read_json
+from utils.masks import Ticket
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Mined:
+    """A finished run.
+
+    Attributes:
+        folder: where all of it lies.
+        config: its options.
+    """
+
+    folder: Path
+    config: Config
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The final figures; accuracies and densities in percent."""
+        return read_json(self.folder / "summary.json")
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """A row for every epoch of search, fine-tuning and checks, by `phase`: `pandas.DataFrame(run.metrics)`."""
+        tables = sorted(self.folder.glob(f"{Path(self.config.results_filename).stem}*.csv"))
+        return [row for table in tables for row in _rows(table)]
+
+    @cached_property
+    def ticket(self) -> Ticket:
+        """What was found: masks, the gem, and the weights it was handed over with, on the CPU."""
+        return read_ticket(self.folder / TICKET)[0]
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The trained network, plain, pruned weights 0, in evaluation mode, on the CPU; untrained without a training."""
+        return trained_network(self.folder, self.config)
+
+    @property
+    def curves(self) -> Figure:
+        """Accuracy and weights remaining over the epochs, as in `curves.png`."""
+        rows = [row for row in self.metrics if not row["phase"].startswith("check/")]
+        return curves(rows, self.summary)
+
+
+def mine(config: str | Path | None = None, **options: Any) -> Mined:
+    """Run an experiment as `python main.py` does, or go on with it, or find it finished.
+
+    Args:
+        config: a YAML file; without one, the defaults.
+        options: any of the options, over those of the file.
+
+    Returns:
+        The run; of several trials (`num_trial`), the last.
+
+    Raises:
+        UserError: anything wrong with the options, or the data.
+        Stopped: interrupted; everything is saved, and the same call goes on.
+        Diverged: the loss or the weights are no longer finite.
+    """
+    asked = config_from(config, options)
+    folder = run_trials(asked, go_on=True)
+    return Mined(folder, parse_args(["--resume", str(folder)]))
+
+
+def _rows(table: Path) -> list[dict[str, Any]]:
+    with table.open(newline="") as file:
+        return [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(text: str) -> str | int | float | None:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text or None
