@@ -125,8 +125,8 @@ class Training:
         for parameter, kept in self.optimizer.state.items():
             names = {"step", "exp_avg", "exp_avg_sq"} if isinstance(self.optimizer, Adam) else {"momentum_buffer"}
             fits = all(
-                value is None and name == "momentum_buffer"
-                or isinstance(value, Tensor) and value.shape == (parameter.shape if name != "step" else ())
+                (value is None and name == "momentum_buffer")
+                or (isinstance(value, Tensor) and value.shape == (parameter.shape if name != "step" else ()))
                 for name, value in kept.items()
             )  # fmt: skip
             if set(kept) != names or not fits:
