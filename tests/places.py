@@ -56,7 +56,11 @@ class Watch:
     def _count(self, event: str, path: Any) -> None:
         if isinstance(path, str | bytes | os.PathLike):
             place = os.path.realpath(os.fsdecode(path))
-            if "__pycache__" not in place and place != os.devnull and not Path(place).is_relative_to(self.free):
+            if (
+                "__pycache__" not in place
+                and not place.startswith(("/proc/", os.devnull))
+                and not Path(place).is_relative_to(self.free)
+            ):
                 self.found.append(f"{event} {place}")
 
 
@@ -77,7 +81,7 @@ class Place:
 
     def __init__(self, root: Path, watch: Watch) -> None:
         self.root, self._watch = root, watch
-        for name in ("case", "kept", "canary", "work/canary"):
+        for name in ("kept", "canary", "work/canary"):
             (root / name).mkdir(parents=True)
         (root / "canary" / "bird.txt").write_text("alive")
         self.case, self.kept = root / "case", root / "kept"
@@ -109,9 +113,12 @@ class Place:
     @contextmanager
     def fresh(self) -> Iterator[Path]:
         """The folder of a case."""
-        self.case.mkdir(exist_ok=True)
-        yield self.case
-        shutil.rmtree(self.case)
+        self.case.mkdir()
+        self._watch.found.clear()
+        try:
+            yield self.case
+        finally:
+            shutil.rmtree(self.case)
 
     def tried(self, *argv: Any, codes: tuple[int, ...] = (0, 2)) -> Outcome:
         """Call `main.py`, and see that it behaves.

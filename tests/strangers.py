@@ -1,4 +1,4 @@
-"""What strangers may send: configs, command lines, tickets, checkpoints, images and results, as hypothesis draws them."""
+"""What strangers may send, as hypothesis draws it: configs, command lines, tickets, checkpoints, images, results."""
 
 from __future__ import annotations
 

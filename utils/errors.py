@@ -62,7 +62,7 @@ def shown(given: Any) -> str:
     """A value in a message: in short, whatever it is, where its own text might be without end."""
     if not isinstance(given, str):
         return _Short().repr(given)
-    return given if len(given) <= _LONGEST else f"{given[: _LONGEST // 2]}...{given[-_LONGEST // 2 :]}"
+    return one_message(given if len(given) <= _LONGEST else f"{given[: _LONGEST // 2]}...{given[-_LONGEST // 2 :]}")
 
 
 def meant(given: str, known: Iterable[str]) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from utils.files import read_json, write_json
+from utils.files import write_json
+from utils.summaries import read_summary
 from utils.verdict import Verdict, judge
 
 Summary = dict[str, Any]
@@ -57,7 +58,7 @@ def beside_dense(summary: Summary, dense: Summary | None, dense_folder: Path | N
 
 def siblings(folder: Path, config_hash: str) -> list[Summary]:
     """The summaries of the finished trials beside a run folder that are of the same experiment, by trial."""
-    found = (read_json(path) for path in folder.parent.glob("trial_*/summary.json"))
+    found = (read_summary(path) for path in folder.parent.glob("trial_*/summary.json"))
     return sorted((one for one in found if one["config_hash"] == config_hash), key=lambda one: one["trial"])
 
 
