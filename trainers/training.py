@@ -121,7 +121,7 @@ class Training:
         self.over = state["over"]
 
     def _check_optimizer(self) -> None:
-        """Raises: ValueError: what the optimizer keeps of a parameter, which it takes as it comes, is not of its shape."""
+        """Raises: ValueError: what the optimizer took up of a parameter, unseen, is not of its shape."""
         for parameter, kept in self.optimizer.state.items():
             names = {"step", "exp_avg", "exp_avg_sq"} if isinstance(self.optimizer, Adam) else {"momentum_buffer"}
             fits = all(
