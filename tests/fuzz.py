@@ -44,7 +44,8 @@ def try_config(place: Place, content: bytes) -> None:
 def try_words(place: Place, words: list[str]) -> None:
     """A command line; as `try_config`."""
     with place.fresh() as folder:
-        _check_config(words, folder / "some.yml", place.tried(*words, "--print-config"))
+        argv = [*words, "--print-config"]  # last, so that it holds
+        _check_config(argv, folder / "some.yml", place.tried(*argv))
 
 
 def _check_config(argv: list[str], file: Path, outcome: Outcome) -> None:
