@@ -13,22 +13,23 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import Annotated, Any, NamedTuple, NoReturn, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from data import DATASETS, DEFINED_BY_PATH, OF_FOLDERS
 from models import MODELS, TORCHVISION, WITHOUT_MASKS
 from trainers.algorithms import ALGORITHMS
-from utils.errors import UserError, nearest
+from utils.errors import UserError, nearest, shown
 from utils.schedules import pruning_epochs, pruning_rate
 from utils.stopping import seconds_of
+from utils.yaml_file import plain_value, read_nodes
 
 # ---- types ---------------------------------------------------------------------------------------------------------
 
@@ -58,13 +59,13 @@ def one_of(
 
     def check(given: Any) -> str:
         if not isinstance(given, str | bool | int | float):
-            raise ValueError(f"{given} is not one of {described}")
+            raise ValueError(f"{shown(given)} is not one of {described}")
         name = (aliases or {}).get(given, given)
-        if name in names or any(re.fullmatch(pattern, str(name)) for pattern in (also or {}).values()):
+        if name in names or any(re.fullmatch(pattern, shown(name)) for pattern in (also or {}).values()):
             return name
         if name in set(later):
             raise ValueError(f"'{name}' is not available yet; allowed: {described}")
-        raise _NotOneOf(f"'{given}' is not one of {described}", nearest(str(given), names))
+        raise _NotOneOf(f"'{shown(given)}' is not one of {described}", nearest(shown(given), names))
 
     return Annotated[str, BeforeValidator(check), Choices((*names, *(also or {})))]
 
@@ -87,12 +88,20 @@ def _no_bool(given: Any) -> Any:
     return given
 
 
+LARGEST = 2**63
+"""Numbers from here on are no counts: PyTorch has none so large."""
+
+
 def _whole(given: Any) -> Any:
     """A whole number in the scientific way, `1e2`, is one, though YAML 1.1 takes it for a text."""
     try:
         number = float(_no_bool(given))
     except (TypeError, ValueError):
         return _no_bool(given)
+    except OverflowError:
+        number = math.inf
+    if abs(number) >= LARGEST:
+        raise ValueError(f"{shown(given)} is too large")
     return int(number) if number.is_integer() else given
 
 
@@ -108,28 +117,30 @@ def _one_or_more(given: Any) -> Any:
 
 
 def _inside(given: Any) -> Any:
-    path = PurePath(str(given))
-    if path.is_absolute() or ".." in path.parts or not str(given).strip() or "\0" in str(given):
-        raise ValueError(f"'{given}' is not a plain name or relative path")
+    path = PurePath(shown(given))
+    if path.is_absolute() or ".." in path.parts or not shown(given).strip():
+        raise ValueError(f"'{shown(given)}' is not a plain name or relative path")
     return given
 
 
 def _time(given: Any) -> Any:
-    if seconds_of(str(given)) is None:
-        raise ValueError(f"'{given}' is not a length of time such as 2h, 90m, 45s or 1h30m")
+    if seconds_of(shown(given)) is None:
+        raise ValueError(f"'{shown(given)}' is not a length of time such as 2h, 90m, 45s or 1h30m")
     return str(given)
 
 
 def _period(given: Any) -> Any:
-    text = str(_no_bool(given))
+    text = shown(_no_bool(given))
     if seconds_of(text) is None and not (text.isdecimal() and int(text) > 0):
-        raise ValueError(f"'{given}' is neither a number of epochs, such as 1, nor a length of time, such as 10m")
+        raise ValueError(
+            f"'{shown(given)}' is neither a number of epochs, such as 1, nor a length of time, such as 10m"
+        )
     return text
 
 
 Int = Annotated[int, BeforeValidator(_whole)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
-Ints = Annotated[tuple[int, ...], BeforeValidator(_listed)]
+Ints = Annotated[tuple[Int, ...], BeforeValidator(_listed)]
 Folders = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_more)]
 Inside = Annotated[str, BeforeValidator(_inside)]
 Time = Annotated[str, BeforeValidator(_time)]
@@ -165,11 +176,24 @@ def option(
     return Field(default, description=text, json_schema_extra=about, **bounds)
 
 
+_NO_TEXT = re.compile(r"[\0\ud800-\udfff]")
+
+
 class _Options(BaseModel):
     # Names such as model_... are taken by pydantic unless this is lifted.
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True, protected_namespaces=()
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_text(cls, given: Any) -> Any:
+        """What no file system, no YAML and no terminal takes is no value of any option."""
+        if isinstance(given, bytes) or (isinstance(given, int) and abs(given) >= LARGEST):
+            raise ValueError(f"{shown(given)} is neither a text nor a number that can be used")
+        if isinstance(given, str) and _NO_TEXT.search(given):
+            raise ValueError(f"'{shown(given)}' has signs that are no text, such as NUL, or is not UTF-8")
+        return given
 
 
 # ---- the options ---------------------------------------------------------------------------------------------------
@@ -498,6 +522,17 @@ NOT_YET: dict[str, Any] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Either(Container[int]):
+    """What is in one or the other, not listed: a range may be without end."""
+
+    one: Container[int]
+    other: Container[int]
+
+    def __contains__(self, number: object) -> bool:
+        return number in self.one or number in self.other
+
+
 class Config(*reversed(GROUPS)):
     """All options of a run. Frozen: what changes while a run goes on is state of the run, not configuration."""
 
@@ -570,10 +605,10 @@ class Config(*reversed(GROUPS)):
         return math.ceil(math.log(self.density) / math.log(1.0 - self.prune_rate) - 1e-9)
 
     @property
-    def kept_epochs(self) -> frozenset[int]:
+    def kept_epochs(self) -> Container[int]:
         """The epochs of the search after which a copy of its checkpoint is kept."""
-        pruned = self.prunings if self.checkpoint_at_prune and self.algo == "hc_iter" else ()
-        return frozenset((*self.ckpt_at_fixed_epochs, *pruned))
+        pruned = self.prunings if self.checkpoint_at_prune and self.algo == "hc_iter" else range(0)
+        return _Either(self.ckpt_at_fixed_epochs, pruned)
 
     @property
     def task_hash(self) -> str:
@@ -868,7 +903,7 @@ def _read_flags(argv: list[str] | None) -> tuple[dict[str, Given], list[str]]:
     flags: dict[str, Given] = {}
     for name, value in vars(parsed).items():
         _take(flags, name, Given(MISSING if value == [] else value, f"--{name}"), problems)
-    for before, word, after in zip(["", *rest], rest, [*rest[1:], ""]):
+    for before, word, after in zip(["", *rest], map(shown, rest), [*map(shown, rest[1:]), ""]):
         flag, equals, value = word.partition("=")
         if word.startswith("-"):
             value = value if equals or after.startswith("-") else after
@@ -975,27 +1010,21 @@ def _read_yaml(path: Path, problems: list[str]) -> dict[str, Given]:
     Raises:
         UserError: no such file, or not a YAML mapping.
     """
-    try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        root = loader.get_single_node()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the config file {path}: {getattr(error, 'strerror', None) or error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {_yaml_complaint(error)}") from error
+    root = read_nodes(path, "config file")
     if root is None:
         return {}
-    if not isinstance(root, yaml.MappingNode):
+    if not isinstance(root, yaml.MappingNode) or not all(isinstance(key, yaml.ScalarNode) for key, _ in root.value):
         raise UserError(f"{path} is not a list of options: lines such as 'lr: 0.1' were looked for")
     options: dict[str, Given] = {}
     seen: dict[str, str] = {}
     for key, value in root.value:
         where = f"{path}:{key.start_mark.line + 1}"
+        name = shown(key.value).replace("-", "_")
         try:
-            given = loader.construct_object(value, deep=True)
-        except (yaml.YAMLError, ValueError) as error:
-            problems.append(f"{key.value} ({where}): {_yaml_complaint(error)}")
+            given = plain_value(value)
+        except ValueError as error:
+            problems.append(f"{name} ({where}): {error}")
             continue
-        name = str(key.value).replace("-", "_")
         first = seen.setdefault(_CANONICAL.get(name, name), f"{name} ({where})")
         if first != f"{name} ({where})":
             problems.append(f"{name} ({where}): given before, at {first}")
@@ -1004,12 +1033,6 @@ def _read_yaml(path: Path, problems: list[str]) -> dict[str, Given]:
         else:
             _take(options, name, Given(given, f"{name} ({where})"), problems)
     return options
-
-
-def _yaml_complaint(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    text = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"{text}, line {mark.line + 1}, column {mark.column + 1}" if mark else text
 
 
 def _take(options: dict[str, Given], name: str, given: Given, problems: list[str]) -> None:
@@ -1039,8 +1062,11 @@ def _corrected(where: str, name: str, value: Any) -> str:
     """The line, or the flag, that was probably meant in this place."""
     if where.startswith("-"):
         return f"; did you mean '--{name}{'' if value is None else f' {value}'}'?"
-    written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).partition("\n")[0]
-    return f"; did you mean '{name}: {written}'?"
+    try:
+        written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).partition("\n")[0]
+    except ValueError:  # a number too long to be written out
+        written = shown(value)
+    return f"; did you mean '{name}: {shown(written)}'?"
 
 
 def _asks_for_nothing(value: Any, inert: Any) -> bool:
@@ -1092,8 +1118,8 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
 def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
     """What follows from which options were given, written down, so that a copy of the config means the same."""
     implied: dict[str, Any] = {}
-    if config.subfolder is None and config.config is not None:
-        implied["subfolder"] = Path(config.config).stem
+    if config.subfolder is None and config.config is not None and (stem := Path(config.config).stem).strip("."):
+        implied["subfolder"] = stem  # not that of `...yml`, which is the folder above
     if config.scale_fan and config.init in SCALED_INITS and config.prune_rate == -1:
         implied["scale_fan"] = False
     algo = _algorithm_meant(config)
@@ -1141,4 +1167,4 @@ _COMPLAINTS: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {
 def _complaint(error: Mapping[str, Any]) -> str:
     """A pydantic error in the words of this tool's messages."""
     say = _COMPLAINTS.get(error["type"])
-    return say(error["input"], error.get("ctx", {})) if say else error["msg"]
+    return say(shown(error["input"]), error.get("ctx", {})) if say else error["msg"]

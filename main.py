@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from args_helper import Config, parse_args
-from utils.errors import Diverged, Stopped, UserError
+from utils.errors import Diverged, Stopped, UserError, one_message
 
 MODES = {
     "list": "trainers.listing:print_list",
@@ -42,7 +42,10 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         _mode(config)(config)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_message(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a path that may not be looked at, is too long, goes round in circles
+        print(f"error: {one_message(error.strerror or error)}: {one_message(error.filename)}", file=sys.stderr)
         return 2
     except (Stopped, Diverged) as ended:
         print(ended, file=sys.stderr)
@@ -60,7 +63,7 @@ def _mode(config: Config) -> Callable[[Config], object]:
 
 
 def _say_warning(message: Warning | str, *_: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {one_message(message)}", file=sys.stderr)
 
 
 def _say_thread_error(failed: threading.ExceptHookArgs) -> None:

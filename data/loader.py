@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from data.normalise import Batch, Normalise
 from data.spec import DataSpec, ImageFiles, ImageSet, Source
 from data.split import some_of_every_class
+from utils.errors import UserError
 from utils.run import derive_rng
 
 if TYPE_CHECKING:
@@ -40,13 +41,21 @@ class Splits:
 
 
 def divide(source: Source, config: Config) -> Splits:
-    """Hold the validation set out of the training set by the seed, and move what is in memory to the device."""
+    """Hold the validation set out of the training set by the seed, and move what is in memory to the device.
+
+    Raises:
+        UserError: nothing is left to train on, or there is nothing to test on.
+    """
     train, val = source.train, source.val
     if config.use_full_data:
         val = None
     elif val is None:
         order = torch.randperm(len(train), generator=derive_rng(config.effective_seed, "data", "split"))
         train, val = train.subset(order[source.val_size :].sort().values), train.subset(order[: source.val_size])
+    if not len(train) or not len(source.test):
+        raise UserError(
+            f"the data in {config.data} are too few: {len(train)} images to train on and {len(source.test)} to test on"
+        )
     spec = source.spec
     held_out = _plain(val, spec, config) if val else None
     return Splits(spec, _training(train, spec, config), held_out, _plain(source.test, spec, config))

@@ -595,7 +595,7 @@ def test_a_choice_in_the_wrong_case_is_refused_with_the_right_one(text: str, nea
     assert complaint(f"--{name}", given).endswith(f"did you mean '--{name} {nearest}'?")
 
 
-@pytest.mark.parametrize("text", ["lr_policy: [cosine_lr]", "algo: {hc: 1}"])
+@pytest.mark.parametrize("text", ["lr_policy: [cosine_lr]", "algo: [hc]"])
 def test_a_list_where_a_choice_is_wanted_is_refused_with_its_line(text: str, tmp_path: Path) -> None:
     message = complaint_about(tmp_path, f"{text}\n")
     assert f"{text.partition(':')[0]} (FILE:1): " in message
@@ -1170,7 +1170,7 @@ def test_a_file_that_is_no_mapping_is_refused(text: str, tmp_path: Path) -> None
 
 def test_a_file_that_would_run_code_is_refused_with_its_line(tmp_path: Path) -> None:
     message = complaint_about(tmp_path, "lr: 1\nwd: !!python/object/apply:os.getcwd []\n")
-    assert "wd (FILE:2): could not determine a constructor" in message
+    assert "wd (FILE:2): neither a plain value nor a list of them (python/object/apply:os.getcwd)" in message
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

@@ -113,6 +113,13 @@ def _write_down(config: Config, folder: Path) -> None:
         write_json(path, {**first, "resumed_in": [*later, changed]})
 
 
+def _refuse_links(folder: Path) -> None:
+    """Raises: UserError: a link leads out of a run's folder, which may be anyone's, to where the run would write."""
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{path} is a link out of the run's folder: put in its place what it leads to")
+
+
 @contextmanager
 def opened(config: Config, folder: Path) -> Iterator[Run]:
     """The run's folder, with its options and environment written down, until the run ends or is stopped.
@@ -132,6 +139,7 @@ def opened(config: Config, folder: Path) -> Iterator[Run]:
     )
     try:
         make_folder(folder)
+        _refuse_links(folder)
         with locked(folder), naming_nondeterminism(), run.until_stopped():
             _write_down(config, folder)
             run.log_text("config", f"```yaml\n{config.to_yaml()}```")

@@ -12,6 +12,7 @@ from data.loader import Batch, Splits
 from trainers.health import NotFinite, check_finite, warn_of_collapse, watched
 from trainers.ledger import Cost
 from trainers.monitoring import Timed
+from trainers.stored import checked_position, take_up
 from trainers.training import Draw, Training
 from utils.errors import Diverged
 from utils.run import Row, Run
@@ -138,14 +139,15 @@ class _Position:
     def __init__(self, run: Run, stage: str, training: Training, device: torch.device, first_epoch: int) -> None:
         self._run, self._stage, self._training = run, stage, training
         fresh = {"epoch": first_epoch, "step": 0, "done": False, "seconds": 0.0, "meter": [0.0] * 3, "rows": []}
-        stored = run.load(stage) or fresh
+        stored, where = run.load(stage), f"the checkpoint of {stage} in {run.folder}"
+        stored = fresh if stored is None else checked_position(stored, first_epoch, where)
         self._cost = Cost(device, stored.get("cost"))
         self.epoch, self.step, self.done = stored["epoch"], stored["step"], stored["done"]
         self.seconds = stored["seconds"]
         self.meter = torch.as_tensor(stored["meter"], dtype=torch.float32).to(device)
         self.rows: list[Row] = stored["rows"]
         if "training" in stored:
-            training.load_state(stored["training"])
+            take_up(training, stored["training"], where)
         else:
             self.save()
         run.record(stage, self.rows, self._cost.figures)

@@ -27,11 +27,12 @@ from trainers.summary import log_outcome, related, summarise
 from trainers.weights import train_ticket
 from utils.errors import UserError
 from utils.figures import draw_curves
-from utils.files import read_json, write_atomic
+from utils.files import write_atomic
 from utils.masks import Ticket, masked_state
 from utils.recipe import Recipe
 from utils.report import dense_line, last_screen, siblings, trials_screen, write_summary, write_trials
 from utils.run import Row, Run
+from utils.summaries import read_summary
 from utils.tickets import read_ticket, write_ticket
 
 
@@ -194,7 +195,7 @@ def check_runs(config: Config) -> None:
 
 def _check_run(folder: Path, asked: Config) -> None:
     """Train the twins of a finished run's ticket, on the run's own device unless another was asked for."""
-    summary = read_json(folder / "summary.json")
+    summary = read_summary(folder / "summary.json")
     place = {name: getattr(asked, name) for name in ("device", "gpu", "no_cuda") if name in asked.model_fields_set}
     stored = parse_args(["--resume", str(folder)])
     config = resolved(stored.model_copy(update={**place, "skip_sanity_checks": False}))

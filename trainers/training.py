@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 
 from data.loader import Splits
 from utils.run import Row
@@ -117,4 +117,17 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         for group, own in zip(self.optimizer.param_groups, options):
             group.update(own)
+        self._check_optimizer()
         self.over = state["over"]
+
+    def _check_optimizer(self) -> None:
+        """Raises: ValueError: what the optimizer took up of a parameter, unseen, is not of its shape."""
+        for parameter, kept in self.optimizer.state.items():
+            names = {"step", "exp_avg", "exp_avg_sq"} if isinstance(self.optimizer, Adam) else {"momentum_buffer"}
+            fits = all(
+                (value is None and name == "momentum_buffer")
+                or (isinstance(value, Tensor) and value.shape == (parameter.shape if name != "step" else ()))
+                for name, value in kept.items()
+            )  # fmt: skip
+            if set(kept) != names or not fits:
+                raise ValueError(f"the optimizer's state of a parameter of shape {tuple(parameter.shape)} is another's")

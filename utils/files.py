@@ -82,7 +82,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
 
 
@@ -115,6 +115,8 @@ def load_tensors(path: Path) -> Any:
     import torch  # not at the top: the options are read before torch is needed
 
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is no file")
         content = path.read_bytes()
         if _is_broken(content):
             raise ValueError("its checksum is another")

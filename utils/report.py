@@ -10,7 +10,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import read_json, write_json
+from utils.files import write_json
+from utils.summaries import read_summary
 from utils.verdict import Verdict, judge
 
 Summary = dict[str, Any]
@@ -65,12 +66,10 @@ def siblings(folder: Path, config_hash: str) -> list[Summary]:
     found = []
     for path in folder.parent.glob("trial_*/summary.json"):
         try:
-            summary = read_json(path)
-            if summary["config_hash"] == config_hash:
-                found.append((summary["trial"], summary))
-        except (UserError, TypeError, KeyError):
-            warnings.warn(f"{path} is damaged, and left out; remove it and go on with that run", stacklevel=2)
-    return [summary for _, summary in sorted(found, key=lambda one: one[0])]
+            found.append(read_summary(path))
+        except UserError as error:
+            warnings.warn(f"{error}; it is left out: remove it and go on with that run", stacklevel=2)
+    return sorted((one for one in found if one["config_hash"] == config_hash), key=lambda one: one["trial"])
 
 
 def judge_checks(summaries: Iterable[Summary]) -> dict[str, Verdict]:

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.files import write_atomic
 from utils.masks import Ticket
 from utils.recipe import Recipe
+
+_MAPPING = TypeAdapter(dict[str, Any])
 
 
 def write_ticket(path: Path, ticket: Ticket, about: Mapping[str, Any]) -> None:
@@ -52,11 +55,10 @@ def read_ticket(path: Path) -> tuple[Ticket, dict[str, Any]]:
             names = json.loads(header.get("order", "null")) or file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
         about, facts, recipe = (json.loads(header.get(name, "null")) or {} for name in ("about", "facts", "recipe"))
-        if recipe:
-            milestones = recipe["milestones"]
-            recipe = Recipe(**{**recipe, "milestones": None if milestones is None else tuple(milestones)})
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is not a ticket, or is damaged: {error}") from error
+        about, facts = _MAPPING.validate_python(about), _MAPPING.validate_python(facts)
+        recipe = TypeAdapter(Recipe).validate_python(recipe) if recipe else None
+    except (OSError, SafetensorError, ValueError, TypeError, OverflowError, RuntimeError) as error:
+        raise UserError(f"{path} is not a ticket, or is damaged: {shown(str(error))}") from error
     parts: dict[str, dict[str, Tensor]] = {"state": {}, "mask": {}, "gem": {}}
     for name, tensor in tensors.items():
         kind, _, parameter = name.partition("/")
@@ -64,7 +66,7 @@ def read_ticket(path: Path) -> tuple[Ticket, dict[str, Any]]:
             parts[kind][parameter] = tensor if kind == "state" else tensor.bool()
     if not parts["state"] or not parts["mask"]:
         raise UserError(f"{path} is not a ticket: it has no state/... and mask/... in it")
-    return Ticket(parts["state"], parts["mask"], parts["gem"] or None, facts, recipe or None), about
+    return Ticket(parts["state"], parts["mask"], parts["gem"] or None, facts, recipe), about
 
 
 def is_ticket_file(path: Path) -> bool:

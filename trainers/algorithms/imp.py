@@ -89,6 +89,9 @@ class Round(WeightTraining):
         self._steps = state["steps"]
         device = next(self.network.parameters()).device
         self.snapshot = {name: weight.to(device) for name, weight in state["snapshot"].items()}
+        shapes = {name: weight.shape for name, weight in prunable_parameters(self.network).items()}
+        if self.snapshot and {name: weight.shape for name, weight in self.snapshot.items()} != shapes:
+            raise ValueError("the snapshot is of another network")
 
 
 @torch.no_grad()

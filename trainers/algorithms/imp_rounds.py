@@ -9,7 +9,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from models.masking import plain_state, prunable_parameters
-from models.pretrained import load_weights, read_state
+from models.pretrained import load_weights, read_state, unwrapped
+from trainers.stored import checked_position
 from utils.checkpoints import checkpoint_path
 from utils.errors import UserError
 from utils.files import load_tensors, write_atomic, write_csv
@@ -98,11 +99,13 @@ def first_round(net: nn.Module, config: Config, run: Run) -> tuple[int, Ticket, 
     snapshot = folder / "rounds" / SNAPSHOT
     if not rewound and snapshot.exists():
         rewound = {name: value.to(device) for name, value in read_state(snapshot).items()}
-    stored = run.load(stage)
-    if stored is None:
-        stored = _stored_position(folder, config)
+        load_weights(net, {**net.state_dict(), **rewound}, snapshot)  # that they fit
+    begun = run.load(stage)
+    stored = checked_position(_stored_position(folder, config) if begun is None else begun, 0, str(folder))
+    load_weights(net, unwrapped(stored), folder)
+    state = plain_state(net)
+    if begun is None:
         run.save(stage, stored)
-    state = {name: value.to(device) for name, value in stored["training"]["network"].items()}
     # Pruned weights are exactly 0 at every step, the others never.
     return number, Ticket(state, {name: state[name] != 0 for name in fresh.masks}), rewound
 
@@ -116,7 +119,7 @@ def _stored_position(folder: Path, config: Config) -> dict[str, Any]:
         wanted = (max(0, config.imp_resume_epoch), max(0, config.imp_resume_iter))
     there = []
     for path in sorted(last.parent.glob(f"{last.stem}.pt")) + sorted(last.parent.glob(f"{last.stem}_epoch_*.pt")):
-        stored = load_tensors(path)
+        stored = checked_position(load_tensors(path), 0, str(path))
         at = (stored["epoch"], stored["step"])
         if at == wanted or (wanted is None and stored["done"]):
             return stored
