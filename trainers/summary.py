@@ -30,8 +30,8 @@ def summarise(
         ticket: what was found.
         net: plain, of the ticket's architecture.
         data: what it was trained on.
-        outcome: `test_acc_before_finetune`, `tuned` (the last row of the ticket's training, or None), `checks`, and
-            `search_seconds` (of a search without epochs).
+        outcome: `test_acc_before_finetune`, `tuned` (the last row of the ticket's training, or None), `checks`,
+            `search_seconds` (of a search without epochs), and `ticket_bytes` (of its file and the file's parts).
     """
     kept, whole, tuned = remaining(ticket.masks), total(ticket.masks), outcome["tuned"]
     facts = {"density_reason": None, **ticket.facts}
@@ -58,6 +58,7 @@ def summarise(
         "test_acc_after_finetune": tuned and tuned["test_acc"],
         "val_acc_after_finetune": tuned and tuned["val_acc"],
         "checks": outcome["checks"],
+        "ticket_bytes": outcome["ticket_bytes"],
         "seconds": run.seconds("finetune", "check") + searching,
         "search_seconds": searching,
         "finetune_seconds": run.seconds("finetune"),
