@@ -117,6 +117,7 @@ def _period(given: Any) -> Any:
 Int = Annotated[int, BeforeValidator(_whole)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
 Ints = Annotated[tuple[int, ...], BeforeValidator(_listed)]
+Paths = Annotated[tuple[str, ...], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)]
 Inside = Annotated[str, BeforeValidator(_inside)]
 Time = Annotated[str, BeforeValidator(_time)]
 Period = Annotated[str, BeforeValidator(_period)]
@@ -212,6 +213,10 @@ class RunOptions(_Options):
     deterministic: bool = option(
         False, "the same bits at every run on a GPU; an operation that cannot is an error", affects=False
     )
+    export: bool = option(
+        False, "export the trained network as a state_dict, torch.export and ONNX, running what is not finished",
+        affects=False,
+    )  # fmt: skip
     resume: str | None = option(None, "go on with the run in this folder", affects=False)
     resume_anyway: bool = option(
         False, "go on though options differ from those the run began with, where it can take them", affects=False
@@ -415,6 +420,7 @@ class AnalysisOptions(_Options):
     interpolate: one_of("prob", "linear") = option(
         "prob", "mode_connect of scores: between, take each place from one end by chance, or weigh both", affects=False
     )
+    compare_tickets: Paths = option((), "the masks that these tickets (two files or more) share", affects=False)
     sweep: str | None = option(None, "run all the runs of this YAML file, and compare them", affects=False)
 
 
@@ -466,7 +472,7 @@ RETIRED = {
 # Options that are known and not available yet, each with the value that asks for nothing.
 NOT_YET: dict[str, Any] = {
     "multiprocessing_distributed": False, "world_size": -1, "rank": -1, "dist_backend": "nccl", "dry_run": False,
-    "export": False, "report": None, "compare_tickets": None, "list": None,
+    "report": None, "list": None,
 }  # fmt: skip
 
 
@@ -724,6 +730,8 @@ def _mode_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]
         yield ("evaluate",), "evaluate needs a network: name its file by pretrained or ticket"
     if config.compare_rounding and not config.pretrained:
         yield ("compare_rounding",), "compare_rounding needs scores: name a search's checkpoint by pretrained"
+    if len(config.compare_tickets) == 1:
+        yield ("compare_tickets",), "compare_tickets needs two tickets or more"
     if config.mode_connect and not (config.pretrained and config.pretrained2):
         yield ("mode_connect",), "mode_connect needs two networks: name their files by pretrained and pretrained2"
 

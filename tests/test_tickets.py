@@ -52,7 +52,7 @@ def made(*words: str, density: float = 0.05, gem: bool = False) -> tuple[Ticket,
         ["--bn_type", "AffineBatchNorm"],
         ["--first_layer_dense", "--last_layer_dense"],
         ["--arch", "FC", "--hidden_size", "7", "--init", "standard"],
-        ["--width", "1", "--dataset", "CIFAR10", "--arch", "torchvision/resnet18"],
+        ["--width", "1", "--dataset", "CIFAR10", "--arch", "torchvision/shufflenet_v2_x0_5"],
         ["--fixed_init"],
     ],
     ids=lambda words: words[-1] if words else "plain",
@@ -142,6 +142,21 @@ def test_tickets_of_the_first_format_are_read(tmp_path: Path) -> None:
     assert about == {"algo": "hc"} and again.facts == {"rescued": False}
     assert same_bits([again.state, again.masks, again.gem], [ticket.state, ticket.masks, ticket.gem])
     assert list(again.masks) == list(ticket.masks)
+
+
+def test_what_is_no_ticket_is_told_from_one(tmp_path: Path) -> None:
+    ticket, net, config = made()
+    path = tmp_path / "t.safetensors"
+    save_file(ticket.state, path, {"format": "pt"})
+    assert not is_ticket_file(path)
+    write_ticket(path, ticket, net, config, {})
+    assert is_ticket_file(path)
+    save_file(load_file(path), path, {"format": "rare gems ticket 9"})
+    with pytest.raises(UserError, match="format is 'rare gems ticket 9', which this version does not know"):
+        read_ticket(path)
+    save_file({}, path, {"format": "rare gems ticket 2", "about": "{}"})
+    with pytest.raises(UserError, match="checksum"):
+        read_ticket(path)
 
 
 # ---- elsewhere -----------------------------------------------------------------------------------------------------

@@ -101,4 +101,5 @@ def made_with(about: Mapping[str, Any]) -> str:
     options = about.get("options")
     if not isinstance(options, dict) or not options:
         return ""
-    return f" (it was made with {', '.join(f'{name} {value}' for name, value in options.items())})"
+    told = ", ".join(f"{name} {value}" for name, value in options.items())[:500]
+    return f" (it was made with {''.join(letter for letter in told if letter.isprintable())})"

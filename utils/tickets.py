@@ -32,13 +32,14 @@ from utils.first_tickets import of_first_format, said
 from utils.mask_code import decoded, encoded, inflated
 from utils.masks import Masks, Ticket
 
-FORMAT = "rare gems ticket 2"
+KIND = "rare gems ticket "
+FORMAT = f"{KIND}2"
 _TYPES = {str(kind).removeprefix("torch."): kind for kind in (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
     torch.uint8, torch.bool,
 )}  # fmt: skip
 _LONGEST_LAYOUT = 2**26
-_MOST_PLACES = 2**32
+_MOST_PLACES = 2**31
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def read_stored(path: Path) -> Stored:
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
             parts = {name: file.get_tensor(name) for name in file.keys()}
-        if "format" not in header:
+        if not header.get("format", "").startswith(KIND):  # which other tools have, too: "pt"
             ticket, about = of_first_format(header, parts)
             return Stored(ticket, about, {name: tuple(value.shape) for name, value in ticket.state.items()})
         if header["format"] != FORMAT:
@@ -184,7 +185,8 @@ def is_ticket_file(path: Path) -> bool:
     """Whether a file is one of `write_stored`'s, or of an earlier version's."""
     try:
         with safe_open(str(path), framework="pt") as file:
-            return "format" in (file.metadata() or {}) or any(name.startswith("mask/") for name in file.keys())
+            known = (file.metadata() or {}).get("format", "").startswith(KIND)
+            return known or any(name.startswith("mask/") for name in file.keys())
     except (OSError, SafetensorError):
         return False
 
