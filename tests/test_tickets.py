@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import PROJECT, SMALL, Outcome, same_bits
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -22,7 +24,7 @@ from trainers.loop import evaluate
 from trainers.tickets import read_ticket, write_ticket
 from utils.errors import UserError
 from utils.masks import Ticket, random_masks
-from utils.tickets import is_ticket_file, read_stored, write_stored
+from utils.tickets import _digest, is_ticket_file, read_stored, write_stored
 
 Call = Callable[..., Outcome]
 FIGURES = {"test_acc_before_finetune": 12.5}
@@ -157,6 +159,43 @@ def test_what_is_no_ticket_is_told_from_one(tmp_path: Path) -> None:
     save_file({}, path, {"format": "rare gems ticket 2", "about": "{}"})
     with pytest.raises(UserError, match="checksum"):
         read_ticket(path)
+
+
+HOSTILE = {
+    "a layout that unpacks to a gigabyte": {"layout": zlib.compress(bytes(2**28), 9)},
+    "a layout of nothing": {"layout": []},
+    "masks of unknown layers": {"layout": {"masks": ["x"]}},
+    "an unknown gem": {"layout": {"gem": [1]}},
+    "a shape beyond all memory": {"layout": {"state": {"fc.weight": ["float32", [10**7, 10**7]]}}},
+    "a negative shape": {"layout": {"state": {"fc.weight": ["float32", [-1, -16900]]}}},
+    "a mask of other places": {"mask": b"\0" + zlib.compress(bytes(20_000))},
+    "a draw of something else": {"draw": {"init": "__class__", "seed": 1}},
+    "a draw of nothing": {"draw": []},
+    "facts of no kind": {"facts": 3},
+    "a recipe of no kind": {"recipe": {"lr": "x"}},
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_file_with_the_right_checksum_is_refused(what: str, tmp_path: Path, call: Call) -> None:
+    ticket, net, config = made()
+    path = tmp_path / "t.safetensors"
+    write_ticket(path, ticket, net, config, {})
+    parts, header = load_file(path), safe_open(path, "pt").metadata()
+    del header["sha256"]
+    for name, value in HOSTILE[what].items():
+        if isinstance(value, bytes):
+            parts[name] = torch.frombuffer(bytearray(value), dtype=torch.uint8)
+        elif name == "layout":
+            layout = json.loads(zlib.decompress(bytes(parts["layout"].tolist())))
+            packed = zlib.compress(json.dumps({**layout, **value} if value else value).encode())
+            parts["layout"] = torch.frombuffer(bytearray(packed), dtype=torch.uint8)
+        else:
+            header[name] = json.dumps(value)
+    save_file(parts, path, {**header, "sha256": _digest(header, parts)})
+    outcome = call("--ticket", path, "--evaluate")
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"error: {path} ") and outcome.err.count("\n") == 1
 
 
 # ---- elsewhere -----------------------------------------------------------------------------------------------------
