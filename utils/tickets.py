@@ -82,32 +82,38 @@ def write_stored(
         Bytes: of the `file`, and in it of `mask`, `gem`, `weights`, `others` and, all the rest, `header`; and of the
         `dense` network's state_dict.
     """
-    state = {name: value.detach().cpu().contiguous() for name, value in ticket.state.items()}
     told = dict(draw or {})
-    names = told.pop("names", [])
-    parts: dict[str, Tensor] = {f"state/{name}": state[name].clone() for name in ticket.masks if name not in names}
-    others = [name for name in state if name not in names and name not in ticket.masks]
-    for kind in sorted({_type(state[name]) for name in others}):
-        parts[f"others/{kind}"] = torch.cat([state[name].flatten() for name in others if _type(state[name]) == kind])
-    relation, gem_blob = _gem_of(ticket)
-    blobs = {"mask": encoded(_flat(ticket.masks)), **gem_blob}
-    layout = {
-        "state": {name: [_type(value), list(value.shape)] for name, value in state.items()},
-        "masks": list(ticket.masks),
-        "gem": relation,
-        "drawn": names,
-    }
-    packed = zlib.compress(json.dumps(layout, separators=(",", ":")).encode(), 9)
-    parts |= {name: _tensor_of(blob) for name, blob in {**blobs, "layout": packed}.items()}
+    parts = _laid_out(ticket, told.pop("names", []))
     values = {"about": about, "facts": ticket.facts, "recipe": ticket.recipe and asdict(ticket.recipe), "draw": told}
     header = {"format": FORMAT, **{name: json.dumps(value) for name, value in values.items() if value}}
     content = save(parts, {**header, "sha256": _digest(header, parts)})
     write_atomic(path, content)
-    stored = {name: sum(_bytes(part) for key, part in parts.items() if key.startswith(f"{folder}/"))
-              for name, folder in (("weights", "state"), ("others", "others"))}  # fmt: skip
-    sizes = {"mask": len(blobs["mask"]), "gem": len(blobs.get("gem", b"")), **stored}
-    dense = sum(map(_bytes, state.values()))
+    sizes = dict.fromkeys(("mask", "gem", "weights", "others"), 0)
+    for name, part in parts.items():
+        kind = {"state": "weights"}.get(name.partition("/")[0], name.partition("/")[0])
+        if kind in sizes:
+            sizes[kind] += _bytes(part)
+    dense = sum(map(_bytes, ticket.state.values()))
     return {"file": len(content), **sizes, "header": len(content) - sum(sizes.values()), "dense": dense}
+
+
+def _laid_out(ticket: Ticket, drawn: list[str]) -> dict[str, Tensor]:
+    """The file's tensors; the weights named in `drawn` are left out."""
+    state = {name: value.detach().cpu().contiguous() for name, value in ticket.state.items()}
+    parts: dict[str, Tensor] = {f"state/{name}": state[name].clone() for name in ticket.masks if name not in drawn}
+    others = [name for name in state if name not in drawn and name not in ticket.masks]
+    for kind in sorted({_type(state[name]) for name in others}):
+        parts[f"others/{kind}"] = torch.cat([state[name].flatten() for name in others if _type(state[name]) == kind])
+    relation, gem_blob = _gem_of(ticket)
+    layout = {
+        "state": {name: [_type(value), list(value.shape)] for name, value in state.items()},
+        "masks": list(ticket.masks),
+        "gem": relation,
+        "drawn": drawn,
+    }
+    packed = zlib.compress(json.dumps(layout, separators=(",", ":")).encode(), 9)
+    blobs = {"mask": encoded(_flat(ticket.masks)), **gem_blob, "layout": packed}
+    return {**parts, **{name: torch.frombuffer(bytearray(blob), dtype=torch.uint8) for name, blob in blobs.items()}}
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:
@@ -140,10 +146,6 @@ def _type(tensor: Tensor) -> str:
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def _tensor_of(blob: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(blob), dtype=torch.uint8)
 
 
 def _digest(header: Mapping[str, str], parts: Mapping[str, Tensor]) -> str:
