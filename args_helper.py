@@ -27,6 +27,7 @@ from data import DATASETS, DEFINED_BY_PATH, OF_FOLDERS
 from models import MODELS, TORCHVISION, WITHOUT_MASKS
 from trainers.algorithms import ALGORITHMS
 from utils.errors import UserError, nearest, shown
+from utils.files import safetensors_header
 from utils.schedules import pruning_epochs, pruning_rate
 from utils.stopping import seconds_of
 from utils.yaml_file import plain_value, read_nodes
@@ -141,6 +142,7 @@ def _period(given: Any) -> Any:
 Int = Annotated[int, BeforeValidator(_whole)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
 Ints = Annotated[tuple[Int, ...], BeforeValidator(_listed)]
+Paths = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
 Folders = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_more)]
 Inside = Annotated[str, BeforeValidator(_inside)]
 Time = Annotated[str, BeforeValidator(_time)]
@@ -250,6 +252,10 @@ class RunOptions(_Options):
     deterministic: bool = option(
         False, "the same bits at every run on a GPU; an operation that cannot is an error", affects=False
     )
+    export: bool = option(
+        False, "export the trained network as a state_dict, torch.export and ONNX, running what is not finished",
+        affects=False,
+    )  # fmt: skip
     resume: str | None = option(None, "go on with the run in this folder", affects=False)
     resume_anyway: bool = option(
         False, "go on though options differ from those the run began with, where it can take them", affects=False
@@ -429,7 +435,13 @@ class FineTuneOptions(_Options):
     skip_sanity_checks: bool = option(
         False, "do not train the reinitialised and shuffled twins of the ticket", affects=False
     )
-    ticket: str | None = option(None, "train and check the ticket in this file (zeros of a state_dict are its mask)")
+    ticket: str | None = option(
+        None, "train and check the ticket in this file (zeros of a state_dict are its mask); the network and the data "
+        "set are the ticket's own unless given"
+    )  # fmt: skip
+    store_weights: bool = option(
+        False, "write the weights into the ticket though they could be drawn again", affects=False
+    )
     with_dense: bool = option(
         False, "train the dense network as well, where the results have none of this seed yet", affects=False
     )
@@ -457,6 +469,7 @@ class AnalysisOptions(_Options):
     interpolate: one_of("prob", "linear") = option(
         "prob", "mode_connect of scores: between, take each place from one end by chance, or weigh both", affects=False
     )
+    compare_tickets: Paths = option((), "the masks that these tickets (two files or more) share", affects=False)
     sweep: str | None = option(None, "be a worker at all the runs of this YAML file, and compare them", affects=False)
     report: Folders | None = option(
         None, "make a page with figures and tables of the runs in these folders, at any depth", affects=False
@@ -518,7 +531,6 @@ RETIRED = {
 # Options that are known and not available yet, each with the value that asks for nothing.
 NOT_YET: dict[str, Any] = {
     "multiprocessing_distributed": False, "world_size": -1, "rank": -1, "dist_backend": "nccl",
-    "export": False, "compare_tickets": None,
 }  # fmt: skip
 
 
@@ -638,6 +650,14 @@ class Config(*reversed(GROUPS)):
                 decided[name] += f" {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
         return decided
 
+    def of_network(self) -> dict[str, Any]:
+        """What a ticket tells of the network it is of and the data it was found on, where it is not the default."""
+        told = {name: getattr(self, name) for name in OF_TICKETS}
+        if not self.scale_fan:
+            del told["prune_rate"]
+        always = ("dataset", "arch")
+        return {name: value for name, value in told.items() if name in always or value != OPTIONS[name].default}
+
     def to_yaml(self) -> str:
         """The options as YAML, itself a valid config file."""
         given = json.loads(self.model_dump_json(exclude={*FLAGS_ONLY, "resume_anyway"}, exclude_none=True))
@@ -656,6 +676,12 @@ def _digest(options: Mapping[str, Any]) -> str:
 
 FLAGS_ONLY = frozenset({"config", "resume", "print_config", "sweep"})
 """Options that say what to do with a config file, and have no place in one."""
+
+OF_TICKETS = (
+    "dataset", "image_size", "arch", "width", "hidden_size", "bias", "first_layer_dense", "last_layer_dense",
+    "first_layer_type", "bn_type", "init", "mode", "nonlinearity", "scale_fan", "prune_rate",
+)  # fmt: skip
+"""Options that a ticket brings along: where neither the config file nor a flag gives them, they are the ticket's."""
 
 OPTIONS: dict[str, FieldInfo] = {name: field for group in GROUPS for name, field in group.model_fields.items()}
 _CANONICAL = {alias: name for name, field in OPTIONS.items() for alias in field.json_schema_extra["aliases"]}
@@ -773,6 +799,8 @@ def _mode_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]
         yield ("evaluate",), "evaluate needs a network: name its file by pretrained or ticket"
     if config.compare_rounding and not config.pretrained:
         yield ("compare_rounding",), "compare_rounding needs scores: name a search's checkpoint by pretrained"
+    if len(config.compare_tickets) == 1:
+        yield ("compare_tickets",), "compare_tickets needs two tickets or more"
     if config.mode_connect and not (config.pretrained and config.pretrained2):
         yield ("mode_connect",), "mode_connect needs two networks: name their files by pretrained and pretrained2"
 
@@ -1085,6 +1113,7 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
     Raises:
         UserError: the problems found before, and those found now.
     """
+    given = {**_of_ticket(given), **given}
     values = {name: one.value for name, one in given.items()}
     if values.get("regularization") in (True, "True", "true"):
         warnings.warn(f"{given['regularization'].where}: true names no penalty; none is used", stacklevel=3)
@@ -1113,6 +1142,22 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UserError("\n  ".join([f"{count} with the options:", *problems]))
     return config
+
+
+def _of_ticket(given: Mapping[str, Given]) -> dict[str, Given]:
+    """The options that the ticket brings along, if one is given and tells of them.
+
+    A file of another's may not say which code is run: an `arch` in a file of its maker's has to be given.
+    """
+    path = given["ticket"].value if "ticket" in given else None
+    try:
+        told = json.loads(safetensors_header(Path(path)).get("about", "{}"))["options"] if path else {}
+        told = {name: told[name] for name in OF_TICKETS if name in told and ".py:" not in str(told[name])}
+    except (ValueError, TypeError, KeyError):  # not a ticket, or an early one, which tells nothing
+        return {}
+    if "dataset" in given:
+        told.pop("image_size", None)  # of the ticket's data
+    return {name: Given(value, f"{name} (of the ticket {path})") for name, value in told.items()}
 
 
 def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:

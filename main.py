@@ -19,6 +19,8 @@ MODES = {
     "evaluate": "trainers.analysis:evaluate_network",
     "compare_rounding": "trainers.analysis:compare_rounding",
     "mode_connect": "trainers.mode_connect:connect_modes",
+    "compare_tickets": "trainers.overlap:compare_tickets",
+    "export": "trainers.export:export_runs",
     "only_sanity": "trainers.pipeline:check_runs",
     "": "trainers.pipeline:run_trials",
 }

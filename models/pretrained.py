@@ -42,15 +42,15 @@ def read_state(path: str | Path) -> State:
     return {name: value for name, value in state.items() if not _is_dummy(name, state)}
 
 
-def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str | Path, adapt: bool = True) -> None:
     """Load weights and BatchNorm into a plain network; scores and flags in the state are passed over.
 
-    A last layer of another number of classes stays as it was drawn, and one warning says so.
+    A last layer of another number of classes stays as it was drawn, and one warning says so, unless not to `adapt`.
 
     Raises:
         UserError: a name or a shape does not fit otherwise; the network is left as it was.
     """
-    if _load(network, {name: value for name, value in state.items() if not _is_score(name)}, source):
+    if _load(network, {name: value for name, value in state.items() if not _is_score(name)}, source, adapt):
         warnings.warn(
             f"{source} is of another number of classes: the last layer stays as it was drawn, all else is taken over",
             stacklevel=2,
@@ -74,11 +74,11 @@ def load_scores(network: nn.Module, state: Mapping[str, Tensor], source: str | P
     return True
 
 
-def _load(network: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> bool:
+def _load(network: nn.Module, state: Mapping[str, Tensor], source: str | Path, adapt: bool = True) -> bool:
     """Load what fits in all but, perhaps, the number of classes; returns whether the last layer stayed as it was."""
     own = network.state_dict()
     problems = _misfits(own, state)
-    adapted = {**state, **_last_layer(network, state)} if problems else state
+    adapted = {**state, **_last_layer(network, state)} if problems and adapt else state
     if adapted is not state and not _misfits(own, adapted):
         network.load_state_dict(adapted)
         return True

@@ -126,7 +126,7 @@ OUTSIDE_THE_RESULT = set(
     "weight_training dense_training random_subnet skip_sanity_checks with_dense only_sanity sanity_folder evaluate "
     "compare_rounding mode_connect pretrained2 how_to_connect interpolate sweep mixed_precision "
     "compile checkpoint_every keep_checkpoints max_time deterministic resume_anyway dry_run list report "
-    "report_dir".split()
+    "report_dir export compare_tickets store_weights".split()
 )
 """The options that change nothing about the result; every other one has to enter config_hash."""
 
@@ -700,7 +700,7 @@ snip grasp synflow cts mine.py:find_ticket
         checkpoint_every 1 10m
         ticket ticket.safetensors
         report runs
-        compare_tickets runs
+        compare_tickets [a.safetensors,b.safetensors]
         list algorithms models datasets configs
         cts_loss kl loss ce
         rewind_epoch 0 2""".replace("\\\n", "").splitlines())},
@@ -1089,6 +1089,7 @@ CONTRADICTIONS = [
     ("--algo cts --rewind_epoch 3 --epochs 3", "rewind_epoch 3 leaves none of the 3 epochs of fine-tuning",
      "--algo cts --rewind_epoch 2 --epochs 3"),
     ("--only_sanity", "only_sanity needs a sanity_folder", "--only_sanity --ticket x"),
+    ("--compare_tickets a", "compare_tickets needs two tickets or more", "--compare_tickets a b"),
     ("--evaluate", "evaluate needs a network", "--evaluate --pretrained x"),
     ("--compare_rounding", "compare_rounding needs scores", "--compare_rounding --pretrained x"),
     ("--mode_connect --pretrained x", "mode_connect needs two networks",
@@ -1127,14 +1128,14 @@ def test_an_option_that_is_wrong_by_itself_is_not_accused_of_contradicting_anoth
 
 
 def test_all_problems_are_said_at_once_each_with_its_place(tmp_path: Path) -> None:
-    text = "lr: fast\nepochs: 0\nlr_policy: cosine\nnesterov: true\nmomentum: 0\nfoo_bar: 1\nexport: true\nlr: 2\n"
+    text = "lr: fast\nepochs: 0\nlr_policy: cosine\nnesterov: true\nmomentum: 0\nfoo_bar: 1\nlist: models\nlr: 2\n"
     path = written(tmp_path, text)
     message = complaint("--config", path, "--wd", "-1", "--qqq", "3", "stray", "--noise=maybe")
     heading, *problems = message.splitlines()
     assert heading == "11 problems with the options:"
     assert {line.strip().partition(": ")[0].replace(path, "FILE") for line in problems} == {
         "lr (FILE:1)", "epochs (FILE:2)", "lr_policy (FILE:3)", "nesterov (FILE:4), momentum (FILE:5)",
-        "foo_bar (FILE:6)", "export (FILE:7)", "lr (FILE:8)", "--wd", "--qqq", "stray", "--noise",
+        "foo_bar (FILE:6)", "list (FILE:7)", "lr (FILE:8)", "--wd", "--qqq", "stray", "--noise",
     }  # fmt: skip
 
 

@@ -22,10 +22,10 @@ from tests import fuzz, strangers
 from tests.places import Place, Watch
 from tests.small_sets import put_cifar
 from trainers.folders import folder_of
+from trainers.tickets import read_ticket
 from utils.errors import UserError, one_message, shown
 from utils.files import load_tensors
 from utils.summaries import read_summary
-from utils.tickets import read_ticket
 
 Call = Callable[..., object]
 CASES = {"checkpoints": 12, "image folders": 25, "decoded images": 20, "summaries": 20, "run folders": 10}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -24,6 +23,7 @@ from trainers.loop import evaluate
 from trainers.reference import dense_config, find_dense
 from trainers.sanity import CHECKS
 from trainers.summary import log_outcome, related, summarise
+from trainers.tickets import TICKET, read_ticket, write_ticket
 from trainers.weights import train_ticket
 from utils.errors import UserError
 from utils.figures import draw_curves
@@ -33,7 +33,6 @@ from utils.recipe import Recipe
 from utils.report import dense_line, last_screen, siblings, trials_screen, write_summary, write_trials
 from utils.run import Row, Run
 from utils.summaries import read_summary
-from utils.tickets import read_ticket, write_ticket
 
 
 def run_trials(config: Config, go_on: bool = False) -> Path:
@@ -77,19 +76,21 @@ def _run_trial(config: Config, folder: Path) -> None:
     config = prepared(config, net, data)
     with opened(config, folder) as run:
         ticket, seconds = _found(find_ticket, net, data, config, run)
-        write_ticket(folder / "ticket.safetensors", ticket, _about(config))
         before = _untrained_accuracies(net, ticket, data)
+        written = (folder / TICKET, ticket, net, config)
+        sizes = write_ticket(*written, before)
 
         tuned, checks = None, {}
         recipe = ticket.recipe or Recipe.of_tuning(config)
         if not config.skip_fine_tune or recipe.stage != "finetune":  # else the search has trained it
             tuned = train_ticket(run, recipe.stage, net, ticket, data, recipe)
+            sizes = write_ticket(*written, {**before, **_accuracies(tuned)})
             if config.save_model:
                 _write_model(folder / "model.safetensors", net)
             if not config.skip_sanity_checks:
                 checks = _checks(run, net, ticket, data, config)
 
-        outcome = {**before, "tuned": tuned, "checks": checks, "search_seconds": seconds}
+        outcome = {**before, "tuned": tuned, "checks": checks, "search_seconds": seconds, "ticket_bytes": sizes}
         summary = write_summary(folder, related(summarise(config, run, ticket, net, data, outcome), config))
         log_outcome(run, config, summary)
         draw_curves(folder / "curves.png", run.rows("search", "finetune"), summary)
@@ -121,12 +122,10 @@ def _check_kind(ticket: Ticket, net: nn.Module, config: Config) -> None:
             problem = "its state is not the plain network's whole state_dict"
         if not ticket.masks:
             problem = "it has no masks"
+        if ticket.gem is not None and set(ticket.gem) != set(ticket.masks):
+            problem = "its gem and its masks are of different layers"
     if problem:
         raise UserError(f"the ticket of algo {config.algo} cannot be used: {problem}")
-
-
-def _about(config: Config) -> dict[str, Any]:
-    return {"config_hash": config.config_hash, "arch": config.arch, "algo": config.algo}
 
 
 def _untrained_accuracies(net: nn.Module, ticket: Ticket, data: Splits) -> dict[str, float | None]:
@@ -134,6 +133,10 @@ def _untrained_accuracies(net: nn.Module, ticket: Ticket, data: Splits) -> dict[
     net.load_state_dict(masked_state(ticket.state, ticket.untrained))
     folded = FoldedNetwork(net).refreshed()
     return {f"{split}_acc_before_finetune": evaluate(folded, getattr(data, split)) for split in ("test", "val")}
+
+
+def _accuracies(tuned: Row) -> Row:
+    return {f"{split}_acc_after_finetune": tuned[f"{split}_acc"] for split in ("test", "val")}
 
 
 def _write_model(path: Path, net: nn.Module) -> None:
@@ -205,7 +208,7 @@ def _check_run(folder: Path, asked: Config) -> None:
     if summary["test_acc_after_finetune"] is None:
         print(f"{folder}: its ticket was never trained, so that there is nothing to compare a check to")
         return
-    ticket = read_ticket(folder / "ticket.safetensors")[0].to(torch.device(config.torch_device))
+    ticket = read_ticket(folder / TICKET)[0].to(torch.device(config.torch_device))
     data = load_data(config)
     net = build_model(config, data.spec).to(config.torch_device)
     config = prepared(config, net, data)

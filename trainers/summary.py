@@ -31,7 +31,8 @@ def summarise(
         net: plain, of the ticket's architecture.
         data: what it was trained on.
         outcome: `test_acc_before_finetune` and its like on val, `tuned` (the last row of the ticket's training, or
-            None), `checks`, and `search_seconds` (of a search without epochs).
+            None), `checks`, `search_seconds` (of a search without epochs), and `ticket_bytes` (of its file and the
+            file's parts).
     """
     kept, whole, tuned = remaining(ticket.masks), total(ticket.masks), outcome["tuned"]
     facts = {"density_reason": None, **ticket.facts}
@@ -59,6 +60,7 @@ def summarise(
         "test_acc_after_finetune": tuned and tuned["test_acc"],
         "val_acc_after_finetune": tuned and tuned["val_acc"],
         "checks": outcome["checks"],
+        "ticket_bytes": outcome["ticket_bytes"],
         "seconds": run.seconds("finetune", "check") + searching,
         "search_seconds": searching,
         "finetune_seconds": run.seconds("finetune"),

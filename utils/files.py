@@ -86,6 +86,21 @@ def read_json(path: Path) -> Any:
         raise UserError(f"cannot read {path}: {error}") from error
 
 
+def safetensors_header(path: Path) -> dict[str, str]:
+    """What the header of a `.safetensors` file says beside names and shapes; nothing where it is no such file.
+
+    Without torch, which the options do not wait for.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            said = json.loads(file.read(min(length, _LONGEST_HEADER))).get("__metadata__", {})
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+_LONGEST_HEADER = 100_000_000  # the format's own limit
 _SEAL = b"sha256:"
 _DIGITS = 64
 

@@ -41,7 +41,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
         train(run, stage, training, data, recipe.epochs)
         rewound = rewound or training.snapshot
         trained = Ticket(plain_state(net), ticket.masks)
-        keep_round(run, number, trained, rewound)
+        keep_round(run, number, trained, rewound, config)
         if number >= config.imp_prunings:
             return ticket
         number += 1

@@ -16,7 +16,7 @@ from utils.errors import UserError
 from utils.files import load_tensors, write_atomic, write_csv
 from utils.masks import Ticket, all_kept
 from utils.run import Run
-from utils.tickets import write_ticket
+from utils.tickets import write_stored
 
 if TYPE_CHECKING:
     from args_helper import Config
@@ -50,7 +50,7 @@ def rewind_step(config: Config, steps: int) -> int:
 # ---- what a round leaves -------------------------------------------------------------------------------------------
 
 
-def keep_round(run: Run, number: int, ticket: Ticket, rewound: dict[str, Tensor]) -> None:
+def keep_round(run: Run, number: int, ticket: Ticket, rewound: dict[str, Tensor], config: Config) -> None:
     """Write a finished round's network and masks, the table of all rounds so far, and the rewind snapshot once.
 
     Args:
@@ -58,6 +58,7 @@ def keep_round(run: Run, number: int, ticket: Ticket, rewound: dict[str, Tensor]
         number: of the round.
         ticket: the round's masks on the network as it was trained.
         rewound: the snapshot.
+        config: what of it describes the network goes into the ticket's header.
     """
     folder = run.folder / "rounds"
     lines = [
@@ -70,7 +71,8 @@ def keep_round(run: Run, number: int, ticket: Ticket, rewound: dict[str, Tensor]
         for one in range(number + 1)
         if (rows := run.rows(f"search/round_{one}"))
     ]
-    write_ticket(folder / f"round_{number:03d}.safetensors", ticket, lines[-1])
+    about = {"options": config.of_network(), **lines[-1]}
+    write_stored(folder / f"round_{number:03d}.safetensors", ticket, about)
     if not (folder / SNAPSHOT).exists():
         write_atomic(folder / SNAPSHOT, save({name: value.cpu().contiguous() for name, value in rewound.items()}))
     write_csv(folder / "rounds.csv", lines)
