@@ -191,6 +191,14 @@ class RunOptions(_Options):
     )
     threads: Int = option(0, "CPU threads of PyTorch; 0: as many as it chooses", affects=False, ge=0)
     workers: Int = option(4, "threads or processes that read images", affects=False, aliases=("num_workers",), ge=0)
+    multiprocessing_distributed: bool = option(
+        False, "several processes are meant to share the work; it is torchrun that starts them", affects=False
+    )
+    world_size: Int = option(-1, "how many processes; torchrun says it", affects=False)
+    rank: Int = option(-1, "which of them this is; torchrun says it", affects=False)
+    dist_backend: one_of("nccl", "gloo") = option(
+        "nccl", "what several processes with GPUs talk by; those on a CPU talk by gloo", affects=False
+    )
     print_freq: Int = option(10, "steps between refreshes of the progress bar", affects=False, aliases=("p",), ge=1)
     save_every: Int = option(
         -1, "keep a copy of the checkpoint every n epochs; below 1: never", affects=False, aliases=("ckpt_interval",)
@@ -458,8 +466,7 @@ RETIRED = {
 
 # Options that are known and not available yet, each with the value that asks for nothing.
 NOT_YET: dict[str, Any] = {
-    "multiprocessing_distributed": False, "world_size": -1, "rank": -1, "dist_backend": "nccl", "dry_run": False,
-    "export": False, "report": None, "compare_tickets": None, "list": None,
+    "dry_run": False, "export": False, "report": None, "compare_tickets": None, "list": None,
 }  # fmt: skip
 
 

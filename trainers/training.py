@@ -74,6 +74,14 @@ class Training:
     def before_step(self, step: int) -> None:
         """Called before the forward pass of every step (0-based in its epoch)."""
 
+    def gradients(self) -> list[Tensor]:
+        """The gradients that the optimizer is about to see; zeros where there is none yet."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [parameter.grad for parameter in parameters]
+
     def before_update(self) -> None:
         """Called when the gradients are there, before the optimizer's update."""
 

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+from utils.launch import launched
+
 
 class UserError(Exception):
     """A problem with what was given (an option, a file, a folder); `main.py` prints it and exits with code 2."""
@@ -32,9 +34,15 @@ class Diverged(Exception):
     exit_code = 3
 
 
+class RanksApart(Exception):
+    """Processes that train together and cannot go on so: one of them is lost, or holds something else."""
+
+    exit_code = 1
+
+
 def resume_command(folder: Path) -> str:
     """The command that goes on with a run."""
-    return f"python main.py --resume {shlex.quote(str(folder))}"
+    return f"{launched().command} main.py --resume {shlex.quote(str(folder))}"
 
 
 def meant(given: str, known: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from utils.checkpoints import checkpoint_path
 from utils.errors import UserError
 from utils.files import load_tensors, write_atomic, write_csv
 from utils.masks import Ticket, all_kept
+from utils.ranks import by_first
 from utils.run import Run
 from utils.tickets import write_ticket
 
@@ -49,6 +50,7 @@ def rewind_step(config: Config, steps: int) -> int:
 # ---- what a round leaves -------------------------------------------------------------------------------------------
 
 
+@by_first
 def keep_round(run: Run, number: int, ticket: Ticket, rewound: dict[str, Tensor]) -> None:
     """Write a finished round's network and masks, the table of all rounds so far, and the rewind snapshot once.
 
@@ -96,8 +98,8 @@ def first_round(net: nn.Module, config: Config, run: Run) -> tuple[int, Ticket, 
         return 0, fresh, rewound
     folder, stage = Path(config.imp_resume_folder), f"search/round_{number}"
     snapshot = folder / "rounds" / SNAPSHOT
-    if not rewound and snapshot.exists():
-        rewound = {name: value.to(device) for name, value in read_state(snapshot).items()}
+    if not rewound:
+        rewound = {name: value.to(device) for name, value in _stored_snapshot(snapshot).items()}
     stored = run.load(stage)
     if stored is None:
         stored = _stored_position(folder, config)
@@ -107,6 +109,12 @@ def first_round(net: nn.Module, config: Config, run: Run) -> tuple[int, Ticket, 
     return number, Ticket(state, {name: state[name] != 0 for name in fresh.masks}), rewound
 
 
+@by_first
+def _stored_snapshot(path: Path) -> dict[str, Tensor]:
+    return dict(read_state(path)) if path.exists() else {}
+
+
+@by_first
 def _stored_position(folder: Path, config: Config) -> dict[str, Any]:
     """The checkpoint of a run's round: its end, or where it stood at `imp_resume_epoch` and step `imp_resume_iter`."""
     number = config.imp_resume_round
