@@ -53,15 +53,11 @@ def run_trials(config: Config, go_on: bool = False) -> Path:
     """
     config = resolved(config)
     with joined(torch.device(config.torch_device), config.dist_backend):
-        return _run_trials(config, go_on or _was_restarted())
-
-
-def _was_restarted() -> bool:
-    """Whether torchrun has started the processes again, after one of them was lost; then it is said."""
-    count = launched().restart
-    if count:
-        print(f"started again by torchrun ({count}): going on from the last checkpoint", flush=True)
-    return count > 0
+        here = launched()
+        if here.restart:
+            print(f"started again by torchrun ({here.restart}): going on from the last checkpoint", flush=True)
+        # Not every machine is told of a restart; who allows any wants what was begun to go on.
+        return _run_trials(config, go_on or here.may_restart)
 
 
 def _run_trials(config: Config, go_on: bool) -> Path:

@@ -19,6 +19,7 @@ from typing import ParamSpec, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from utils.errors import RanksApart, Stopped, UserError
 from utils.launch import launched
@@ -68,7 +69,7 @@ def joined(device: torch.device, backend: str) -> Iterator[None]:
     if on_gpu:
         torch.cuda.set_device(device)
     with _together():
-        dist.init_process_group(f"cpu:gloo,cuda:{backend}" if on_gpu else "gloo", timeout=PATIENCE)
+        _join(f"cpu:gloo,cuda:{backend}" if on_gpu else "gloo")
     try:
         yield
         told(None)  # nobody leaves before all are done
@@ -78,6 +79,16 @@ def joined(device: torch.device, backend: str) -> Iterator[None]:
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+def _join(backends: str) -> None:
+    store, number, count = next(rendezvous("env://", timeout=PATIENCE))
+    here = launched()
+    if here.world == here.local_world:
+        # On one machine torchrun keeps its store when it starts processes again, with the addresses of the dead in it.
+        # (Over several machines a restart is another for each of them; with --rdzv-backend=c10d the store is new.)
+        store = dist.PrefixStore(f"start {here.restart}", store)
+    dist.init_process_group(backends, store=store, rank=number, world_size=count, timeout=PATIENCE)
 
 
 @contextmanager
@@ -110,14 +121,12 @@ def own_share(pieces: Iterable[T]) -> Iterator[T]:
 
 @torch.no_grad()
 def sum_in_place(tensors: Sequence[Tensor]) -> None:
-    """Replace every tensor by its sum over the ranks: one message for all of them, for which the host does not wait."""
+    """Replace every tensor, contiguous, by its sum over the ranks; the host does not wait for a GPU's."""
     if not sharing():
         return
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     with _together():
-        dist.all_reduce(flat)
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    torch._foreach_copy_(list(tensors), [part.view_as(tensor) for part, tensor in zip(parts, tensors)])
+        for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+            work.wait()
 
 
 def summed(*counts: int) -> list[int]:
@@ -137,10 +146,16 @@ class Agreement:
         self._under_way: tuple[dist.Work, Tensor] | None = None
 
     def soon(self, *mine: int) -> list[int]:
-        """The largest of what the ranks gave when this was called before; none waits: it is here, a step later."""
+        """The largest of what the ranks gave when this was called before; none waits: it is here, a step later.
+
+        When there was something, what is given now is not told: it will be given again, unless it is settled by then.
+        """
         if not sharing():
             return list(mine)
-        before, numbers = self._arrived(len(mine)), torch.tensor(mine)
+        before = self._arrived(len(mine))
+        if any(before):
+            return before
+        numbers = torch.tensor(mine)
         with _together():  # on the CPU: the GPU goes on with its queue meanwhile
             self._under_way = dist.all_reduce(numbers, dist.ReduceOp.MAX, async_op=True), numbers
         return before
