@@ -194,8 +194,8 @@ class RunOptions(_Options):
     multiprocessing_distributed: bool = option(
         False, "several processes are meant to share the work; it is torchrun that starts them", affects=False
     )
-    world_size: Int = option(-1, "how many processes; torchrun says it", affects=False)
-    rank: Int = option(-1, "which of them this is; torchrun says it", affects=False)
+    world_size: Int = option(-1, "how many processes; torchrun says it", affects=False, ge=-1)
+    rank: Int = option(-1, "which of them this is; torchrun says it", affects=False, ge=-1)
     dist_backend: one_of("nccl", "gloo") = option(
         "nccl", "what several processes with GPUs talk by; those on a CPU talk by gloo", affects=False
     )

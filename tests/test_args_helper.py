@@ -122,7 +122,7 @@ GONE = (
 
 OUTSIDE_THE_RESULT = set(
     "config name subfolder run_idx results_dir log_dir results_filename trial_num num_trial device gpu no_cuda threads "
-    "workers print_freq save_every checkpoint_at_prune ckpt_at_fixed_epochs save_model resume print_config data "
+    "multiprocessing_distributed world_size rank dist_backend workers print_freq save_every checkpoint_at_prune ckpt_at_fixed_epochs save_model resume print_config data "
     "weight_training dense_training random_subnet skip_sanity_checks with_dense only_sanity sanity_folder evaluate "
     "compare_rounding mode_connect pretrained2 how_to_connect interpolate sweep mixed_precision "
     "compile checkpoint_every keep_checkpoints max_time deterministic resume_anyway".split()
@@ -138,6 +138,7 @@ BOUNDS: dict[str, tuple[float | None, float, float, float | None]] = {
     **dict.fromkeys(("score_batches", "score_parts", "accumulate"), (0, 1, MANY, ANY)),
     **dict.fromkeys(("rewind_epoch", "imp_rewind_iter"), (-1, 0, MANY, ANY)),
     **dict.fromkeys(("imp_resume_round", "imp_resume_epoch", "imp_resume_iter"), (-2, -1, MANY, ANY)),
+    **dict.fromkeys(("world_size", "rank"), (-2, -1, MANY, ANY)),
     "imp_rounds": (ANY, 1, MANY, ANY),
     "lr_gamma": (0, 1e-9, 1, 1.001),
     "smart_ratio": (-1.001, -1, 0.999, 1),

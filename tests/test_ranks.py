@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -378,6 +378,27 @@ def test_a_run_that_is_stopped_stores_its_step_and_goes_on(undisturbed, tmp_path
         assert [row[name] for row in ended] == [row[name] for row in whole]
     tickets = [load_file(each / "ticket.safetensors") for each in (folder, undisturbed)]
     assert all(torch.equal(tickets[0][name], tickets[1][name]) for name in tickets[0] if name.startswith("mask/"))
+
+
+@pytest.mark.slow
+def test_a_training_that_diverges_is_told_on_all_ranks_alike(tmp_path, port):
+    def ended() -> tuple[int, str]:
+        launch.HEAD_START = 0.0
+        with redirect_stderr(io.StringIO()) as told:
+            code = main.main([*SHORT, *at(tmp_path), "--algo", "training", "--arch", "FC", "--lr", "1e30"])
+        return code, told.getvalue().removeprefix("rank 1: ")
+
+    first, second = forked(ended, 2, port)
+    assert first == second
+    assert first[0] == 3 and "search has diverged: the output of layer" in first[1]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stored_within_epochs_comes_to_the_same_end(undisturbed, tmp_path, port):
+    words = [*LONGER, *at(tmp_path), "--checkpoint_every", "0.05s"]
+    assert forked(lambda: main.main(words), 2, port) == [0, 0]
+    one, other = states(tmp_path / "results" / "trial_1", "finetune"), states(undisturbed, "finetune")
+    assert all(torch.allclose(one[name].float(), other[name].float(), atol=1e-5) for name in one)
 
 
 @pytest.mark.slow
