@@ -122,7 +122,8 @@ GONE = (
 
 OUTSIDE_THE_RESULT = set(
     "config name subfolder run_idx results_dir log_dir results_filename trial_num num_trial device gpu no_cuda threads "
-    "multiprocessing_distributed world_size rank dist_backend workers print_freq save_every checkpoint_at_prune ckpt_at_fixed_epochs save_model resume print_config data "
+    "multiprocessing_distributed world_size rank dist_backend "
+    "workers print_freq save_every checkpoint_at_prune ckpt_at_fixed_epochs save_model resume print_config data "
     "weight_training dense_training random_subnet skip_sanity_checks with_dense only_sanity sanity_folder evaluate "
     "compare_rounding mode_connect pretrained2 how_to_connect interpolate sweep mixed_precision "
     "compile checkpoint_every keep_checkpoints max_time deterministic resume_anyway".split()

@@ -27,6 +27,7 @@ from trainers.statistics import average_statistics
 from utils import launch, ranks
 from utils.errors import RanksApart, UserError, resume_command
 from utils.launch import Launch, launched
+from utils.proof import prove_same
 from utils.stopping import Stopping
 
 Call = Callable[..., Outcome]
@@ -152,9 +153,9 @@ def one_differs() -> str:
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.fill_(0.5)
-        ranks.prove_same(net.state_dict(), "at first")
+        prove_same(net.state_dict(), "at first")
         net.bias[1] += 1e-7 * (ranks.rank() == 1)
-    ranks.prove_same(net.state_dict(), "after epoch 3 of search")
+    prove_same(net.state_dict(), "after epoch 3 of search")
     return "nobody has noticed"
 
 

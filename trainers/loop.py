@@ -15,6 +15,7 @@ from trainers.statistics import average_statistics
 from trainers.training import Draw, Training
 from utils import ranks
 from utils.errors import Diverged
+from utils.proof import prove_same
 from utils.run import Row, Run
 
 
@@ -32,7 +33,7 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
         return
     own = ranks.own_part(0, data.train.batch_size)
     training.full_batch = (own.stop - own.start) // training.accumulate
-    ranks.prove_same(training.network.state_dict(), f"where {stage} begins or goes on")
+    prove_same(training.network.state_dict(), f"where {stage} begins or goes on")
     try:
         _train(run, stage, training, data, epochs, position)
     except NotFinite:
@@ -82,7 +83,7 @@ def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, 
             row |= _measured(training, data, draw, position.meter)
             position.count_epoch()
             training.after_epoch(epoch, draw)
-            ranks.prove_same(training.network.state_dict(), f"after epoch {epoch} of {stage}")
+            prove_same(training.network.state_dict(), f"after epoch {epoch} of {stage}")
             row["seconds"] = round(position.seconds + time.perf_counter() - started, 3)
             _show(run, stage, training, row)  # before the checkpoint: events that come twice are dropped on resuming
             stop, store = run.asked(stage, epoch)

@@ -1,14 +1,13 @@
 """What the processes that train together tell one another. In a process that is alone all of this does nothing.
 
 Every rank draws the same random numbers, holds the whole network, and takes every step; of each batch it computes its
-own part. What follows from sums over the ranks is the same on all of them to the bit, which `prove_same` looks after.
+own part. What follows from sums over the ranks is the same on all of them to the bit, which `utils.proof` looks after.
 What is read, written or decided by the clock is the first rank's business (`by_first`).
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -97,7 +96,7 @@ def _together() -> Iterator[None]:
         yield
     except RuntimeError as error:  # of whatever kind its backend has
         raise RanksApart(
-            "another process of this run has ended or cannot be reached; `torchrun --max-restarts N` starts all of "
+            "another process of this run has ended or cannot be reached; `torchrun --max-restarts=N` starts all of "
             "them again, from the last checkpoint"
         ) from error
 
@@ -242,30 +241,3 @@ def in_turns() -> Iterator[None]:
     yield
     for _ in range(2 - turn):
         told(None)
-
-
-def prove_same(tensors: Mapping[str, Tensor], when: str) -> None:
-    """Compare the hashes of all tensors over the ranks.
-
-    Args:
-        tensors: by name, such as a state_dict.
-        when: at what point of the run, for the message.
-
-    Raises:
-        RanksApart: a rank has another one than the first rank has.
-    """
-    if not sharing():
-        return
-    own = {name: _digest(tensor) for name, tensor in tensors.items()}
-    first, *others = gathered(own)
-    for number, its in enumerate(others, start=1):
-        for name, digest in first.items():
-            if its.get(name) != digest:
-                raise RanksApart(
-                    f"rank {number} has another {name} than rank 0 has, {when}: the run ends here. Its last checkpoint "
-                    "is from before; a GPU that computes wrongly, or different versions on the machines, can be why"
-                )
-
-
-def _digest(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()
