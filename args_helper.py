@@ -13,14 +13,14 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import Annotated, Any, NamedTuple, NoReturn, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from data import DATASETS, DEFINED_BY_PATH, OF_FOLDERS
@@ -44,7 +44,6 @@ class Choices:
 
 def one_of(
     *names: str,
-    later: Iterable[str] = (),
     aliases: Mapping[Any, str] | None = None,
     also: Mapping[str, str] | None = None,
 ) -> Any:
@@ -52,7 +51,6 @@ def one_of(
 
     Args:
         names: what is allowed.
-        later: names that are known but not available yet.
         aliases: other spellings.
         also: what else is allowed, as it is described -> a regular expression for all of it.
     """
@@ -64,8 +62,6 @@ def one_of(
         name = (aliases or {}).get(given, given)
         if name in names or any(re.fullmatch(pattern, shown(name)) for pattern in (also or {}).values()):
             return name
-        if name in set(later):
-            raise ValueError(f"'{name}' is not available yet; allowed: {described}")
         raise _NotOneOf(f"'{shown(given)}' is not one of {described}", nearest(shown(given), names))
 
     return Annotated[str, BeforeValidator(check), Choices((*names, *(also or {})))]
@@ -232,6 +228,14 @@ class RunOptions(_Options):
     )
     threads: Int = option(0, "CPU threads of PyTorch; 0: as many as it chooses", affects=False, ge=0)
     workers: Int = option(4, "threads or processes that read images", affects=False, aliases=("num_workers",), ge=0)
+    multiprocessing_distributed: bool = option(
+        False, "several processes are meant to share the work; it is torchrun that starts them", affects=False
+    )
+    world_size: Int = option(-1, "how many processes; torchrun says it", affects=False, ge=-1)
+    rank: Int = option(-1, "which of them this is; torchrun says it", affects=False, ge=-1)
+    dist_backend: one_of("nccl", "gloo") = option(
+        "nccl", "what several processes with GPUs talk by; those on a CPU talk by gloo", affects=False
+    )
     print_freq: Int = option(10, "steps between refreshes of the progress bar", affects=False, aliases=("p",), ge=1)
     save_every: Int = option(
         -1, "keep a copy of the checkpoint every n epochs; below 1: never", affects=False, aliases=("ckpt_interval",)
@@ -526,11 +530,6 @@ RETIRED = {
         ),
         "greedy pruning is not part of this tool",
     ),
-}  # fmt: skip
-
-# Options that are known and not available yet, each with the value that asks for nothing.
-NOT_YET: dict[str, Any] = {
-    "multiprocessing_distributed": False, "world_size": -1, "rank": -1, "dist_backend": "nccl",
 }  # fmt: skip
 
 
@@ -990,9 +989,8 @@ def _parser() -> argparse.ArgumentParser:
         for name, field in group.model_fields.items():
             _add_flag(section, name, field)
     silent = parser.add_argument_group()
-    for name in [*RETIRED, *NOT_YET]:
-        short = ["-e"] if name == "evaluate" else []
-        silent.add_argument(f"--{name}", *short, nargs="?", const=True, help=argparse.SUPPRESS)
+    for name in RETIRED:
+        silent.add_argument(f"--{name}", nargs="?", const=True, help=argparse.SUPPRESS)
         silent.add_argument(f"--no_{name}", dest=name, action="store_const", const=False, help=argparse.SUPPRESS)
     return parser
 
@@ -1073,16 +1071,13 @@ def _take(options: dict[str, Given], name: str, given: Given, problems: list[str
             options[name] = given
     elif name in RETIRED:
         warnings.warn(f"{given.where}: this option does nothing any more; {RETIRED[name]}", stacklevel=2)
-    elif name in NOT_YET:
-        if not _asks_for_nothing(given.value, NOT_YET[name]):
-            problems.append(f"{given.where}: this option is not available yet")
     else:
         problems.append(_unknown(given.where, name, given.value))
 
 
 def _unknown(where: str, name: str, value: Any) -> str:
     """What is said of an option that there is not."""
-    near = nearest(name, [*OPTIONS, *_CANONICAL, *NOT_YET])
+    near = nearest(name, [*OPTIONS, *_CANONICAL])
     return f"{where}: no such option" + ("" if near is None else _corrected(where, near, value))
 
 
@@ -1095,16 +1090,6 @@ def _corrected(where: str, name: str, value: Any) -> str:
     except ValueError:  # a number too long to be written out
         written = shown(value)
     return f"; did you mean '{name}: {shown(written)}'?"
-
-
-def _asks_for_nothing(value: Any, inert: Any) -> bool:
-    if value in (None, "None", "none"):
-        return True
-    kind = str | None if inert is None else type(inert)
-    try:
-        return type(value) is not list and TypeAdapter(kind).validate_python(value) == inert and value is not True
-    except ValidationError:
-        return False
 
 
 def _make_config(given: dict[str, Given], problems: list[str]) -> Config:

@@ -17,7 +17,7 @@ import torch
 from hypothesis import strategies as st
 from PIL import Image
 
-from args_helper import NOT_YET, OPTIONS, RETIRED
+from args_helper import OPTIONS, RETIRED
 from utils.files import sealed
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -70,7 +70,7 @@ def mutated(base: bytes | st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
 # ---- configs and command lines -------------------------------------------------------------------------------------
 
 ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=30)  # lone surrogates and NUL as well
-NAMES = [*OPTIONS, *RETIRED, *NOT_YET, "p", "e", "<<", "no_cuda", "width_mult"]
+NAMES = [*OPTIONS, *RETIRED, "p", "e", "<<", "no_cuda", "width_mult"]
 VALUES = [
     "0", "1", "-1", "2.5", "1e2", "1e400", "true", "no", "~", "", "none", "1" + "0" * 30, "9" * 5000, "0x" + "f" * 6000,
     "1" + ":59" * 400, "1" + ":59" * 400 + ".5", "0b_", "0o_", ".nan", "-.inf", "2001-99-99", "2001-01-01", "a" * 5000,

@@ -12,6 +12,7 @@ from trainers.ledger import forward_flops, summed
 from trainers.reference import find_dense, find_upright
 from utils.environment import device_name
 from utils.masks import Ticket, floor_count, per_layer, remaining, total
+from utils.ranks import world
 from utils.report import AVERAGED, Summary, beside_dense
 from utils.run import Run
 
@@ -69,6 +70,7 @@ def summarise(
             "finetune": summed(run.costs("finetune"), flops, run.seconds("finetune")),
         },
         "device": device_name(config.torch_device),
+        "world_size": world(),
         "config_hash": config.config_hash,
         "task_hash": config.task_hash,
         **facts,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from data.loader import Splits
+from utils.optim import flat_gradient
 from utils.run import Row
 
 Draw = Callable[[str], torch.Generator]
@@ -50,6 +51,7 @@ class Training:
         self.lr = lr
         self._label_smoothing = label_smoothing
         self._mixed = precision == "bf16"
+        self._flat_gradient: Tensor | None = None
 
     # ---- what a step does beside forward, backward and the optimizer's update; nothing here may wait for the device --
 
@@ -73,6 +75,14 @@ class Training:
 
     def before_step(self, step: int) -> None:
         """Called before the forward pass of every step (0-based in its epoch)."""
+
+    def gradients(self) -> list[Tensor]:
+        """What ranks have to sum before the update: few tensors, of which all gradients are views."""
+        if self._flat_gradient is None:
+            self._flat_gradient = flat_gradient(
+                [one for group in self.optimizer.param_groups for one in group["params"]]
+            )
+        return [self._flat_gradient]
 
     def before_update(self) -> None:
         """Called when the gradients are there, before the optimizer's update."""

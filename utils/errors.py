@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from utils.launch import launched
+
 
 class UserError(Exception):
     """A problem with what was given (an option, a file, a folder); `main.py` prints it and exits with code 2."""
@@ -46,9 +48,15 @@ class SweepStopped(Stopped):
         self.exit_code = exit_code
 
 
+class RanksApart(Exception):
+    """Processes that train together and cannot go on so: one of them is lost, or holds something else."""
+
+    exit_code = 1
+
+
 def resume_command(folder: Path) -> str:
     """The command that goes on with a run."""
-    return f"python main.py --resume {shlex.quote(str(folder))}"
+    return f"{launched().command} main.py --resume {shlex.quote(str(folder))}"
 
 
 def one_message(told: object) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from utils.masks import Ticket
@@ -22,7 +22,10 @@ def said(header: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any], Rec
     found = {name: json.loads(header.get(name, "null")) or {} for name in ("about", "facts", "recipe", "draw")}
     if not all(isinstance(value, dict) for value in found.values()):
         raise ValueError("what is said about it is in no known form")
-    recipe = TypeAdapter(Recipe).validate_python(found["recipe"]) if found["recipe"] else None
+    try:
+        recipe = TypeAdapter(Recipe).validate_python(found["recipe"]) if found["recipe"] else None
+    except ValidationError as error:
+        raise ValueError("the way it was trained is in no known form") from error
     return found["about"], found["facts"], recipe, found["draw"]
 
 

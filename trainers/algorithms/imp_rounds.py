@@ -15,6 +15,7 @@ from utils.checkpoints import checkpoint_path
 from utils.errors import UserError
 from utils.files import load_tensors, write_atomic, write_csv
 from utils.masks import Ticket, all_kept
+from utils.ranks import by_first
 from utils.run import Run
 from utils.tickets import write_stored
 
@@ -50,6 +51,7 @@ def rewind_step(config: Config, steps: int) -> int:
 # ---- what a round leaves -------------------------------------------------------------------------------------------
 
 
+@by_first
 def keep_round(run: Run, number: int, ticket: Ticket, rewound: dict[str, Tensor], config: Config) -> None:
     """Write a finished round's network and masks, the table of all rounds so far, and the rewind snapshot once.
 
@@ -99,8 +101,8 @@ def first_round(net: nn.Module, config: Config, run: Run) -> tuple[int, Ticket, 
         return 0, fresh, rewound
     folder, stage = Path(config.imp_resume_folder), f"search/round_{number}"
     snapshot = folder / "rounds" / SNAPSHOT
-    if not rewound and snapshot.exists():
-        rewound = {name: value.to(device) for name, value in read_state(snapshot).items()}
+    if not rewound and (stored_snapshot := _stored_snapshot(snapshot)):
+        rewound = {name: value.to(device) for name, value in stored_snapshot.items()}
         load_weights(net, {**net.state_dict(), **rewound}, snapshot)  # that they fit
     begun = run.load(stage)
     stored = checked_position(_stored_position(folder, config) if begun is None else begun, 0, str(folder))
@@ -112,6 +114,12 @@ def first_round(net: nn.Module, config: Config, run: Run) -> tuple[int, Ticket, 
     return number, Ticket(state, {name: state[name] != 0 for name in fresh.masks}), rewound
 
 
+@by_first
+def _stored_snapshot(path: Path) -> dict[str, Tensor]:
+    return dict(read_state(path)) if path.exists() else {}
+
+
+@by_first
 def _stored_position(folder: Path, config: Config) -> dict[str, Any]:
     """The checkpoint of a run's round: its end, or where it stood at `imp_resume_epoch` and step `imp_resume_iter`."""
     number = config.imp_resume_round
