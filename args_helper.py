@@ -13,22 +13,24 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import Annotated, Any, NamedTuple, NoReturn, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from data import DATASETS, DEFINED_BY_PATH, OF_FOLDERS
 from models import MODELS, TORCHVISION, WITHOUT_MASKS
 from trainers.algorithms import ALGORITHMS
-from utils.errors import UserError, nearest
+from utils.errors import UserError, nearest, shown
+from utils.files import safetensors_header
 from utils.schedules import pruning_epochs, pruning_rate
 from utils.stopping import seconds_of
+from utils.yaml_file import plain_value, read_nodes
 
 # ---- types ---------------------------------------------------------------------------------------------------------
 
@@ -42,7 +44,6 @@ class Choices:
 
 def one_of(
     *names: str,
-    later: Iterable[str] = (),
     aliases: Mapping[Any, str] | None = None,
     also: Mapping[str, str] | None = None,
 ) -> Any:
@@ -50,7 +51,6 @@ def one_of(
 
     Args:
         names: what is allowed.
-        later: names that are known but not available yet.
         aliases: other spellings.
         also: what else is allowed, as it is described -> a regular expression for all of it.
     """
@@ -58,13 +58,11 @@ def one_of(
 
     def check(given: Any) -> str:
         if not isinstance(given, str | bool | int | float):
-            raise ValueError(f"{given} is not one of {described}")
+            raise ValueError(f"{shown(given)} is not one of {described}")
         name = (aliases or {}).get(given, given)
-        if name in names or any(re.fullmatch(pattern, str(name)) for pattern in (also or {}).values()):
+        if name in names or any(re.fullmatch(pattern, shown(name)) for pattern in (also or {}).values()):
             return name
-        if name in set(later):
-            raise ValueError(f"'{name}' is not available yet; allowed: {described}")
-        raise _NotOneOf(f"'{given}' is not one of {described}", nearest(str(given), names))
+        raise _NotOneOf(f"'{shown(given)}' is not one of {described}", nearest(shown(given), names))
 
     return Annotated[str, BeforeValidator(check), Choices((*names, *(also or {})))]
 
@@ -87,12 +85,20 @@ def _no_bool(given: Any) -> Any:
     return given
 
 
+LARGEST = 2**63
+"""Numbers from here on are no counts: PyTorch has none so large."""
+
+
 def _whole(given: Any) -> Any:
     """A whole number in the scientific way, `1e2`, is one, though YAML 1.1 takes it for a text."""
     try:
         number = float(_no_bool(given))
     except (TypeError, ValueError):
         return _no_bool(given)
+    except OverflowError:
+        number = math.inf
+    if abs(number) >= LARGEST:
+        raise ValueError(f"{shown(given)} is too large")
     return int(number) if number.is_integer() else given
 
 
@@ -108,28 +114,31 @@ def _one_or_more(given: Any) -> Any:
 
 
 def _inside(given: Any) -> Any:
-    path = PurePath(str(given))
-    if path.is_absolute() or ".." in path.parts or not str(given).strip() or "\0" in str(given):
-        raise ValueError(f"'{given}' is not a plain name or relative path")
+    path = PurePath(shown(given))
+    if path.is_absolute() or ".." in path.parts or not shown(given).strip():
+        raise ValueError(f"'{shown(given)}' is not a plain name or relative path")
     return given
 
 
 def _time(given: Any) -> Any:
-    if seconds_of(str(given)) is None:
-        raise ValueError(f"'{given}' is not a length of time such as 2h, 90m, 45s or 1h30m")
+    if seconds_of(shown(given)) is None:
+        raise ValueError(f"'{shown(given)}' is not a length of time such as 2h, 90m, 45s or 1h30m")
     return str(given)
 
 
 def _period(given: Any) -> Any:
-    text = str(_no_bool(given))
+    text = shown(_no_bool(given))
     if seconds_of(text) is None and not (text.isdecimal() and int(text) > 0):
-        raise ValueError(f"'{given}' is neither a number of epochs, such as 1, nor a length of time, such as 10m")
+        raise ValueError(
+            f"'{shown(given)}' is neither a number of epochs, such as 1, nor a length of time, such as 10m"
+        )
     return text
 
 
 Int = Annotated[int, BeforeValidator(_whole)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
-Ints = Annotated[tuple[int, ...], BeforeValidator(_listed)]
+Ints = Annotated[tuple[Int, ...], BeforeValidator(_listed)]
+Paths = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
 Folders = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_more)]
 Inside = Annotated[str, BeforeValidator(_inside)]
 Time = Annotated[str, BeforeValidator(_time)]
@@ -165,11 +174,24 @@ def option(
     return Field(default, description=text, json_schema_extra=about, **bounds)
 
 
+_NO_TEXT = re.compile(r"[\0\ud800-\udfff]")
+
+
 class _Options(BaseModel):
     # Names such as model_... are taken by pydantic unless this is lifted.
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True, protected_namespaces=()
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_text(cls, given: Any) -> Any:
+        """What no file system, no YAML and no terminal takes is no value of any option."""
+        if isinstance(given, bytes) or (isinstance(given, int) and abs(given) >= LARGEST):
+            raise ValueError(f"{shown(given)} is neither a text nor a number that can be used")
+        if isinstance(given, str) and _NO_TEXT.search(given):
+            raise ValueError(f"'{shown(given)}' has signs that are no text, such as NUL, or is not UTF-8")
+        return given
 
 
 # ---- the options ---------------------------------------------------------------------------------------------------
@@ -206,6 +228,14 @@ class RunOptions(_Options):
     )
     threads: Int = option(0, "CPU threads of PyTorch; 0: as many as it chooses", affects=False, ge=0)
     workers: Int = option(4, "threads or processes that read images", affects=False, aliases=("num_workers",), ge=0)
+    multiprocessing_distributed: bool = option(
+        False, "several processes are meant to share the work; it is torchrun that starts them", affects=False
+    )
+    world_size: Int = option(-1, "how many processes; torchrun says it", affects=False, ge=-1)
+    rank: Int = option(-1, "which of them this is; torchrun says it", affects=False, ge=-1)
+    dist_backend: one_of("nccl", "gloo") = option(
+        "nccl", "what several processes with GPUs talk by; those on a CPU talk by gloo", affects=False
+    )
     print_freq: Int = option(10, "steps between refreshes of the progress bar", affects=False, aliases=("p",), ge=1)
     save_every: Int = option(
         -1, "keep a copy of the checkpoint every n epochs; below 1: never", affects=False, aliases=("ckpt_interval",)
@@ -226,6 +256,10 @@ class RunOptions(_Options):
     deterministic: bool = option(
         False, "the same bits at every run on a GPU; an operation that cannot is an error", affects=False
     )
+    export: bool = option(
+        False, "export the trained network as a state_dict, torch.export and ONNX, running what is not finished",
+        affects=False,
+    )  # fmt: skip
     resume: str | None = option(None, "go on with the run in this folder", affects=False)
     resume_anyway: bool = option(
         False, "go on though options differ from those the run began with, where it can take them", affects=False
@@ -405,7 +439,13 @@ class FineTuneOptions(_Options):
     skip_sanity_checks: bool = option(
         False, "do not train the reinitialised and shuffled twins of the ticket", affects=False
     )
-    ticket: str | None = option(None, "train and check the ticket in this file (zeros of a state_dict are its mask)")
+    ticket: str | None = option(
+        None, "train and check the ticket in this file (zeros of a state_dict are its mask); the network and the data "
+        "set are the ticket's own unless given"
+    )  # fmt: skip
+    store_weights: bool = option(
+        False, "write the weights into the ticket though they could be drawn again", affects=False
+    )
     with_dense: bool = option(
         False, "train the dense network as well, where the results have none of this seed yet", affects=False
     )
@@ -433,6 +473,7 @@ class AnalysisOptions(_Options):
     interpolate: one_of("prob", "linear") = option(
         "prob", "mode_connect of scores: between, take each place from one end by chance, or weigh both", affects=False
     )
+    compare_tickets: Paths = option((), "the masks that these tickets (two files or more) share", affects=False)
     sweep: str | None = option(None, "be a worker at all the runs of this YAML file, and compare them", affects=False)
     report: Folders | None = option(
         None, "make a page with figures and tables of the runs in these folders, at any depth", affects=False
@@ -491,11 +532,16 @@ RETIRED = {
     ),
 }  # fmt: skip
 
-# Options that are known and not available yet, each with the value that asks for nothing.
-NOT_YET: dict[str, Any] = {
-    "multiprocessing_distributed": False, "world_size": -1, "rank": -1, "dist_backend": "nccl",
-    "export": False, "compare_tickets": None,
-}  # fmt: skip
+
+@dataclass(frozen=True)
+class _Either(Container[int]):
+    """What is in one or the other, not listed: a range may be without end."""
+
+    one: Container[int]
+    other: Container[int]
+
+    def __contains__(self, number: object) -> bool:
+        return number in self.one or number in self.other
 
 
 class Config(*reversed(GROUPS)):
@@ -570,10 +616,10 @@ class Config(*reversed(GROUPS)):
         return math.ceil(math.log(self.density) / math.log(1.0 - self.prune_rate) - 1e-9)
 
     @property
-    def kept_epochs(self) -> frozenset[int]:
+    def kept_epochs(self) -> Container[int]:
         """The epochs of the search after which a copy of its checkpoint is kept."""
-        pruned = self.prunings if self.checkpoint_at_prune and self.algo == "hc_iter" else ()
-        return frozenset((*self.ckpt_at_fixed_epochs, *pruned))
+        pruned = self.prunings if self.checkpoint_at_prune and self.algo == "hc_iter" else range(0)
+        return _Either(self.ckpt_at_fixed_epochs, pruned)
 
     @property
     def task_hash(self) -> str:
@@ -603,6 +649,14 @@ class Config(*reversed(GROUPS)):
                 decided[name] += f" {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
         return decided
 
+    def of_network(self) -> dict[str, Any]:
+        """What a ticket tells of the network it is of and the data it was found on, where it is not the default."""
+        told = {name: getattr(self, name) for name in OF_TICKETS}
+        if not self.scale_fan:
+            del told["prune_rate"]
+        always = ("dataset", "arch")
+        return {name: value for name, value in told.items() if name in always or value != OPTIONS[name].default}
+
     def to_yaml(self) -> str:
         """The options as YAML, itself a valid config file."""
         given = json.loads(self.model_dump_json(exclude={*FLAGS_ONLY, "resume_anyway"}, exclude_none=True))
@@ -621,6 +675,12 @@ def _digest(options: Mapping[str, Any]) -> str:
 
 FLAGS_ONLY = frozenset({"config", "resume", "print_config", "sweep"})
 """Options that say what to do with a config file, and have no place in one."""
+
+OF_TICKETS = (
+    "dataset", "image_size", "arch", "width", "hidden_size", "bias", "first_layer_dense", "last_layer_dense",
+    "first_layer_type", "bn_type", "init", "mode", "nonlinearity", "scale_fan", "prune_rate",
+)  # fmt: skip
+"""Options that a ticket brings along: where neither the config file nor a flag gives them, they are the ticket's."""
 
 OPTIONS: dict[str, FieldInfo] = {name: field for group in GROUPS for name, field in group.model_fields.items()}
 _CANONICAL = {alias: name for name, field in OPTIONS.items() for alias in field.json_schema_extra["aliases"]}
@@ -738,6 +798,8 @@ def _mode_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]
         yield ("evaluate",), "evaluate needs a network: name its file by pretrained or ticket"
     if config.compare_rounding and not config.pretrained:
         yield ("compare_rounding",), "compare_rounding needs scores: name a search's checkpoint by pretrained"
+    if len(config.compare_tickets) == 1:
+        yield ("compare_tickets",), "compare_tickets needs two tickets or more"
     if config.mode_connect and not (config.pretrained and config.pretrained2):
         yield ("mode_connect",), "mode_connect needs two networks: name their files by pretrained and pretrained2"
 
@@ -887,7 +949,7 @@ def _read_flags(argv: list[str] | None) -> tuple[dict[str, Given], list[str]]:
     flags: dict[str, Given] = {}
     for name, value in vars(parsed).items():
         _take(flags, name, Given(MISSING if value == [] else value, f"--{name}"), problems)
-    for before, word, after in zip(["", *rest], rest, [*rest[1:], ""]):
+    for before, word, after in zip(["", *rest], map(shown, rest), [*map(shown, rest[1:]), ""]):
         flag, equals, value = word.partition("=")
         if word.startswith("-"):
             value = value if equals or after.startswith("-") else after
@@ -946,9 +1008,8 @@ def _parser() -> argparse.ArgumentParser:
         for name, field in group.model_fields.items():
             _add_flag(section, name, field)
     silent = parser.add_argument_group()
-    for name in [*RETIRED, *NOT_YET]:
-        short = ["-e"] if name == "evaluate" else []
-        silent.add_argument(f"--{name}", *short, nargs="?", const=True, help=argparse.SUPPRESS)
+    for name in RETIRED:
+        silent.add_argument(f"--{name}", nargs="?", const=True, help=argparse.SUPPRESS)
         silent.add_argument(f"--no_{name}", dest=name, action="store_const", const=False, help=argparse.SUPPRESS)
     return parser
 
@@ -994,27 +1055,21 @@ def _read_yaml(path: Path, problems: list[str]) -> dict[str, Given]:
     Raises:
         UserError: no such file, or not a YAML mapping.
     """
-    try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        root = loader.get_single_node()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the config file {path}: {getattr(error, 'strerror', None) or error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {_yaml_complaint(error)}") from error
+    root = read_nodes(path, "config file")
     if root is None:
         return {}
-    if not isinstance(root, yaml.MappingNode):
+    if not isinstance(root, yaml.MappingNode) or not all(isinstance(key, yaml.ScalarNode) for key, _ in root.value):
         raise UserError(f"{path} is not a list of options: lines such as 'lr: 0.1' were looked for")
     options: dict[str, Given] = {}
     seen: dict[str, str] = {}
     for key, value in root.value:
         where = f"{path}:{key.start_mark.line + 1}"
+        name = shown(key.value).replace("-", "_")
         try:
-            given = loader.construct_object(value, deep=True)
-        except (yaml.YAMLError, ValueError) as error:
-            problems.append(f"{key.value} ({where}): {_yaml_complaint(error)}")
+            given = plain_value(value)
+        except ValueError as error:
+            problems.append(f"{name} ({where}): {error}")
             continue
-        name = str(key.value).replace("-", "_")
         first = seen.setdefault(_CANONICAL.get(name, name), f"{name} ({where})")
         if first != f"{name} ({where})":
             problems.append(f"{name} ({where}): given before, at {first}")
@@ -1023,12 +1078,6 @@ def _read_yaml(path: Path, problems: list[str]) -> dict[str, Given]:
         else:
             _take(options, name, Given(given, f"{name} ({where})"), problems)
     return options
-
-
-def _yaml_complaint(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    text = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"{text}, line {mark.line + 1}, column {mark.column + 1}" if mark else text
 
 
 def _take(options: dict[str, Given], name: str, given: Given, problems: list[str]) -> None:
@@ -1041,16 +1090,13 @@ def _take(options: dict[str, Given], name: str, given: Given, problems: list[str
             options[name] = given
     elif name in RETIRED:
         warnings.warn(f"{given.where}: this option does nothing any more; {RETIRED[name]}", stacklevel=2)
-    elif name in NOT_YET:
-        if not _asks_for_nothing(given.value, NOT_YET[name]):
-            problems.append(f"{given.where}: this option is not available yet")
     else:
         problems.append(_unknown(given.where, name, given.value))
 
 
 def _unknown(where: str, name: str, value: Any) -> str:
     """What is said of an option that there is not."""
-    near = nearest(name, [*OPTIONS, *_CANONICAL, *NOT_YET])
+    near = nearest(name, [*OPTIONS, *_CANONICAL])
     return f"{where}: no such option" + ("" if near is None else _corrected(where, near, value))
 
 
@@ -1059,19 +1105,12 @@ def _corrected(where: str, name: str, value: Any) -> str:
     if where.startswith("-"):
         return f"; did you mean '--{name}{'' if value is None else f' {value}'}'?"
     if where.endswith("="):
-        return f"; did you mean '{name}={value!r}'?"
-    written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).partition("\n")[0]
-    return f"; did you mean '{name}: {written}'?"
-
-
-def _asks_for_nothing(value: Any, inert: Any) -> bool:
-    if value in (None, "None", "none"):
-        return True
-    kind = str | None if inert is None else type(inert)
+        return f"; did you mean {name}={value!r}?"
     try:
-        return type(value) is not list and TypeAdapter(kind).validate_python(value) == inert and value is not True
-    except ValidationError:
-        return False
+        written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).partition("\n")[0]
+    except ValueError:  # a number too long to be written out
+        written = shown(value)
+    return f"; did you mean '{name}: {shown(written)}'?"
 
 
 def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
@@ -1080,6 +1119,7 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
     Raises:
         UserError: the problems found before, and those found now.
     """
+    given = {**_of_ticket(given), **given}
     values = {name: one.value for name, one in given.items()}
     if values.get("regularization") in (True, "True", "true"):
         warnings.warn(f"{given['regularization'].where}: true names no penalty; none is used", stacklevel=3)
@@ -1110,11 +1150,27 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
     return config
 
 
+def _of_ticket(given: Mapping[str, Given]) -> dict[str, Given]:
+    """The options that the ticket brings along, if one is given and tells of them.
+
+    A file of another's may not say which code is run: an `arch` in a file of its maker's has to be given.
+    """
+    path = given["ticket"].value if "ticket" in given else None
+    try:
+        told = json.loads(safetensors_header(Path(path)).get("about", "{}"))["options"] if path else {}
+        told = {name: told[name] for name in OF_TICKETS if name in told and ".py:" not in str(told[name])}
+    except (ValueError, TypeError, KeyError):  # not a ticket, or an early one, which tells nothing
+        return {}
+    if "dataset" in given:
+        told.pop("image_size", None)  # of the ticket's data
+    return {name: Given(value, f"{name} (of the ticket {path})") for name, value in told.items()}
+
+
 def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
     """What follows from which options were given, written down, so that a copy of the config means the same."""
     implied: dict[str, Any] = {}
-    if config.subfolder is None and config.config is not None:
-        implied["subfolder"] = Path(config.config).stem
+    if config.subfolder is None and config.config is not None and (stem := Path(config.config).stem).strip("."):
+        implied["subfolder"] = stem  # not that of `...yml`, which is the folder above
     if config.scale_fan and config.init in SCALED_INITS and config.prune_rate == -1:
         implied["scale_fan"] = False
     algo = _algorithm_meant(config)
@@ -1162,4 +1218,4 @@ _COMPLAINTS: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {
 def _complaint(error: Mapping[str, Any]) -> str:
     """A pydantic error in the words of this tool's messages."""
     say = _COMPLAINTS.get(error["type"])
-    return say(error["input"], error.get("ctx", {})) if say else error["msg"]
+    return say(shown(error["input"]), error.get("ctx", {})) if say else error["msg"]

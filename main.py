@@ -9,7 +9,8 @@ from collections.abc import Callable
 from importlib import import_module
 
 from args_helper import Config, parse_args
-from utils.errors import Diverged, Stopped, UserError
+from utils.errors import Diverged, RanksApart, Stopped, UserError, one_message
+from utils.launch import launched, printed_once, wait_for_first
 
 MODES = {
     "list": "trainers.listing:print_list",
@@ -19,6 +20,8 @@ MODES = {
     "evaluate": "trainers.analysis:evaluate_network",
     "compare_rounding": "trainers.analysis:compare_rounding",
     "mode_connect": "trainers.mode_connect:connect_modes",
+    "compare_tickets": "trainers.overlap:compare_tickets",
+    "export": "trainers.export:export_runs",
     "only_sanity": "trainers.pipeline:check_runs",
     "": "trainers.pipeline:run_trials",
 }
@@ -30,11 +33,16 @@ def main(argv: list[str] | None = None) -> int:
     """Run what the command line asks for.
 
     Returns:
-        The exit code: 0 done, 2 what was given cannot be used, 3 the run diverged, 75 its `max_time` was over, 128 + n
-        stopped by signal n.
+        The exit code: 0 done, 1 another process of the run was lost, 2 what was given cannot be used, 3 the run
+        diverged, 75 its `max_time` was over, 128 + n stopped by signal n.
     """
     warnings.showwarning = _say_warning
     threading.excepthook = _say_thread_error
+    with printed_once():
+        return _main(argv)
+
+
+def _main(argv: list[str] | None) -> int:
     try:
         config = parse_args(argv)
         if config.print_config:
@@ -42,11 +50,20 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         _mode(config)(config)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {one_message(error)}")
         return 2
-    except (Stopped, Diverged) as ended:
-        print(ended, file=sys.stderr)
+    except OSError as error:  # a path that may not be looked at, is too long, goes round in circles
+        _say(f"error: {one_message(error.strerror or error)}: {one_message(error.filename)}")
+        return 2
+    except (Diverged, RanksApart) as ended:
+        _say(ended)
         return ended.exit_code
+    except Stopped as stopped:
+        here = launched()
+        if here.rank:
+            return 0  # the first rank says it for all, when it has stored everything
+        print(stopped, file=sys.stderr)
+        return 0 if here.may_restart else stopped.exit_code  # torchrun would start again what ends with a code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -55,12 +72,31 @@ def main(argv: list[str] | None = None) -> int:
 
 def _mode(config: Config) -> Callable[[Config], object]:
     chosen = next(name for name in MODES if not name or getattr(config, name))
+    if chosen and launched().world > 1:
+        raise UserError(f"{chosen} runs in one process: start it with python, not with torchrun")
+    _say_how_to_share(config)
     module, _, function = MODES[chosen].partition(":")
     return getattr(import_module(module), function)
 
 
+def _say_how_to_share(config: Config) -> None:
+    if (config.multiprocessing_distributed or config.world_size > 1) and not launched().by_torchrun:
+        warnings.warn(
+            "one process does all the work: several share it when the run is started by torchrun, as in "
+            "torchrun --nproc-per-node=2 main.py ...",
+            stacklevel=2,
+        )
+
+
+def _say(text: object) -> None:
+    wait_for_first()
+    which = f"rank {launched().rank}: " if launched().rank else ""
+    print(f"{which}{text}", file=sys.stderr)
+
+
 def _say_warning(message: Warning | str, *_: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    if launched().rank == 0:
+        print(f"warning: {one_message(message)}", file=sys.stderr)
 
 
 def _say_thread_error(failed: threading.ExceptHookArgs) -> None:

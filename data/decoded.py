@@ -48,7 +48,7 @@ def read_decoded(root: Path, parts: dict[str, Part], size: int, config: Config) 
     """
     cache = root / CACHE.format(size=size or "native")
     fingerprint = _fingerprint(root, parts)
-    decoded = _read_cache(cache, fingerprint)
+    decoded = _read_cache(cache, fingerprint, parts, size)
     if decoded is None:
         shape = (size, size) if size else tuple(read_image(parts["train"].paths[0]).shape[1:])
         _refuse_too_large(sum(len(part.names) for part in parts.values()), shape)
@@ -92,20 +92,33 @@ def _fingerprint(root: Path, parts: dict[str, Part]) -> str:
 
 
 def _stat(path: Path) -> tuple[int, int]:
-    found = path.stat()
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise UserError(f"{path} is not a readable image ({error.strerror}); mend or remove it") from error
     return found.st_size, found.st_mtime_ns
 
 
-def _read_cache(cache: Path, fingerprint: str) -> dict[str, Tensor] | None:
+def _read_cache(cache: Path, fingerprint: str, parts: dict[str, Part], size: int) -> dict[str, Tensor] | None:
     if not cache.is_file():
         return None
     try:
         with safe_open(str(cache), framework="pt") as file:
             if (file.metadata() or {}).get("fingerprint") != fingerprint:
                 return None
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, SafetensorError):
+            decoded = {name: file.get_tensor(name) for name in parts}
+    except (OSError, SafetensorError, OverflowError, RuntimeError, TypeError):
         return None  # a damaged cache is only a cache
+    return decoded if _is_whole(decoded, parts, size) else None
+
+
+def _is_whole(decoded: dict[str, Tensor], parts: dict[str, Part], size: int) -> bool:
+    """Whether a cache, which may be anyone's, has bytes of as many images as there are files, all of one size."""
+    wanted = (3, size, size) if size else (3, *decoded["train"].shape[2:4])
+    return min(wanted) > 0 and all(
+        found.dtype == torch.uint8 and found.shape == (len(parts[name].names), *wanted) and len(wanted) == 3
+        for name, found in decoded.items()
+    )
 
 
 def _write_cache(cache: Path, fingerprint: str, decoded: dict[str, Tensor]) -> None:

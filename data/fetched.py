@@ -31,9 +31,9 @@ def load_fetched(name: str, spec: DataSpec, config: Config, files: str) -> Sourc
     """
     root, kind = Path(config.data), getattr(torchvision.datasets, name)
     try:
-        train, test = (_in_memory(kind(str(root), train=train, download=True)) for train in (True, False))
-    # torchvision asserts and raises ValueError where a file is cut off or of another kind.
-    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+        train, test = (_in_memory(kind(str(root), train=train, download=True), spec) for train in (True, False))
+    # torchvision asserts and raises all kinds of errors where a file is cut off or of another kind.
+    except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{_title(name)} is not in {root} and cannot be downloaded ({why}); put {files} into {root}, or name the "
@@ -42,11 +42,20 @@ def load_fetched(name: str, spec: DataSpec, config: Config, files: str) -> Sourc
     return Source(spec, train, test, None, HELD_OUT)
 
 
-def _in_memory(part: Any) -> ImageSet:
-    """Images (n, C, H, W), from (n, H, W, 3) or grey (n, H, W), and labels (n,)."""
+def _in_memory(part: Any, spec: DataSpec) -> ImageSet:
+    """Images (n, C, H, W), from (n, H, W, 3) or grey (n, H, W), and labels (n,).
+
+    Raises:
+        ValueError: they are of another set, or damaged.
+    """
     images = torch.as_tensor(part.data)
     images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2)
-    return ImageSet(images.contiguous(), torch.as_tensor(part.targets))
+    found = ImageSet(images.contiguous(), torch.as_tensor(part.targets))
+    if images.dtype != torch.uint8 or images.shape[1:] != spec.shape or found.labels.shape != images.shape[:1]:
+        raise ValueError(f"its images are {tuple(images.shape)} and its labels {tuple(found.labels.shape)}")
+    if not len(found) or found.labels.min() < 0 or found.labels.max() >= len(spec.classes):
+        raise ValueError("it has no images, or labels of no class")
+    return found
 
 
 def _title(name: str) -> str:

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from data.normalise import Batch, Normalise
 from data.spec import DataSpec, ImageFiles, ImageSet, Source
 from data.split import some_of_every_class
+from utils.errors import UserError
+from utils.ranks import own_part, own_share
 from utils.run import derive_rng
 
 if TYPE_CHECKING:
@@ -40,13 +42,21 @@ class Splits:
 
 
 def divide(source: Source, config: Config) -> Splits:
-    """Hold the validation set out of the training set by the seed, and move what is in memory to the device."""
+    """Hold the validation set out of the training set by the seed, and move what is in memory to the device.
+
+    Raises:
+        UserError: nothing is left to train on, or there is nothing to test on.
+    """
     train, val = source.train, source.val
     if config.use_full_data:
         val = None
     elif val is None:
         order = torch.randperm(len(train), generator=derive_rng(config.effective_seed, "data", "split"))
         train, val = train.subset(order[source.val_size :].sort().values), train.subset(order[: source.val_size])
+    if not len(train) or not len(source.test):
+        raise UserError(
+            f"the data in {config.data} are too few: {len(train)} images to train on and {len(source.test)} to test on"
+        )
     spec = source.spec
     held_out = _plain(val, spec, config) if val else None
     return Splits(spec, _training(train, spec, config), held_out, _plain(source.test, spec, config))
@@ -69,7 +79,7 @@ def _plain(images: ImageSet | ImageFiles, spec: DataSpec, config: Config) -> Pla
 
 
 class PlainBatches:
-    """A split in order, normalised, for evaluation.
+    """A split in order, normalised, for evaluation; of several ranks each gets its own of the batches.
 
     Args:
         images: the split.
@@ -86,7 +96,8 @@ class PlainBatches:
         return len(self.images)
 
     def __iter__(self) -> Iterator[Batch]:
-        for images, labels in zip(self.images.images.split(self._size), self.images.labels.split(self._size)):
+        batches = zip(self.images.images.split(self._size), self.images.labels.split(self._size))
+        for images, labels in own_share(batches):
             yield self._normalise(images), labels
 
 
@@ -117,12 +128,17 @@ class TrainBatches:
         """Where the batches are."""
         return self.images.images.device
 
-    def epoch(self, generator: torch.Generator, first_step: int = 0) -> Iterator[Batch]:
+    def size(self, step: int) -> int:
+        """How many images the batch of this step (0-based in its epoch) has."""
+        return min(self.batch_size, len(self.images) - step * self.batch_size)
+
+    def epoch(self, generator: torch.Generator, first_step: int = 0, shared: bool = False) -> Iterator[Batch]:
         """The batches of one epoch from `first_step` on, each image once in the whole epoch.
 
         Args:
-            generator: of this epoch, on the CPU, so that the draws are the same on every device.
+            generator: of this epoch, on the CPU, so that the draws are the same on every device and rank.
             first_step: how many batches to leave out, without drawing anything differently.
+            shared: give only this rank's part of each batch, which may be empty.
         """
         count, device = len(self.images), self.device
         order = torch.randperm(count, generator=generator).to(device)
@@ -130,7 +146,8 @@ class TrainBatches:
         flipped = torch.rand(count, 1, 1, 1, generator=generator) < (0.5 if self.spec.flip else 0.0)
         flipped = flipped.to(device)
         for start in range(first_step * self.batch_size, count, self.batch_size):
-            drawn = slice(start, start + self.batch_size)
+            stop = min(start + self.batch_size, count)
+            drawn = own_part(start, stop) if shared else slice(start, stop)
             chosen = order[drawn]
             images = self._crops[chosen, down[drawn], right[drawn]]
             if self.spec.flip:

@@ -25,6 +25,8 @@ from data.spec import DataSpec, ImageFiles
 from data.split import some_of_every_class
 from data.tree import Part
 from utils.errors import UserError
+from utils.launch import launched
+from utils.ranks import own_part, own_share
 
 AREA = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
@@ -38,7 +40,7 @@ def files_of(part: Part) -> ImageFiles:
 
 
 class StreamedPlainBatches:
-    """A split in order, its images' middle squares, normalised, for evaluation.
+    """A split in order, its images' middle squares, normalised, for evaluation; of several ranks each gets its own.
 
     Args:
         images: the split.
@@ -57,7 +59,8 @@ class StreamedPlainBatches:
         return len(self._stream)
 
     def __iter__(self) -> Iterator[Batch]:
-        for images, labels in self._stream.batches(torch.arange(len(self)), self._batch_size):
+        cuts = list(own_share(_cuts(len(self), self._batch_size)))
+        for images, labels in self._stream.batches(torch.arange(len(self)), cuts):
             yield self._normalise(images), labels
 
 
@@ -89,20 +92,28 @@ class StreamedTrainBatches:
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
 
-    def epoch(self, generator: torch.Generator, first_step: int = 0) -> Iterator[Batch]:
+    def size(self, step: int) -> int:
+        """How many images the batch of this step (0-based in its epoch) has."""
+        return min(self.batch_size, len(self.images) - step * self.batch_size)
+
+    def epoch(self, generator: torch.Generator, first_step: int = 0, shared: bool = False) -> Iterator[Batch]:
         """The batches of one epoch from `first_step` on, each image once in the whole epoch.
 
         Args:
             generator: of this epoch, on the CPU.
             first_step: how many batches to leave out, neither decoding them nor drawing anything differently.
+            shared: give only this rank's part of each batch, which may be empty.
         """
         count, left = len(self.images), slice(first_step * self.batch_size, None)
         order = torch.randperm(count, generator=generator)[left]
         crops = torch.randint(2**62, (count,), generator=generator)[left] if self.spec.zoom else None
         flipped = torch.rand(count, 1, 1, 1, generator=generator) < (0.5 if self.spec.flip else 0.0)
-        flips = flipped[left].to(self.device).split(self.batch_size)
-        for (images, labels), flip in zip(self._stream.batches(order, self.batch_size, crops), flips):
-            yield self._normalise(torch.where(flip, images.flip(-1), images)), labels
+        flips = flipped[left].to(self.device)
+        cuts = _cuts(len(order), self.batch_size)
+        if shared:
+            cuts = [own_part(cut.start, cut.stop) for cut in cuts]
+        for (images, labels), cut in zip(self._stream.batches(order, cuts, crops), cuts):
+            yield self._normalise(torch.where(flips[cut], images.flip(-1), images)), labels
 
     def unaugmented(self) -> StreamedTrainBatches:
         """The same images, shuffled alike, neither zoomed nor flipped."""
@@ -112,8 +123,13 @@ class StreamedTrainBatches:
     def stratified(self, per_class: int, generator: torch.Generator) -> Batch:
         """So many images of every class (all it has, where it has fewer), not augmented, in random order."""
         chosen = some_of_every_class(self.images.labels, per_class, generator)
-        images, labels = zip(*self._stream.batches(chosen, self.batch_size))
+        images, labels = zip(*self._stream.batches(chosen, _cuts(len(chosen), self.batch_size)))
         return self._normalise(torch.cat(images)), torch.cat(labels)
+
+
+def _cuts(count: int, size: int) -> list[slice]:
+    """So many places in pieces of this size, the last of what is left."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 class _Stream:
@@ -128,19 +144,20 @@ class _Stream:
     def __len__(self) -> int:
         return len(self._labels)
 
-    def batches(self, chosen: Tensor, size: int, crops: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, chosen: Tensor, cuts: list[slice], crops: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, 3, H, W) uint8 and labels (B,) on the device.
 
         Args:
             chosen: indices of images, in order.
-            size: of a batch.
+            cuts: of them, each a batch.
             crops: the seed of each one's crop; None for the squares in their middles.
 
         Raises:
             UserError: an image cannot be read.
         """
-        parts = [slice(start, start + size) for start in range(0, len(chosen), size)]
-        work = [(chosen[part].numpy(), None if crops is None else crops[part].numpy()) for part in parts]
+        work = [(chosen[cut].numpy(), None if crops is None else crops[cut].numpy()) for cut in cuts]
         loader = DataLoader(
             self._decoder,
             batch_size=None,  # a batch is one piece of work: one hand-over between processes, and not one an image
@@ -151,10 +168,10 @@ class _Stream:
             generator=torch.Generator(),  # or it would draw from PyTorch's own
         )
         where = chosen.to(self.device)
-        for part, images in zip(parts, loader):
+        for cut, images in zip(cuts, loader):
             if isinstance(images, UserError):
                 raise images
-            yield images.to(self.device, non_blocking=True), self._labels[where[part]]
+            yield images.to(self.device, non_blocking=True), self._labels[where[cut]]
 
 
 class _Decoder(Dataset):
@@ -167,6 +184,8 @@ class _Decoder(Dataset):
     def __getitem__(self, work: tuple[np.ndarray, np.ndarray | None]) -> Tensor | UserError:
         indices, crops = work
         seeds = [None] * len(indices) if crops is None else crops.tolist()
+        if not len(indices):  # of a batch of fewer images than ranks
+            return torch.empty(0, 3, self._size, self._size, dtype=torch.uint8)
         try:
             return torch.stack([self._image(index, seed) for index, seed in zip(indices.tolist(), seeds)])
         except UserError as error:
@@ -180,9 +199,9 @@ class _Decoder(Dataset):
 
 
 def usable_workers(asked: int) -> int:
-    """So many, but no more than there are processors for this process: decoding keeps one busy."""
+    """So many, but no more than there are processors for this process and its like: decoding keeps one busy."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(asked, there)
+    return min(asked, max(1, there // launched().local_world))
 
 
 def crop_box(height: int, width: int, seed: int) -> tuple[int, int, int, int]:

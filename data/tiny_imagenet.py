@@ -5,6 +5,7 @@ Source: Y. Le, X. Yang, "Tiny ImageNet Visual Recognition Challenge", CS 231N, S
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,10 +55,14 @@ def _test_part(root: Path, classes: tuple[str, ...]) -> Part:
     return find_part(folder, classes, LAYOUT)
 
 
+def _text(path: Path) -> str:
+    return os.fsdecode(path.read_bytes())  # names of files may be no UTF-8
+
+
 def _annotated(folder: Path, classes: tuple[str, ...]) -> Part:
     """The images of `images/`, with the classes that the lines `<image> <class> <box>` of the annotations give."""
     labels, there = {name: label for label, name in enumerate(classes)}, set(image_names(folder / "images"))
-    lines = [line.split() for line in (folder / ANNOTATIONS).read_text().splitlines() if line.strip()]
+    lines = [line.split() for line in _text(folder / ANNOTATIONS).splitlines() if line.strip()]
     for line in lines or [[]]:
         if len(line) < 2 or line[0] not in there or line[1] not in labels:
             raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,12 @@ class WeightDraw:
     """
 
     def __init__(self, init: str, mode: str = "fan_in", nonlinearity: str = "relu", kept: float = 1.0) -> None:
-        self._draw = getattr(self, f"_{init}")
+        self._draw = {
+            "signed_constant": self._signed_constant, "unsigned_constant": self._unsigned_constant,
+            "kaiming_normal": self._kaiming_normal, "kaiming_uniform": self._kaiming_uniform,
+            "xavier_normal": self._xavier_normal, "xavier_constant": self._xavier_constant,
+            "standard": self._standard,
+        }[init]  # fmt: skip
         self._mode = mode
         self._gain = nn.init.calculate_gain(nonlinearity)
         self._kept = kept
@@ -39,7 +44,13 @@ class WeightDraw:
     @classmethod
     def of(cls, config: Config) -> WeightDraw:
         """The draw that a config asks for."""
-        return cls(config.init, config.mode, config.nonlinearity, 1.0 - config.prune_rate if config.scale_fan else 1.0)
+        return cls(**cls.arguments_of(config))
+
+    @staticmethod
+    def arguments_of(config: Config) -> dict[str, Any]:
+        """The arguments of the draw that a config asks for."""
+        kept = 1.0 - config.prune_rate if config.scale_fan else 1.0
+        return {"init": config.init, "mode": config.mode, "nonlinearity": config.nonlinearity, "kept": kept}
 
     def parameter(self, name: str, weight_shape: torch.Size, generator: torch.Generator) -> Tensor:
         """A weight of this shape (out, in, ...), or the bias (out,) beside one: U[−1/√fan_in, 1/√fan_in] always."""

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -31,25 +32,25 @@ def read_state(path: str | Path) -> State:
         raise UserError(f"there is no file {path} (pretrained)")
     try:
         found = load_file(path) if path.suffix == ".safetensors" else load_tensors(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, OverflowError, RuntimeError, TypeError) as error:
         raise UserError(f"cannot read a state_dict from {path}: {error}") from error
     except UserError as error:
         raise UserError(f"cannot read a state_dict from {path}: the file is no such thing, or damaged") from error
-    state = _unwrap(found)
+    state = unwrapped(found)
     if not state:
         raise UserError(f"{path} holds no state_dict: a mapping of names to tensors was looked for")
     return {name: value for name, value in state.items() if not _is_dummy(name, state)}
 
 
-def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str | Path, adapt: bool = True) -> None:
     """Load weights and BatchNorm into a plain network; scores and flags in the state are passed over.
 
-    A last layer of another number of classes stays as it was drawn, and one warning says so.
+    A last layer of another number of classes stays as it was drawn, and one warning says so, unless not to `adapt`.
 
     Raises:
         UserError: a name or a shape does not fit otherwise; the network is left as it was.
     """
-    if _load(network, {name: value for name, value in state.items() if not _is_score(name)}, source):
+    if _load(network, {name: value for name, value in state.items() if not _is_score(name)}, source, adapt):
         warnings.warn(
             f"{source} is of another number of classes: the last layer stays as it was drawn, all else is taken over",
             stacklevel=2,
@@ -73,11 +74,11 @@ def load_scores(network: nn.Module, state: Mapping[str, Tensor], source: str | P
     return True
 
 
-def _load(network: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> bool:
+def _load(network: nn.Module, state: Mapping[str, Tensor], source: str | Path, adapt: bool = True) -> bool:
     """Load what fits in all but, perhaps, the number of classes; returns whether the last layer stayed as it was."""
     own = network.state_dict()
     problems = _misfits(own, state)
-    adapted = {**state, **_last_layer(network, state)} if problems else state
+    adapted = {**state, **_last_layer(network, state)} if problems and adapt else state
     if adapted is not state and not _misfits(own, adapted):
         network.load_state_dict(adapted)
         return True
@@ -109,16 +110,22 @@ def _last_layer(network: nn.Module, state: Mapping[str, Tensor]) -> State:
     return others if complete and alike and len({state[name].shape[:1] for name in others}) == 1 else {}
 
 
-def _unwrap(found: object) -> State:
-    """The mapping of names to tensors in a file's content, from wherever a checkpoint keeps it."""
+def unwrapped(found: object) -> State:
+    """The mapping of names to tensors in a file's content, from wherever a checkpoint keeps it; empty of any other."""
     for key in ("state_dict", "training", "network"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(found, Mapping) or not all(map(_is_entry, found, found.values())):
         return {}
-    names = [str(name) for name in found]
-    prefix = "module." if all(name.startswith("module.") for name in names) else ""
-    return {name.removeprefix(prefix): value for name, value in zip(names, found.values())}
+    prefix = "module." if all(name.startswith("module.") for name in found) else ""
+    return {name.removeprefix(prefix): value for name, value in found.items()}
+
+
+def _is_entry(name: object, value: object) -> bool:
+    """Whether it is the name of a tensor, and one that has its values in it, as numbers."""
+    if not (isinstance(name, str) and isinstance(value, Tensor)):
+        return False
+    return value.device.type == "cpu" and value.layout == torch.strided and not (value.is_quantized or value.is_nested)
 
 
 def _is_score(name: str) -> bool:

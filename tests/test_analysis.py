@@ -31,8 +31,9 @@ from trainers.mode_connect import (
     straight_path,
 )
 from trainers.statistics import renew_statistics
+from trainers.tickets import read_ticket
 from utils.run import derive_rng
-from utils.tickets import read_ticket, write_ticket
+from utils.tickets import write_stored
 
 Call = Callable[..., Outcome]
 PIXEL = DataSpec(shape=(1, 1, 1), classes=("a", "b"), mean=(0.0,), std=(1.0,))
@@ -325,7 +326,7 @@ def test_evaluate_shows_gem_and_ticket_where_they_differ(results, analysed, tmp_
     ticket, about = read_ticket(stored)
     everything = {name: torch.ones_like(mask) for name, mask in ticket.masks.items()}
     claimed = type(ticket)(ticket.state, everything, ticket.gem)
-    write_ticket(tmp_path / "wide.safetensors", claimed, about)
+    write_stored(tmp_path / "wide.safetensors", claimed, about)
     out = analysed("--evaluate", "--ticket", tmp_path / "wide.safetensors").out
     assert "gem, untrained" in out
     assert figure(out, "test accuracy")[0] == round(summary["test_acc_before_finetune"], 2)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from args_helper import NOT_YET, OPTIONS, RETIRED, Config, choices_of, difference, parse_args
+from args_helper import OPTIONS, RETIRED, Config, choices_of, difference, parse_args
 from utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -122,11 +122,12 @@ GONE = (
 
 OUTSIDE_THE_RESULT = set(
     "config name subfolder run_idx results_dir log_dir results_filename trial_num num_trial device gpu no_cuda threads "
+    "multiprocessing_distributed world_size rank dist_backend "
     "workers print_freq save_every checkpoint_at_prune ckpt_at_fixed_epochs save_model resume print_config data "
     "weight_training dense_training random_subnet skip_sanity_checks with_dense only_sanity sanity_folder evaluate "
     "compare_rounding mode_connect pretrained2 how_to_connect interpolate sweep mixed_precision "
     "compile checkpoint_every keep_checkpoints max_time deterministic resume_anyway dry_run list report "
-    "report_dir".split()
+    "report_dir export compare_tickets store_weights".split()
 )
 """The options that change nothing about the result; every other one has to enter config_hash."""
 
@@ -139,6 +140,7 @@ BOUNDS: dict[str, tuple[float | None, float, float, float | None]] = {
     **dict.fromkeys(("score_batches", "score_parts", "accumulate"), (0, 1, MANY, ANY)),
     **dict.fromkeys(("rewind_epoch", "imp_rewind_iter"), (-1, 0, MANY, ANY)),
     **dict.fromkeys(("imp_resume_round", "imp_resume_epoch", "imp_resume_iter"), (-2, -1, MANY, ANY)),
+    **dict.fromkeys(("world_size", "rank"), (-2, -1, MANY, ANY)),
     "imp_rounds": (ANY, 1, MANY, ANY),
     "lr_gamma": (0, 1e-9, 1, 1.001),
     "smart_ratio": (-1.001, -1, 0.999, 1),
@@ -194,8 +196,7 @@ def test_every_option_declares_a_default_a_meaning_and_whether_it_affects_the_re
 
 
 def test_defaults_are_those_documented() -> None:
-    assert set(DEFAULTS) <= set(OPTIONS) | set(NOT_YET)
-    declared = {name: OPTIONS[name].default if name in OPTIONS else NOT_YET[name] for name in DEFAULTS}
+    declared = {name: OPTIONS[name].default for name in DEFAULTS}
     assert declared == DEFAULTS
 
 
@@ -211,7 +212,7 @@ def test_the_words_of_the_process_are_read_when_none_are_passed(monkeypatch: pyt
 
 def test_no_name_is_declared_twice() -> None:
     aliases = [alias for field in OPTIONS.values() for alias in field.json_schema_extra["aliases"]]
-    names = [*OPTIONS, *aliases, *RETIRED, *NOT_YET]
+    names = [*OPTIONS, *aliases, *RETIRED]
     assert len(names) == len(set(names))
 
 
@@ -595,7 +596,7 @@ def test_a_choice_in_the_wrong_case_is_refused_with_the_right_one(text: str, nea
     assert complaint(f"--{name}", given).endswith(f"did you mean '--{name} {nearest}'?")
 
 
-@pytest.mark.parametrize("text", ["lr_policy: [cosine_lr]", "algo: {hc: 1}"])
+@pytest.mark.parametrize("text", ["lr_policy: [cosine_lr]", "algo: [hc]"])
 def test_a_list_where_a_choice_is_wanted_is_refused_with_its_line(text: str, tmp_path: Path) -> None:
     message = complaint_about(tmp_path, f"{text}\n")
     assert f"{text.partition(':')[0]} (FILE:1): " in message
@@ -700,7 +701,7 @@ snip grasp synflow cts mine.py:find_ticket
         checkpoint_every 1 10m
         ticket ticket.safetensors
         report runs
-        compare_tickets runs
+        compare_tickets [a.safetensors,b.safetensors]
         list algorithms models datasets configs
         cts_loss kl loss ce
         rewind_epoch 0 2""".replace("\\\n", "").splitlines())},
@@ -720,25 +721,15 @@ BESIDE = {"shuffle": True, "pretrained": "a", "pretrained2": "b", "sanity_folder
 """What some of them need beside."""
 
 
-def known(*words: str) -> str | None:
-    """The experiment's hash when a command line is taken; None when the answer is that it will be."""
-    try:
-        return parse_args(list(words)).config_hash
-    except UserError as error:
-        assert str(error).count("\n") == 1, error  # nothing else is wrong with it
-        assert "not available yet" in str(error)
-        return None
-
-
 @pytest.mark.filterwarnings("ignore:.*true names no penalty")
 @pytest.mark.parametrize("option", PUBLISHED)
 def test_a_published_option_is_known_with_every_value_in_a_file_and_as_a_flag(option: str, tmp_path: Path) -> None:
     beside = "".join(f"{name}: {value}\n" for name, value in BESIDE.items() if name != option)
     for value in PUBLISHED[option].split():
         words = re.sub(r"[\[\],]", " ", value).split()
-        flag = known("--config", written(tmp_path, beside), f"--{option.replace('_', '-')}", *words)
-        assert known("--config", written(tmp_path, f"{beside}{option}: {value}\n")) == flag
-        assert flag is not None or option in NOT_YET
+        flag = parse_args(["--config", written(tmp_path, beside), f"--{option.replace('_', '-')}", *words])
+        in_file = parse_args(["--config", written(tmp_path, f"{beside}{option}: {value}\n")])
+        assert in_file.config_hash == flag.config_hash
 
 
 @pytest.mark.parametrize(
@@ -755,7 +746,7 @@ def test_a_published_option_is_known_with_every_value_in_a_file_and_as_a_flag(op
     ids=str,
 )
 def test_every_other_published_spelling_is_known(words: list[str]) -> None:
-    assert known(*words)
+    assert parse_args(words).config_hash
 
 
 # The kinds of files that the published code came with, in words of our own.
@@ -992,28 +983,7 @@ def test_a_retired_option_names_one_that_exists() -> None:
     named = {name: re.match(r"use (\w+)(?: (?:and|or) (\w+))?", text) for name, text in RETIRED.items()}
     instead = {word for match in named.values() if match for word in match.groups() if word}
     assert {"wd", "fine_tune_wd", "iter_start", "iter_period", "imp_rounds", "lr_policy"} <= instead
-    assert instead <= set(OPTIONS) | set(NOT_YET)
-
-
-def wanting(inert: Any) -> str:
-    """A value that asks for something, where `inert` asks for nothing."""
-    if isinstance(inert, bool):
-        return "true"
-    return str(inert + 3) if isinstance(inert, int | float) else "something"
-
-
-@pytest.mark.parametrize("name", NOT_YET)
-def test_an_option_to_come_is_refused_unless_it_asks_for_nothing(name: str, tmp_path: Path) -> None:
-    inert = NOT_YET[name]
-    assert complaint_about(tmp_path, f"{name}: {wanting(inert)}\n").endswith(
-        f"\n  {name} (FILE:1): this option is not available yet"
-    )
-    assert complaint(f"--{name}", wanting(inert)).endswith(f"\n  --{name}: this option is not available yet")
-    if isinstance(inert, bool):
-        assert complaint(f"--{name}").endswith("this option is not available yet")
-    for nothing in ("null", "None", json.dumps(inert), str(inert)):
-        assert from_yaml(tmp_path, f"{name}: {nothing}\n").config_hash == Config().config_hash
-    assert parse_args([f"--{name}", str(inert)]) == Config()
+    assert instead <= set(OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -1089,6 +1059,7 @@ CONTRADICTIONS = [
     ("--algo cts --rewind_epoch 3 --epochs 3", "rewind_epoch 3 leaves none of the 3 epochs of fine-tuning",
      "--algo cts --rewind_epoch 2 --epochs 3"),
     ("--only_sanity", "only_sanity needs a sanity_folder", "--only_sanity --ticket x"),
+    ("--compare_tickets a", "compare_tickets needs two tickets or more", "--compare_tickets a b"),
     ("--evaluate", "evaluate needs a network", "--evaluate --pretrained x"),
     ("--compare_rounding", "compare_rounding needs scores", "--compare_rounding --pretrained x"),
     ("--mode_connect --pretrained x", "mode_connect needs two networks",
@@ -1127,14 +1098,14 @@ def test_an_option_that_is_wrong_by_itself_is_not_accused_of_contradicting_anoth
 
 
 def test_all_problems_are_said_at_once_each_with_its_place(tmp_path: Path) -> None:
-    text = "lr: fast\nepochs: 0\nlr_policy: cosine\nnesterov: true\nmomentum: 0\nfoo_bar: 1\nexport: true\nlr: 2\n"
+    text = "lr: fast\nepochs: 0\nlr_policy: cosine\nnesterov: true\nmomentum: 0\nfoo_bar: 1\nlist: model\nlr: 2\n"
     path = written(tmp_path, text)
     message = complaint("--config", path, "--wd", "-1", "--qqq", "3", "stray", "--noise=maybe")
     heading, *problems = message.splitlines()
     assert heading == "11 problems with the options:"
     assert {line.strip().partition(": ")[0].replace(path, "FILE") for line in problems} == {
         "lr (FILE:1)", "epochs (FILE:2)", "lr_policy (FILE:3)", "nesterov (FILE:4), momentum (FILE:5)",
-        "foo_bar (FILE:6)", "export (FILE:7)", "lr (FILE:8)", "--wd", "--qqq", "stray", "--noise",
+        "foo_bar (FILE:6)", "list (FILE:7)", "lr (FILE:8)", "--wd", "--qqq", "stray", "--noise",
     }  # fmt: skip
 
 
@@ -1170,7 +1141,7 @@ def test_a_file_that_is_no_mapping_is_refused(text: str, tmp_path: Path) -> None
 
 def test_a_file_that_would_run_code_is_refused_with_its_line(tmp_path: Path) -> None:
     message = complaint_about(tmp_path, "lr: 1\nwd: !!python/object/apply:os.getcwd []\n")
-    assert "wd (FILE:2): could not determine a constructor" in message
+    assert "wd (FILE:2): neither a plain value nor a list of them (python/object/apply:os.getcwd)" in message
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from args_helper import OPTIONS, parse_args
+from trainers.tickets import read_ticket
+from utils.masks import remaining
 
 CHECKS = ("weight_reinit", "mask_shuffle", "weight_shuffle")
 COLUMNS = [
@@ -55,9 +57,8 @@ def test_rows_pair_accuracy_with_the_density_it_was_measured_at(finished: Path) 
 
 def test_summary_agrees_with_the_ticket_and_the_tables(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
-    ticket = load_file(finished / "ticket.safetensors")
-    kept = sum(int(value.sum()) for name, value in ticket.items() if name.startswith("mask/"))
-    gem = sum(int(value.sum()) for name, value in ticket.items() if name.startswith("gem/"))
+    ticket, _ = read_ticket(finished / "ticket.safetensors")
+    kept, gem = remaining(ticket.masks), remaining(ticket.gem)
     last = [row for row in read_rows(finished / "acc_and_sparsity.csv") if row["phase"] == "finetune"][-1]
     assert summary["weights_remaining"] == kept == sum(kept for kept, _ in summary["layers"].values())
     assert summary["gem_weights_remaining"] == gem
@@ -72,11 +73,11 @@ def test_summary_agrees_with_the_ticket_and_the_tables(finished: Path) -> None:
 
 
 def test_a_ticket_keeps_the_weights_that_its_mask_drops(finished: Path) -> None:
-    ticket = load_file(finished / "ticket.safetensors")
-    dropped = ticket["state/layer2.0.conv1.weight"][ticket["mask/layer2.0.conv1.weight"] == 0]
+    ticket, _ = read_ticket(finished / "ticket.safetensors")
+    dropped = ticket.state["layer2.0.conv1.weight"][~ticket.masks["layer2.0.conv1.weight"]]
     assert dropped.numel() > 0
     assert dropped.abs().min() > 0
-    assert "state/bn1.running_mean" in ticket
+    assert ticket.state["bn1.running_mean"].ne(0).any()
 
 
 def test_the_stored_config_is_a_valid_one_with_everything_decided(finished: Path) -> None:
@@ -282,9 +283,9 @@ def test_a_checkpoint_of_the_dense_network_starts_a_warm_search(call: Call, plac
     warm = ["--pretrained", kept, "--drop_bottom_half_weights", "--skip_fine_tune", "--name", "warm"]
     outcome = call(*SMALL, *places, *warm)
     assert outcome.code == 0, outcome.err
-    ticket = load_file(tmp_path / "results" / "warm" / "trial_1" / "ticket.safetensors")
+    ticket, _ = read_ticket(tmp_path / "results" / "warm" / "trial_1" / "ticket.safetensors")
     trained = torch.load(kept, weights_only=True)["training"]["network"]
-    assert torch.equal(ticket["state/layer2.0.conv1.weight"], trained["layer2.0.conv1.weight"])
+    assert torch.equal(ticket.state["layer2.0.conv1.weight"], trained["layer2.0.conv1.weight"])
 
 
 def test_skipping_leaves_out_what_it_says(call: Call, places: list[str], tmp_path: Path) -> None:
@@ -304,7 +305,7 @@ def test_the_trained_network_is_an_ordinary_state_dict(call: Call, places: list[
     assert call(*SMALL, "--epochs", 2, "--skip_sanity_checks", "--save_model", *places).code == 0
     network = build_model(parse_args(SMALL), declared_spec("Digits"))
     network.load_state_dict(load_file(folder / "model.safetensors"))
-    mask = load_file(folder / "ticket.safetensors")["mask/fc.weight"].bool()
+    mask = read_ticket(folder / "ticket.safetensors")[0].masks["fc.weight"]
     assert (network.fc.weight[~mask] == 0).all()
     assert (network.fc.weight[mask] != 0).all()
 

@@ -19,9 +19,9 @@ from models import build_model
 from models.masking import masked_layers, prunable_parameters, to_masked
 from trainers.algorithms.hypercube import GemMiner
 from trainers.loop import train_step
+from trainers.tickets import read_ticket
 from utils.errors import UserError
 from utils.own import load_function
-from utils.tickets import read_ticket
 
 WEIGHTS = torchvision.models.ResNet18_Weights
 

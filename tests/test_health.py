@@ -41,12 +41,16 @@ def test_a_parameter_that_is_not_finite_is_named():
 
 def test_the_first_layer_whose_output_is_not_finite_is_named():
     net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
-    with torch.no_grad(), watched(net):
+    optimizer = torch.optim.SGD(net.parameters())
+    with torch.no_grad(), watched(net, optimizer):
         net(torch.ones(1, 2))
+        optimizer.step()
         net[0].weight.fill_(3e38)
+        net(torch.ones(1, 2))
         with pytest.raises(NotFinite, match="the output of layer 0"):
-            net(torch.ones(1, 2))
+            optimizer.step()
     net(torch.ones(1, 2))  # nobody looks any more
+    optimizer.step()
 
 
 @pytest.mark.parametrize(("epoch", "step", "accumulate"), [(0, 0, 1), (1, 2, 1), (1, 2, 2)])

@@ -23,11 +23,11 @@ from models.masking import plain_state, prunable_parameters
 from trainers.algorithms.imp import Round, find_ticket, smallest_pruned
 from trainers.algorithms.imp_rounds import rewind_step
 from trainers.loop import train_step
+from trainers.tickets import read_ticket
 from utils.errors import UserError
 from utils.masks import Ticket, all_kept, remaining, total
 from utils.recipe import Recipe
 from utils.run import Run
-from utils.tickets import read_ticket
 
 IMP = [*SMALL, "--algo", "imp", "--iter_period", "1", "--device", "cpu", "--target_sparsity", "50"]
 

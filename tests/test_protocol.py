@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PROJECT, SMALL, Outcome, read_rows
-from safetensors.torch import load_file
 
 from args_helper import parse_args
 from models import build_model
 from trainers.reference import dense_config
 from trainers.sanity import CHECKS
+from trainers.tickets import read_ticket
 from utils.files import write_csv
 
 README = (PROJECT / "README.md").read_text()
@@ -104,12 +104,11 @@ def test_a_claimed_ticket_is_trained_and_checked(call: Call, places: list[str], 
     summary = _summary(tmp_path / "results" / "trial_1")
     assert summary["algo"] == "given"
     assert set(summary["checks"]) == set(CHECKS)
-    ticket, ours = load_file(tmp_path / "results" / "trial_1" / "ticket.safetensors"), build_model(parse_args(SMALL))
+    ticket, _ = read_ticket(tmp_path / "results" / "trial_1" / "ticket.safetensors")
+    ours = build_model(parse_args(SMALL))
     for name, mask in masks.items():
-        assert torch.equal(ticket[f"mask/{name}"].bool(), mask)
-        assert torch.equal(
-            ticket[f"state/{name}"], torch.where(mask, theirs.get_parameter(name), ours.get_parameter(name))
-        )
+        assert torch.equal(ticket.masks[name], mask)
+        assert torch.equal(ticket.state[name], torch.where(mask, theirs.get_parameter(name), ours.get_parameter(name)))
     assert "there is no file nowhere.pth (ticket)" in call(*options, "--name", "none", "--ticket", "nowhere.pth").err
     dense = tmp_path / "dense.pth"
     torch.save(ours.state_dict(), dense)
@@ -170,10 +169,10 @@ def test_a_random_subnet_has_the_check_applied_that_is_asked_for(
     plain, changed = (tmp_path / "results" / name / "trial_1" for name in ("plain", "changed"))
     assert _summary(changed)["checks_applied"] == applied
     assert _summary(changed)["weights_remaining_percent"] == pytest.approx(30, abs=1.5)
-    before, after = (load_file(folder / "ticket.safetensors") for folder in (plain, changed))
-    assert torch.equal(before["mask/fc.weight"], after["mask/fc.weight"]) is ("mask_shuffle" not in applied)
+    before, after = (read_ticket(folder / "ticket.safetensors")[0] for folder in (plain, changed))
+    assert torch.equal(before.masks["fc.weight"], after.masks["fc.weight"]) is ("mask_shuffle" not in applied)
     weights_stay = not {"weight_shuffle", "weight_reinit"} & set(applied)
-    assert torch.equal(before["state/fc.weight"], after["state/fc.weight"]) is weights_stay
+    assert torch.equal(before.state["fc.weight"], after.state["fc.weight"]) is weights_stay
 
 
 # ---- a user's own --------------------------------------------------------------------------------------------------

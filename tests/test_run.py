@@ -232,10 +232,10 @@ def test_an_epochs_events_are_on_disk_before_the_next_one_begins(run):
 def test_a_signal_asks_to_stop_and_the_run_leaves_when_it_has_saved(run, signum, code):
     with pytest.raises(Stopped) as raised, run.until_stopped() as within:
         assert within is run
-        assert not run.stop_asked
+        assert run.asked("search") == (0, False)
         signal.raise_signal(signum)
-        assert run.stop_asked
-        run.stop()
+        assert run.asked("search") == (code, False)
+        run.stop(code)
     assert raised.value.exit_code == code
     assert str(raised.value) == (
         f"stopped by {signal.Signals(signum).name}; go on with: python main.py --resume {run.folder}"

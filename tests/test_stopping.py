@@ -33,7 +33,7 @@ def test_a_run_stops_while_there_is_time_for_another_pause_as_long_as_the_longes
     clock.now += 1.5
     assert limited.asked  # 60.5 + 2 · 20
     with pytest.raises(Stopped) as raised:
-        limited.leave(Path("here"))
+        limited.leave(Path("here"), limited.asked)
     assert raised.value.exit_code == 75
     assert str(raised.value).startswith("stopped before 100 seconds were over; go on with")
 

@@ -13,6 +13,7 @@ from PIL import Image
 from data.spec import DataSpec
 from data.streamed import StreamedPlainBatches, StreamedTrainBatches, crop_box, files_of, usable_workers
 from data.tree import Part
+from utils import ranks
 from utils.errors import UserError
 
 SPEC = DataSpec((3, 8, 8), ("a",), (0.0,) * 3, (1 / 255,) * 3, flip=True, zoom=True)
@@ -98,6 +99,21 @@ def test_an_epoch_gone_on_with_gives_the_batches_that_were_left(tmp_path, first_
     train = training(put_noise(tmp_path, COUNT))
     undisturbed = list(train.epoch(generator(3)))
     assert same(list(train.epoch(generator(3), first_step)), undisturbed[first_step:])
+
+
+def test_ranks_are_given_parts_that_make_up_the_batches(tmp_path, monkeypatch):
+    noise = put_noise(tmp_path, 11)  # in batches of 5: of the last one, of a single image, two ranks get nothing
+    alone = list(training(noise).epoch(generator(3), 1))
+    evaluated = [labels.tolist() for _, labels in StreamedPlainBatches(noise, PLAIN, 5, "cpu", 0)]
+    monkeypatch.setattr(ranks, "world", lambda: 3)
+    parts, shares = [], []
+    for rank in range(3):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        parts.append(list(training(noise).epoch(generator(3), 1, shared=True)))
+        shares += [labels.tolist() for _, labels in StreamedPlainBatches(noise, PLAIN, 5, "cpu", 0)]
+    assert same([whole(together) for together in zip(*parts)], alone)
+    assert [training(noise).size(step) for step in range(3)] == [5, 5, 1]
+    assert shares == evaluated
 
 
 def test_batches_that_are_left_out_are_not_decoded(files, tmp_path):

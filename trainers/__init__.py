@@ -1,1 +1,21 @@
 """Finding tickets, training under masks, sanity checks, and the story that binds them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainers.notebook import mine
+    from trainers.tickets import load_ticket
+
+__all__ = ["load_ticket", "mine"]
+
+_PUBLIC = {"load_ticket": "trainers.tickets", "mine": "trainers.notebook"}
+"""What notebooks import from here -> the module it is in, which is imported (and torch with it) when it is used."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)

@@ -17,7 +17,7 @@ from models import build_model
 from models.layers import Round
 from models.masking import FlatScores, plain_state, prunable_parameters, to_masked
 from models.pretrained import State, load_scores, load_weights, read_state
-from trainers.algorithms.given import load_ticket
+from trainers.algorithms.given import ticket_for
 from trainers.folders import free_file, resolved
 from trainers.loop import evaluate
 from trainers.rounding import naive_mask, rounded_masks, share
@@ -110,12 +110,12 @@ def evaluate_network(config: Config) -> None:
     """
     config = resolved(config)
     data, net = opened_network(config)
-    lines = _ticket_screen(net, config.ticket, data) if config.ticket else _network_screen(net, config, data)
+    lines = _ticket_screen(net, config, data) if config.ticket else _network_screen(net, config, data)
     print("\n".join([f"{config.arch} on {config.dataset}: {config.ticket or config.pretrained}", *lines]))
 
 
-def _ticket_screen(net: nn.Module, path: str, data: Splits) -> list[str]:
-    ticket = load_ticket(net, Path(path))
+def _ticket_screen(net: nn.Module, config: Config, data: Splits) -> list[str]:
+    ticket = ticket_for(net, Path(config.ticket), derive_rng(config.effective_seed, "ticket", "last layer"))
     kinds = {"ticket, untrained": ticket.masks}
     if ticket.gem and any(not bool((mask == ticket.gem[name]).all()) for name, mask in ticket.masks.items()):
         kinds = {"gem, untrained": ticket.gem, **kinds}

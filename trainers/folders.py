@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
 
@@ -17,27 +17,49 @@ from utils.checkpoints import Keeping
 from utils.environment import be_deterministic, choose_device, describe_environment, naming_nondeterminism
 from utils.errors import UserError, resume_command
 from utils.files import make_folder, read_json, write_atomic, write_json
+from utils.launch import Launch, launched
 from utils.lock import locked
+from utils.ranks import by_first, rank
 from utils.run import Run
 from utils.stopping import Stopping, seconds_of
+
+ECHO = 5.0
+"""Seconds: Ctrl-C reaches all processes of a terminal, and torchrun then sends it on to those that it has started."""
 
 
 def resolved(config: Config) -> Config:
     """The config with every `auto` decided.
 
     Raises:
-        UserError: a device was named that is not there.
+        UserError: a device was named that is not there, or the processes that share the work are too many.
     """
-    device = choose_device(config.device, config.gpu, config.no_cuda)
-    if device == "cpu" and "gpu" in config.model_fields_set and config.device == "auto" and not config.no_cuda:
+    here = launched()
+    shared = here.world > 1
+    device = choose_device(config.device, 0 if shared else config.gpu, config.no_cuda)
+    if shared:
+        _refuse_too_many(here, device, config.batch_size)
+    elif device == "cpu" and "gpu" in config.model_fields_set and config.device == "auto" and not config.no_cuda:
         warnings.warn(f"there is no GPU number {config.gpu}: using the CPU", stacklevel=2)
     if config.threads:
         torch.set_num_threads(config.threads)
     be_deterministic(config.deterministic)
-    decided = {"device": device, "threads": torch.get_num_threads()}
+    decided = {"device": device, "threads": torch.get_num_threads(), **({"gpu": here.local_rank} if shared else {})}
     if config.mixed_precision and device == "cuda":
         decided["precision"] = "bf16"
     return config.model_copy(update=decided)
+
+
+def _refuse_too_many(here: Launch, device: str, batch_size: int) -> None:
+    """Raises: UserError: there is not a GPU, or not an image of every batch, for each of the processes."""
+    if device == "cuda" and torch.cuda.device_count() < here.local_world:
+        raise UserError(
+            f"{here.local_world} processes on a machine with {torch.cuda.device_count()} GPUs: start as many as there "
+            "are GPUs (torchrun --nproc-per-node), or give --device cpu"
+        )
+    if device == "mps":
+        raise UserError("device mps: several processes share the work on cuda or cpu only")
+    if batch_size < here.world:
+        raise UserError(f"batch_size {batch_size} is less than the {here.world} processes that share each batch")
 
 
 def folder_of(config: Config) -> Path:
@@ -53,6 +75,7 @@ def _place(config: Config) -> Path:
     return Path(*(part for part in parts if part))
 
 
+@by_first
 def is_finished(folder: Path, config: Config, resumed: bool) -> bool:
     """Whether this very run is there and finished; one that is resumed may be there unfinished.
 
@@ -98,6 +121,15 @@ def free_file(config: Config, name: str, *beside: str) -> Path:
     return next(path for path in candidates if not any(path.with_suffix(end).exists() for end in endings))
 
 
+@by_first
+def _take_over(folder: Path, held: ExitStack) -> None:
+    """Make a run's folder and lock it, until what is held is let go."""
+    make_folder(folder)
+    _refuse_links(folder)
+    held.enter_context(locked(folder))
+
+
+@by_first
 def _write_down(config: Config, folder: Path) -> None:
     """A run's options, and where it is run: the first time, and every time that is another."""
     write_atomic(folder / "config.yml", config.to_yaml())
@@ -113,11 +145,18 @@ def _write_down(config: Config, folder: Path) -> None:
         write_json(path, {**first, "resumed_in": [*later, changed]})
 
 
+def _refuse_links(folder: Path) -> None:
+    """Raises: UserError: a link leads out of a run's folder, which may be anyone's, to where the run would write."""
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{path} is a link out of the run's folder: put in its place what it leads to")
+
+
 @contextmanager
 def opened(config: Config, folder: Path) -> Iterator[Run]:
     """The run's folder, with its options and environment written down, until the run ends or is stopped.
 
-    A run that cannot begin, for what it was given, leaves no folder behind.
+    A run that cannot begin, for what it was given, leaves no folder behind. Of several ranks the first has the folder.
     """
     log_folder = Path(config.log_dir) / _place(config)
     made = [one for place in (folder, log_folder) for one in (place, *place.parents) if not one.exists()]
@@ -127,18 +166,18 @@ def opened(config: Config, folder: Path) -> Iterator[Run]:
         config.effective_seed,
         config.results_filename,
         keeping=Keeping(**config.keeping),
-        stopping=Stopping(config.max_time and seconds_of(config.max_time)),
+        stopping=Stopping(config.max_time and seconds_of(config.max_time), ECHO if launched().by_torchrun else 0.0),
         refresh_every=config.print_freq,
     )
     try:
-        make_folder(folder)
-        with locked(folder), naming_nondeterminism(), run.until_stopped():
+        with ExitStack() as held, naming_nondeterminism(), run.until_stopped():
+            _take_over(folder, held)
             _write_down(config, folder)
             run.log_text("config", f"```yaml\n{config.to_yaml()}```")
             run.log_layout(LAYOUT)
             yield run
     except UserError:
-        if folder in made and not (folder / "checkpoints").exists():
+        if rank() == 0 and folder in made and not (folder / "checkpoints").exists():
             for place in (folder, log_folder):
                 shutil.rmtree(place, ignore_errors=True)
             for above in made:  # from below; another run may have moved in meanwhile

@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from utils import ranks
 
 AT_CHANCE = 1.2
 """An accuracy of up to so many times chance counts as chance."""
@@ -32,14 +35,16 @@ def check_finite(network: nn.Module, loss: Tensor) -> None:
 
 
 @contextmanager
-def watched(network: nn.Module) -> Iterator[None]:
+def watched(network: nn.Module, optimizer: Optimizer) -> Iterator[None]:
     """Within: every layer's parameters and output are looked at in every forward pass, which takes its time.
 
     Raises:
-        NotFinite: at the first value that is not finite.
+        NotFinite: when the optimizer is about to take a step, of the first value that was not finite; on all ranks.
     """
     leaves = {name: module for name, module in network.named_modules() if not any(module.children())}
-    hooks = [module.register_forward_hook(_looking_at(name)) for name, module in leaves.items()]
+    found: list[str] = []
+    hooks = [module.register_forward_hook(_looking_at(name, found)) for name, module in leaves.items()]
+    hooks.append(optimizer.register_step_pre_hook(lambda *_: _tell(found)))
     try:
         yield
     finally:
@@ -47,15 +52,21 @@ def watched(network: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def _looking_at(layer: str) -> Any:
+def _looking_at(layer: str, found: list[str]) -> Any:
     def look(module: nn.Module, _inputs: Any, output: Any) -> None:
         for name, value in module.named_parameters(recurse=False):
             if not bool(value.isfinite().all()):
-                raise NotFinite(f"{layer}.{name}, after the step before,")
+                found.append(f"{layer}.{name}, after the step before,")
         if isinstance(output, Tensor) and not bool(output.isfinite().all()):
-            raise NotFinite(f"the output of layer {layer}")
+            found.append(f"the output of layer {layer}")
 
     return look
+
+
+def _tell(found: list[str]) -> None:
+    for first in ranks.gathered(found[:1]):  # one rank's part of the batch may be finite where another's is not
+        if first:
+            raise NotFinite(first[0])
 
 
 def warn_of_collapse(stage: str, rows: Sequence[Mapping[str, Any]], classes: int) -> None:

@@ -12,8 +12,12 @@ from data.loader import Batch, Splits
 from trainers.health import NotFinite, check_finite, warn_of_collapse, watched
 from trainers.ledger import Cost
 from trainers.monitoring import Timed
+from trainers.statistics import average_statistics
+from trainers.stored import checked_position, take_up
 from trainers.training import Draw, Training
+from utils import ranks
 from utils.errors import Diverged
+from utils.proof import prove_same
 from utils.run import Row, Run
 
 
@@ -24,11 +28,14 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
         Stopped: the run was asked to stop, and has saved the step it had reached.
         Diverged: the loss or the weights are no longer finite; the last checkpoint is from before.
         UserError: the checkpoint cannot be read, or a file cannot be written.
+        RanksApart: another rank is lost, or holds something else.
     """
     position = _Position(run, stage, training, data.train.device, first_epoch)
     if position.done:
         return
-    training.full_batch = data.train.batch_size // training.accumulate
+    own = ranks.own_part(0, data.train.batch_size)
+    training.full_batch = (own.stop - own.start) // training.accumulate
+    prove_same(training.network.state_dict(), f"where {stage} begins or goes on")
     try:
         _train(run, stage, training, data, epochs, position)
     except NotFinite:
@@ -37,7 +44,7 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
         training.full_batch = 0  # never compiled
         where = "a value, though not when this was run again,"
         try:
-            with watched(training.network):
+            with watched(training.network, training.optimizer):
                 _train(run, stage, training, data, position.epoch + 1, again)
         except NotFinite as found:
             position, where = again, str(found)
@@ -60,17 +67,19 @@ def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, 
                 training.before_epoch(epoch)
 
             training.network.train()
-            batches = Timed(data.train.epoch(draw("batches"), position.step))
+            batches = Timed(data.train.epoch(draw("batches"), position.step, shared=True))
             for images, labels in batches:
-                stopping = position.step > 0 and run.stop_asked
-                if stopping or (position.step > 0 and run.is_due(stage)):
+                stop, store = run.asked(stage) if position.step else (0, False)
+                if stop or store:
                     position.save(started)
-                if stopping:
-                    run.stop()
+                if stop:
+                    run.stop(stop)
                 progress.at(epoch, position.step)
-                position.meter += train_step(training, position.step, images, labels)
+                whole = data.train.size(position.step)
+                position.meter += train_step(training, position.step, images, labels, whole)
                 position.step += 1
             training.after_steps()
+            average_statistics(training.network)
             position.check()  # and, on a GPU, the end of the work that was asked for
             speed = batches.throughput()
 
@@ -78,38 +87,41 @@ def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, 
             row |= _measured(training, data, draw, position.meter)
             position.count_epoch()
             training.after_epoch(epoch, draw)
+            prove_same(training.network.state_dict(), f"after epoch {epoch} of {stage}")
             row["seconds"] = round(position.seconds + time.perf_counter() - started, 3)
-            _show(
-                run, stage, training, row, speed
-            )  # before the checkpoint: events that come twice are dropped on resuming
-            stopping = run.stop_asked
-            position.next_epoch(row, stopping or run.is_due(stage, epoch))
+            # Before the checkpoint: events that come twice are dropped on resuming.
+            _show(run, stage, training, row, speed)
+            stop, store = run.asked(stage, epoch)
+            position.next_epoch(row, bool(stop or store))
             progress.epoch_done(epoch, _figures(row))
             warn_of_collapse(stage, position.rows, len(data.spec.classes))
-            if stopping:
-                run.stop()
+            if stop:
+                run.stop(stop)
 
 
-def train_step(training: Training, step: int, images: Tensor, labels: Tensor) -> Tensor:
+def train_step(training: Training, step: int, images: Tensor, labels: Tensor, whole: int | None = None) -> Tensor:
     """One step, no waiting for the device in it.
 
     Args:
         training: what is trained.
         step: 0-based in its epoch.
-        images, labels: a batch.
+        images, labels: a batch, or this rank's part of one, which may be empty.
+        whole: images in the whole batch.
 
     Returns:
-        (3,) summed loss, correct predictions, images; on the device.
+        (3,) summed loss, correct predictions, images, of the whole batch; on the device.
     """
     training.before_step(step)
-    counts = torch.zeros(3, device=images.device)
+    counts, whole = torch.zeros(3, device=images.device), whole or len(labels)
     parts = min(training.accumulate, len(labels))
-    for part, targets in zip(images.tensor_split(parts), labels.tensor_split(parts)):
+    for part, targets in zip(images.tensor_split(parts), labels.tensor_split(parts)) if parts else ():
         logits = training.forward(part)
         loss = training.loss(logits, targets, part)
-        (loss if parts == 1 else loss * (len(targets) / len(labels))).backward()
+        (loss if len(targets) == whole else loss * (len(targets) / whole)).backward()
         correct = (logits.detach().argmax(1) == targets).sum()
         counts += torch.stack([loss.detach() * len(targets), correct, loss.new_full((), len(targets))])
+    if ranks.sharing():
+        ranks.sum_in_place([counts, *training.gradients()])
     if (penalty := training.penalty()) is not None:
         penalty.backward()
     training.before_update()
@@ -122,14 +134,18 @@ def train_step(training: Training, step: int, images: Tensor, labels: Tensor) ->
 
 @torch.inference_mode()
 def evaluate(network: nn.Module, batches: Iterable[Batch] | None) -> float | None:
-    """Top-1 accuracy in percent, in evaluation mode; None without batches. One read from the device."""
+    """Top-1 accuracy in percent, in evaluation mode; None without batches. One read from the device.
+
+    Of several ranks each is given its own batches, and all get the accuracy on all of them.
+    """
     if batches is None:
         return None
     was_training = network.training
     network.eval()
     counts = [((network(images).argmax(1) == labels).sum(), len(labels)) for images, labels in batches]
     network.train(was_training)
-    return 100.0 * int(sum(correct for correct, _ in counts)) / sum(count for _, count in counts)
+    correct, count = ranks.summed(int(sum(correct for correct, _ in counts)), sum(count for _, count in counts))
+    return 100.0 * correct / count
 
 
 class _Position:
@@ -138,14 +154,15 @@ class _Position:
     def __init__(self, run: Run, stage: str, training: Training, device: torch.device, first_epoch: int) -> None:
         self._run, self._stage, self._training = run, stage, training
         fresh = {"epoch": first_epoch, "step": 0, "done": False, "seconds": 0.0, "meter": [0.0] * 3, "rows": []}
-        stored = run.load(stage) or fresh
+        stored, where = run.load(stage), f"the checkpoint of {stage} in {run.folder}"
+        stored = fresh if stored is None else checked_position(stored, first_epoch, where)
         self._cost = Cost(device, stored.get("cost"))
         self.epoch, self.step, self.done = stored["epoch"], stored["step"], stored["done"]
         self.seconds = stored["seconds"]
         self.meter = torch.as_tensor(stored["meter"], dtype=torch.float32).to(device)
         self.rows: list[Row] = stored["rows"]
         if "training" in stored:
-            training.load_state(stored["training"])
+            take_up(training, stored["training"], where)
         else:
             self.save()
         run.record(stage, self.rows, self._cost.figures)
@@ -159,12 +176,14 @@ class _Position:
         self._cost.count(self.step, int(self.meter[2]), self._training.layer_densities())
 
     def save(self, started: float | None = None, finished_epoch: int | None = None) -> None:
-        """Store the position; in the middle of an epoch, with the seconds it took so far.
+        """Store the position; in the middle of an epoch (`started`), with the seconds it took so far.
 
         Raises:
             NotFinite: there is nothing worth storing; the checkpoint stays that of before.
         """
         self.check()
+        if started is not None:  # averaging now and at the epoch's end comes to the same: it is linear
+            average_statistics(self._training.network)
         seconds = self.seconds + time.perf_counter() - started if started is not None else 0.0
         state = {
             "epoch": self.epoch, "step": self.step, "done": self.done, "seconds": seconds,

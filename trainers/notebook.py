@@ -13,7 +13,7 @@ from torch import nn
 from args_helper import Config, config_from, parse_args
 from trainers.pipeline import run_trials
 from trainers.tickets import TICKET, read_ticket
-from trainers.trained import trained_network
+from trainers.trained import trained
 from utils.figures import curves
 from utils.files import read_json
 from utils.masks import Ticket
@@ -52,8 +52,8 @@ class Mined:
 
     @cached_property
     def model(self) -> nn.Module:
-        """The trained network, plain, pruned weights 0, in evaluation mode, on the CPU; untrained without a training."""
-        return trained_network(self.folder, self.config)
+        """The network as trained (without a training, the gem), pruned weights 0, in evaluation mode, on the CPU."""
+        return trained(self.folder, self.config).network
 
     @property
     def curves(self) -> Figure:

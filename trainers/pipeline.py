@@ -24,15 +24,18 @@ from trainers.loop import evaluate
 from trainers.reference import dense_config, find_dense
 from trainers.sanity import CHECKS
 from trainers.summary import log_outcome, related, summarise
+from trainers.tickets import TICKET, read_ticket, write_ticket
 from trainers.weights import train_ticket
 from utils.errors import UserError
 from utils.figures import draw_curves
-from utils.files import read_json, write_atomic
+from utils.files import write_atomic
+from utils.launch import launched
 from utils.masks import Ticket, masked_state
+from utils.ranks import by_first, in_turns, joined, sharing, told
 from utils.recipe import Recipe
 from utils.report import dense_line, last_screen, siblings, trials_screen, write_summary, write_trials
 from utils.run import Row, Run
-from utils.tickets import read_ticket, write_ticket
+from utils.summaries import read_summary
 
 
 def run_trials(config: Config, go_on: bool = False) -> Path:
@@ -50,6 +53,15 @@ def run_trials(config: Config, go_on: bool = False) -> Path:
         Stopped: the process was asked to stop; the trial at hand is saved.
     """
     config = resolved(config)
+    with joined(torch.device(config.torch_device), config.dist_backend):
+        here = launched()
+        if here.restart:
+            print(f"started again by torchrun ({here.restart}): going on from the last checkpoint", flush=True)
+        # Not every machine is told of a restart; who allows any wants what was begun to go on.
+        return _run_trials(config, go_on or here.may_restart)
+
+
+def _run_trials(config: Config, go_on: bool) -> Path:
     last = config.trial_num + config.num_trial - 1
     for number in range(config.trial_num, last + 1):
         # What is left to do from here on, so that resuming this trial goes on with the later ones.
@@ -60,7 +72,7 @@ def run_trials(config: Config, go_on: bool = False) -> Path:
             print(f"{folder} is finished: nothing to do")
         else:
             _run_trial(trial, folder)
-        if config.with_dense and config.algo != "training" and find_dense(trial) is None:
+        if config.with_dense and config.algo != "training" and not _has_dense(trial):
             dense = dense_config(trial).model_copy(update={"num_trial": 1})
             if not is_finished(folder_of(dense), dense, resumed=True):
                 _run_trial(dense, folder_of(dense))
@@ -68,31 +80,44 @@ def run_trials(config: Config, go_on: bool = False) -> Path:
     return folder
 
 
+@by_first
+def _has_dense(config: Config) -> bool:
+    return find_dense(config) is not None
+
+
 def _run_trial(config: Config, folder: Path) -> None:
     """One run: find a ticket, train it, train its twins, report."""
     find_ticket = load_algorithm(config.algo)
-    data = load_data(config)  # before there is a folder: what cannot start leaves none
-    net = build_model(config, data.spec).to(config.torch_device)
+    with in_turns():
+        data = load_data(config)  # before there is a folder: what cannot start leaves none
+        net = build_model(config, data.spec).to(config.torch_device)
     config = prepared(config, net, data)
     with opened(config, folder) as run:
         ticket, seconds = _found(find_ticket, net, data, config, run)
-        write_ticket(folder / "ticket.safetensors", ticket, _about(config))
         before = _untrained_accuracies(net, ticket, data)
+        written = (folder / TICKET, ticket, net, config)
+        sizes = by_first(write_ticket)(*written, before)
 
         tuned, checks = None, {}
         recipe = ticket.recipe or Recipe.of_tuning(config)
         if not config.skip_fine_tune or recipe.stage != "finetune":  # else the search has trained it
             tuned = train_ticket(run, recipe.stage, net, ticket, data, recipe)
+            sizes = by_first(write_ticket)(*written, {**before, **_accuracies(tuned)})
             if config.save_model:
                 _write_model(folder / "model.safetensors", net)
             if not config.skip_sanity_checks:
                 checks = _checks(run, net, ticket, data, config)
 
-        outcome = {**before, "tuned": tuned, "checks": checks, "search_seconds": seconds}
-        summary = write_summary(folder, related(summarise(config, run, ticket, net, data, outcome), config))
-        log_outcome(run, config, summary)
-        draw_curves(folder / "curves.png", run.rows("search", "finetune"), summary)
-        print(last_screen(summary, folder, run.log_folder))
+        outcome = {**before, "tuned": tuned, "checks": checks, "search_seconds": seconds, "ticket_bytes": sizes}
+        _conclude(run, config, ticket, net, data, outcome)
+
+
+@by_first
+def _conclude(run: Run, config: Config, ticket: Ticket, net: nn.Module, data: Splits, outcome: dict[str, Any]) -> None:
+    summary = write_summary(run.folder, related(summarise(config, run, ticket, net, data, outcome), config))
+    log_outcome(run, config, summary)
+    draw_curves(run.folder / "curves.png", run.rows("search", "finetune"), summary)
+    print(last_screen(summary, run.folder, run.log_folder))
 
 
 def _found(find_ticket: Callable, net: nn.Module, data: Splits, config: Config, run: Run) -> tuple[Ticket, float]:
@@ -102,6 +127,9 @@ def _found(find_ticket: Callable, net: nn.Module, data: Splits, config: Config, 
     seconds = time.perf_counter() - started
     to_plain(net)
     _check_kind(ticket, net, config)
+    if sharing():
+        # Scores of a single pass may differ in their last bit between GPUs, and what they rank with it.
+        ticket = told(ticket.to(torch.device("cpu"))).to(data.train.device)
     return ticket, seconds
 
 
@@ -120,12 +148,10 @@ def _check_kind(ticket: Ticket, net: nn.Module, config: Config) -> None:
             problem = "its state is not the plain network's whole state_dict"
         if not ticket.masks:
             problem = "it has no masks"
+        if ticket.gem is not None and set(ticket.gem) != set(ticket.masks):
+            problem = "its gem and its masks are of different layers"
     if problem:
         raise UserError(f"the ticket of algo {config.algo} cannot be used: {problem}")
-
-
-def _about(config: Config) -> dict[str, Any]:
-    return {"config_hash": config.config_hash, "arch": config.arch, "algo": config.algo}
 
 
 def _untrained_accuracies(net: nn.Module, ticket: Ticket, data: Splits) -> dict[str, float | None]:
@@ -135,6 +161,11 @@ def _untrained_accuracies(net: nn.Module, ticket: Ticket, data: Splits) -> dict[
     return {f"{split}_acc_before_finetune": evaluate(folded, getattr(data, split)) for split in ("test", "val")}
 
 
+def _accuracies(tuned: Row) -> Row:
+    return {f"{split}_acc_after_finetune": tuned[f"{split}_acc"] for split in ("test", "val")}
+
+
+@by_first
 def _write_model(path: Path, net: nn.Module) -> None:
     write_atomic(path, save({name: value.contiguous() for name, value in net.state_dict().items()}))
 
@@ -152,6 +183,7 @@ def _checks(run: Run, net: nn.Module, ticket: Ticket, data: Splits, config: Conf
     return checks
 
 
+@by_first
 def report_trials(config: Config, folder: Path) -> None:
     """Relate every finished trial to what is among the results by now, and sum the trials up.
 
@@ -194,7 +226,7 @@ def check_runs(config: Config) -> None:
 
 def _check_run(folder: Path, asked: Config) -> None:
     """Train the twins of a finished run's ticket, on the run's own device unless another was asked for."""
-    summary = read_json(folder / "summary.json")
+    summary = read_summary(folder / "summary.json")
     place = {name: getattr(asked, name) for name in ("device", "gpu", "no_cuda") if name in asked.model_fields_set}
     stored = parse_args(["--resume", str(folder)])
     config = resolved(stored.model_copy(update={**place, "skip_sanity_checks": False}))
@@ -204,7 +236,7 @@ def _check_run(folder: Path, asked: Config) -> None:
     if summary["test_acc_after_finetune"] is None:
         print(f"{folder}: its ticket was never trained, so that there is nothing to compare a check to")
         return
-    ticket = read_ticket(folder / "ticket.safetensors")[0].to(torch.device(config.torch_device))
+    ticket = read_ticket(folder / TICKET)[0].to(torch.device(config.torch_device))
     data = load_data(config)
     net = build_model(config, data.spec).to(config.torch_device)
     config = prepared(config, net, data)

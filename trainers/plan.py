@@ -142,19 +142,19 @@ class _Timed(Stopping):
         self.moments: list[float] = []
 
     @property
-    def asked(self) -> bool:
-        """Asked between steps, and at the end of epochs."""
+    def asked(self) -> int:
+        """Asked between steps, and at the end of epochs; not 0 when there have been enough."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         self.moments.append(time.perf_counter())
-        return len(self.moments) > WARM_UP + TIMED_STEPS
+        return int(len(self.moments) > WARM_UP + TIMED_STEPS)
 
     def step_seconds(self) -> float | None:
         """The median over the steps; None when there were none."""
         timed = self.moments[WARM_UP:]
         return median(after - before for before, after in pairwise(timed)) if len(timed) > 1 else None
 
-    def leave(self, folder: Path) -> None:
+    def leave(self, folder: Path, _code: int) -> None:
         """Leave the stage: there is no run to go on with."""
         raise Stopped("timed", 0, folder)
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from args_helper import Config, DataOptions, ModelOptions, RunOptions, SearchOptions
 from utils.errors import UserError
-from utils.files import read_json
 from utils.recipe import Recipe
+from utils.summaries import read_summary
 
 OF_MASKS = {"score_init", "freeze_weights", "conv_type"}
 """The model options that say nothing of the dense network."""
@@ -71,6 +71,6 @@ def find_upright(config: Config) -> Found | None:
 def _finished(results: Path) -> Iterator[Found]:
     for path in sorted(results.rglob("summary.json")):
         try:
-            yield Found(path.parent, read_json(path))
+            yield Found(path.parent, read_summary(path))
         except UserError:  # of another run, which it is to mend
             continue

@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics of a network that nobody trained."""
+"""BatchNorm's running statistics: of a network that nobody trained, and over the ranks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from data.loader import Batch
+from utils import ranks
 
 
 @torch.no_grad()
@@ -17,7 +18,7 @@ def renew_statistics(net: nn.Module, batches: Iterable[Batch]) -> None:
 
     Nothing else of the network trains or drops out meanwhile; it is left in evaluation mode.
     """
-    norms = [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    norms = _norms(net)
     momenta = [norm.momentum for norm in norms]
     net.eval()
     for norm in norms:
@@ -33,3 +34,21 @@ def renew_statistics(net: nn.Module, batches: Iterable[Batch]) -> None:
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
     net.eval()
+
+
+@torch.no_grad()
+def average_statistics(net: nn.Module) -> None:
+    """Give every BatchNorm's running mean and variance their mean over the ranks; alone, leave them."""
+    norms = _norms(net)
+    if not (ranks.sharing() and norms):
+        return
+    values = [value for norm in norms for value in (norm.running_mean, norm.running_var)]
+    ranks.sum_in_place(values)
+    torch._foreach_div_(values, ranks.world())
+    # The first rank's part of a batch is never empty: it has counted all of them.
+    counts = [norm.num_batches_tracked for norm in norms]
+    torch._foreach_copy_(counts, list(ranks.told(torch.stack(counts).cpu())))
+
+
+def _norms(net: nn.Module) -> list[_BatchNorm]:
+    return [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]

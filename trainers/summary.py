@@ -12,6 +12,7 @@ from trainers.ledger import forward_flops, summed
 from trainers.reference import find_dense, find_upright
 from utils.environment import device_name
 from utils.masks import Ticket, floor_count, per_layer, remaining, total
+from utils.ranks import world
 from utils.report import AVERAGED, Summary, beside_dense
 from utils.run import Run
 
@@ -31,7 +32,8 @@ def summarise(
         net: plain, of the ticket's architecture.
         data: what it was trained on.
         outcome: `test_acc_before_finetune` and its like on val, `tuned` (the last row of the ticket's training, or
-            None), `checks`, and `search_seconds` (of a search without epochs).
+            None), `checks`, `search_seconds` (of a search without epochs), and `ticket_bytes` (of its file and the
+            file's parts).
     """
     kept, whole, tuned = remaining(ticket.masks), total(ticket.masks), outcome["tuned"]
     facts = {"density_reason": None, **ticket.facts}
@@ -59,6 +61,7 @@ def summarise(
         "test_acc_after_finetune": tuned and tuned["test_acc"],
         "val_acc_after_finetune": tuned and tuned["val_acc"],
         "checks": outcome["checks"],
+        "ticket_bytes": outcome["ticket_bytes"],
         "seconds": run.seconds("finetune", "check") + searching,
         "search_seconds": searching,
         "finetune_seconds": run.seconds("finetune"),
@@ -67,6 +70,7 @@ def summarise(
             "finetune": summed(run.costs("finetune"), flops, run.seconds("finetune")),
         },
         "device": device_name(config.torch_device),
+        "world_size": world(),
         "config_hash": config.config_hash,
         "task_hash": config.task_hash,
         **facts,

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 
 from data.loader import Splits
+from utils.optim import flat_gradient
 from utils.run import Row
 
 Draw = Callable[[str], torch.Generator]
@@ -50,6 +51,7 @@ class Training:
         self.lr = lr
         self._label_smoothing = label_smoothing
         self._mixed = precision == "bf16"
+        self._flat_gradient: Tensor | None = None
 
     # ---- what a step does beside forward, backward and the optimizer's update; nothing here may wait for the device --
 
@@ -73,6 +75,14 @@ class Training:
 
     def before_step(self, step: int) -> None:
         """Called before the forward pass of every step (0-based in its epoch)."""
+
+    def gradients(self) -> list[Tensor]:
+        """What ranks have to sum before the update: few tensors, of which all gradients are views."""
+        if self._flat_gradient is None:
+            self._flat_gradient = flat_gradient(
+                [one for group in self.optimizer.param_groups for one in group["params"]]
+            )
+        return [self._flat_gradient]
 
     def before_update(self) -> None:
         """Called when the gradients are there, before the optimizer's update."""
@@ -117,4 +127,17 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         for group, own in zip(self.optimizer.param_groups, options):
             group.update(own)
+        self._check_optimizer()
         self.over = state["over"]
+
+    def _check_optimizer(self) -> None:
+        """Raises: ValueError: what the optimizer took up of a parameter, unseen, is not of its shape."""
+        for parameter, kept in self.optimizer.state.items():
+            names = {"step", "exp_avg", "exp_avg_sq"} if isinstance(self.optimizer, Adam) else {"momentum_buffer"}
+            fits = all(
+                (value is None and name == "momentum_buffer")
+                or (isinstance(value, Tensor) and value.shape == (parameter.shape if name != "step" else ()))
+                for name, value in kept.items()
+            )  # fmt: skip
+            if set(kept) != names or not fits:
+                raise ValueError(f"the optimizer's state of a parameter of shape {tuple(parameter.shape)} is another's")

@@ -6,7 +6,7 @@ import io
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Keeping:
     every_seconds: float | None = None
     last: int = 2
     copies_every: int = -1
-    copies_at: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    copies_at: Mapping[str, Container[int]] = field(default_factory=dict)
 
 
 def checkpoint_path(folder: Path, stage: str, back: int = 0) -> Path:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+from utils.launch import launched
 
 
 class UserError(Exception):
@@ -44,15 +48,47 @@ class SweepStopped(Stopped):
         self.exit_code = exit_code
 
 
+class RanksApart(Exception):
+    """Processes that train together and cannot go on so: one of them is lost, or holds something else."""
+
+    exit_code = 1
+
+
 def resume_command(folder: Path) -> str:
     """The command that goes on with a run."""
-    return f"python main.py --resume {shlex.quote(str(folder))}"
+    return f"{launched().command} main.py --resume {shlex.quote(str(folder))}"
+
+
+def one_message(told: object) -> str:
+    """A message as a terminal may be given it: what is not to be printed, such as an escape in a name, is spelled."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in str(told))
+
+
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 20
+        self.maxstring = self.maxother = self.maxlong = _LONGEST
+
+    def repr_int(self, number: int, level: int) -> str:
+        digits = number.bit_length() * 3 // 10  # Python refuses to write out numbers of many thousands
+        return super().repr_int(number, level) if digits < _LONGEST else f"a number of about {digits} digits"
+
+
+_LONGEST = 120
+
+
+def shown(given: Any) -> str:
+    """A value in a message: in short, whatever it is, where its own text might be without end."""
+    if not isinstance(given, str):
+        return _Short().repr(given)
+    return one_message(given if len(given) <= _LONGEST else f"{given[: _LONGEST // 2]}...{given[-_LONGEST // 2 :]}")
 
 
 def nearest(given: str, known: Iterable[str]) -> str | None:
     """The known name nearest to `given`; None where none is near."""
     lowered = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(given.lower(), list(lowered), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(given[:_LONGEST].lower(), list(lowered), n=1, cutoff=0.6)
     return lowered[near[0]] if near else None
 
 

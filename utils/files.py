@@ -82,10 +82,25 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
 
 
+def safetensors_header(path: Path) -> dict[str, str]:
+    """What the header of a `.safetensors` file says beside names and shapes; nothing where it is no such file.
+
+    Without torch, which the options do not wait for.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            said = json.loads(file.read(min(length, _LONGEST_HEADER))).get("__metadata__", {})
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+_LONGEST_HEADER = 100_000_000  # the format's own limit
 _SEAL = b"sha256:"
 _DIGITS = 64
 
@@ -115,6 +130,8 @@ def load_tensors(path: Path) -> Any:
     import torch  # not at the top: the options are read before torch is needed
 
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is no file")
         content = path.read_bytes()
         if _is_broken(content):
             raise ValueError("its checksum is another")

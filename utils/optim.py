@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 
@@ -41,3 +42,15 @@ def decay_groups(network: nn.Module, weight_decay: float, no_bn_decay: bool = Fa
     spared = [p for p in network.parameters() if no_bn_decay and id(p) in norms]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+@torch.no_grad()
+def flat_gradient(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """One tensor (n,), zero where there was no gradient yet, of which the gradients of all parameters become views."""
+    flat = torch.zeros(sum(one.numel() for one in parameters), device=parameters[0].device, dtype=parameters[0].dtype)
+    for one, part in zip(parameters, flat.split([one.numel() for one in parameters])):
+        view = part.view(one.shape)
+        if one.grad is not None:
+            view.copy_(one.grad)
+        one.grad = view
+    return flat

@@ -63,7 +63,9 @@ def _allowed(field: FieldInfo) -> str:
     if names := choices_of(field):
         return _plain(", ".join(names))
     kinds = set(parts_of(field.annotation))
-    kind = "whole numbers" if is_list(field) else "whole" if int in kinds else "number" if float in kinds else "text"
+    kind = "whole" if int in kinds else "number" if float in kinds else "text"
+    if is_list(field):
+        kind = "whole numbers" if kind == "whole" else "texts"
     bounds = [(SIGNS[type(one)], one) for one in field.metadata if type(one) in SIGNS]
     return ", ".join([kind, *(f"{sign} {getattr(one, at):g}" for (sign, at), one in bounds)])
 

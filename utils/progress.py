@@ -8,6 +8,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from utils.launch import launched
+
 
 class Progress:
     """Progress over the epochs and steps of one stage. Nothing is read from the device for it within an epoch.
@@ -22,7 +24,7 @@ class Progress:
     def __init__(self, stage: str, epochs: int, steps: int, refresh_every: int) -> None:
         self._stage, self._epochs, self._steps = stage, epochs, steps
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and launched().rank == 0:
             self._bar = tqdm(
                 total=epochs * steps, desc=stage, miniters=refresh_every, mininterval=0.0, dynamic_ncols=True
             )

@@ -10,7 +10,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import read_json, write_json
+from utils.files import write_json
+from utils.summaries import read_summary
 from utils.verdict import Verdict, judge
 
 Summary = dict[str, Any]
@@ -65,12 +66,10 @@ def siblings(folder: Path, config_hash: str) -> list[Summary]:
     found = []
     for path in folder.parent.glob("trial_*/summary.json"):
         try:
-            summary = read_json(path)
-            if summary["config_hash"] == config_hash:
-                found.append((summary["trial"], summary))
-        except (UserError, TypeError, KeyError):
-            warnings.warn(f"{path} is damaged, and left out; remove it and go on with that run", stacklevel=2)
-    return [summary for _, summary in sorted(found, key=lambda one: one[0])]
+            found.append(read_summary(path))
+        except UserError as error:
+            warnings.warn(f"{error}; it is left out: remove it and go on with that run", stacklevel=2)
+    return sorted((one for one in found if one["config_hash"] == config_hash), key=lambda one: one["trial"])
 
 
 def judge_checks(summaries: Iterable[Summary]) -> dict[str, Verdict]:
@@ -137,6 +136,8 @@ def last_screen(summary: Summary, folder: Path, log_folder: Path) -> str:
     if summary.get("rescued"):
         lines.append("  rescued: the search had switched off every weight; these are the highest scores")
     lines += _checks_screen(summary["checks"])
+    if sizes := summary.get("ticket_bytes"):  # which runs of earlier versions have not
+        lines.append(f"  ticket               {size_line(sizes)}")
     lines += [
         f"  seconds              {summary['seconds']:.0f} on {summary['device']} "
         f"(search {summary['search_seconds']:.0f}, fine-tuning {summary['finetune_seconds']:.0f})",
@@ -150,6 +151,15 @@ def dense_line(summary: Summary) -> str:
     """How far a ticket is from the dense network, in words."""
     accuracy, gap = summary["dense"]["test_acc_after_finetune"], summary["dense"]["gap"]
     return f"{accuracy:.2f}%: the ticket is {abs(gap):.2f} points {'below' if gap >= 0 else 'above'} it"
+
+
+_PARTS = {"mask": "mask", "gem": "gem", "weights": "weights", "others": "BatchNorm", "header": "names and figures"}
+
+
+def size_line(sizes: Mapping[str, int]) -> str:
+    """The size of a ticket's file and its parts, in words; kB are 1,000 bytes."""
+    parts = ", ".join(f"{label} {sizes[name] / 1e3:.1f}" for name, label in _PARTS.items() if sizes[name])
+    return f"{sizes['file'] / 1e3:.1f} kB: {parts}; the dense network has {sizes['dense'] / 1e3:,.0f} kB"
 
 
 def _connection_screen(summary: Summary) -> list[str]:

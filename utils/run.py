@@ -14,6 +14,7 @@ from utils.checkpoints import Checkpoints, Keeping
 from utils.errors import UserError
 from utils.files import write_csv
 from utils.progress import Progress
+from utils.ranks import Agreement, by_first, rank
 from utils.stopping import Stopping
 
 Row = dict[str, Any]
@@ -31,6 +32,8 @@ def derive_rng(seed: int, *path: str | int) -> torch.Generator:
 
 class Run:
     """Where and when things are kept. What is kept is its callers' business: it knows no model and no algorithm.
+
+    Of several ranks each has one and calls it alike; the first reads, writes, and has the clock.
 
     Args:
         folder: the run's folder; checkpoints go to `checkpoints/` in it.
@@ -59,6 +62,7 @@ class Run:
         self._csv_name = Path(csv_name)
         self._checkpoints = Checkpoints(folder, keeping or Keeping())
         self._stopping = stopping or Stopping()
+        self._agreement = Agreement()
         self._refresh_every = refresh_every
         self._rows: dict[str, list[Row]] = {}
         self._costs: dict[str, Row] = {}
@@ -72,6 +76,7 @@ class Run:
 
     # ---- stages ----------------------------------------------------------------------------------------------------
 
+    @by_first
     def load(self, stage: str) -> dict[str, Any] | None:
         """What `save` last stored of a stage, tensors on the CPU; None when the stage has not begun.
 
@@ -80,6 +85,7 @@ class Run:
         """
         return self._checkpoints.load(stage)
 
+    @by_first
     def save(self, stage: str, state: dict[str, Any], finished_epoch: int | None = None) -> None:
         """Store a stage's state; see `Checkpoints.save`."""
         self._checkpoints.save(stage, state, finished_epoch)
@@ -94,7 +100,10 @@ class Run:
         """Take the rows a stage has so far, and what it cost so far; write the table the rows belong to anew."""
         self._rows[stage] = list(rows)
         self._costs[stage] = dict(cost or {})
-        table = self._table(stage)
+        self._write_table(self._table(stage))
+
+    @by_first
+    def _write_table(self, table: Path) -> None:
         together = [row for name, part in self._rows.items() if self._table(name) == table for row in part]
         write_csv(self.folder / table, together)
 
@@ -122,6 +131,7 @@ class Run:
             self._writers[stage] = SummaryWriter(str(self.log_folder / stage), purge_step=first_epoch)
         return self._writers[stage]
 
+    @by_first
     def log(self, stage: str, epoch: int, scalars: Mapping[str, float], histograms: Mapping[str, Any]) -> None:
         """Write an epoch's scalars and histograms to TensorBoard.
 
@@ -136,6 +146,7 @@ class Run:
                 writer.add_histogram(tag, values, epoch)
             writer.flush()
 
+    @by_first
     def log_against(self, stage: str, step: int, scalars: Mapping[str, float]) -> None:
         """Write scalars over something else than epochs, which may come back to where it was; raises as `log` does."""
         with self._logging():
@@ -144,12 +155,14 @@ class Run:
                 writer.add_scalar(tag, value, step)
             writer.flush()
 
+    @by_first
     def log_layout(self, layout: Mapping[str, Any]) -> None:
         """Tell TensorBoard which scalars to show in one chart; raises as `log` does."""
         with self._logging():
             self._writer().add_custom_scalars(layout)
             self._writer().flush()
 
+    @by_first
     def log_text(self, tag: str, text: str) -> None:
         """Write a text (Markdown) about the whole run to TensorBoard; raises as `log` does."""
         with self._logging():
@@ -189,18 +202,27 @@ class Run:
                     writer.close()
             self._writers.clear()
 
-    @property
-    def stop_asked(self) -> bool:
-        """Whether the run was asked to stop: save, then call `stop`."""
-        return self._stopping.asked
+    def asked(self, stage: str, finished_epoch: int | None = None) -> tuple[int, bool]:
+        """What is to be done at this point of a stage; see `is_due` for the two kinds of points.
 
-    def stop(self) -> None:
+        Of several ranks one that is asked to stop asks all: at the end of an epoch at once, and within it at the next
+        step, so that no step waits.
+
+        Returns:
+            The exit code to `stop` with when all is saved (0: go on), and whether it is time to save in any case.
+        """
+        agree = self._agreement.soon if finished_epoch is None else self._agreement.now
+        due = rank() == 0 and self.is_due(stage, finished_epoch)
+        code, due = agree(self._stopping.asked, due)
+        return code, bool(due)
+
+    def stop(self, code: int) -> None:
         """Leave the run, everything being saved.
 
         Raises:
             Stopped: always.
         """
-        self._stopping.leave(self.folder)
+        self._stopping.leave(self.folder, code)
 
 
 def _is_under(name: str, stages: Iterable[str]) -> bool:

@@ -38,12 +38,14 @@ class Stopping:
 
     Args:
         limit: seconds the process may take from its start; None for no limit.
+        echo: seconds within which a second signal counts as the first, which came by two ways.
     """
 
-    def __init__(self, limit: float | None = None) -> None:
-        self._limit = limit
+    def __init__(self, limit: float | None = None, echo: float = 0.0) -> None:
+        self._limit, self._echo = limit, echo
         self._deadline = None if limit is None else STARTED + limit
         self._signum: int | None = None
+        self._came = 0.0
         self._asked_last: float | None = None
         self._longest_pause = 0.0
 
@@ -61,14 +63,17 @@ class Stopping:
                 signal.signal(name, signal.SIG_DFL if handler is None else handler)
 
     def _take(self, signum: int, _frame: FrameType | None) -> None:
-        if self._signum is not None:
+        if self._signum is None:
+            self._signum, self._came = signum, time.monotonic()
+        elif time.monotonic() - self._came >= self._echo:
             raise KeyboardInterrupt
-        self._signum = signum
 
     @property
-    def asked(self) -> bool:
-        """Whether to save and `leave`: a signal came, or the deadline may come before the next time this is asked."""
-        return self._signum is not None or self._is_nearly_over()
+    def asked(self) -> int:
+        """The exit code to save and `leave` with, for a signal, or the deadline before this is asked again; 0: none."""
+        if self._signum is not None:
+            return 128 + self._signum
+        return OUT_OF_TIME if self._is_nearly_over() else 0
 
     def _is_nearly_over(self) -> bool:
         if self._deadline is None:
@@ -79,12 +84,12 @@ class Stopping:
         self._asked_last = now
         return now + 2 * self._longest_pause >= self._deadline
 
-    def leave(self, folder: Path) -> None:
-        """Leave the run in `folder`, everything being saved.
+    def leave(self, folder: Path, code: int) -> None:
+        """Leave the run in `folder`, everything being saved, for what `asked` gave here or on another rank.
 
         Raises:
             Stopped: always.
         """
-        if self._signum is not None:
-            raise Stopped(f"stopped by {signal.Signals(self._signum).name}", 128 + self._signum, folder)
-        raise Stopped(f"stopped before {self._limit:g} seconds were over", OUT_OF_TIME, folder)
+        if code != OUT_OF_TIME:
+            raise Stopped(f"stopped by {signal.Signals(code - 128).name}", code, folder)
+        raise Stopped(f"stopped before {self._limit:g} seconds were over", code, folder)

@@ -5,49 +5,56 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from data.loader import Splits
 from models.masking import plain_state, prunable_parameters
 from models.pretrained import load_weights, read_state
+from trainers.tickets import made_with, read_ticket
 from utils.errors import UserError
-from utils.masks import Ticket, weight_beside
+from utils.masks import Masks, Ticket, weight_beside
 from utils.run import Run
-from utils.tickets import is_ticket_file, read_ticket
+from utils.tickets import is_ticket_file
 
 if TYPE_CHECKING:
     from args_helper import Config
 
 
-def find_ticket(net: nn.Module, _data: Splits, config: Config, _run: Run) -> Ticket:
+def find_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
     """The ticket in the file `ticket`, to be trained and checked by this run's own options.
 
     Raises:
-        UserError: see `load_ticket`.
+        UserError: see `ticket_for`.
     """
-    return load_ticket(net, Path(config.ticket))
+    return ticket_for(net, Path(config.ticket), run.rng("ticket", "last layer"))
 
 
-def load_ticket(net: nn.Module, path: Path) -> Ticket:
+def ticket_for(net: nn.Module, path: Path, generator: torch.Generator) -> Ticket:
     """The ticket in a file, on the network's device.
+
+    On data of another number of classes the last layer is drawn anew: its weights as this run draws them, its mask at
+    random, at the density that the ticket has in that layer.
 
     Args:
         net: plain; it takes up the ticket's state.
         path: a ticket file, or a state_dict whose zeros are the mask.
+        generator: on the CPU; for the mask of another last layer.
 
     Raises:
         UserError: no such file, nothing in it that fits the network, or no zeros in it.
     """
-    device = next(net.parameters()).device
     if not path.is_file():
         raise UserError(f"there is no file {path} (ticket)")
-    if is_ticket_file(path):
-        found, _ = read_ticket(path)
+    if not is_ticket_file(path):
+        return _claimed(net, path)
+    found, about = read_ticket(path)
+    try:
         load_weights(net, found.state, path)
-        for masks in (found.masks, found.gem or {}):
-            _check_fit(net, masks, path)
-        return Ticket(plain_state(net), found.to(device).masks, found.to(device).gem)
-    return _claimed(net, path)
+        masks, gem = _fitted(net, found, path, generator)
+    except UserError as error:
+        raise UserError(f"{error}{made_with(about)}") from error
+    return Ticket(plain_state(net), masks, gem).to(next(net.parameters()).device)
 
 
 def _claimed(net: nn.Module, path: Path) -> Ticket:
@@ -69,9 +76,22 @@ def _claimed(net: nn.Module, path: Path) -> Ticket:
     return Ticket({**state, **filled}, masks)
 
 
-def _check_fit(net: nn.Module, masks: dict, path: Path) -> None:
+def _fitted(net: nn.Module, ticket: Ticket, path: Path, generator: torch.Generator) -> tuple[Masks, Masks | None]:
+    """The ticket's masks and gem; of a layer whose shape is another, as many in proportion, drawn at random."""
     shapes = {name: parameter.shape for name, parameter in prunable_parameters(net).items()}
-    wrong = [name for name, mask in masks.items() if shapes.get(name) != mask.shape]
-    if wrong or (masks and set(masks) != set(shapes)):
-        missing = [name for name in shapes if name not in masks]
-        raise UserError(f"the masks in {path} do not fit the network: {', '.join([*wrong, *missing][:6])}")
+    wrong = [name for name in ticket.masks if name not in shapes] + [
+        name for name in shapes if name not in ticket.masks
+    ]
+    if wrong:
+        raise UserError(f"the masks in {path} do not fit the network: {', '.join(wrong[:6])}")
+    masks, gem = dict(ticket.masks), ticket.gem and dict(ticket.gem)
+    for name in shapes:
+        if masks[name].shape == shapes[name]:
+            continue
+        order = torch.randperm(shapes[name].numel(), generator=generator)
+        for kind in (masks, gem):
+            if kind is not None:  # both of the same order, so that the gem stays among the masks
+                count = round(float(kind[name].float().mean()) * len(order))
+                kind[name] = torch.zeros(len(order), dtype=torch.bool).index_fill_(0, order[:count], True)
+                kind[name] = kind[name].view(shapes[name])
+    return masks, gem

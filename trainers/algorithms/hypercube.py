@@ -214,7 +214,9 @@ class GemMiner(ScoreTraining):
         """Take up what `state` returned."""
         super().load_state(state)
         snapshot, self._tied, self._thin = state["snapshot"], state["tied"], set(state["thin"])
-        self._snapshot = None if snapshot is None else snapshot.to(self.flat.scores.device)
+        self._snapshot = None if snapshot is None else snapshot.to(self.flat.scores)
+        if snapshot is not None and snapshot.shape != self.flat.scores.shape:
+            raise ValueError("the snapshot is of other scores")
         self._flags_changed()
         if state["threshold"] is not None:
             self.rule.threshold.fill_(state["threshold"])

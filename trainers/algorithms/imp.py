@@ -41,7 +41,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
         train(run, stage, training, data, recipe.epochs)
         rewound = rewound or training.snapshot
         trained = Ticket(plain_state(net), ticket.masks)
-        keep_round(run, number, trained, rewound)
+        keep_round(run, number, trained, rewound, config)
         if number >= config.imp_prunings:
             return ticket
         number += 1
@@ -89,6 +89,9 @@ class Round(WeightTraining):
         self._steps = state["steps"]
         device = next(self.network.parameters()).device
         self.snapshot = {name: weight.to(device) for name, weight in state["snapshot"].items()}
+        shapes = {name: weight.shape for name, weight in prunable_parameters(self.network).items()}
+        if self.snapshot and {name: weight.shape for name, weight in self.snapshot.items()} != shapes:
+            raise ValueError("the snapshot is of another network")
 
 
 @torch.no_grad()

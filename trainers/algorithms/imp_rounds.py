@@ -9,13 +9,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from models.masking import plain_state, prunable_parameters
-from models.pretrained import load_weights, read_state
+from models.pretrained import load_weights, read_state, unwrapped
+from trainers.stored import checked_position
 from utils.checkpoints import checkpoint_path
 from utils.errors import UserError
 from utils.files import load_tensors, write_atomic, write_csv
 from utils.masks import Ticket, all_kept
+from utils.ranks import by_first
 from utils.run import Run
-from utils.tickets import write_ticket
+from utils.tickets import write_stored
 
 if TYPE_CHECKING:
     from args_helper import Config
@@ -49,7 +51,8 @@ def rewind_step(config: Config, steps: int) -> int:
 # ---- what a round leaves -------------------------------------------------------------------------------------------
 
 
-def keep_round(run: Run, number: int, ticket: Ticket, rewound: dict[str, Tensor]) -> None:
+@by_first
+def keep_round(run: Run, number: int, ticket: Ticket, rewound: dict[str, Tensor], config: Config) -> None:
     """Write a finished round's network and masks, the table of all rounds so far, and the rewind snapshot once.
 
     Args:
@@ -57,6 +60,7 @@ def keep_round(run: Run, number: int, ticket: Ticket, rewound: dict[str, Tensor]
         number: of the round.
         ticket: the round's masks on the network as it was trained.
         rewound: the snapshot.
+        config: what of it describes the network goes into the ticket's header.
     """
     folder = run.folder / "rounds"
     lines = [
@@ -69,7 +73,8 @@ def keep_round(run: Run, number: int, ticket: Ticket, rewound: dict[str, Tensor]
         for one in range(number + 1)
         if (rows := run.rows(f"search/round_{one}"))
     ]
-    write_ticket(folder / f"round_{number:03d}.safetensors", ticket, lines[-1])
+    about = {"options": config.of_network(), **lines[-1]}
+    write_stored(folder / f"round_{number:03d}.safetensors", ticket, about)
     if not (folder / SNAPSHOT).exists():
         write_atomic(folder / SNAPSHOT, save({name: value.cpu().contiguous() for name, value in rewound.items()}))
     write_csv(folder / "rounds.csv", lines)
@@ -96,17 +101,25 @@ def first_round(net: nn.Module, config: Config, run: Run) -> tuple[int, Ticket, 
         return 0, fresh, rewound
     folder, stage = Path(config.imp_resume_folder), f"search/round_{number}"
     snapshot = folder / "rounds" / SNAPSHOT
-    if not rewound and snapshot.exists():
-        rewound = {name: value.to(device) for name, value in read_state(snapshot).items()}
-    stored = run.load(stage)
-    if stored is None:
-        stored = _stored_position(folder, config)
+    if not rewound and (stored_snapshot := _stored_snapshot(snapshot)):
+        rewound = {name: value.to(device) for name, value in stored_snapshot.items()}
+        load_weights(net, {**net.state_dict(), **rewound}, snapshot)  # that they fit
+    begun = run.load(stage)
+    stored = checked_position(_stored_position(folder, config) if begun is None else begun, 0, str(folder))
+    load_weights(net, unwrapped(stored), folder)
+    state = plain_state(net)
+    if begun is None:
         run.save(stage, stored)
-    state = {name: value.to(device) for name, value in stored["training"]["network"].items()}
     # Pruned weights are exactly 0 at every step, the others never.
     return number, Ticket(state, {name: state[name] != 0 for name in fresh.masks}), rewound
 
 
+@by_first
+def _stored_snapshot(path: Path) -> dict[str, Tensor]:
+    return dict(read_state(path)) if path.exists() else {}
+
+
+@by_first
 def _stored_position(folder: Path, config: Config) -> dict[str, Any]:
     """The checkpoint of a run's round: its end, or where it stood at `imp_resume_epoch` and step `imp_resume_iter`."""
     number = config.imp_resume_round
@@ -116,7 +129,7 @@ def _stored_position(folder: Path, config: Config) -> dict[str, Any]:
         wanted = (max(0, config.imp_resume_epoch), max(0, config.imp_resume_iter))
     there = []
     for path in sorted(last.parent.glob(f"{last.stem}.pt")) + sorted(last.parent.glob(f"{last.stem}_epoch_*.pt")):
-        stored = load_tensors(path)
+        stored = checked_position(load_tensors(path), 0, str(path))
         at = (stored["epoch"], stored["step"])
         if at == wanted or (wanted is None and stored["done"]):
             return stored

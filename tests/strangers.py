@@ -1,0 +1,336 @@
+"""What strangers may send, as hypothesis draws it: configs, command lines, tickets, checkpoints, images, results."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import struct
+import zlib
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from PIL import Image
+
+from args_helper import OPTIONS, RETIRED
+from utils.files import sealed
+
+PROJECT = Path(__file__).resolve().parent.parent
+OWNED = "canary/owned"
+"""What code in a stranger's file would make."""
+
+# ---- bytes ---------------------------------------------------------------------------------------------------------
+
+
+class Edit(NamedTuple):
+    """A change of some bytes; the place is a fraction of the whole."""
+
+    kind: str
+    place: float
+    length: int
+    content: bytes
+
+    def of(self, raw: bytes) -> bytes:
+        at = int(self.place * len(raw))
+        if self.kind == "cut off":
+            return raw[:at]
+        if self.kind == "doubled":
+            return raw[: at + self.length] + raw[at:]
+        kept = at if self.kind == "inserted" else at + (len(self.content) if self.kind == "replaced" else self.length)
+        return raw[:at] + (b"" if self.kind == "removed" else self.content) + raw[kept:]
+
+
+EDITS = st.lists(
+    st.builds(
+        Edit,
+        st.sampled_from(["replaced", "replaced", "inserted", "removed", "doubled", "cut off"]),
+        st.floats(0, 1, exclude_max=True),
+        st.integers(1, 40),
+        st.binary(min_size=1, max_size=8),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def mutated(base: bytes | st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    def change(raw: bytes, edits: list[Edit]) -> bytes:
+        for edit in edits:
+            raw = edit.of(raw)
+        return raw
+
+    return st.builds(change, base if isinstance(base, st.SearchStrategy) else st.just(base), EDITS)
+
+
+# ---- configs and command lines -------------------------------------------------------------------------------------
+
+ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=30)  # lone surrogates and NUL as well
+NAMES = [*OPTIONS, *RETIRED, "p", "e", "<<", "no_cuda", "width_mult"]
+VALUES = [
+    "0", "1", "-1", "2.5", "1e2", "1e400", "true", "no", "~", "", "none", "1" + "0" * 30, "9" * 5000, "0x" + "f" * 6000,
+    "1" + ":59" * 400, "1" + ":59" * 400 + ".5", "0b_", "0o_", ".nan", "-.inf", "2001-99-99", "2001-01-01", "a" * 5000,
+    "0001-01-01T00:00:00+23:59", "../../x", "/etc/passwd", "..", ".", "a/../../b", "x\0y", "\ud800", "\x1b[2J", "'x",
+    "no/such.py:function", "torchvision/x", "a" * 300 + ".py:f", "1, 2,,3", "३", "99999d", "1h", "resnet20", "Digits",
+    "hc_iter", "imp", "SubnetConv", "None",
+]  # fmt: skip
+YAML_VALUES = [
+    f"!!python/object/apply:os.system ['touch {OWNED}']", "!!python/name:os.system", "!!binary aGk=", "!!binary =",
+    "!!int ''", "!!int a", "!!float ''", "!!bool maybe", "!!timestamp x", "!!set {a, b}", "!!omap [a: 1]", "!!null x",
+    "!own x", "&a [*a, *a]", "&a 1", "*a", "*nowhere", "{a: 1}", "{<<: {a: 1}}", "[1, [2, [3]]]", "[1, 2", '"\\ud800"',
+    '"\\0"', '"\\x1b[2J"', "? [a]", "|\n  text", ">-\n  text", "'", "@x", "%x", "\t1", "- 1", "[~]", "[2001-01-01, x]",
+]  # fmt: skip
+TREES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+).map(json.dumps)
+
+
+def bomb(levels: int, width: int) -> str:
+    lines = ["a0: &a0 [x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, levels)]
+    return "\n".join([*lines, f"lr: *a{levels - 1}", f"? *a{levels - 1}\n: 1"])
+
+
+@cache
+def _published() -> list[bytes]:
+    return [path.read_bytes() for path in sorted((PROJECT / "configs").rglob("*.yml"))]
+
+
+LINES = st.builds(
+    "{}: {}".format,
+    st.sampled_from(NAMES) | st.sampled_from(["? [a]", "&k lr", "!!int x", "{a: b}", "1", "~", "[a, b]", "''"]),
+    st.sampled_from(VALUES) | st.sampled_from(YAML_VALUES) | TREES | ANY_TEXT,
+)
+CONFIGS = st.one_of(
+    st.binary(max_size=200),
+    st.lists(LINES, max_size=6).map(lambda lines: "\n".join(lines).encode(errors="surrogatepass")),
+    st.builds(bomb, st.integers(2, 40), st.integers(1, 12)).map(str.encode),
+    st.builds(lambda sign, times: (sign * times).encode(), st.sampled_from("[{-?!&*\"'|a \n"), st.integers(1, 4000)),
+    st.builds(lambda times: b"lr: 1 # " + b"x" * times, st.integers(2**18 - 20, 2**18 + 20)),
+    mutated(st.deferred(lambda: st.sampled_from(_published()))),
+)
+
+_VALUE = st.sampled_from(VALUES) | ANY_TEXT | st.integers().map(str) | st.floats().map(str)
+_FLAG = st.sampled_from(NAMES).map(lambda name: f"--{name}")
+WORDS = st.lists(
+    st.one_of(
+        st.tuples(_FLAG, _VALUE),
+        st.tuples(st.builds("{}={}".format, _FLAG, _VALUE)),
+        st.tuples(st.builds("--no_{}".format, st.sampled_from(NAMES))),
+        st.tuples(_FLAG, _VALUE, _VALUE),
+        st.tuples(_VALUE | st.sampled_from(["--", "-", "-p", "-e", "-ep", "--=", "---", "-h"])),
+    ),
+    max_size=5,
+).map(lambda some: [word for words in some for word in words])
+
+# ---- safetensors ---------------------------------------------------------------------------------------------------
+
+DTYPES = ["F32", "F64", "F16", "BF16", "I64", "I8", "U8", "BOOL", "U16", "U32", "U64", "C64", "F8_E4M3", "F8_E5M2",
+          "F8_E8M0", "F4", "F6_E2M3", "X", "", 5, None]  # fmt: skip
+JUNK_JSON = st.sampled_from(
+    ["", "null", "1", "[1]", '["no/such"]', "{", "[" * 5000, '{"a": 1}', '"state"', "NaN", "1" * 5000, "[null]"]
+) | TREES  # fmt: skip
+_CHANGE = st.tuples(
+    st.floats(0, 1, exclude_max=True),
+    st.sampled_from(["dtype", "shape", "data_offsets", "name", "gone", "copy"]),
+    st.sampled_from(DTYPES),
+    st.lists(st.sampled_from([0, 1, 2, 3, 64, 2**31, 2**62, 2**63, 2**64, -1]), max_size=4),
+    st.sampled_from(
+        ["state/x", "mask/x", "gem/x", "state/", "/", "", "x" * 300, "mask/linear.0.weight", "é\n", "train"]
+    ),
+)
+
+
+def _header_changed(raw: bytes, changes: list[tuple], metadata: dict[str, str], length: int) -> bytes:
+    (size,) = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8 : 8 + size])
+    header["__metadata__"] = {**header.get("__metadata__", {}), **metadata}
+    for place, kind, dtype, numbers, other in changes:
+        names = [name for name in header if name != "__metadata__"]
+        if not names:
+            break
+        name = names[int(place * len(names))]
+        about = header[name]
+        if kind in ("gone", "name", "copy"):
+            header = header if kind == "copy" else {key: value for key, value in header.items() if key != name}
+            header |= {} if kind == "gone" else {other: about}
+        else:
+            about[kind] = dtype if kind == "dtype" else numbers
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text) + length) + text + raw[8 + size :]
+
+
+def tensor_files(raw: bytes) -> st.SearchStrategy[bytes]:
+    """Safetensors files like this one, and what is none."""
+    metadata = st.dictionaries(
+        st.sampled_from(["order", "about", "facts", "recipe", "fingerprint", "x"]), JUNK_JSON, max_size=3
+    )
+    near = st.builds(
+        _header_changed, st.just(raw), st.lists(_CHANGE, max_size=3), metadata, st.sampled_from([0, 0, 0, 1, -1, 2**40])
+    )
+    return st.one_of(near, near, mutated(raw), mutated(near), st.binary(max_size=60))
+
+
+# ---- what torch.save writes ----------------------------------------------------------------------------------------
+
+
+class Evil:
+    """Would run a command when it is loaded."""
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {OWNED}",)
+
+
+class EvilPath:
+    """Would evaluate an expression when it is loaded."""
+
+    def __reduce__(self) -> tuple:
+        return eval, (f"open({OWNED!r}, 'w').close()",)
+
+
+def _leaves() -> list[Any]:
+    return [
+        None, True, False, 0, 1, -1, 3, 2.5, float("nan"), float("inf"), 10**30, 2**70000, "", "x", b"x", [], {}, (),
+        {"a": 1}, [None] * 3, [0.0, 0.0, 0.0], [0.0, 0.0, 5.0], {1: 2}, {"param_groups": [], "state": {}}, {"x"},
+        torch.zeros(()), torch.zeros(0), torch.zeros(4, 64), torch.ones(3, dtype=torch.complex64), [1],
+        torch.full((4, 64), float("nan")), torch.zeros(4, 64, dtype=torch.float64), torch.zeros(4, 64).to_sparse(),
+        torch.zeros(1).expand(4, 64), torch.empty(4, 64, device="meta"), torch.zeros(4, 64, dtype=torch.int8),
+        torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), torch.zeros(4, 64, dtype=torch.float8_e5m2),
+        torch.quantize_per_tensor(torch.zeros(4, 64), 0.1, 0, torch.qint8), torch.nn.Parameter(torch.zeros(4, 64)),
+        Evil(), EvilPath(),
+    ]  # fmt: skip
+
+
+LEAVES = st.deferred(lambda: st.sampled_from(_leaves()))
+KEYS = ["epoch", "step", "x", "", 1, None, (1, 2), 2**70000, "linear.0.weight", "module.linear.0.weight", "state_dict"]
+
+
+def _put(tree: Any, path: list[float], kind: str, key: Any, leaf: Any) -> Any:
+    """The tree with one place in it changed; the path says, by fractions, where to go down."""
+    if not path or not isinstance(tree, dict | list) or not tree:
+        return leaf
+    keys = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
+    at = keys[int(path[0] * len(keys))]
+    changed = tree.copy()
+    if len(path) == 1 and kind == "gone":
+        del changed[at]
+    elif len(path) == 1 and kind == "more" and isinstance(tree, dict):
+        changed[key] = leaf
+    else:
+        changed[at] = _put(tree[at], path[1:], kind, key, leaf)
+    return changed
+
+
+def saved(tree: Any) -> bytes:
+    """As `torch.save` writes it, with a checksum that is right."""
+    buffer = io.BytesIO()
+    torch.save(tree, buffer)
+    return sealed(buffer.getvalue())
+
+
+def checkpoints(raw: bytes) -> st.SearchStrategy[bytes]:
+    """Checkpoints like this one, with a checksum that is right or none, and what is none."""
+    tree = torch.load(io.BytesIO(raw), weights_only=True)
+    place = st.lists(st.floats(0, 1, exclude_max=True), max_size=5)
+    change = st.tuples(place, st.sampled_from(["put", "put", "gone", "more"]), st.sampled_from(KEYS), LEAVES)
+
+    def changed(changes: list[tuple]) -> bytes:
+        now = tree
+        for one in changes:
+            now = _put(now, *one)
+        return saved(now)
+
+    near = st.lists(change, min_size=1, max_size=3).map(changed)
+    junk = LEAVES | st.dictionaries(st.sampled_from(KEYS), LEAVES, max_size=3)
+    return st.one_of(near, near, near, junk.map(saved), mutated(raw), st.binary(max_size=60), junk.map(_pickled))
+
+
+def json_files(raw: bytes) -> st.SearchStrategy[bytes]:
+    """JSON like this, with places in it changed, and what is none."""
+    tree = json.loads(raw)
+    leaf = JUNK_JSON.filter(_is_json).map(json.loads) | st.sampled_from([None, "nan", float("nan"), 1e999, -5, 10**400])
+    place = st.lists(st.floats(0, 1, exclude_max=True), max_size=3)
+    change = st.tuples(place, st.sampled_from(["put", "gone", "more"]), st.sampled_from(["x", "", "trial"]), leaf)
+
+    def changed(changes: list[tuple]) -> bytes:
+        now = tree
+        for one in changes:
+            now = _put(now, *one)
+        return json.dumps(now).encode()
+
+    return st.one_of(st.lists(change, max_size=3).map(changed), mutated(raw), JUNK_JSON.map(str.encode))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _pickled(tree: Any) -> bytes:
+    try:
+        return pickle.dumps(tree)
+    except (RuntimeError, TypeError, NotImplementedError):  # of the tensors that have no pickle
+        return pickle.dumps(Evil())
+
+
+# ---- image folders -------------------------------------------------------------------------------------------------
+
+
+def _drawn(format: str, mode: str, size: tuple[int, int], frames: int) -> bytes:
+    """An image file; in a mode that its format can hold."""
+    image = Image.fromarray(np.arange(size[0] * size[1]).reshape(size[::-1]).astype(np.uint8)).convert(
+        mode if mode in ("L", "RGB", "RGBA", "CMYK", "P", "1", "I", "F", "LA") else "L"
+    )
+    image = Image.fromarray(np.zeros(size[::-1], dtype=np.uint16)) if mode == "I;16" else image
+    buffer = io.BytesIO()
+    more = {"save_all": True, "append_images": [image] * (frames - 1)} if frames > 1 and format != "BMP" else {}
+    try:
+        image.save(buffer, format, **more)
+    except (OSError, KeyError, ValueError, TypeError):
+        return _drawn("PNG", "L", size, 1)
+    return buffer.getvalue()
+
+
+def bomb_png(width: int, height: int) -> bytes:
+    raw = bytearray(_drawn("PNG", "L", (1, 1), 1))
+    raw[16:24] = struct.pack(">II", width, height)
+    return bytes(raw[:29] + struct.pack(">I", zlib.crc32(raw[12:29])) + raw[33:])
+
+
+_SIDE = st.sampled_from([1, 2, 7, 8, 8, 8, 33])
+DRAWN = st.builds(
+    _drawn,
+    st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]),
+    st.sampled_from(["L", "RGB", "RGBA", "CMYK", "P", "1", "I;16", "I", "F", "LA"]),
+    st.tuples(_SIDE, _SIDE) | st.sampled_from([(1, 3000), (3000, 1)]),
+    st.sampled_from([1, 1, 2]),
+)
+IMAGES = st.one_of(
+    DRAWN,
+    DRAWN,
+    mutated(DRAWN),
+    st.builds(bomb_png, *[st.sampled_from([0, 1, 9000, 65535, 2**31 - 1, 2**32 - 1])] * 2),
+    st.sampled_from([b"", b"GIF89a", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"]),
+    st.binary(max_size=60),
+)
+FILE_NAMES = ["0.png", "1.jpg", "2.JPEG", "3.tif", "4.webp", "-x.png", "a\nb.png", "\udcff.png", ".hidden.png", "a" * 99
+              + ".png", "x.txt", "\x1b[2J.png", "é.png", "x.png.exe", "5.bmp"]  # fmt: skip
+ENTRIES = st.tuples(
+    st.sampled_from(FILE_NAMES),
+    IMAGES
+    | st.sampled_from(["link to canary", "link to nothing", "link to itself", "pipe", "folder", "link to device"]),
+)
+CLASSES = st.dictionaries(
+    st.sampled_from(["a", "b", "c", "-rf", "\udcff", "é ", "a.png", "images", "link to canary", "link to itself"]),
+    st.lists(ENTRIES, max_size=4),
+    max_size=3,
+)

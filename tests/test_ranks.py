@@ -1,0 +1,413 @@
+"""Several processes that share a run: what they tell one another, and that together they come to what one comes to."""
+
+import io
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import main
+from tests.conftest import PROJECT, SMALL, Outcome, read_rows, same_bits, timeless
+from tests.test_loop import splits, training_scores, training_weights
+from trainers.loop import train_step
+from trainers.statistics import average_statistics
+from utils import launch, ranks
+from utils.errors import RanksApart, UserError, resume_command
+from utils.launch import Launch, launched
+from utils.proof import prove_same
+from utils.stopping import Stopping
+
+Call = Callable[..., Outcome]
+SHORT = [*SMALL, "--skip_sanity_checks"]
+# Of 1,294 images the last batch has a single one: the second rank has no part of it.
+UNEVEN = [*SHORT, "--batch_size", "431"]
+
+
+def said(rank: int, world: int, port: int, **more: str) -> dict[str, str]:
+    """What torchrun would tell a process on the only machine."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port,
+               "TORCHELASTIC_RESTART_COUNT": 0, "TORCHELASTIC_MAX_RESTARTS": 0}  # fmt: skip
+    words = {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", **more}
+    return {**{name: str(value) for name, value in numbers.items()}, **words}
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def shared(function: Callable[[], Any], world: int, port: int) -> list[Any]:
+    """What a function returns on each of so many ranks, or the text of the error that it ends with."""
+
+    def joined() -> Any:
+        try:
+            with ranks.joined(torch.device("cpu"), "nccl"):
+                return function()
+        except (UserError, RanksApart) as error:
+            return f"{type(error).__name__}: {error}"
+
+    return forked(joined, world, port)
+
+
+def forked(function: Callable[[], Any], world: int, port: int) -> list[Any]:
+    """What a function returns in each of so many processes, which are told that torchrun has started them."""
+    context = multiprocessing.get_context("fork")  # which have imported everything by then
+    queue = context.SimpleQueue()
+
+    def work(rank: int) -> None:
+        os.environ |= said(rank, world, port)
+        queue.put((rank, function()))
+
+    processes = [context.Process(target=work, args=(rank,)) for rank in range(world)]
+    for process in processes:
+        process.start()
+    answers = dict(queue.get() for _ in processes)
+    for process in processes:
+        process.join()
+    return [answers[rank] for rank in range(world)]
+
+
+# ---- what ranks tell one another -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 11])
+def test_parts_are_those_that_tensor_split_makes(count, monkeypatch):
+    monkeypatch.setattr(ranks, "world", lambda: 4)
+    parts = []
+    for rank in range(4):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        parts.append(torch.arange(100)[ranks.own_part(7, 7 + count)].tolist())
+    assert parts == [part.tolist() for part in torch.arange(7, 7 + count).tensor_split(4)]
+
+
+def test_a_rank_is_given_its_part_of_every_batch_and_its_share_of_what_is_evaluated(monkeypatch):
+    data = splits()
+    whole, evaluated = list(data.train.epoch(torch.Generator().manual_seed(0), 1)), list(data.test)
+    monkeypatch.setattr(ranks, "world", lambda: 3)
+    parts, shares = [], []
+    for rank in range(3):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        parts.append(list(data.train.epoch(torch.Generator().manual_seed(0), 1, shared=True)))
+        shares.append(len(list(data.test)))
+        assert len(list(data.train.epoch(torch.Generator()))) == len(data.train)  # else it is given all
+    for step, (images, labels) in enumerate(whole, start=1):
+        assert torch.equal(torch.cat([part[step - 1][0] for part in parts]), images)
+        assert torch.equal(torch.cat([part[step - 1][1] for part in parts]), labels)
+        assert data.train.size(step) == len(labels)
+    assert shares == [len(evaluated[rank::3]) for rank in range(3)]
+
+
+def everything_told() -> list[Any]:
+    rank = ranks.rank()
+    calls = []
+
+    @ranks.by_first
+    def inner() -> str:
+        calls.append("inner")
+        return f"of {rank}"
+
+    @ranks.by_first
+    def outer() -> tuple[str, bool]:
+        return inner(), ranks.sharing()
+
+    agreement = ranks.Agreement()
+    tensors = [torch.tensor([1.0, rank]), torch.tensor([[2.0]])]
+    ranks.sum_in_place(tensors)
+    told = [ranks.told(rank + 5), ranks.gathered(rank), ranks.summed(rank, 1), outer(), calls]
+    agreed = [agreement.soon(rank, 0), agreement.soon(0, 0), agreement.soon(0, rank)]
+    return [*told, [tensor.tolist() for tensor in tensors], *agreed, agreement.now(0, 0), agreement.now(0, 0)]
+
+
+def test_what_ranks_tell_one_another(port):
+    same = [5, [0, 1, 2], [3, 3], ("of 0", False)]
+    sums, agreed = [[3.0, 3.0], [[6.0]]], [[0, 0], [2, 0], [0, 0], [0, 2], [0, 0]]
+    answers = shared(everything_told, 3, port)
+    assert answers == [[*same, ["inner"] if rank == 0 else [], sums, *agreed] for rank in range(3)]
+
+
+def fails_on_the_first() -> None:
+    @ranks.by_first
+    def write() -> None:
+        raise UserError("the disk is full")
+
+    write()
+
+
+def one_differs() -> str:
+    net = nn.Linear(3, 2)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.fill_(0.5)
+        prove_same(net.state_dict(), "at first")
+        net.bias[1] += 1e-7 * (ranks.rank() == 1)
+    prove_same(net.state_dict(), "after epoch 3 of search")
+    return "nobody has noticed"
+
+
+def statistics() -> list[list[float]]:
+    net = nn.Sequential(nn.BatchNorm1d(1), nn.BatchNorm1d(1, track_running_stats=False))
+    net(torch.tensor([[0.0], [2.0]]) * (1 + ranks.rank()))  # means 1 and 2, variances 2 and 8; momentum 0.1
+    average_statistics(net)
+    return [value.tolist() for value in net.buffers()]
+
+
+def test_what_goes_wrong_on_the_first_is_told_on_all(port):
+    assert shared(fails_on_the_first, 2, port) == ["UserError: the disk is full"] * 2
+
+
+def test_a_rank_that_differs_ends_all_and_is_named(port):
+    one, other = shared(one_differs, 2, port)
+    assert one == other
+    assert one.startswith("RanksApart: rank 1 has another bias than rank 0 has, after epoch 3 of search: the run ends")
+
+
+def test_statistics_of_batch_norm_are_averaged(port):
+    for mean, variance, count in shared(statistics, 2, port):
+        assert (mean, count) == (pytest.approx([0.15]), 1)
+        assert variance == pytest.approx([0.9 + 0.1 * 5])
+
+
+# ---- a step --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [training_weights, lambda: training_scores("--freeze_weights", "false")])
+def test_all_gradients_are_views_of_what_is_summed(make):
+    one, other = make(), make()
+    batch = next(iter(splits().train.epoch(torch.Generator().manual_seed(0))))
+    for training in (one, other):
+        training.forward(batch[0]).square().mean().backward()
+    held = sum(tensor.numel() for tensor in one.gradients())
+    parameters = [[p for group in each.optimizer.param_groups for p in group["params"]] for each in (one, other)]
+    assert held == sum(parameter.numel() for parameter in parameters[0])
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(*parameters))
+    for tensor in one.gradients():
+        tensor.zero_()
+    assert not any(parameter.grad.any() for parameter in parameters[0])
+
+
+def test_parts_of_a_batch_weigh_as_much_as_they_hold_and_an_empty_one_is_a_step_as_well(monkeypatch):
+    images, labels = next(iter(splits().train.epoch(torch.Generator().manual_seed(0))))
+    whole, parts = training_weights(), training_weights()
+    for training in (whole, parts):
+        training.network.eval()  # statistics of the batch would differ
+        monkeypatch.setattr(training.optimizer, "step", lambda: None)
+        monkeypatch.setattr(training.optimizer, "zero_grad", lambda set_to_none: None)
+    counts = train_step(whole, 0, images, labels)
+    split = sum(train_step(parts, 0, images[cut], labels[cut], 8) for cut in (slice(0, 5), slice(5, 8), slice(8, 8)))
+    assert torch.allclose(counts, split)
+    for one, other in zip(whole.network.parameters(), parts.network.parameters()):
+        assert torch.allclose(one.grad, other.grad, atol=1e-6)
+
+
+# ---- how processes are started -------------------------------------------------------------------------------------
+
+
+def test_only_what_torchrun_says_counts(monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert launched() == Launch()
+    for name, value in said(1, 4, 1, LOCAL_WORLD_SIZE="2", LOCAL_RANK="1", TORCHELASTIC_MAX_RESTARTS="2").items():
+        monkeypatch.setenv(name, value)
+    assert launched() == Launch(1, 4, 1, 2, 0, True, True)
+    assert resume_command(Path("here")) == "torchrun --nproc-per-node=2 ... main.py --resume here"
+
+
+def test_a_signal_that_comes_by_two_ways_is_one():
+    stopping = Stopping(echo=0.2)
+    with stopping.heeded():
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert stopping.asked == 143
+        time.sleep(0.2)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_told"), [("multiprocessing_distributed: true", 1), ("world_size: 4\nrank: 0", 1), ("rank: -1", 0)]
+)
+def test_a_file_that_asks_for_several_processes_is_told_how_to_start_them_in_one_line(asked, is_told, call, tmp_path):
+    (tmp_path / "old.yml").write_text(f"{asked}\ndist_backend: nccl\nevaluate: true\npretrained: none.pt\n")
+    told = call("--config", tmp_path / "old.yml").err.splitlines()[:-1]
+    assert [line.startswith("warning: one process does all the work") for line in told] == [True] * is_told
+    assert all("torchrun --nproc-per-node=2 main.py" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--evaluate", "--pretrained", "a"], "evaluate runs in one process"),
+        (["--sweep", "a.yml"], "sweep runs in one process"),
+        (["--batch_size", "1"], "batch_size 1 is less than the 2 processes"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(words, message, call, places, monkeypatch):
+    for name, value in said(0, 2, 1).items():
+        monkeypatch.setenv(name, value)
+    outcome = call("--device", "cpu", *words, *places)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert outcome.err.startswith(f"error: {message}")
+
+
+def test_others_let_the_first_speak(call, monkeypatch):
+    monkeypatch.setattr(launch, "HEAD_START", 0.0)
+    for name, value in said(1, 2, 1).items():
+        monkeypatch.setenv(name, value)
+    outcome = call("--print_config")
+    assert (outcome.code, outcome.out) == (0, "")
+    assert call("--evaluate", "--pretrained", "a").err.startswith("rank 1: error: evaluate runs in one process")
+
+
+# ---- whole runs ----------------------------------------------------------------------------------------------------
+
+
+def printing(words: list[str]) -> tuple[int, str]:
+    """What a run ends with, and what it prints."""
+    with redirect_stdout(io.StringIO()) as printed:
+        code = main.main(words)
+    return code, printed.getvalue()
+
+
+def at(place: Path) -> list[str]:
+    return ["--results_dir", str(place / "results"), "--log_dir", str(place / "runs"), "--device", "cpu"]
+
+
+def states(folder: Path, stage: str) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / f"{stage}.pt", weights_only=True)["training"]["network"]
+
+
+def test_two_ranks_come_to_what_one_process_comes_to_that_accumulates_two_parts(tmp_path, port, call):
+    (first, printed), second = forked(lambda: printing([*UNEVEN, *at(tmp_path / "two")]), 2, port)
+    assert (first, second) == (0, (0, ""))
+    assert "hc_iter, trial 1" in printed
+    assert call(*UNEVEN, *at(tmp_path / "one"), "--accumulate", "2").code == 0
+    alone, folder = (tmp_path / each / "results" / "trial_1" for each in ("one", "two"))
+    for one, other in zip(*(read_rows(each / "acc_and_sparsity.csv") for each in (alone, folder)), strict=True):
+        for name in ("train_loss", "train_acc", "model_sparsity", "regularization_loss"):
+            assert float(other[name]) == pytest.approx(float(one[name]), abs=1e-5)
+    for stage in ("search", "finetune"):
+        own, others = states(alone, stage), states(folder, stage)
+        for name in own:
+            if "running_" not in name and "tracked" not in name:  # of halves one after another, or averaged
+                assert torch.allclose(own[name].float(), others[name].float(), atol=1e-5), name
+    tickets = [load_file(each / "ticket.safetensors") for each in (alone, folder)]
+    assert all(torch.equal(tickets[0][name], tickets[1][name]) for name in tickets[0] if name.startswith("mask/"))
+    found = [json.loads((each / "summary.json").read_text()) for each in (alone, folder)]
+    assert [one["world_size"] for one in found] == [1, 2]
+    assert found[0]["weights_remaining"] == found[1]["weights_remaining"]
+    assert found[0]["cost"]["search"]["images"] == found[1]["cost"]["search"]["images"]
+
+
+def torchrun(words: list[str], *options: str) -> subprocess.Popen[str]:
+    """Start two processes by torchrun, as its users do."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *options, str(PROJECT / "main.py")]
+    return subprocess.Popen(
+        [*command, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def worker(launcher: int, rank: int) -> int:
+    """The number of a process that torchrun has started."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            parent = int((path.parent / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == launcher and f"RANK={rank}".encode() in path.read_bytes().split(b"\0"):
+                return int(path.parent.name)
+        except OSError:  # it has ended meanwhile, or is another's
+            continue
+    raise AssertionError(f"there is no rank {rank}")
+
+
+LONGER = [*SHORT, "--epochs", "12", "--iter_period", "3", "--accumulate", "2", "--batch_size", "100"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("undisturbed")
+    process = torchrun([*LONGER, *at(place)])
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    return place / "results" / "trial_1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_run_that_loses_a_rank_is_started_again_and_comes_to_the_same_end(rank, undisturbed, tmp_path):
+    process = torchrun([*LONGER, *at(tmp_path)], "--max-restarts=1")
+    for said in process.stdout:
+        if said.startswith("search 6/12"):
+            os.kill(worker(process.pid, rank), signal.SIGKILL)
+            break
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    assert "started again by torchrun (1): going on from the last checkpoint" in out
+    assert "Traceback" not in out
+    assert same_bits(timeless(tmp_path / "results" / "trial_1"), timeless(undisturbed))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_stores_its_step_and_goes_on(undisturbed, tmp_path):
+    process = torchrun([*LONGER, *at(tmp_path)])
+    for said in process.stdout:
+        if said.startswith("search 6/12"):
+            process.send_signal(signal.SIGTERM)
+            break
+    out, _ = process.communicate(timeout=300)
+    folder = tmp_path / "results" / "trial_1"
+    assert out.count(f"stopped by SIGTERM; go on with: torchrun --nproc-per-node=2 main.py --resume {folder}") == 1
+    process = torchrun(["--resume", str(folder), "--device", "cpu"])
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    ended, whole = (read_rows(each / "acc_and_sparsity.csv") for each in (folder, undisturbed))
+    for name in ("train_loss", "train_acc", "model_sparsity", "lr"):
+        assert [row[name] for row in ended] == [row[name] for row in whole]
+    tickets = [load_file(each / "ticket.safetensors") for each in (folder, undisturbed)]
+    assert all(torch.equal(tickets[0][name], tickets[1][name]) for name in tickets[0] if name.startswith("mask/"))
+
+
+@pytest.mark.slow
+def test_a_training_that_diverges_is_told_on_all_ranks_alike(tmp_path, port):
+    def ended() -> tuple[int, str]:
+        launch.HEAD_START = 0.0
+        with redirect_stderr(io.StringIO()) as told:
+            code = main.main([*SHORT, *at(tmp_path), "--algo", "training", "--arch", "FC", "--lr", "1e30"])
+        return code, told.getvalue().removeprefix("rank 1: ")
+
+    first, second = forked(ended, 2, port)
+    assert first == second
+    assert first[0] == 3 and "search has diverged: the output of layer" in first[1]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stored_within_epochs_comes_to_the_same_end(undisturbed, tmp_path, port):
+    words = [*LONGER, *at(tmp_path), "--checkpoint_every", "0.05s"]
+    assert forked(lambda: main.main(words), 2, port) == [0, 0]
+    one, other = states(tmp_path / "results" / "trial_1", "finetune"), states(undisturbed, "finetune")
+    assert all(torch.allclose(one[name].float(), other[name].float(), atol=1e-5) for name in one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["imp --imp_rounds 2 --prune_rate 0.4", "cts --rewind_epoch 1", "snip", "ep"])
+def test_other_algorithms_are_shared_as_well(algo, tmp_path, port, call):
+    words = [*SHORT, "--algo", *algo.split()]
+    assert forked(lambda: main.main([*words, *at(tmp_path / "two")]), 2, port) == [0, 0]
+    assert call(*words, *at(tmp_path / "one"), "--accumulate", "2").code == 0
+    alone, folder = (tmp_path / each / "results" / "trial_1" for each in ("one", "two"))
+    for one, other in zip(*(read_rows(each / "acc_and_sparsity.csv") for each in (alone, folder)), strict=True):
+        assert float(other["train_loss"]) == pytest.approx(float(one["train_loss"]), abs=1e-4)

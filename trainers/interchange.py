@@ -1,0 +1,94 @@
+"""A network for other tools: a plain state_dict, torch.export and ONNX, compared to the network itself."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from utils.errors import UserError
+
+TOLERANCE = 1e-4
+"""How far logits may be from the network's, as a fraction of the largest: other kernels add in another order."""
+
+
+def checked_files(net: nn.Module, images: Tensor) -> tuple[dict[str, bytes], dict[str, float]]:
+    """The network in every form, and how far the logits of each, read back from its bytes, are from the network's.
+
+    Args:
+        net: plain, in evaluation mode, on the CPU.
+        images: (B, C, H, W); every form takes any number of such images.
+
+    Returns:
+        File name -> content, and file name -> the largest difference of a logit.
+
+    Raises:
+        UserError: a package is missing, the network cannot be exported, or a form computes something else.
+    """
+    example = images[:1].expand(2, *images.shape[1:]).contiguous()
+    program = _exported(net, example)
+    archive = io.BytesIO()
+    torch.export.save(program, archive)
+    files = {
+        "model.safetensors": save({name: value.contiguous() for name, value in net.state_dict().items()}),
+        "model.pt2": archive.getvalue(),
+        "model.onnx": _as_onnx(program, example),
+    }
+    forms: dict[str, Callable[[Tensor], Tensor]] = {
+        "model.pt2": torch.export.load(io.BytesIO(files["model.pt2"])).module(),
+        "model.onnx": onnx_runner(files["model.onnx"]),
+    }
+    return files, {name: _difference(name, form, net, images) for name, form in forms.items()}
+
+
+def _exported(net: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    try:
+        return torch.export.export(net, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    except Exception as error:  # a network of the user's own may do what cannot be traced
+        raise UserError(f"torch.export cannot export the network: {str(error).splitlines()[0]}") from error
+
+
+def _as_onnx(program: torch.export.ExportedProgram, example: Tensor) -> bytes:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise UserError(f"--export needs the package {package}: pip install -r requirements.txt") from error
+    try:
+        with warnings.catch_warnings():  # of their own insides
+            warnings.simplefilter("ignore")
+            written = torch.onnx.export(
+                program, (example,), input_names=["images"], output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False,
+            )  # fmt: skip
+    except Exception as error:
+        raise UserError(f"the network cannot be written as ONNX: {str(error).splitlines()[0]}") from error
+    return written.model_proto.SerializeToString()
+
+
+def onnx_runner(content: bytes) -> Callable[[Tensor], Tensor]:
+    """Images -> logits by ONNX Runtime, on as many threads as PyTorch's."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def _difference(name: str, form: Callable[[Tensor], Tensor], net: nn.Module, images: Tensor) -> float:
+    """Raises: UserError: logits differ, of all images or of the first one alone."""
+    expected = net(images)
+    largest = max(float((form(part) - expected[: len(part)]).abs().max()) for part in (images, images[:1]))
+    allowed = TOLERANCE * float(expected.abs().max())
+    if not largest <= allowed:
+        raise UserError(
+            f"{name} would compute other logits than the network: they differ by {largest:.3g}, where {allowed:.3g} is "
+            "allowed; nothing was written"
+        )
+    return largest

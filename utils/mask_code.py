@@ -1,0 +1,108 @@
+"""Masks as few bytes: the gaps between kept places, deflated. Pure functions, the inverse of one another.
+
+The first byte says how the rest, a zlib stream, is to be read:
+
+    0  a byte for every kept place: how many places lie between it and the kept one before it. 255 adds 255 to the gap
+       of the next byte. What follows the last kept place is not told.
+    1  the same of the places that are not kept.
+    2  eight places a byte, the first in the highest bit.
+
+A mask of N places of which a fraction d is kept cannot take less than N · H(d) / 8 bytes on average, H being the binary
+entropy, unless it has structure; gaps take 1.01 to 1.04 times that at densities from 5% to 0.6%.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+
+KEPT, REMOVED, BITS = range(3)
+_ESCAPE = 255
+# Gaps have no repetitions to find: with the strategies that look for few or none, the code of the symbols fits better.
+_STRATEGIES = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED, zlib.Z_HUFFMAN_ONLY)
+_SPARSE = 0.05
+
+
+def encoded(mask: np.ndarray) -> bytes:
+    """The shortest of a mask's forms.
+
+    Args:
+        mask: (N,) bool.
+    """
+    count, density = len(mask), float(mask.mean()) if len(mask) else 0.0
+    form, places = (KEPT, mask) if density <= 0.5 else (REMOVED, ~mask)
+    forms = {form: _gaps(np.flatnonzero(places))}
+    if _SPARSE * count < places.sum():  # below, bits are never shorter
+        forms[BITS] = np.packbits(mask).tobytes()
+    found = (bytes([form]) + _deflated(raw, strategy) for form, raw in forms.items() for strategy in _STRATEGIES)
+    return min(found, key=len)
+
+
+def decoded(code: bytes, count: int) -> np.ndarray:
+    """The mask that `encoded` took: (count,) bool.
+
+    Raises:
+        ValueError: the bytes are no code of so many places. Nothing larger than such a mask is ever unpacked.
+    """
+    read = _FORMS.get(code[0]) if code else None
+    if read is None:
+        raise ValueError("a mask in an unknown form")
+    return read(code[1:], count)
+
+
+def _gaps(places: np.ndarray) -> bytes:
+    gaps = np.diff(places, prepend=-1) - 1
+    ends = np.cumsum(gaps // _ESCAPE + 1)
+    told = np.full(ends[-1] if len(ends) else 0, _ESCAPE, np.uint8)
+    told[ends - 1] = gaps % _ESCAPE
+    return told.tobytes()
+
+
+def _from_gaps(packed: bytes, count: int) -> np.ndarray:
+    told = np.frombuffer(inflated(packed, count + count // _ESCAPE + 1), np.uint8).astype(np.int64)
+    ends = told != _ESCAPE
+    places = (np.cumsum(told + ends) - 1)[ends]
+    dangling, beyond = len(told) and not ends[-1], len(places) and places[-1] >= count
+    if dangling or beyond:
+        raise ValueError(f"a mask that does not fit {count} places")
+    mask = np.zeros(count, dtype=bool)
+    mask[places] = True
+    return mask
+
+
+def _from_bits(packed: bytes, count: int) -> np.ndarray:
+    size = -(-count // 8)
+    raw = inflated(packed, size)
+    if len(raw) != size:
+        raise ValueError(f"a mask that does not fit {count} places")
+    return np.unpackbits(np.frombuffer(raw, np.uint8), count=count).astype(bool)
+
+
+_FORMS: dict[int, Callable[[bytes, int], np.ndarray]] = {
+    KEPT: _from_gaps,
+    REMOVED: lambda packed, count: ~_from_gaps(packed, count),
+    BITS: _from_bits,
+}
+
+
+def _deflated(raw: bytes, strategy: int) -> bytes:
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, 9, strategy)
+    return squeeze.compress(raw) + squeeze.flush()
+
+
+def inflated(packed: bytes, limit: int) -> bytes:
+    """What a zlib stream holds, if that is at most `limit` bytes.
+
+    Raises:
+        ValueError: it holds more, is cut off or damaged, or something follows it.
+    """
+    stream = zlib.decompressobj()
+    try:
+        raw = stream.decompress(packed, limit + 1)
+    except zlib.error as error:
+        raise ValueError(f"a stream that is damaged ({error})") from error
+    if len(raw) > limit or not stream.eof or stream.unused_data:
+        raise ValueError("a stream that is longer or shorter than it should be")
+    return raw
