@@ -1159,7 +1159,7 @@ def _of_ticket(given: Mapping[str, Given]) -> dict[str, Given]:
     try:
         told = json.loads(safetensors_header(Path(path)).get("about", "{}"))["options"] if path else {}
         told = {name: told[name] for name in OF_TICKETS if name in told and ".py:" not in str(told[name])}
-    except (ValueError, TypeError, KeyError):  # not a ticket, or an early one, which tells nothing
+    except (ValueError, TypeError, KeyError, RecursionError):  # not a ticket, or an early one, which tells nothing
         return {}
     if "dataset" in given:
         told.pop("image_size", None)  # of the ticket's data

@@ -162,6 +162,12 @@ def test_a_ticket_with_another_header_is_damaged(header: dict[str, str], tmp_pat
         read_ticket(tmp_path / "t.safetensors")
 
 
+@pytest.mark.parametrize("about", ["[" * 100_000, '{"options": ' + "[" * 100_000, "[1]", "1", '{"options": [1]}'])
+def test_options_of_a_ticket_that_are_none_are_passed_over(about: str, tmp_path: Path) -> None:
+    save_file({"w": torch.ones(2)}, tmp_path / "t.safetensors", {"about": about})
+    assert parse_args(["--ticket", str(tmp_path / "t.safetensors")]).arch == "resnet20"
+
+
 def test_an_empty_tensor_of_endless_shape_is_no_ticket(place: Place) -> None:
     text = json.dumps({"state/w": {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}}).encode()
     fuzz.try_ticket(place, struct.pack("<Q", len(text)) + text)
