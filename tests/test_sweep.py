@@ -485,3 +485,15 @@ def test_another_worker_goes_on_where_one_was_killed(
     for folder in finished:
         other = tmp_path / "alone" / folder.relative_to(tmp_path / "results")
         assert same_bits(timeless(folder), timeless(other))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["runs: !!python/object/apply:os.system ['true']", "runs: {[1]: {}}", "a: &a [*a]", "{" * 5000, "runs: !!int ''",
+     "a: &a [1, 1]\n" + "".join(f"b{i}: &b{i} [*a, *a]\n" for i in range(5)), "\0", "runs: " + "x" * 2**19],
+)  # fmt: skip
+def test_a_strangers_sweep_runs_no_code_and_ends_in_one_message(content: str, tmp_path: Path, call: Call) -> None:
+    (tmp_path / "s.yml").write_text(content)
+    outcome = call("--sweep", tmp_path / "s.yml", "--results_dir", tmp_path / "results")
+    assert outcome.code == 2 and outcome.err.startswith("error: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.yml"]

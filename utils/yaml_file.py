@@ -37,6 +37,20 @@ def read_nodes(path: Path, title: str) -> yaml.Node | None:
         raise UserError(f"{path} is nested too deeply: it is no {title}") from error
 
 
+def read_document(path: Path, title: str) -> Any:
+    """What a YAML file says, aliases and merged mappings included; for files that hold more than options.
+
+    Raises:
+        UserError: as `read_nodes`, or it asks for values that there are not.
+    """
+    node = read_nodes(path, title)
+    try:
+        return None if node is None else yaml.SafeLoader("").construct_document(node)
+    except (yaml.YAMLError, ValueError, ArithmeticError, TypeError, LookupError) as error:  # what its constructors raise
+        told = _complaint(error) if isinstance(error, yaml.YAMLError) else shown(str(error))
+        raise UserError(f"cannot read the {title} {path}: {told}") from error
+
+
 def plain_value(node: yaml.Node) -> Any:
     """The text, number, truth value, date or nothing that a node stands for, or a list of such.
 

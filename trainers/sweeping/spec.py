@@ -7,10 +7,10 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from utils.errors import UserError, meant
+from utils.yaml_file import read_document
 
 Options = dict[str, Any]
 
@@ -92,9 +92,7 @@ def named(name: str, chosen: Mapping[str, Any]) -> str:
 def read_sweep(path: Path) -> Sweep:
     """Raises: UserError: the file cannot be read, or has another shape."""
     try:
-        return Sweep.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the sweep {path}: {error}") from error
+        return Sweep.model_validate(read_document(path, "sweep"))
     except ValidationError as error:
         known = [*Sweep.model_fields, *Study.model_fields, *Range.model_fields]
         problems = []
