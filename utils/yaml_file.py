@@ -46,7 +46,7 @@ def read_document(path: Path, title: str) -> Any:
     node = read_nodes(path, title)
     try:
         return None if node is None else yaml.SafeLoader("").construct_document(node)
-    except (yaml.YAMLError, ValueError, ArithmeticError, TypeError, LookupError) as error:  # what its constructors raise
+    except (yaml.YAMLError, ValueError, ArithmeticError, TypeError, LookupError) as error:  # from constructors
         told = _complaint(error) if isinstance(error, yaml.YAMLError) else shown(str(error))
         raise UserError(f"cannot read the {title} {path}: {told}") from error
 
