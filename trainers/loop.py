@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data.loader import Batch, Splits
 from trainers.health import NotFinite, check_finite, warn_of_collapse, watched
 from trainers.ledger import Cost
-from trainers.monitoring import Timed
+from trainers.monitoring import Timed, show
 from trainers.statistics import average_statistics
 from trainers.stored import checked_position, take_up
 from trainers.training import Draw, Training
@@ -90,7 +90,7 @@ def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, 
             prove_same(training.network.state_dict(), f"after epoch {epoch} of {stage}")
             row["seconds"] = round(position.seconds + time.perf_counter() - started, 3)
             # Before the checkpoint: events that come twice are dropped on resuming.
-            _show(run, stage, training, row, speed)
+            show(run, stage, training, row, speed)
             stop, store = run.asked(stage, epoch)
             position.next_epoch(row, bool(stop or store))
             progress.epoch_done(epoch, _figures(row))
@@ -224,28 +224,6 @@ def _measured(training: Training, data: Splits, draw: Draw, meter: Tensor) -> Ro
         "regularization_loss": found.get("regularization_loss", 0.0),
         "model_sparsity": found["model_sparsity"],
     }
-
-
-_TAGS = {
-    "lr": "lr",
-    "test_acc_before_rounding": "accuracy/test_before_rounding",
-    "test_acc": "accuracy/test",
-    "val_acc": "accuracy/val",
-    "train_acc": "accuracy/train",
-    "train_loss": "loss/train",
-    "regularization_loss": "loss/regularization",
-    "model_sparsity": "weights_remaining_percent",
-    "seconds": "seconds",
-}
-
-
-def _show(run: Run, stage: str, training: Training, row: Row, speed: dict[str, float]) -> None:
-    scalars, histograms = training.describe()
-    figures = {tag: row[name] for name, tag in _TAGS.items() if row[name] is not None}
-    run.log(stage, row["epoch"], {**figures, **scalars, **speed}, histograms)
-    if stage == "search":  # elsewhere the density stays
-        accuracies = {f"against_density/{tag}": value for tag, value in figures.items() if tag.startswith("accuracy/")}
-        run.log_against(stage, round(1000 * row["model_sparsity"]), accuracies)
 
 
 def _figures(row: Row) -> dict[str, str]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from data.loader import Batch
+
+if TYPE_CHECKING:
+    from trainers.training import Training
+    from utils.run import Row, Run
 
 LAYOUT = {
     "search": {
@@ -20,6 +24,37 @@ LAYOUT = {
     }
 }
 """Charts of several lines, on TensorBoard's page of custom scalars."""
+
+
+_TAGS = {
+    "lr": "lr",
+    "test_acc_before_rounding": "accuracy/test_before_rounding",
+    "test_acc": "accuracy/test",
+    "val_acc": "accuracy/val",
+    "train_acc": "accuracy/train",
+    "train_loss": "loss/train",
+    "regularization_loss": "loss/regularization",
+    "model_sparsity": "weights_remaining_percent",
+    "seconds": "seconds",
+}
+
+
+def show(run: Run, stage: str, training: Training, row: Row, speed: Mapping[str, float]) -> None:
+    """Write an epoch to TensorBoard.
+
+    Args:
+        run: whose events they are.
+        stage: that the epoch is of.
+        training: what was trained, which may have more to tell.
+        row: of the table.
+        speed: as `Timed.throughput` has it.
+    """
+    scalars, histograms = training.describe()
+    figures = {tag: row[name] for name, tag in _TAGS.items() if row[name] is not None}
+    run.log(stage, row["epoch"], {**figures, **scalars, **speed}, histograms)
+    if stage == "search":  # elsewhere the density stays
+        accuracies = {f"against_density/{tag}": value for tag, value in figures.items() if tag.startswith("accuracy/")}
+        run.log_against(stage, round(1000 * row["model_sparsity"]), accuracies)
 
 
 class MaskMoves:
