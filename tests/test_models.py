@@ -442,6 +442,7 @@ EXCEPTIONS = {
     *((f"trainers/{name}.py", "args_helper") for name in ("pipeline", "folders", "reference", "sweep")),
     *((f"trainers/sweeping/{name}.py", "args_helper") for name in ("plan", "units", "grid", "study", "files", "worth")),
     *((f"trainers/reporting/{name}.py", "args_helper") for name in ("gather", "series", "published")),
+    ("trainers/notebook.py", "args_helper"),  # beside main.py the other door, which nothing imports
     ("trainers/benchmark.py", "args_helper"),  # a program by itself, which nothing imports
     ("utils/option_table.py", "args_helper"),  # a program by itself, which nothing imports
 }
