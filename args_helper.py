@@ -20,6 +20,7 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, NamedTuple, NoReturn, get_args, get_origin
 
 import yaml
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
@@ -1017,7 +1018,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_flag(section: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
     spellings = [f"--{name}", *(f"-{a}" if len(a) == 1 else f"--{a}" for a in field.json_schema_extra["aliases"])]
     default = str(field.default).lower() if is_bool(field) else field.default
-    text = field.description if default in (None, ()) else f"{field.description} [{default}]"
+    named = is_bool(field) or choices_of(field)  # which the flag itself shows
+    notes = [*([] if default in (None, ()) else [str(default)]), *([] if named else [allowed(field)])]
+    text = f"{field.description} [{'; '.join(notes)}]" if notes else field.description
     text = text.replace("%", "%%")
     if is_bool(field):
         section.add_argument(*spellings, nargs="?", const=True, metavar="true|false", help=text)
@@ -1047,6 +1050,23 @@ def choices_of(field: FieldInfo) -> tuple[str, ...]:
     """The names an option allows, also where it may be left out (`one_of(...) | None`)."""
     inner = (getattr(part, "__metadata__", ()) for part in parts_of(field.annotation))
     return next((extra.names for extra in chain(field.metadata, *inner) if isinstance(extra, Choices)), ())
+
+
+_SIGNS = {Gt: (">", "gt"), Ge: ("≥", "ge"), Lt: ("<", "lt"), Le: ("≤", "le")}
+
+
+def allowed(field: FieldInfo) -> str:
+    """What an option allows, in words: its names, or its kind and bounds."""
+    if is_bool(field):
+        return "true, false"
+    if names := choices_of(field):
+        return ", ".join(names)
+    kinds = set(parts_of(field.annotation))
+    kind = "whole" if int in kinds else "number" if float in kinds else "text"
+    if is_list(field):
+        kind = "whole numbers" if kind == "whole" else "texts"
+    bounds = [(_SIGNS[type(one)], one) for one in field.metadata if type(one) in _SIGNS]
+    return ", ".join([kind, *(f"{sign} {getattr(one, at):g}" for (sign, at), one in bounds)])
 
 
 def _read_yaml(path: Path, problems: list[str]) -> dict[str, Given]:

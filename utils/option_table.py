@@ -10,13 +10,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from args_helper import GROUPS, choices_of, is_bool, is_list, parts_of
+from args_helper import GROUPS, allowed, choices_of, is_bool
 from utils.marked import with_part
-
-SIGNS = {Gt: (">", "gt"), Ge: ("≥", "ge"), Lt: ("<", "lt"), Le: ("≤", "le")}
 
 
 def option_table() -> str:
@@ -50,24 +47,11 @@ def _row(name: str, field: FieldInfo) -> str:
     cells = [
         ", ".join([f"`{name}`", *aliases]),
         "" if default in (None, ()) else f"`{default}`",
-        _allowed(field),
+        _plain(allowed(field)) if choices_of(field) else allowed(field),
         _plain(field.description),
         "✓" if field.json_schema_extra["affects"] else "",
     ]
     return f"| {' | '.join(cells)} |"
-
-
-def _allowed(field: FieldInfo) -> str:
-    if is_bool(field):
-        return "true, false"
-    if names := choices_of(field):
-        return _plain(", ".join(names))
-    kinds = set(parts_of(field.annotation))
-    kind = "whole" if int in kinds else "number" if float in kinds else "text"
-    if is_list(field):
-        kind = "whole numbers" if kind == "whole" else "texts"
-    bounds = [(SIGNS[type(one)], one) for one in field.metadata if type(one) in SIGNS]
-    return ", ".join([kind, *(f"{sign} {getattr(one, at):g}" for (sign, at), one in bounds)])
 
 
 def _plain(text: str) -> str:
