@@ -184,6 +184,7 @@ def run(kills: int, seed: int, root: Path) -> tuple[Counter[tuple[str, str]], li
             shutil.rmtree(place)
         else:
             lost.append(f"{name}, {place}: killed in {dict(told)}")
+        print(f"\r{done.total()} of {kills} kills", end="", file=sys.stderr, flush=True)
     return done, lost
 
 
@@ -207,6 +208,6 @@ if __name__ == "__main__":
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         done, lost = run(given.kills, given.seed, Path(scratch))
-    print(table(done))
+    print(f"\n{table(done)}")
     print(f"{done.total()} kills, {len(lost)} runs that came to another end", *lost, sep="\n")
     sys.exit(bool(lost))
