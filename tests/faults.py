@@ -4,8 +4,8 @@
 
 Every scenario is run once undisturbed. Then it is run again and again, each time killed (SIGKILL) up to three times on
 its way and gone on with by `--resume`; what it leaves has to be the same to the bit: weights, scores, masks, tables and
-summary, but for the times. Half of the kills come at a moment drawn from the whole run, half in a kind of work that is
-drawn, so that short ones (a pruning, a checkpoint half written) are met as often as long ones.
+summary, but for the times. Half of the kills come at a moment drawn from the whole run, half in a stage and a kind of
+work that are drawn, so that short ones (a pruning, a checkpoint half written) are met as often as long ones.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def begin(words: list[str], log: Path, marks: Marks) -> int:
 def killed_on_its_way(child: int, marks: Marks, chance: random.Random, seconds: float) -> tuple[str, str] | None:
     """Kill a child at a moment that is drawn; returns what it was doing, or None when it had ended before."""
     deadline = time.monotonic() + chance.uniform(0, seconds)
-    wanted = chance.choice([None, *PLACES[1:]]) if chance.random() < 0.5 else None
+    stages, places = (None, *STAGES[1:4]), (None, *PLACES[1:])
+    wanted = (chance.choice(stages), chance.choice(places)) if chance.random() < 0.5 else (None, None)
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
@@ -121,11 +122,12 @@ def killed_on_its_way(child: int, marks: Marks, chance: random.Random, seconds: 
                 raise UserError(f"a run ended with exit code {os.waitstatus_to_exitcode(status)}")
             return None
         stage, place, _ = marks.read()
-        if time.monotonic() >= deadline and wanted in (None, place):
+        is_there = wanted[0] in (None, stage) and wanted[1] in (None, place)
+        if time.monotonic() >= deadline and is_there:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return stage, place
-        if wanted is None:
+        if wanted[1] is None:
             time.sleep(0.0005)
 
 
