@@ -34,11 +34,12 @@ class Sides:
     Args:
         config: resolved.
         data: whole sets in memory.
+        dtype: of weights and scores.
     """
 
-    def __init__(self, config: Config, data: Splits) -> None:
+    def __init__(self, config: Config, data: Splits, dtype: torch.dtype = torch.float32) -> None:
         self.data = data
-        net = build_model(config, data.spec).to(config.torch_device)
+        net = build_model(config, data.spec).to(config.torch_device, dtype)
         self.dense, plain = deepcopy(net), deepcopy(net)
         to_masked(net)
         draw_scores(net, torch.Generator().manual_seed(0), config.score_init)

@@ -54,7 +54,8 @@ def forward_flops(net: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
         shape: (channels, height, width) of an image.
     """
     counted = deepcopy(net).eval()
-    image = torch.zeros(1, *shape, device=next(counted.parameters()).device)
+    one = next(counted.parameters())
+    image = torch.zeros(1, *shape, device=one.device, dtype=one.dtype)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         counted(image)
     modules = {name.partition(".")[2]: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
