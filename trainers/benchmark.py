@@ -47,8 +47,8 @@ TOLERANCE = 1e-5
 def compare_figures(config: Config, data: Splits) -> dict[str, float]:
     """How far losses of the first steps, and then the masks of a pruning, are apart: relative, and in places.
 
-    In double precision: in single, a score that comes to lie within rounding of 0.5 may fall to one side here and to the
-    other there, and the losses part from that step on.
+    In double precision: in single, a score that comes to lie within rounding of 0.5 may fall to either side, and the
+    losses part from that step on.
     """
     sides, apart = Sides(config, data, torch.float64), 0.0
     batches = endless(lambda seed: data.train.epoch(torch.Generator().manual_seed(seed)))
