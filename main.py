@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from args_helper import Config, parse_args
-from utils.errors import Diverged, RanksApart, Stopped, UserError, one_message
+from utils.errors import Diverged, RanksApart, Stopped, UserError, is_out_of_memory, one_message
 from utils.launch import launched, printed_once, wait_for_first
 
 MODES = {
@@ -64,6 +64,12 @@ def _main(argv: list[str] | None) -> int:
             return 0  # the first rank says it for all, when it has stored everything
         print(stopped, file=sys.stderr)
         return 0 if here.may_restart else stopped.exit_code  # torchrun would start again what ends with a code
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        told = one_message(str(error).partition("\n")[0])
+        _say(f"error: out of memory: {told}; a smaller batch_size, accumulate, or a smaller network needs less")
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

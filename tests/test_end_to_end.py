@@ -351,6 +351,22 @@ def test_bad_input_gets_one_message_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_network_that_no_memory_holds_is_told_in_one_line(call: Call, places: list[str], tmp_path: Path) -> None:
+    outcome = call("--arch", "FC", "--hidden_size", 10**7, "--threads", 1, *places)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: out of memory: ") and outcome.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_errors_of_pytorch_are_not_taken_for_that(call: Call, places: list[str], monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("something is wrong with the program")
+
+    monkeypatch.setattr("trainers.pipeline.build_model", fail)
+    with pytest.raises(RuntimeError, match="wrong with the program"):
+        call(*SMALL, *places)
+
+
 def test_a_user_sees_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "bad.yml").write_text("epochs: ten\nlr: [0.1\n")
     done = subprocess.run(

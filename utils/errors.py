@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 import shlex
 from collections.abc import Iterable
@@ -52,6 +53,17 @@ class RanksApart(Exception):
     """Processes that train together and cannot go on so: one of them is lost, or holds something else."""
 
     exit_code = 1
+
+
+_NO_MEMORY = re.compile(
+    r"out of memory|(can't|cannot) allocate|not enough memory|size calculation overflowed|multiplication overflow",
+    re.IGNORECASE,
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is too little memory, in whichever of PyTorch's ways."""
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
 
 
 def resume_command(folder: Path) -> str:
