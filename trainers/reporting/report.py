@@ -182,4 +182,5 @@ class TaskSection:
             images = f"the folder {config.data} (dataset {config.dataset})"
             notes = ["Figures published for a data set are not set beside these runs: a folder's images may be others."]
         experiments = sum(len(one.experiments) for one in self._task.series)
-        return [f"Images: {images}. {experiments} experiments in {len(self._task.series)} series.", *notes]
+        counted = "1 experiment" if experiments == 1 else f"{experiments} experiments"
+        return [f"Images: {images}. {counted} in {len(self._task.series)} series.", *notes]
