@@ -76,6 +76,20 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_when_there_is_room(
     assert same_bits(timeless(folder), timeless(finished))
 
 
+def test_a_run_whose_folder_may_no_longer_be_written_to_loses_nothing(
+    begun: Path, call: Call, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.files.tempfile.mkstemp", refuse)
+        outcome = call("--resume", begun)
+    assert (outcome.code, outcome.err) == (2, f"error: cannot write {begun}/config.yml: Permission denied\n")
+    assert call("--resume", begun).code == 0
+    assert same_bits(timeless(begun), timeless(finished))
+
+
 def test_events_that_cannot_be_written_end_the_run_with_a_message(
     call: Call, places: list[str], tmp_path: Path
 ) -> None:

@@ -113,6 +113,21 @@ def peaks(device: torch.device) -> dict[str, float]:
     return {"matmul_gflops": 2 * size**3 / product / 1e9, "copy_gb_s": 2 * 4 * 2**26 / copy / 1e9}
 
 
+def against_the_device(sides: Sides, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """What the device can do, what of it a search step reaches, if it was measured, and memory."""
+    data, device, best = sides.data, sides.data.train.device, peaks(sides.data.train.device)
+    flops = BACKWARD_AND_FORWARD * forward_flops(sides.dense, data.spec.shape)[""] * sides.config.batch_size
+    steps = [row["ours_ms"] / 1e3 for row in rows if row["part"] == "search step"]
+    reached = {"search_step_gflops": flops / steps[0] / 1e9} if steps else {}
+    shares = {"share_of_matmul_peak": one / best["matmul_gflops"] for one in reached.values()}
+    images = next(data.train.epoch(torch.Generator()))[0]
+    kept = activation_bytes(sides.ours.network, images) / activation_bytes(deepcopy(sides.dense), images)
+    return {
+        **best, "step_gflop": flops / 1e9, **reached, **shares, "activation_memory_to_dense": kept,
+        "peak_memory_mb": peak_memory(device) / 2**20,
+    }  # fmt: skip
+
+
 # ---- for the eyes --------------------------------------------------------------------------------------------------
 
 
@@ -148,27 +163,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = resolved(parse_args([*SETTING, *rest]))
         data = _shortened(load_data(config), mine.images, config.batch_size)
-        device = data.train.device
-        reset_peak_memory(device)
+        reset_peak_memory(data.train.device)
         figures = compare_figures(config, data)
         sides = Sides(config, data)
         rows = measure(sides, mine.repeats, mine.only)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    flops = BACKWARD_AND_FORWARD * forward_flops(sides.dense, data.spec.shape)[""] * config.batch_size
-    best = peaks(device)
-    step = next((row for row in rows if row["part"] == "search step"), None)
-    reached = step and flops / (step["ours_ms"] / 1e3) / 1e9
-    images = next(data.train.epoch(torch.Generator()))[0]
-    kept = activation_bytes(sides.ours.network, images) / activation_bytes(deepcopy(sides.dense), images)
     extra = {
         **figures,
-        **best,
-        "step_gflop": flops / 1e9,
-        **({"search_step_gflops": reached, "share_of_matmul_peak": reached / best["matmul_gflops"]} if step else {}),
-        "activation_memory_to_dense": kept,
-        "peak_memory_mb": peak_memory(device) / 2**20,
+        **against_the_device(sides, rows),
         "compile": sides.config.compile,
         "precision": config.precision,
     }

@@ -83,8 +83,7 @@ def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, 
             position.check()  # and, on a GPU, the end of the work that was asked for
             speed = batches.throughput()
 
-            row = {"phase": stage, "epoch": epoch, "lr": training.lr(epoch)}
-            row |= _measured(training, data, draw, position.meter)
+            row = {"phase": stage, "epoch": epoch, **_measured(training, data, draw, position.meter, epoch)}
             position.count_epoch()
             training.after_epoch(epoch, draw)
             prove_same(training.network.state_dict(), f"after epoch {epoch} of {stage}")
@@ -211,11 +210,12 @@ def _drawing(run: Run, stage: str, epoch: int) -> Draw:
     return lambda stream: run.rng(stage, stream, epoch)
 
 
-def _measured(training: Training, data: Splits, draw: Draw, meter: Tensor) -> Row:
+def _measured(training: Training, data: Splits, draw: Draw, meter: Tensor, epoch: int) -> Row:
     """The row's figures, in the order of the table's columns."""
     loss, correct, seen = meter.tolist()
     found = training.measure(data, draw)
     return {
+        "lr": training.lr(epoch),
         "test_acc_before_rounding": found.get("test_acc_before_rounding"),
         "test_acc": found["test_acc"],
         "val_acc": found["val_acc"],

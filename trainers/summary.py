@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -41,7 +42,6 @@ def summarise(
     if kept == max(1, floor_count(config.density, whole)):
         facts["density_reason"] = None
     searching = run.seconds("search") if run.rows("search") else outcome["search_seconds"]
-    flops = forward_flops(net, data.spec.shape)
     return {
         "algo": config.algo,
         "arch": config.arch,
@@ -65,15 +65,20 @@ def summarise(
         "seconds": run.seconds("finetune", "check") + searching,
         "search_seconds": searching,
         "finetune_seconds": run.seconds("finetune"),
-        "cost": {
-            "search": {**summed(run.costs("search"), flops, searching), "scoring_flops": scoring},
-            "finetune": summed(run.costs("finetune"), flops, run.seconds("finetune")),
-        },
+        "cost": _cost(run, forward_flops(net, data.spec.shape), searching, scoring),
         "device": device_name(config.torch_device),
         "world_size": world(),
         "config_hash": config.config_hash,
         "task_hash": config.task_hash,
         **facts,
+    }
+
+
+def _cost(run: Run, flops: Mapping[str, int], searching: float, scoring: int) -> dict[str, Any]:
+    """The ledger: of the search, which took so many seconds and so many FLOPs of scoring, and of the fine-tuning."""
+    return {
+        "search": {**summed(run.costs("search"), flops, searching), "scoring_flops": scoring},
+        "finetune": summed(run.costs("finetune"), flops, run.seconds("finetune")),
     }
 
 

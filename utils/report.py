@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils.errors import UserError
 from utils.files import write_json
@@ -15,6 +15,22 @@ from utils.summaries import read_summary
 from utils.verdict import Verdict, judge
 
 Summary = dict[str, Any]
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation of n figures; None where there are too few."""
+
+    mean: float | None
+    sd: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Spread:
+        """Of the values that are known."""
+        known = [value for value in values if value is not None]
+        return cls(fmean(known) if known else None, stdev(known) if len(known) > 1 else None, len(known))
+
+
 AVERAGED = (
     "test_acc_before_finetune", "test_acc_after_finetune", "val_acc_after_finetune", "weights_remaining_percent",
     "gem_weights_remaining", "effective_weights_remaining_percent", "seconds",
@@ -107,12 +123,7 @@ def write_trials(folder: Path, config_hash: str) -> dict[str, Any]:
 
 
 def _spread(values: list[float | None]) -> dict[str, float | int | None]:
-    known = [value for value in values if value is not None]
-    return {
-        "mean": fmean(known) if known else None,
-        "sd": stdev(known) if len(known) > 1 else None,
-        "n": len(known),
-    }
+    return Spread.of(values)._asdict()
 
 
 # ---- for the eyes --------------------------------------------------------------------------------------------------

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import Any
 
 from args_helper import OPTIONS, TASK_OPTIONS, Config
 from trainers.reporting.gather import Outcome, RunRecord
-from utils.report import judge_checks
+from utils.report import Spread, judge_checks
 from utils.verdict import Verdict
 
 DENSE = "training"
@@ -20,20 +19,6 @@ OF_DENSITY = {"target_sparsity", "imp_rounds", "smart_ratio"}
 OF_DENSITY_TOO = {"random_subnet": {"prune_rate"}, "ep": {"prune_rate"}, "global_ep": {"prune_rate"}}
 MOST_OPTIONS = 3
 """Options in the name of a series; with more of them, it is named by its folder."""
-
-
-class Spread(NamedTuple):
-    """Mean and sample standard deviation of n figures; None where there are too few."""
-
-    mean: float | None
-    sd: float | None
-    n: int
-
-    @classmethod
-    def of(cls, values: Iterable[float | None]) -> Spread:
-        """Of the values that are known."""
-        known = [value for value in values if value is not None]
-        return cls(fmean(known) if known else None, stdev(known) if len(known) > 1 else None, len(known))
 
 
 @dataclass(frozen=True)
