@@ -18,9 +18,10 @@ from trainers.reporting.gather import DAMAGED, GOING_ON, Outcome, gather
 from trainers.reporting.page import File, Part, Report, Section
 from trainers.reporting.published import PUBLISHED, beside_published, published_for
 from trainers.reporting.report import write_report
-from trainers.reporting.series import Series, Spread, Task, family_of, tasks_of
+from trainers.reporting.series import Series, Task, family_of, tasks_of
 from trainers.reporting.tables import prefixed, shown
 from utils.errors import UserError
+from utils.report import Spread
 from utils.verdict import judge
 
 

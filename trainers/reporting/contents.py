@@ -10,8 +10,9 @@ from urllib.parse import quote
 
 from trainers.reporting.gather import FINISHED, RunRecord
 from trainers.reporting.published import AFTER, BEFORE, SOURCE, beside_published, published_for
-from trainers.reporting.series import Experiment, Series, Spread, Task
+from trainers.reporting.series import Experiment, Series, Task
 from trainers.reporting.tables import NONE, Column, Row, Table, number, spread, text
+from utils.report import Spread
 
 HASH = Column("config", lambda row: row["config_hash"] or NONE, links=lambda row: row["links"]["config"])
 RUNS = Column("runs (trial)", lambda row: row["runs"] or NONE, links=lambda row: row["links"]["runs"])

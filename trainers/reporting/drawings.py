@@ -27,8 +27,9 @@ from trainers.reporting.figures import (
     strokes,
 )  # fmt: skip
 from trainers.reporting.gather import FINISHED
-from trainers.reporting.series import Experiment, Spread, Task
+from trainers.reporting.series import Experiment, Task
 from trainers.reporting.tables import Row, prefixed
+from utils.report import Spread
 
 DENSE = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 SAME_DENSITY = 1.15

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from args_helper import Config, parse_args
-from trainers.reporting.series import Experiment, Spread
+from trainers.reporting.series import Experiment
+from utils.report import Spread
 
 SOURCE = "Sreenivasan et al., NeurIPS 2022, arXiv 2202.12002"
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
