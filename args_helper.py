@@ -220,7 +220,8 @@ class RunOptions(_Options):
     no_cuda: bool = option(False, "use the CPU", affects=False)
     precision: one_of("fp32", "tf32", "bf16") = option(
         "fp32",
-        "of training: single; single with TF32 products on a GPU; mixed with bfloat16",
+        "of training and of the accuracies it records: single; single with TF32 products on a GPU; mixed with "
+        "bfloat16. What is measured on files afterwards (evaluate, mode_connect, ...) is single",
         changeable=True,
     )
     mixed_precision: bool = option(False, "on a GPU the same as precision: bf16", affects=False)

@@ -78,6 +78,19 @@ def _plain(images: ImageSet | ImageFiles, spec: DataSpec, config: Config) -> Pla
     return PlainBatches(images.to(config.torch_device), spec)
 
 
+def batch_for_evaluation(device: str, shape: tuple[int, int, int]) -> int:
+    """How many images to evaluate at once.
+
+    On a CPU, small batches keep activations in the cache. A GPU wants to be filled, by large images or many small
+    ones: memory grows with the pixels.
+
+    Args:
+        device: `cpu`, `cuda` or `mps`.
+        shape: (C, H, W) of an image.
+    """
+    return 100 if device == "cpu" else min(2_000, max(1, 2_000 * 32 * 32 // (shape[1] * shape[2])))
+
+
 class PlainBatches:
     """A split in order, normalised, for evaluation; of several ranks each gets its own of the batches.
 
@@ -89,8 +102,7 @@ class PlainBatches:
     def __init__(self, images: ImageSet, spec: DataSpec) -> None:
         self.images = images
         self._normalise = Normalise(spec, images.images.device)
-        # On a CPU, small batches keep activations in the cache; a GPU wants to be filled.
-        self._size = 100 if images.images.device.type == "cpu" else 2000
+        self._size = batch_for_evaluation(images.images.device.type, spec.shape)
 
     def __len__(self) -> int:
         return len(self.images)

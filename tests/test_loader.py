@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data.loader import PlainBatches, TrainBatches
+from data.loader import PlainBatches, TrainBatches, batch_for_evaluation
 from data.spec import DataSpec, ImageSet
 
 HEIGHT, WIDTH, PAD = 4, 6, 2
@@ -188,3 +188,11 @@ def test_making_batches_leaves_the_images_as_they_were():
     for found, _ in [*PlainBatches(images, SHIFTED), *TrainBatches(images, SHIFTED, 8).epoch(generator())]:
         found.zero_()
     assert torch.equal(images.images, before)
+
+
+@pytest.mark.parametrize(
+    ("device", "side", "batch"),
+    [("cpu", 32, 100), ("cpu", 224, 100), ("cuda", 8, 2000), ("cuda", 32, 2000), ("cuda", 224, 40), ("cuda", 2048, 1)],
+)
+def test_a_gpu_is_filled_by_images_for_evaluation_by_their_pixels(device, side, batch):
+    assert batch_for_evaluation(device, (3, side, side)) == batch

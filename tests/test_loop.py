@@ -551,5 +551,46 @@ def test_evaluation_leaves_batch_norm_statistics_alone():
     assert same_bits(dict(net.state_dict()), dict(before))
 
 
+class Narrow(Constant):
+    """Has memory for so many images at once."""
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.most = most
+
+    def forward(self, batch: Tensor) -> Tensor:
+        if len(batch) > self.most:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return super().forward(batch)
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_evaluated_in_parts():
+    net, batches = Narrow(1), [*uneven(), *uneven()]
+    assert evaluate(net, batches) == pytest.approx(60.0)
+    assert len(net.modes) == len(batches) // 2 * 5  # every image once
+    with pytest.raises(RuntimeError, match="out of memory"):
+        evaluate(Narrow(0), uneven())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_evaluation_is_in_the_precision_that_it_is_given(precision):
+    net, seen = Toy(), []
+    net.out.register_forward_hook(lambda _module, _inputs, logits: seen.append(logits.dtype))
+    evaluate(net, splits().test, precision)
+    assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float32}
+
+
+@pytest.mark.parametrize("make", [training_weights, training_scores])
+def test_a_row_is_measured_in_the_precision_of_its_training(make, monkeypatch):
+    training, used = make(), []
+    for module in ("scores", "weights"):
+        monkeypatch.setattr(
+            f"trainers.{module}.evaluate", lambda _net, _data, precision: used.append(precision) or 50.0
+        )
+    training.precision = "bf16"
+    training.measure(splits(), lambda stream: torch.Generator())
+    assert set(used) == {"bf16"}
+
+
 def test_there_is_no_accuracy_without_batches():
     assert evaluate(Constant(), None) is None

@@ -75,7 +75,7 @@ def judged(monkeypatch) -> list:
     """Every network that is evaluated, as (its state_dict, the batches); the n-th evaluation gives 10 n percent."""
     calls = []
 
-    def evaluate(network: nn.Module, batches: object) -> float:
+    def evaluate(network: nn.Module, batches: object, precision: str) -> float:
         calls.append(({name: value.clone() for name, value in network.state_dict().items()}, batches))
         return 10.0 * len(calls)
 

@@ -231,7 +231,7 @@ def test_without_epochs_of_its_own_fine_tuning_takes_those_of_the_search(run):
 
 def test_the_row_is_the_last_epochs_and_not_the_best(run, monkeypatch):
     accuracies = iter([90.0, 80.0, 50.0, 40.0])  # test and val of two epochs
-    monkeypatch.setattr("trainers.weights.evaluate", lambda network, batches: next(accuracies))
+    monkeypatch.setattr("trainers.weights.evaluate", lambda network, batches, precision: next(accuracies))
     row = train_ticket(run, "finetune", Toy(), ticket(), splits(), tuning())
     assert (row["epoch"], row["test_acc"], row["val_acc"]) == (1, 50.0, 40.0)
 

@@ -16,7 +16,8 @@ from trainers.statistics import average_statistics
 from trainers.stored import checked_position, take_up
 from trainers.training import Draw, Training
 from utils import ranks
-from utils.errors import Diverged
+from utils.environment import mixed
+from utils.errors import Diverged, is_out_of_memory
 from utils.proof import prove_same
 from utils.run import Row, Run
 
@@ -132,19 +133,40 @@ def train_step(training: Training, step: int, images: Tensor, labels: Tensor, wh
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, batches: Iterable[Batch] | None) -> float | None:
+def evaluate(network: nn.Module, batches: Iterable[Batch] | None, precision: str = "fp32") -> float | None:
     """Top-1 accuracy in percent, in evaluation mode; None without batches. One read from the device.
 
-    Of several ranks each is given its own batches, and all get the accuracy on all of them.
+    Of several ranks each is given its own batches, and all get the accuracy on all of them. Where a batch does not fit
+    into memory, it and those after it go through the network in parts.
+
+    Args:
+        network: on the device of the batches.
+        batches: normalised images and labels.
+        precision: of the forward passes, as the option of that name.
     """
     if batches is None:
         return None
     was_training = network.training
     network.eval()
-    counts = [((network(images).argmax(1) == labels).sum(), len(labels)) for images, labels in batches]
+    correct, count, parts = 0, 0, 1
+    for images, labels in batches:
+        with mixed(precision, images.device):
+            predicted, parts = _predicted(network, images, parts)
+        correct, count = correct + (predicted == labels).sum(), count + len(labels)
     network.train(was_training)
-    correct, count = ranks.summed(int(sum(correct for correct, _ in counts)), sum(count for _, count in counts))
+    correct, count = ranks.summed(int(correct), count)
     return 100.0 * correct / count
+
+
+def _predicted(network: nn.Module, images: Tensor, parts: int) -> tuple[Tensor, int]:
+    """The class of every image, and in how many parts memory sufficed for them: twice as many whenever it does not."""
+    while True:
+        try:
+            return torch.cat([network(part).argmax(1) for part in images.chunk(parts)]), parts
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or parts >= len(images):
+                raise
+            parts *= 2
 
 
 class _Position:

@@ -94,7 +94,7 @@ def _run_trial(config: Config, folder: Path) -> None:
     config = prepared(config, net, data)
     with opened(config, folder) as run:
         ticket, seconds = _found(find_ticket, net, data, config, run)
-        before = _untrained_accuracies(net, ticket, data)
+        before = _untrained_accuracies(net, ticket, data, config.precision)
         written = (folder / TICKET, ticket, net, config)
         sizes = by_first(write_ticket)(*written, before)
 
@@ -154,11 +154,11 @@ def _check_kind(ticket: Ticket, net: nn.Module, config: Config) -> None:
         raise UserError(f"the ticket of algo {config.algo} cannot be used: {problem}")
 
 
-def _untrained_accuracies(net: nn.Module, ticket: Ticket, data: Splits) -> dict[str, float | None]:
+def _untrained_accuracies(net: nn.Module, ticket: Ticket, data: Splits, precision: str) -> dict[str, float | None]:
     """Test and validation accuracy, in percent, of the subnetwork as the search left it."""
     net.load_state_dict(masked_state(ticket.state, ticket.untrained))
-    folded = FoldedNetwork(net).refreshed()
-    return {f"{split}_acc_before_finetune": evaluate(folded, getattr(data, split)) for split in ("test", "val")}
+    folded, splits = FoldedNetwork(net).refreshed(), {"test": data.test, "val": data.val}
+    return {f"{name}_acc_before_finetune": evaluate(folded, split, precision) for name, split in splits.items()}
 
 
 def _accuracies(tuned: Row) -> Row:

@@ -175,9 +175,9 @@ def _timed(config: Config, net: nn.Module, data: Splits, scratch: Path) -> Timin
 
     batches = list(islice(data.test, TIMED_STEPS))
     folded = FoldedNetwork(net).refreshed()
-    evaluate(folded, batches[:1])
+    evaluate(folded, batches[:1], config.precision)
     started = time.perf_counter()
-    evaluate(folded, batches)  # which reads its result from the device
+    evaluate(folded, batches, config.precision)  # which reads its result from the device
     of_an_image = (time.perf_counter() - started) / sum(len(labels) for _, labels in batches)
     evaluated = len(data.test) + (len(data.val) if data.val else 0)
     return Timing(search.step_seconds(), scoring, weights.step_seconds() or 0.0, of_an_image * evaluated)

@@ -187,7 +187,7 @@ class ScoreTraining(Training):
     def _accuracy(self, factors: Tensor, batches: PlainBatches | None) -> float | None:
         """Accuracy of the plain network with its weights multiplied by these factors, flat."""
         self._twin.load_state_dict(masked_state(plain_state(self.network), self.flat.split(factors)))
-        return evaluate(self._folded.refreshed(), batches)
+        return evaluate(self._folded.refreshed(), batches, self.precision)
 
     def _share(self, mask: Tensor) -> float:
         """The fraction of the weights (not the biases) that a flat mask keeps."""

@@ -67,6 +67,7 @@ def summarise(
         "finetune_seconds": run.seconds("finetune"),
         "cost": _cost(run, forward_flops(net, data.spec.shape), searching, scoring),
         "device": device_name(config.torch_device),
+        "precision": config.precision,
         "world_size": world(),
         "config_hash": config.config_hash,
         "task_hash": config.task_hash,

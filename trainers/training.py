@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from data.loader import Splits
+from utils.environment import mixed
 from utils.optim import flat_gradient
 from utils.run import Row
 
@@ -26,7 +27,7 @@ class Training:
         optimizer: over the parameters that learn.
         lr: the learning rate of every epoch (0-based).
         label_smoothing: of the cross-entropy.
-        precision: `bf16` for a forward pass in mixed precision.
+        precision: of forward passes, in training and in evaluation.
 
     Attributes:
         over: set at the end of an epoch to end the stage before its last one.
@@ -50,7 +51,7 @@ class Training:
         self.optimizer = optimizer
         self.lr = lr
         self._label_smoothing = label_smoothing
-        self._mixed = precision == "bf16"
+        self.precision = precision
         self._flat_gradient: Tensor | None = None
 
     # ---- what a step does beside forward, backward and the optimizer's update; nothing here may wait for the device --
@@ -60,10 +61,9 @@ class Training:
         # Where the network is compiled, it is for full batches: a short one would have it compiled once more.
         is_short = self.full_batch is not None and len(images) != self.full_batch
         forward = self.network.forward if is_short else self.network
-        if not self._mixed:
-            return forward(images)
-        with torch.autocast(images.device.type, torch.bfloat16):
-            return forward(images).float()
+        with mixed(self.precision, images.device):
+            logits = forward(images)
+        return logits.float() if logits.dtype == torch.bfloat16 else logits
 
     def loss(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         """The loss of the task, to which `penalty` is added for the gradient."""

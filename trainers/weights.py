@@ -55,8 +55,8 @@ class WeightTraining(Training):
         kept, sizes = (sum(counts) for counts in zip(*self._layers.values()))
         folded = self._folded.refreshed()
         return {
-            "test_acc": evaluate(folded, data.test),
-            "val_acc": evaluate(folded, data.val),
+            "test_acc": evaluate(folded, data.test, self.precision),
+            "val_acc": evaluate(folded, data.val, self.precision),
             "model_sparsity": 100.0 * kept / sizes,
         }
 

@@ -58,6 +58,11 @@ def describe_environment(device: str) -> dict[str, Any]:
     }
 
 
+def mixed(precision: str, device: torch.device) -> torch.autocast:
+    """Within: convolutions and matrix products in bfloat16 where `precision` is `bf16`; else nothing is different."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 def be_deterministic(wanted: bool) -> None:
     """Let PyTorch take only operations that give the same bits at every run, or any; before a GPU is first used."""
     if wanted:
