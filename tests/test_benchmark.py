@@ -52,7 +52,10 @@ def test_the_benchmark_runs_by_one_command_and_writes_what_it_prints(tmp_path: P
     ]
     for row in found["parts"]:
         assert f"| {row['part']} |" in done.stdout
-        assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+        for precision in ("fp32", "bf16"):
+            found_here = row[precision]
+            assert found_here["ratio_low"] <= found_here["ratio"] <= found_here["ratio_high"]
+            assert found_here["low"] <= found_here["ms"] <= found_here["high"]
     assert {"matmul_gflops", "copy_gb_s", "peak_memory_mb", "device"} <= set(found)
 
 

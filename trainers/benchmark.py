@@ -3,9 +3,9 @@
     python -m trainers.benchmark [--arch resnet20 --dataset CIFAR10 --batch_size 128 --device cpu ...]
 
 Takes every option of `main.py`, and `--repeats N`, `--images N` (of an epoch and of an evaluation), `--only PART` and
-`--json FILE`.
-Both sides take turns on the same weights and the same batches, so that whatever else the machine does falls on both.
-Figures are medians with their spread; what to trust is the ratio.
+`--json FILE`. Without `--precision`, every precision that the device may gain from is measured in the same run.
+All sides take turns on the same weights and batches of the same size, so that whatever else the machine does falls on
+all of them. Figures are medians with their spread; what to trust is the ratio.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from statistics import median
@@ -23,12 +24,13 @@ import torch
 from args_helper import Config, parse_args
 from data import load_data
 from data.loader import PlainBatches, Splits, TrainBatches
-from trainers.benchmark_sides import Call, Sides, endless, parts
+from trainers.benchmark_sides import PARTS, OurSide, PlainSide, Start, images_of
 from trainers.folders import resolved
 from trainers.ledger import BACKWARD_AND_FORWARD, activation_bytes, forward_flops
 from utils.environment import describe_environment, peak_memory, reset_peak_memory
 from utils.errors import UserError, meant
 from utils.files import write_json
+from utils.run import Row
 
 SETTING = (
     "--dataset CIFAR10 --batch_size 128 --epochs 150 --lr 0.1 --lr_policy cosine_lr --wd 0 --hc_quantized "
@@ -50,47 +52,55 @@ def compare_figures(config: Config, data: Splits) -> dict[str, float]:
     In double precision: in single, a score that comes to lie within rounding of 0.5 may fall to either side, and the
     losses part from that step on.
     """
-    sides, apart = Sides(config, data, torch.float64), 0.0
-    batches = endless(lambda seed: data.train.epoch(torch.Generator().manual_seed(seed)))
+    start, single = Start(config, data, torch.float64), config.model_copy(update={"precision": "fp32"})
+    ours, plain, apart = OurSide(start, single, data), PlainSide(start, single, data), 0.0
     for _ in range(COMPARED_STEPS):
-        images, labels = next(batches)
+        images, labels = ours.data_batch()
         images = images.double()
-        plain = sides.plain_step(images.contiguous(), labels)
-        apart = max(apart, abs(float(sides.our_step(images, labels)) - plain) / abs(plain))
-    differing = int((sides.our_pruning() != sides.plain_pruning()).sum())
+        loss = plain.search_step((images.contiguous(), labels))
+        apart = max(apart, abs(float(ours.search_step((images, labels))) - loss) / abs(loss))
+    differing = int((ours.pruning() != plain.pruning()).sum())
     return {"steps": COMPARED_STEPS, "relative_difference_of_losses": apart, "differing_places_of_masks": differing}
 
 
-def measure(sides: Sides, repeats: int, only: str | None = None) -> list[dict[str, Any]]:
-    """Every part's times, or those of one part only: ours and the plain one's in turns.
+def measure(sides: dict[str, OurSide | PlainSide], repeats: int, only: str | None = None) -> list[dict[str, Any]]:
+    """Every part's times, or those of one part only: all sides take turns.
+
+    Args:
+        sides: by name; `plain` is what the others are compared to.
+        repeats: how often a part is timed; the LONG ones a quarter as often.
+        only: a part.
+
+    Returns:
+        A row a part: `part`, `n`, `images`, and by the sides' names dictionaries of `ms`, `low`, `high` and, beside
+        the plain one's, `ratio` to it, `ratio_low`, `ratio_high`.
 
     Raises:
         UserError: there is no such part.
     """
-    rows, chosen = [], parts(sides)
-    if only is not None:
-        if only not in chosen:
-            raise UserError(f"--only: there is no part '{only}': {', '.join(chosen)}{meant(only, chosen)}")
-        chosen = {only: chosen[only]}
-    for name, (ours, plain, images) in chosen.items():
-        taken: dict[str, list[float]] = {"ours": [], "plain": []}
-        rounds = max(3, repeats // 4) if name in LONG else repeats
+    if only is not None and only not in PARTS:
+        raise UserError(f"--only: there is no part '{only}': {', '.join(PARTS)}{meant(only, PARTS)}")
+    data, rows = sides["plain"].data, []
+    for part in [only] if only else PARTS:
+        taken: dict[str, list[float]] = {name: [] for name in sides}
+        rounds = max(3, repeats // 4) if part in LONG else repeats
         for turn in range(rounds + 1):
-            for side, call in (("ours", ours), ("plain", plain)):
-                seconds = _timed(call, sides.data.train.device)
+            for name, side in sides.items():
+                side.use_precision()
+                seconds = _timed(getattr(side, PARTS[part]), data.train.device)
                 if turn:  # the first one warms up, and compiles
-                    taken[side].append(seconds)
-        ratios = [slow / fast for fast, slow in zip(taken["ours"], taken["plain"])]
-        row: dict[str, Any] = {"part": name, "n": rounds, "images": images}
-        for label, values in (("ours_ms", taken["ours"]), ("plain_ms", taken["plain"])):
-            row |= {label: 1e3 * median(values), f"{label}_low": 1e3 * min(values), f"{label}_high": 1e3 * max(values)}
-        row |= {"ratio": median(ratios), "ratio_low": min(ratios), "ratio_high": max(ratios)}
-        row["images_a_second"] = images / median(taken["ours"]) if images else None
+                    taken[name].append(seconds)
+        row: dict[str, Any] = {"part": part, "n": rounds, "images": images_of(part, data)}
+        for name, values in taken.items():
+            row[name] = {"ms": 1e3 * median(values), "low": 1e3 * min(values), "high": 1e3 * max(values)}
+            if name != "plain":
+                ratios = [slow / fast for fast, slow in zip(values, taken["plain"])]
+                row[name] |= {"ratio": median(ratios), "ratio_low": min(ratios), "ratio_high": max(ratios)}
         rows.append(row)
     return rows
 
 
-def _timed(call: Call, device: torch.device) -> float:
+def _timed(call: Callable[[], Any], device: torch.device) -> float:
     _wait(device)
     started = time.perf_counter()
     call()
@@ -113,43 +123,42 @@ def peaks(device: torch.device) -> dict[str, float]:
     return {"matmul_gflops": 2 * size**3 / product / 1e9, "copy_gb_s": 2 * 4 * 2**26 / copy / 1e9}
 
 
-def against_the_device(sides: Sides, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """What the device can do, what of it a search step reaches, if it was measured, and memory."""
-    data, device, best = sides.data, sides.data.train.device, peaks(sides.data.train.device)
-    flops = BACKWARD_AND_FORWARD * forward_flops(sides.dense, data.spec.shape)[""] * sides.config.batch_size
-    steps = [row["ours_ms"] / 1e3 for row in rows if row["part"] == "search step"]
-    speed = flops / steps[0] / 1e9 if steps else 0.0
-    reached = {"search_step_gflops": speed, "share_of_matmul_peak": speed / best["matmul_gflops"]} if steps else {}
-    images = next(data.train.epoch(torch.Generator()))[0]
-    kept = activation_bytes(sides.ours.network, images) / activation_bytes(deepcopy(sides.dense), images)
+def against_the_device(start: Start, sides: dict[str, OurSide | PlainSide], rows: list[dict[str, Any]]) -> Row:
+    """What the device can do, how much of it a search step does in each precision, and memory."""
+    data, ours = sides["plain"].data, {name: side for name, side in sides.items() if name != "plain"}
+    flops = BACKWARD_AND_FORWARD * forward_flops(start.dense, data.spec.shape)[""] * data.train.batch_size
+    steps = [row for row in rows if row["part"] == "search step"]
+    reached = {f"search_step_gflops_{name}": flops / row[name]["ms"] / 1e6 for row in steps for name in ours}
+    images, trained = next(data.train.epoch(torch.Generator()))[0], next(iter(ours.values())).search.network
+    kept = activation_bytes(trained, images) / activation_bytes(deepcopy(start.dense), images)
     return {
-        **best, "step_gflop": flops / 1e9, **reached, "activation_memory_to_dense": kept,
-        "peak_memory_mb": peak_memory(device) / 2**20,
+        **peaks(data.train.device), "step_gflop": flops / 1e9, **reached, "activation_memory_to_dense": kept,
+        "peak_memory_mb": peak_memory(data.train.device) / 2**20,
     }  # fmt: skip
 
 
 # ---- for the eyes --------------------------------------------------------------------------------------------------
 
 
-def report(rows: list[dict[str, Any]], extra: dict[str, Any]) -> str:
+def report(rows: list[dict[str, Any]], precisions: Sequence[str], extra: Row) -> str:
     """A Markdown table of the parts, and what else was measured."""
-    lines = [
-        "| part | ours, ms (low–high) | plain, ms (low–high) | ratio (low–high) | images/s | n |",
-        "|---|---|---|---|---|---|",
-    ]
+    titles = ["part", "plain, ms", *(title for name in precisions for title in (f"{name}, ms", "ratio")), "n"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in rows:
-        cells = [
-            row["part"],
-            *(f"{row[one]:.1f} ({row[f'{one}_low']:.1f}–{row[f'{one}_high']:.1f})" for one in ("ours_ms", "plain_ms")),
-            f"{row['ratio']:.2f} ({row['ratio_low']:.2f}–{row['ratio_high']:.2f})",
-            f"{row['images_a_second']:,.0f}" if row["images_a_second"] else "–",
-            str(row["n"]),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+        cells = [row["part"], _spread(row["plain"], "ms", 1)]
+        for name in precisions:
+            cells += [_spread(row[name], "ms", 1), _spread(row[name], "ratio", 2)]
+        lines.append(f"| {' | '.join([*cells, str(row['n'])])} |")
     lines += [
         f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}" for name, value in extra.items()
     ]
     return "\n".join(lines)
+
+
+def _spread(values: dict[str, float], name: str, digits: int) -> str:
+    """Median (lowest–highest)."""
+    low, high = (values[end if name == "ms" else f"{name}_{end}"] for end in ("low", "high"))
+    return f"{values[name]:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -165,25 +174,29 @@ def main(argv: list[str] | None = None) -> int:
         data = _shortened(load_data(config), mine.images, config.batch_size)
         reset_peak_memory(data.train.device)
         figures = compare_figures(config, data)
-        sides = Sides(config, data)
+        precisions, start = _precisions(config), Start(config, data)
+        ours = {name: OurSide(start, config.model_copy(update={"precision": name}), data) for name in precisions}
+        sides = {"plain": PlainSide(start, config, data), **ours}
         rows = measure(sides, mine.repeats, mine.only)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    extra = {
-        **figures,
-        **against_the_device(sides, rows),
-        "compile": sides.config.compile,
-        "precision": config.precision,
-    }
-    print(report(rows, extra))
+    compiled = ours[precisions[0]].config.compile
+    extra = {**figures, **against_the_device(start, sides, rows), "compile": compiled}
+    print(report(rows, precisions, extra))
     if mine.json:
         write_json(mine.json, {**describe_environment(config.torch_device), **extra, "parts": rows})
-    agree = figures["relative_difference_of_losses"] <= TOLERANCE and not figures["differing_places_of_masks"]
-    if config.precision == "fp32" and not agree:
+    if figures["relative_difference_of_losses"] > TOLERANCE or figures["differing_places_of_masks"]:
         print("error: the two sides do not compute the same", file=sys.stderr)
         return 1
     return 0
+
+
+def _precisions(config: Config) -> list[str]:
+    """The one that was asked for, or all that the device may gain from."""
+    if "precision" in config.model_fields_set:
+        return [config.precision]
+    return ["fp32", "tf32", "bf16"] if config.torch_device.startswith("cuda") else ["fp32", "bf16"]
 
 
 def _shortened(data: Splits, images: int, batch_size: int) -> Splits:

@@ -39,8 +39,7 @@ def prepared(config: Config, net: nn.Module, data: Splits) -> Config:
     Returns:
         The config with `compile` decided.
     """
-    tf32 = config.precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    allow_tf32(config.precision)
     asked = config.compile == "on" or (config.compile == "auto" and _is_worthwhile(config, net, data))
     missing = _missing_compiler(config.torch_device) if asked else None
     if missing:
@@ -52,6 +51,11 @@ def prepared(config: Config, net: nn.Module, data: Splits) -> Config:
         # On a GPU, replay the kernels of a step from a recorded graph: launching them is what takes the time.
         net.compile(dynamic=False, mode="reduce-overhead" if on_gpu else None)
     return config.model_copy(update={"compile": "on" if compiled else "off"})
+
+
+def allow_tf32(precision: str) -> None:
+    """Let products of a GPU be TF32's where `precision` is `tf32`, and only there; for the whole process."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def _is_worthwhile(config: Config, net: nn.Module, data: Splits) -> bool:
