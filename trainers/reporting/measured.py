@@ -26,6 +26,7 @@ from utils.files import write_atomic
 from utils.marked import with_part
 
 MEASURED = Path(__file__).resolve().parents[2] / "configs" / "resnet20" / "measured"
+COMMAND = "python main.py --sweep configs/sweeps/paper_resnet20.yml"
 OF_A_MACHINE = ("results_dir", "log_dir", "device", "gpu", "threads", "workers")
 """Options that say where a run was run, and nothing of what it found."""
 ANY_PIXELS = tuple(name for name in SAME if name != "dataset")
@@ -53,25 +54,35 @@ def collect(results: Path, into: Path = MEASURED) -> int:
 
 
 def results(folder: Path = MEASURED) -> str:
-    """Two tables in Markdown: the paper's figures beside ours, and all that was measured."""
+    """In Markdown: the paper's figures beside ours, as far as they were measured, and all that was measured."""
     runs = gather([folder])[0] if any(folder.rglob("summary.json")) else []
     series = [one for task in tasks_of(runs) for one in task.series]
     named = [(one.name, experiment) for one in series for experiment in one.experiments if experiment.outcomes]
-    parts = [_beside_the_paper([experiment for _, experiment in named]).markdown()]
+    rows = list(beside_published([experiment for _, experiment in named], PUBLISHED, ANY_PIXELS))
+    by_hash = {experiment.config_hash: experiment for _, experiment in named}
+    found = [
+        {**row, "figure": FIGURES[row["figure"]], **_where(by_hash[row["config_hash"]])} for row in rows if row["n"]
+    ]
+    parts = [_beside_the_paper(found).markdown()] if found else []
     parts += [_all_of_it(named).markdown()] if named else []
-    return "\n\n".join(parts)
+    missing = [row for row in rows if not row["n"]]
+    return "\n\n".join([*parts, *([_not_run(missing)] if missing else [])])
 
 
-def _beside_the_paper(experiments: Sequence[Experiment]) -> Table:
-    by_hash = {one.config_hash: one for one in experiments}
-    rows = []
-    for row in beside_published(experiments, PUBLISHED, ANY_PIXELS):
-        found = by_hash.get(row["config_hash"])
-        rows.append({**row, "figure": FIGURES[row["figure"]], **(_where(found) if found else _NOWHERE)})
+def _not_run(rows: Sequence[dict[str, Any]]) -> str:
+    """The paper's figures that no run stands beside yet, in one sentence, and the command that makes them."""
+    listed = [
+        f"{row['method']} at {row['paper_weights_remaining_percent']:g}% ({FIGURES[row['figure']]}: {row['paper']:.2f})"
+        for row in rows
+    ]
+    return f"Not run yet, with the paper's figures: {', '.join(listed)}. `{COMMAND}` runs them."
+
+
+def _beside_the_paper(rows: Sequence[dict[str, Any]]) -> Table:
     columns = [
         text("method", "method"), number("weights remaining (%)", "paper_weights_remaining_percent", "g"),
-        text("figure", "figure"), number("paper (%)", "paper"), spread("ours (%)", "ours"), number("n", "n", "d"),
-        text("pixels", "pixels"), text("device", "device"), number("minutes", "minutes", ".1f"),
+        text("metric", "figure"), number("paper (%)", "paper"), spread("ours (%)", "ours"), number("n", "n", "d"),
+        text("pixels", "pixels"), text("device", "device"), number("hours", "hours", ".1f"),
         Column("config", lambda row: "", links=lambda row: [(Path(row["paper_setting"]).stem, row["paper_setting"])]),
     ]  # fmt: skip
     return Table("results", "", columns, rows)
@@ -90,21 +101,18 @@ def _all_of_it(named: Sequence[tuple[str, Experiment]]) -> Table:
     columns = [
         text("run", "method"), number("weights remaining (%)", "density", ".2f"), text("setting", "setting"),
         spread("before training (%)", BEFORE), spread("after training (%)", AFTER), number("n", "n", "d"),
-        text("pixels", "pixels"), text("device", "device"), number("minutes", "minutes", ".1f"),
+        text("pixels", "pixels"), text("device", "device"), number("hours", "hours", ".1f"),
     ]  # fmt: skip
     return Table("measured", "", columns, rows)
 
 
-_NOWHERE: dict[str, Any] = {"pixels": "not measured yet", "device": None, "minutes": None}
-
-
 def _where(experiment: Experiment) -> dict[str, Any]:
-    """What an experiment was measured on, and the minutes of a trial, checks included."""
+    """What an experiment was measured on, and the hours of a trial, checks included."""
     config = experiment.config
     pixels = config.dataset if config.dataset != "ImageFolder" else Path(config.data).name
     devices = sorted({one.device for one in experiment.outcomes})
     seconds = [one.seconds for one in experiment.outcomes]
-    return {"pixels": pixels, "device": ", ".join(devices), "minutes": sum(seconds) / len(seconds) / 60}
+    return {"pixels": pixels, "device": ", ".join(devices), "hours": sum(seconds) / len(seconds) / 3600}
 
 
 def _setting(experiment: Experiment) -> str:
