@@ -1,0 +1,29 @@
+"""Runs that an earlier version began, and this one goes on with (`golden/run_begun`, of version d1b2e37)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, read_rows
+
+BEGUN = PROJECT / "tests" / "golden" / "run_begun"
+
+
+@pytest.mark.parametrize(("stage", "stored"), [("in_search", 3), ("in_finetune", 8)])
+def test_a_run_that_an_earlier_version_began_comes_to_its_end(stage: str, stored: int, call, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "trial_1"
+    shutil.copytree(BEGUN / stage / "trial_1", folder)
+    outcome = call("--resume", folder, "--log_dir", tmp_path / "runs")
+    assert outcome.code == 0, outcome.err
+    rows, undisturbed = read_rows(folder / "acc_and_sparsity.csv"), read_rows(BEGUN / "undisturbed.csv")
+    assert rows[:stored] == undisturbed[:stored]
+    assert [(row["phase"], row["epoch"]) for row in rows] == [(row["phase"], row["epoch"]) for row in undisturbed]
+    # Other processors round otherwise.
+    for row, theirs in zip(rows[stored:], undisturbed[stored:]):
+        assert float(row["train_loss"]) == pytest.approx(float(theirs["train_loss"]), rel=0.02)
+        assert float(row["model_sparsity"]) == pytest.approx(float(theirs["model_sparsity"]), abs=0.5)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["weights_remaining"] == pytest.approx(131, abs=1)
