@@ -208,7 +208,7 @@ class RunOptions(_Options):
     results_dir: str = option("results", "where run folders are made", affects=False)
     log_dir: str = option("runs", "where TensorBoard events go, in folders like those of results_dir", affects=False)
     results_filename: Inside = option("acc_and_sparsity.csv", "name of the per-epoch table", affects=False)
-    seed: Int = option(42, "every random stream derives from seed × trial_num", ge=0)
+    seed: Int = option(42, "every random stream derives from seed × trial_num (of seed 0: from 1 − trial_num)", ge=0)
     trial_num: Int = option(1, "number of the first trial", affects=False, ge=1)
     num_trial: Int = option(1, "trials to run one after another", affects=False, ge=1)
     fixed_init: bool = option(False, "draw weights and scores from seed_fixed_init, the same in every trial")
@@ -583,8 +583,9 @@ class Config(*reversed(GROUPS)):
 
     @property
     def effective_seed(self) -> int:
-        """What the run's random streams derive from."""
-        return self.seed * self.trial_num
+        """What the run's random streams derive from: another number for every trial."""
+        # Of seed 0, the product would be the same in every trial; no product of another seed is below 0.
+        return self.seed * self.trial_num if self.seed else 1 - self.trial_num
 
     @property
     def init_seed(self) -> int:
