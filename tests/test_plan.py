@@ -8,10 +8,13 @@ import pytest
 
 from args_helper import parse_args
 from data import DATASETS
-from models import MODELS
+from models import MODELS, build_model
+from models.masking import to_masked
 from tests.conftest import PROJECT, SMALL, Outcome, read_rows
 from trainers.algorithms import ALGORITHMS
+from trainers.algorithms.edge_popup import EdgePopup
 from trainers.plan import Timing, _costs, _prunings
+from utils.masks import ceil_count
 from utils.schedules import pruning_epochs
 
 Call = Callable[..., Outcome]
@@ -53,6 +56,19 @@ def test_the_prunings_of_a_gradual_search_end_at_the_target() -> None:
         words = f"--epochs 150 --target_sparsity 1 --prune_type {prune_type}"
         assert list(_prunings(parse_args(words.split()), 100_000))[-1].split()[3] == last
     assert "however many these are" in next(_prunings(parse_args(["--epochs", "10"]), 100))
+
+
+@pytest.mark.parametrize("start", [0, 20])
+def test_the_prunings_planned_for_global_edge_popup_are_those_it_makes(start: int) -> None:
+    words = f"--algo global_ep_iter --epochs 50 --iter_period 5 --iter_start {start} --target_sparsity 20"
+    config = parse_args(words.split())
+    search = EdgePopup(to_masked(build_model(config)), config)
+    _, *lines = _prunings(config, 10_000)
+    planned = {int(when): int(left.replace(",", "")) for _, _, when, left, _ in map(str.split, lines)}
+    kept = [10_000 - ceil_count(search.pruned_fraction(epoch), 10_000) for epoch in range(51)]
+    changes = {epoch: left for epoch, left in enumerate(kept) if epoch == 0 or left != kept[epoch - 1]}
+    assert planned == changes
+    assert list(planned.values())[-1] == 2_000
 
 
 def test_what_a_run_costs_is_the_sum_over_its_stages() -> None:

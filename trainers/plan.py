@@ -119,9 +119,9 @@ def _schedule(config: Config, left: int) -> Iterator[tuple[str, int]]:
                 left = target
             yield f"after epoch {epoch}", left
     elif config.algo == "global_ep_iter":
-        for number in range(1, (config.epochs - 1) // config.iter_period + 1):
+        for number, epoch in enumerate(config.prunings, start=1):
             left = whole - ceil_count(1.0 - (1.0 - config.pruning_rate) ** number, whole)
-            yield f"from epoch {1 if number == 1 else number * config.iter_period + 1}", left
+            yield f"from epoch {0 if number == 1 else epoch + 1}", left
     elif config.algo == "imp":
         for number in range(1, config.imp_prunings + 1):
             left -= ceil_count(config.prune_rate, left)
