@@ -608,6 +608,22 @@ class Config(*reversed(GROUPS)):
         return self.prune_rate if self.override_prune_rate else pruning_rate(self.density, len(self.prunings))
 
     @property
+    def prunings_ahead(self) -> range:
+        """Those of `hc_iter` that are still to come at `start_epoch`."""
+        return pruning_epochs(self.epochs, self.iter_period, max(self.iter_start, self.start_epoch - 1))
+
+    def rate_from(self, share: float) -> float:
+        """The fraction of the weights in play that each pruning of `hc_iter` removes.
+
+        Args:
+            share: of all weights, what is in play when the search begins, in [0, 1].
+        """
+        if self.override_prune_rate:
+            return self.prune_rate
+        ahead = len(self.prunings_ahead)
+        return pruning_rate(self.density / max(share, self.density), ahead) if ahead else 0.0
+
+    @property
     def imp_prunings(self) -> int:
         """How many prunings iterative magnitude pruning makes, one less than its rounds.
 

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from args_helper import parse_args
 from data import DATASETS
 from models import MODELS, build_model
-from models.masking import to_masked
+from models.masking import masked_layers, to_masked
 from tests.conftest import PROJECT, SMALL, Outcome, read_rows
 from trainers.algorithms import ALGORITHMS
 from trainers.algorithms.edge_popup import EdgePopup
@@ -54,8 +55,27 @@ def test_the_weights_a_plan_promises_are_those_of_the_rounds(call: Call, places:
 def test_the_prunings_of_a_gradual_search_end_at_the_target() -> None:
     for prune_type, last in (("ExactBottomK", "1,000"), ("BottomK", "997")):
         words = f"--epochs 150 --target_sparsity 1 --prune_type {prune_type}"
-        assert list(_prunings(parse_args(words.split()), 100_000))[-1].split()[3] == last
-    assert "however many these are" in next(_prunings(parse_args(["--epochs", "10"]), 100))
+        assert list(_prunings(parse_args(words.split()), 100_000, 100_000))[-1].split()[3] == last
+    assert "however many these are" in next(_prunings(parse_args(["--epochs", "10"]), 100, 100))
+
+
+def test_the_plan_of_a_search_that_begins_late_goes_by_what_is_left() -> None:
+    words = "--epochs 30 --iter_period 5 --start_epoch 20 --target_sparsity 1 --prune_type BottomK"
+    _, first, last = _prunings(parse_args(words.split()), 10_000, 400)  # after epochs 20 and 25, by a half each
+    assert (first.split()[2:4], last.split()[2:4]) == (["20", "200"], ["25", "100"])
+    [none] = _prunings(parse_args([*words.split(), "--start_epoch", "26"]), 10_000, 400)
+    assert none == "prunings     none: start_epoch 26 lies after that of epoch 25"
+
+
+def test_the_plan_reads_the_flags_of_a_pretrained_file(call: Call, places: list[str], tmp_path: Path) -> None:
+    masked = to_masked(build_model(parse_args([*SMALL])))
+    for layer in masked_layers(masked).values():
+        layer.flag.flatten()[::2] = False
+    torch.save({"state_dict": masked.state_dict()}, tmp_path / "begun.pt")
+    words = [*SMALL, *places, "--prune_type", "ExactBottomK", "--epochs", 4, "--start_epoch", 2, "--dry_run"]
+    planned = call(*words, "--pretrained", tmp_path / "begun.pt").out
+    shares = [float(one) for one in re.findall(r"after epoch \d +[\d,]+ +([\d.]+)%", planned)]
+    assert shares == pytest.approx([50 * 0.4**0.5, 20], abs=0.02)  # from 50% in play to the 20% of SMALL
 
 
 @pytest.mark.parametrize("start", [0, 20])
@@ -63,7 +83,7 @@ def test_the_prunings_planned_for_global_edge_popup_are_those_it_makes(start: in
     words = f"--algo global_ep_iter --epochs 50 --iter_period 5 --iter_start {start} --target_sparsity 20"
     config = parse_args(words.split())
     search = EdgePopup(to_masked(build_model(config)), config)
-    _, *lines = _prunings(config, 10_000)
+    _, *lines = _prunings(config, 10_000, 10_000)
     planned = {int(when): int(left.replace(",", "")) for _, _, when, left, _ in map(str.split, lines)}
     kept = [10_000 - ceil_count(search.pruned_fraction(epoch), 10_000) for epoch in range(51)]
     changes = {epoch: left for epoch, left in enumerate(kept) if epoch == 0 or left != kept[epoch - 1]}

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from copy import deepcopy
 from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median
@@ -19,7 +20,8 @@ from data import load_data
 from data.loader import Splits
 from models import build_model
 from models.folding import FoldedNetwork
-from models.masking import plain_state, prunable_parameters, to_plain
+from models.masking import masked_layers, plain_state, prunable_parameters, to_masked, to_plain
+from models.pretrained import load_scores, read_state
 from trainers.algorithms import load_algorithm
 from trainers.compiling import prepared
 from trainers.folders import folder_of, resolved
@@ -61,10 +63,10 @@ def print_plan(config: Config) -> None:
     data = load_data(config)
     net = build_model(config, data.spec).to(config.torch_device)
     sizes = {name: tuple(value.shape) for name, value in prunable_parameters(net).items()}
+    weights = sum(torch.Size(shape).numel() for name, shape in sizes.items() if not is_bias(name))
+    in_play = _in_play(config, net) or weights
     config = prepared(config, net, data)
-    for line in [*_what(config, folder, data), *_layers(sizes, config)]:
-        print(line)
-    for line in _prunings(config, sum(torch.Size(s).numel() for name, s in sizes.items() if not is_bias(name))):
+    for line in [*_what(config, folder, data), *_layers(sizes, config), *_prunings(config, weights, in_play)]:
         print(line)
     reset_peak_memory(data.train.device)
     with tempfile.TemporaryDirectory() as scratch:
@@ -98,25 +100,34 @@ def _layers(sizes: dict[str, tuple[int, ...]], config: Config) -> Iterator[str]:
     yield f"  {'weights':<{width}}  {'':<16} {whole:>12,}  of which {share}"
 
 
-def _prunings(config: Config, weights: int) -> Iterator[str]:
-    """When a gradual algorithm prunes, and how many weights then remain in play."""
-    if config.algo == "hc_iter" and config.prune_type == "FixThresholding":
-        epochs = ", ".join(map(str, config.prunings))
+def _in_play(config: Config, net: nn.Module) -> int | None:
+    """Weights in play when the search begins, by the flags of the `pretrained` file; None: it has none, all are."""
+    masked = to_masked(deepcopy(net)) if config.algo == "hc_iter" and config.pretrained else None
+    if masked is None or not load_scores(masked, read_state(config.pretrained), config.pretrained):
+        return None
+    return sum(int(layer.flag.sum()) for layer in masked_layers(masked).values())
+
+
+def _prunings(config: Config, weights: int, in_play: int) -> Iterator[str]:
+    """When a gradual algorithm prunes, and how many weights then remain of so many that are in play."""
+    if config.algo == "hc_iter" and not config.prunings_ahead:
+        yield f"prunings     none: start_epoch {config.start_epoch} lies after that of epoch {config.prunings[-1]}"
+    elif config.algo == "hc_iter" and config.prune_type == "FixThresholding":
+        epochs = ", ".join(map(str, config.prunings_ahead))
         yield f"prunings     after epochs {epochs}: of every weight whose score is up to 0.5, however many these are"
-        return
-    schedule = list(_schedule(config, weights))
-    if schedule:
+    elif schedule := list(_schedule(config, weights, in_play)):
         yield "prunings     weights in play afterwards, where none tie"
         yield from (f"  {when:<14} {left:>12,}  {100 * left / weights:8.3f}%" for when, left in schedule)
 
 
-def _schedule(config: Config, left: int) -> Iterator[tuple[str, int]]:
-    whole, target = left, max(1, floor_count(config.density, left))
+def _schedule(config: Config, whole: int, left: int) -> Iterator[tuple[str, int]]:
+    target = max(1, floor_count(config.density, whole))
     if config.algo == "hc_iter":
-        for epoch in config.prunings:
-            left -= ceil_count(config.pruning_rate, left)
-            if config.prune_type == "ExactBottomK" and epoch == config.prunings[-1] and not config.override_prune_rate:
-                left = target
+        ahead, rate = config.prunings_ahead, config.rate_from(left / whole)
+        for epoch in ahead:
+            before, left = left, left - ceil_count(rate, left)
+            if config.prune_type == "ExactBottomK" and epoch == ahead[-1] and not config.override_prune_rate:
+                left = min(before, target)
             yield f"after epoch {epoch}", left
     elif config.algo == "global_ep_iter":
         for number, epoch in enumerate(config.prunings, start=1):
