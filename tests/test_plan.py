@@ -103,6 +103,21 @@ def test_what_a_run_costs_is_the_sum_over_its_stages() -> None:
     assert lines[3].startswith("all of it    about 8 min a trial, 25 min for 3")
 
 
+def test_rounds_are_one_part_of_the_plan_and_rewinding_is_another() -> None:
+    class Data:
+        train = range(10)
+
+    timing = Timing(search=0.1, scoring=0.0, weights=0.05, evaluation=1.0)
+    imp = list(_costs(parse_args("--algo imp --iter_period 160 --target_sparsity 1.44".split()), Data, timing))
+    assert [line.partition(" epochs")[0] for line in imp[:-1]] == ["search       3,360", "checks       480"]
+    words = "--algo cts --epochs 20 --fine_tune_epochs 30 --rewind_epoch 5 --skip_sanity_checks"
+    cts = list(_costs(parse_args(words.split()), Data, timing))
+    assert [line.partition(" steps at")[0] for line in cts[:-1]] == [
+        "rewinding    5 epochs of 10", "search       20 epochs of 10", "fine-tuning  25 epochs of 10",
+    ]  # fmt: skip
+    assert [re.search(r"at ([\d.]+) ms", line)[1] for line in cts[:-1]] == ["50.0", "100.0", "50.0"]
+
+
 @pytest.mark.parametrize(("kind", "names"), [("algorithms", ALGORITHMS), ("models", MODELS), ("datasets", DATASETS)])
 def test_lists_have_every_name_with_what_it_is(kind: str, names: dict[str, str], call: Call) -> None:
     outcome = call("--list", kind)

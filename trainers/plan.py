@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
-from itertools import islice, pairwise
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,10 +23,10 @@ from models.folding import FoldedNetwork
 from models.masking import masked_layers, plain_state, prunable_parameters, to_masked, to_plain
 from models.pretrained import load_scores, read_state
 from trainers.algorithms import load_algorithm
+from trainers.algorithms.stages import Stage, stages_of
 from trainers.compiling import prepared
 from trainers.folders import folder_of, resolved
 from trainers.loop import evaluate
-from trainers.sanity import CHECKS
 from trainers.weights import train_ticket
 from utils.environment import device_name, peak_memory, reset_peak_memory
 from utils.errors import Stopped
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 TIMED_STEPS = 10
 WARM_UP = 3
 """Steps that are not timed: the first ones allocate memory, and compile."""
+
+PARTS = {"search/dense": "rewinding", "search": "search", "finetune": "fine-tuning", "check": "checks"}
+"""Stage, or the first part of its name -> what it is called in the plan."""
 
 
 class Timing(NamedTuple):
@@ -204,40 +207,31 @@ def _until_stopped(config: Config, folder: Path, timed: _Timed, work: Callable[[
 
 
 def _costs(config: Config, data: Splits, timing: Timing) -> Iterator[str]:
-    """Steps and seconds, stage by stage."""
+    """Steps and seconds, part by part."""
     steps, whole = len(data.train), timing.scoring
     if timing.scoring >= 0.05:
         yield f"scoring      {_clock(timing.scoring)}"
-    for stage, epochs, step in _stages(config, timing):
-        if not epochs:
-            continue
+    for part, epochs, step in _parts(config, timing):
         seconds = epochs * (steps * step + timing.evaluation)
         whole += seconds
         yield (
-            f"{stage:<12} {epochs:,} epochs of {steps:,} steps at {1000 * step:.1f} ms and "
+            f"{part:<12} {epochs:,} epochs of {steps:,} steps at {1000 * step:.1f} ms and "
             f"{timing.evaluation:.2f} s of evaluation: {_clock(seconds)}"
         )
     trials = f" a trial, {_clock(whole * config.num_trial)} for {config.num_trial}" if config.num_trial > 1 else ""
     yield f"all of it    about {_clock(whole)}{trials}, by {TIMED_STEPS} timed steps of each kind"
 
 
-def _stages(config: Config, timing: Timing) -> Iterator[tuple[str, int, float]]:
-    """Stage, its epochs, and the seconds of one of its steps."""
-    twins = 0 if config.skip_sanity_checks else len(CHECKS)
-    if config.algo == "training":
-        yield "training", config.epochs, timing.weights
-        return
-    if config.algo == "imp":
-        yield "search", (config.imp_prunings + 1) * config.iter_period, timing.weights
-        yield "checks", twins * config.iter_period, timing.weights
-        return
-    if timing.search is not None:
-        yield "search", config.epochs - config.start_epoch, timing.search
-    if config.algo == "cts" and config.rewind_epoch:
-        yield "rewinding", config.rewind_epoch, timing.weights
-    if not config.skip_fine_tune:
-        yield "fine-tuning", config.tuning_epochs, timing.weights
-        yield "checks", twins * config.tuning_epochs, timing.weights
+def _parts(config: Config, timing: Timing) -> Iterator[tuple[str, int, float]]:
+    """Parts of the run, stages of a kind together: name, epochs, and the seconds of one step."""
+
+    def called(stage: Stage) -> str:
+        return PARTS.get(stage.name) or PARTS[stage.name.partition("/")[0]]
+
+    for (part, trains), stages in groupby(stages_of(config), lambda stage: (called(stage), stage.trains)):
+        step = timing.search if trains == "scores" else timing.weights
+        if step is not None:  # else a user's own search, which trains nothing
+            yield part, sum(stage.epochs for stage in stages), step
 
 
 def _clock(seconds: float) -> str:
