@@ -208,7 +208,7 @@ class RunOptions(_Options):
     results_dir: str = option("results", "where run folders are made", affects=False)
     log_dir: str = option("runs", "where TensorBoard events go, in folders like those of results_dir", affects=False)
     results_filename: Inside = option("acc_and_sparsity.csv", "name of the per-epoch table", affects=False)
-    seed: Int = option(42, "every random stream derives from seed × trial_num", ge=0)
+    seed: Int = option(42, "every random stream derives from seed × trial_num (of seed 0: from 1 − trial_num)", ge=0)
     trial_num: Int = option(1, "number of the first trial", affects=False, ge=1)
     num_trial: Int = option(1, "trials to run one after another", affects=False, ge=1)
     fixed_init: bool = option(False, "draw weights and scores from seed_fixed_init, the same in every trial")
@@ -584,8 +584,9 @@ class Config(*reversed(GROUPS)):
 
     @property
     def effective_seed(self) -> int:
-        """What the run's random streams derive from."""
-        return self.seed * self.trial_num
+        """What the run's random streams derive from: another number for every trial."""
+        # Of seed 0, the product would be the same in every trial; no product of another seed is below 0.
+        return self.seed * self.trial_num if self.seed else 1 - self.trial_num
 
     @property
     def init_seed(self) -> int:
@@ -606,6 +607,22 @@ class Config(*reversed(GROUPS)):
     def pruning_rate(self) -> float:
         """The fraction of the weights in play that one pruning of a gradual search removes."""
         return self.prune_rate if self.override_prune_rate else pruning_rate(self.density, len(self.prunings))
+
+    @property
+    def prunings_ahead(self) -> range:
+        """Those of `hc_iter` that are still to come at `start_epoch`."""
+        return pruning_epochs(self.epochs, self.iter_period, max(self.iter_start, self.start_epoch - 1))
+
+    def rate_from(self, share: float) -> float:
+        """The fraction of the weights in play that each pruning of `hc_iter` removes.
+
+        Args:
+            share: of all weights, what is in play when the search begins, in [0, 1].
+        """
+        if self.override_prune_rate:
+            return self.prune_rate
+        ahead = len(self.prunings_ahead)
+        return pruning_rate(self.density / max(share, self.density), ahead) if ahead else 0.0
 
     @property
     def imp_prunings(self) -> int:

@@ -171,6 +171,23 @@ def test_the_global_fraction_rises_at_every_period_and_ends_at_the_target() -> N
     assert fractions[-1] == pytest.approx(0.95)
 
 
+def test_a_late_start_of_the_global_prunings_still_ends_at_the_target(tmp_path: Path) -> None:
+    words = "--algo global_ep_iter --epochs 6 --iter_period 1 --iter_start 2 --target_sparsity 20".split()
+    ticket, _, config = _ticket(tmp_path, *words)
+    assert list(config.prunings) == [3, 4, 5]
+    assert remaining(ticket.masks) == math.floor(0.2 * total(ticket.masks))
+    search = EdgePopup(to_masked(build_model(config)), config)
+    kept = [1 - search.pruned_fraction(epoch) for epoch in range(7)]
+    assert kept == pytest.approx([0.2 ** (k / 3) for k in (1, 1, 1, 1, 1, 2, 3)])
+
+
+def test_another_density_than_the_target_has_its_true_reason(tmp_path: Path) -> None:
+    words = ("--override_prune_rate", "--prune_rate", "0.5", "--epochs", "4", "--iter_period", "2")
+    for algo in ("ep", "global_ep", "global_ep_iter"):
+        ticket, _, _ = _ticket(tmp_path / algo, "--algo", algo, *words)
+        assert ticket.facts["density_reason"] == "prune_rate 0.5 was asked for, whatever the target"
+
+
 # ---- scores by hand ------------------------------------------------------------------------------------------------
 
 

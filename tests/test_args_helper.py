@@ -401,6 +401,12 @@ def test_seeds_derive_from_the_trial_unless_the_draw_is_fixed() -> None:
     assert (config.effective_seed, config.init_seed) == (15, 8)
 
 
+def test_no_two_trials_share_a_seed_and_those_of_seed_0_none_with_another_seed() -> None:
+    seeds = {seed: [parse_args(["--seed", str(seed), "--trial_num", str(n)]).effective_seed for n in (1, 2, 3)]
+             for seed in (0, 1, 7)}  # fmt: skip
+    assert seeds == {0: [0, -1, -2], 1: [1, 2, 3], 7: [7, 14, 21]}
+
+
 def test_fine_tuning_is_as_long_as_the_search_unless_said() -> None:
     assert parse_args(["--epochs", "12"]).tuning_epochs == 12
     assert parse_args(["--epochs", "12", "--fine_tune_epochs", "3"]).tuning_epochs == 3

@@ -61,7 +61,14 @@ def test_the_benchmark_runs_by_one_command_and_writes_what_it_prints(tmp_path: P
 
 @pytest.mark.parametrize(
     ("words", "compiles"),
-    [("", False), ("--epochs 100000", True), ("--epochs 100000 --compile off", False), ("--compile on", True)],
+    [
+        ("", False),
+        ("--epochs 100000", True),
+        ("--epochs 100000 --compile off", False),
+        ("--compile on", True),
+        ("--algo imp --iter_period 50000", True),
+        ("--algo training --fine_tune_epochs 100000", False),
+    ],
 )
 def test_a_network_is_compiled_when_asked_or_when_the_run_is_long(
     words: str, compiles: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -524,7 +524,8 @@ def test_scores_and_flags_of_a_pretrained_file_are_taken_up(run, tmp_path, epoch
     layers = masked_layers(trained).values()
     assert torch.equal(epochs[0]["start"], torch.cat([layer.scores.detach().flatten() for layer in layers]))
     assert torch.equal(epochs[0]["start_flags"], torch.cat([layer.flag.flatten() for layer in layers]))
-    assert [int(one["after"].sum()) for one in epochs] == [210, 210, 105, 105, 52, 52]
+    # From 210 in play two prunings go to a quarter of all 228, 57, where none tie; each rounds its count up.
+    assert [int(one["after"].sum()) for one in epochs] == [210, 210, 109, 109, 56, 56]
 
 
 def test_a_pretrained_file_without_scores_leaves_the_drawn_ones(tmp_path, epochs):
@@ -539,7 +540,37 @@ def test_a_search_can_begin_at_a_later_epoch_of_its_schedule(run, epochs):
     search(run, "--start_epoch", "3", "--prune_type", "BottomK", "--lr_policy", "multistep_lr", "--milestones", "4")
     assert [one["epoch"] for one in epochs] == [3, 4, 5]
     assert [row["lr"] for row in run.rows("search")] == pytest.approx([0.3, 0.03, 0.03])
-    assert [int(one["after"].sum()) for one in epochs] == [228, 114, 114]
+    assert [int(one["after"].sum()) for one in epochs] == [228, 57, 57]  # one pruning, to the quarter, is left
+
+
+def test_a_search_that_goes_on_with_the_flags_of_its_file_prunes_as_the_whole_one_would(run, tmp_path, epochs):
+    trained = to_masked(Toy())
+    for layer in masked_layers(trained).values():
+        layer.flag.flatten()[::2] = False
+    draw_scores(trained, torch.Generator().manual_seed(99), "unif")
+    torch.save({"state_dict": trained.state_dict()}, tmp_path / "begun.pt")
+    search(run, "--start_epoch", "3", "--pretrained", str(tmp_path / "begun.pt"), "--prune_type", "BottomK")
+    assert [int(one["after"].sum()) for one in epochs] == [114, 57, 57]
+
+
+@pytest.mark.parametrize(
+    ("kept", "start", "said"),
+    [
+        (228, "5", "the target of 25% is missed: start_epoch 5 lies after the last pruning, that of epoch 4"),
+        (40, "0", "the target of 25% is missed: only 40 weights were in play when the search began"),
+    ],
+)
+def test_a_target_out_of_reach_is_told_with_its_reason(kept, start, said, run, tmp_path):
+    trained, left = to_masked(Toy()), kept
+    for layer in masked_layers(trained).values():
+        layer.flag.flatten()[min(left, layer.flag.numel()) :] = False
+        left -= int(layer.flag.sum())
+    torch.save({"state_dict": trained.state_dict()}, tmp_path / "begun.pt")
+    words = ("--start_epoch", start, "--pretrained", str(tmp_path / "begun.pt"), "--prune_type", "ExactBottomK")
+    with pytest.warns(UserWarning, match=said):
+        ticket = search(run, *words, *STILL)
+    assert ticket.facts["density_reason"].startswith(said.partition(": ")[2])
+    assert sum(int(mask.sum()) for mask in ticket.masks.values()) == kept
 
 
 # ---- the same again ------------------------------------------------------------------------------------------------

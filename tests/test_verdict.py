@@ -29,7 +29,7 @@ T_TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
         ([85, 86.5, 86.5], [90, 91, 92], -5, 0.5, False),  # worse beyond doubt
         ([80, 80, 80, 80], [78, 77, 75, 74], 4, math.sqrt(10 / 3), True),
         ([3, 4, 5, 6, 7], [1, 2, 3, 4, 5], 2, 0, True),
-        ([70, 70, 70], [70, 70, 70], 0, 0, False),
+        ([70, 71, 72], [70, 71, 72], 0, 0, False),
     ],
 )
 def test_the_interval_is_that_of_the_paired_t_test(
@@ -67,6 +67,14 @@ def test_two_trials_have_an_interval_and_no_verdict() -> None:
 
 def test_one_trial_has_a_margin_only() -> None:
     assert judge([91], [90.5]) == Verdict(1, 0.5, None, None, None)
+
+
+@pytest.mark.parametrize(("ticket", "check"), [(90.5, 80.0), (70.0, 70.0), (70.0, 90.0)])
+def test_copies_of_one_trial_decide_nothing_and_have_no_interval(ticket: float, check: float) -> None:
+    verdict = judge([ticket] * 3, [check] * 3)
+    assert verdict == Verdict(3, ticket - check, None, None, None)
+    assert str(verdict) == "undecided: identical trials (3 of 3 trials)"
+    assert judge([ticket] * 3, [check, check, check + 0.1]).passes is not None
 
 
 def test_trials_that_cannot_be_paired_are_refused() -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from data.loader import Splits
+from trainers.algorithms.stages import stages_of
 from trainers.ledger import BACKWARD_AND_FORWARD, forward_flops
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ def allow_tf32(precision: str) -> None:
 
 def _is_worthwhile(config: Config, net: nn.Module, data: Splits) -> bool:
     """By the length of the run alone, so that the same run is always decided alike."""
-    twins = 0 if config.skip_sanity_checks else 3
-    epochs = config.epochs + (0 if config.skip_fine_tune else (1 + twins) * config.tuning_epochs)
+    epochs = sum(stage.epochs for stage in stages_of(config))
     if config.torch_device != "cpu":
         return epochs * len(data.train) >= WORTHWHILE_STEPS
     images = epochs * len(data.train) * data.train.batch_size

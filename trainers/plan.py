@@ -7,7 +7,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from itertools import islice, pairwise
+from copy import deepcopy
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,12 +20,13 @@ from data import load_data
 from data.loader import Splits
 from models import build_model
 from models.folding import FoldedNetwork
-from models.masking import plain_state, prunable_parameters, to_plain
+from models.masking import masked_layers, plain_state, prunable_parameters, to_masked, to_plain
+from models.pretrained import load_scores, read_state
 from trainers.algorithms import load_algorithm
+from trainers.algorithms.stages import Stage, stages_of
 from trainers.compiling import prepared
 from trainers.folders import folder_of, resolved
 from trainers.loop import evaluate
-from trainers.sanity import CHECKS
 from trainers.weights import train_ticket
 from utils.environment import device_name, peak_memory, reset_peak_memory
 from utils.errors import Stopped
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 TIMED_STEPS = 10
 WARM_UP = 3
 """Steps that are not timed: the first ones allocate memory, and compile."""
+
+PARTS = {"search/dense": "rewinding", "search": "search", "finetune": "fine-tuning", "check": "checks"}
+"""Stage, or the first part of its name -> what it is called in the plan."""
 
 
 class Timing(NamedTuple):
@@ -61,10 +66,10 @@ def print_plan(config: Config) -> None:
     data = load_data(config)
     net = build_model(config, data.spec).to(config.torch_device)
     sizes = {name: tuple(value.shape) for name, value in prunable_parameters(net).items()}
+    weights = sum(torch.Size(shape).numel() for name, shape in sizes.items() if not is_bias(name))
+    in_play = _in_play(config, net) or weights
     config = prepared(config, net, data)
-    for line in [*_what(config, folder, data), *_layers(sizes, config)]:
-        print(line)
-    for line in _prunings(config, sum(torch.Size(s).numel() for name, s in sizes.items() if not is_bias(name))):
+    for line in [*_what(config, folder, data), *_layers(sizes, config), *_prunings(config, weights, in_play)]:
         print(line)
     reset_peak_memory(data.train.device)
     with tempfile.TemporaryDirectory() as scratch:
@@ -98,30 +103,39 @@ def _layers(sizes: dict[str, tuple[int, ...]], config: Config) -> Iterator[str]:
     yield f"  {'weights':<{width}}  {'':<16} {whole:>12,}  of which {share}"
 
 
-def _prunings(config: Config, weights: int) -> Iterator[str]:
-    """When a gradual algorithm prunes, and how many weights then remain in play."""
-    if config.algo == "hc_iter" and config.prune_type == "FixThresholding":
-        epochs = ", ".join(map(str, config.prunings))
+def _in_play(config: Config, net: nn.Module) -> int | None:
+    """Weights in play when the search begins, by the flags of the `pretrained` file; None: it has none, all are."""
+    masked = to_masked(deepcopy(net)) if config.algo == "hc_iter" and config.pretrained else None
+    if masked is None or not load_scores(masked, read_state(config.pretrained), config.pretrained):
+        return None
+    return sum(int(layer.flag.sum()) for layer in masked_layers(masked).values())
+
+
+def _prunings(config: Config, weights: int, in_play: int) -> Iterator[str]:
+    """When a gradual algorithm prunes, and how many weights then remain of so many that are in play."""
+    if config.algo == "hc_iter" and not config.prunings_ahead:
+        yield f"prunings     none: start_epoch {config.start_epoch} lies after that of epoch {config.prunings[-1]}"
+    elif config.algo == "hc_iter" and config.prune_type == "FixThresholding":
+        epochs = ", ".join(map(str, config.prunings_ahead))
         yield f"prunings     after epochs {epochs}: of every weight whose score is up to 0.5, however many these are"
-        return
-    schedule = list(_schedule(config, weights))
-    if schedule:
+    elif schedule := list(_schedule(config, weights, in_play)):
         yield "prunings     weights in play afterwards, where none tie"
         yield from (f"  {when:<14} {left:>12,}  {100 * left / weights:8.3f}%" for when, left in schedule)
 
 
-def _schedule(config: Config, left: int) -> Iterator[tuple[str, int]]:
-    whole, target = left, max(1, floor_count(config.density, left))
+def _schedule(config: Config, whole: int, left: int) -> Iterator[tuple[str, int]]:
+    target = max(1, floor_count(config.density, whole))
     if config.algo == "hc_iter":
-        for epoch in config.prunings:
-            left -= ceil_count(config.pruning_rate, left)
-            if config.prune_type == "ExactBottomK" and epoch == config.prunings[-1] and not config.override_prune_rate:
-                left = target
+        ahead, rate = config.prunings_ahead, config.rate_from(left / whole)
+        for epoch in ahead:
+            before, left = left, left - ceil_count(rate, left)
+            if config.prune_type == "ExactBottomK" and epoch == ahead[-1] and not config.override_prune_rate:
+                left = min(before, target)
             yield f"after epoch {epoch}", left
     elif config.algo == "global_ep_iter":
-        for number in range(1, (config.epochs - 1) // config.iter_period + 1):
+        for number, epoch in enumerate(config.prunings, start=1):
             left = whole - ceil_count(1.0 - (1.0 - config.pruning_rate) ** number, whole)
-            yield f"from epoch {1 if number == 1 else number * config.iter_period + 1}", left
+            yield f"from epoch {0 if number == 1 else epoch + 1}", left
     elif config.algo == "imp":
         for number in range(1, config.imp_prunings + 1):
             left -= ceil_count(config.prune_rate, left)
@@ -193,40 +207,31 @@ def _until_stopped(config: Config, folder: Path, timed: _Timed, work: Callable[[
 
 
 def _costs(config: Config, data: Splits, timing: Timing) -> Iterator[str]:
-    """Steps and seconds, stage by stage."""
+    """Steps and seconds, part by part."""
     steps, whole = len(data.train), timing.scoring
     if timing.scoring >= 0.05:
         yield f"scoring      {_clock(timing.scoring)}"
-    for stage, epochs, step in _stages(config, timing):
-        if not epochs:
-            continue
+    for part, epochs, step in _parts(config, timing):
         seconds = epochs * (steps * step + timing.evaluation)
         whole += seconds
         yield (
-            f"{stage:<12} {epochs:,} epochs of {steps:,} steps at {1000 * step:.1f} ms and "
+            f"{part:<12} {epochs:,} epochs of {steps:,} steps at {1000 * step:.1f} ms and "
             f"{timing.evaluation:.2f} s of evaluation: {_clock(seconds)}"
         )
     trials = f" a trial, {_clock(whole * config.num_trial)} for {config.num_trial}" if config.num_trial > 1 else ""
     yield f"all of it    about {_clock(whole)}{trials}, by {TIMED_STEPS} timed steps of each kind"
 
 
-def _stages(config: Config, timing: Timing) -> Iterator[tuple[str, int, float]]:
-    """Stage, its epochs, and the seconds of one of its steps."""
-    twins = 0 if config.skip_sanity_checks else len(CHECKS)
-    if config.algo == "training":
-        yield "training", config.epochs, timing.weights
-        return
-    if config.algo == "imp":
-        yield "search", (config.imp_prunings + 1) * config.iter_period, timing.weights
-        yield "checks", twins * config.iter_period, timing.weights
-        return
-    if timing.search is not None:
-        yield "search", config.epochs - config.start_epoch, timing.search
-    if config.algo == "cts" and config.rewind_epoch:
-        yield "rewinding", config.rewind_epoch, timing.weights
-    if not config.skip_fine_tune:
-        yield "fine-tuning", config.tuning_epochs, timing.weights
-        yield "checks", twins * config.tuning_epochs, timing.weights
+def _parts(config: Config, timing: Timing) -> Iterator[tuple[str, int, float]]:
+    """Parts of the run, stages of a kind together: name, epochs, and the seconds of one step."""
+
+    def called(stage: Stage) -> str:
+        return PARTS.get(stage.name) or PARTS[stage.name.partition("/")[0]]
+
+    for (part, trains), stages in groupby(stages_of(config), lambda stage: (called(stage), stage.trains)):
+        step = timing.search if trains == "scores" else timing.weights
+        if step is not None:  # else a user's own search, which trains nothing
+            yield part, sum(stage.epochs for stage in stages), step
 
 
 def _clock(seconds: float) -> str:

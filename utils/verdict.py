@@ -19,8 +19,9 @@ class Verdict:
     Attributes:
         trials: pairs of accuracies compared.
         margin: mean of (ticket − check), in percentage points.
-        low, high: its 95% interval by the paired t-test; None with fewer than 2 trials.
-        passes: whether the interval lies above 0; None, undecided, with fewer than 3 trials.
+        low, high: its 95% interval by the paired t-test; None with fewer than 2 trials that differ.
+        passes: whether the interval lies above 0; None, undecided, with fewer than 3 trials, and where all of them are
+            one and the same (the same two accuracies): copies of a trial say nothing about the next.
 
     Source: Frankle et al., ICLR 2021 (arXiv 2009.08576) for the comparison.
     """
@@ -31,18 +32,25 @@ class Verdict:
     high: float | None
     passes: bool | None
 
+    @property
+    def word(self) -> str:
+        """What it comes to, in a word or two."""
+        if self.passes is None:
+            return "undecided: identical trials" if self.trials > 1 and self.low is None else "undecided"
+        return "passes" if self.passes else "fails"
+
     def __str__(self) -> str:
         if self.passes is None:
-            return f"undecided ({self.trials} of {TRIALS_NEEDED} trials)"
-        word = "passes" if self.passes else "fails"
-        return f"{word} (95% interval {self.low:+.2f} to {self.high:+.2f}, n = {self.trials})"
+            return f"{self.word} ({self.trials} of {TRIALS_NEEDED} trials)"
+        return f"{self.word} (95% interval {self.low:+.2f} to {self.high:+.2f}, n = {self.trials})"
 
 
 def judge(ticket: Sequence[float], check: Sequence[float]) -> Verdict:
     """Compare the accuracies of tickets and of their checks, trial by trial (percent, same length, at least 1)."""
-    differences = [kept - checked for kept, checked in zip(ticket, check, strict=True)]
+    pairs = list(zip(ticket, check, strict=True))
+    differences = [kept - checked for kept, checked in pairs]
     trials, margin = len(differences), fmean(differences)
-    if trials < 2:
+    if len(set(pairs)) < 2:
         return Verdict(trials, margin, None, None, None)
     half = float(student_t.ppf(0.975, trials - 1)) * stdev(differences) / math.sqrt(trials)
     passes = margin - half > 0 if trials >= TRIALS_NEEDED else None

@@ -36,9 +36,12 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     train(run, "search", search, data, config.epochs, config.start_epoch)
 
     search.before_epoch(config.epochs)  # what a schedule has in store for after the last epoch
-    by_layer = "of every layer the int((1 − k)·n) smallest go, so that its count is rounded up"
-    facts = {"density_reason": by_layer if config.algo == "ep" else "weights that tie at the threshold all go"}
-    return Ticket(plain_state(net), search.flat.split(search.naive_mask()), facts=facts)
+    reason = "weights that tie at the threshold all go"
+    if config.override_prune_rate:
+        reason = f"prune_rate {config.prune_rate:g} was asked for, whatever the target"
+    elif config.algo == "ep":
+        reason = "of every layer the int((1 − k)·n) smallest go, so that its count is rounded up"
+    return Ticket(plain_state(net), search.flat.split(search.naive_mask()), facts={"density_reason": reason})
 
 
 class EdgePopup(ScoreTraining):
@@ -61,11 +64,14 @@ class EdgePopup(ScoreTraining):
         return GlobalThreshold(torch.zeros((), device=next(network.parameters()).device))
 
     def pruned_fraction(self, epoch: int) -> float:
-        """The fraction r of the network that is switched off in this epoch (0-based)."""
+        """The fraction r of the network that is switched off in this epoch (0-based).
+
+        Gradually, it is 1 − (1 − p)^k after k prunings, and that of the first from the beginning.
+        """
         config = self._config
         if config.algo == "global_ep":
             return config.prune_rate if config.override_prune_rate else 1.0 - config.density
-        return 1.0 - (1.0 - config.pruning_rate) ** max(1, (epoch - 1) // config.iter_period)
+        return 1.0 - (1.0 - config.pruning_rate) ** max(1, sum(pruned < epoch for pruned in config.prunings))
 
     def before_epoch(self, epoch: int) -> None:
         """Set how much of the network is switched off from here on."""

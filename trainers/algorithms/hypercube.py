@@ -75,7 +75,12 @@ class GemMiner(ScoreTraining):
         self._thin: set[str] = set()
         super().__init__(network, self._rule(network, config), config)
         self.weights = self.flat.segments[0].stop
-        self._prunings = config.prunings if config.algo == "hc_iter" else range(0)
+        self._prunings = config.prunings_ahead if config.algo == "hc_iter" else range(0)
+        in_play = int(self.flat.flags[self.flat.segments[0]].sum())
+        self._rate = config.rate_from(in_play / self.weights)
+        self._out_of_reach = self._why_out_of_reach(in_play)
+        if self._out_of_reach:
+            warnings.warn(f"the target of {config.target_sparsity:g}% is missed: {self._out_of_reach}", stacklevel=2)
         self._flags_changed()
 
     @staticmethod
@@ -85,6 +90,17 @@ class GemMiner(ScoreTraining):
         if config.bottom_k_on_forward:  # a threshold that moves with the scores
             return Round(torch.zeros((), device=next(network.parameters()).device))
         return Round(config.quantize_threshold)
+
+    def _why_out_of_reach(self, in_play: int) -> str | None:
+        """Why the prunings ahead cannot end at the target, in words; None where they can, or are not meant to."""
+        config, target = self._config, max(1, floor_count(self._config.density, self.weights))
+        if config.algo == "hc" or config.override_prune_rate or config.prune_type == "FixThresholding":
+            return None
+        if in_play < target:
+            return f"only {in_play:,} weights were in play when the search began"
+        if in_play > target and not self._prunings:
+            return f"start_epoch {config.start_epoch} lies after the last pruning, that of epoch {config.prunings[-1]}"
+        return None
 
     # ---- steps -------------------------------------------------------------------------------------------------------
 
@@ -112,7 +128,7 @@ class GemMiner(ScoreTraining):
         """Count anew how many weights the moving threshold switches off; reads from the device."""
         if self._config.bottom_k_on_forward:
             in_play = int(self.flat.flags[self.flat.segments[0]].sum())
-            self._switched_off = max(1, ceil_count(self._config.pruning_rate, in_play))
+            self._switched_off = max(1, ceil_count(self._rate, in_play))
             self._follow_threshold()
 
     @torch.no_grad()
@@ -157,7 +173,7 @@ class GemMiner(ScoreTraining):
         return -magnitude if self._config.invert_sanity_check else magnitude
 
     def _prune(self, last: bool, generator: torch.Generator) -> None:
-        config, rate, flags, rank = self._config, self._config.pruning_rate, self.flat.flags, self._rank()
+        config, rate, flags, rank = self._config, self._rate, self.flat.flags, self._rank()
         if config.prune_type == "FixThresholding":
             flags &= rank > 0.5 if not config.invert_sanity_check else rank >= -0.5
         elif config.prune_type == "LocalBottomK":
@@ -180,17 +196,17 @@ class GemMiner(ScoreTraining):
         count = int(in_play.sum())
         if last and not self._config.override_prune_rate:
             return max(0, count - max(1, floor_count(self._config.density, in_play.numel())))
-        return ceil_count(self._config.pruning_rate, count)
+        return ceil_count(self._rate, count)
 
     def density_reason(self) -> str | None:
         """Why the ticket may keep another count than the target says, in words; None where nothing speaks for it."""
-        reasons = []
+        reasons = [self._out_of_reach] if self._out_of_reach else []
         if self._config.prune_type == "FixThresholding" and self._prunings:
             reasons.append("FixThresholding removes every score up to 0.5, whatever the target")
         if self._config.prune_type == "BottomK" and self._prunings:
             tied = f", and all that tie with the last one go too: {self._tied:,} here, most at 0" if self._tied else ""
             reasons.append(f"each pruning of BottomK rounds its count up{tied}")
-        if not self._prunings:
+        if self._config.algo == "hc":
             reasons.append("hc prunes nothing for good: the penalty alone switches off")
         elif not self._config.unflag_before_finetune:
             off = int(self.flat.flags.sum()) - int(self.naive_mask().sum())

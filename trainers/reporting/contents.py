@@ -16,7 +16,6 @@ from utils.report import Spread
 
 HASH = Column("config", lambda row: row["config_hash"] or NONE, links=lambda row: row["links"]["config"])
 RUNS = Column("runs (trial)", lambda row: row["runs"] or NONE, links=lambda row: row["links"]["runs"])
-WORDS = {True: "passes", False: "fails", None: "undecided"}
 FIGURES = {BEFORE: "before fine-tuning", AFTER: "after fine-tuning"}
 
 
@@ -70,7 +69,7 @@ class Contents:
                 ticket, twins = one.beside(check)
                 row |= _flat("ticket", ticket) | _flat("check_accuracy", twins)
                 row |= {"margin": verdict.margin, "low": verdict.low, "high": verdict.high}
-                rows.append(row | {"verdict": WORDS[verdict.passes], "n": verdict.trials} | self._traced(one))
+                rows.append(row | {"verdict": verdict.word, "n": verdict.trials} | self._traced(one))
         interval = Column("95% interval", _interval, lambda row: row["low"])
         columns = (
             text("series", "series"), number("weights remaining (%)", "weights_remaining_percent"),
@@ -81,7 +80,7 @@ class Contents:
         caption = (
             "Test accuracy after fine-tuning, of tickets and of their checks, which were trained alike. A check is "
             "passed when the 95% interval of (ticket − check), by a paired t-test over n trials, lies above 0; with "
-            "fewer than 3 trials it is undecided."
+            "fewer than 3 trials, or trials that are copies of one another, it is undecided."
         )
         return Table("checks", caption, columns, rows)
 

@@ -1,0 +1,80 @@
+"""The stages that a run of each algorithm goes through, known by its options before it begins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from trainers.algorithms import ALGORITHMS
+from trainers.sanity import CHECKS
+
+if TYPE_CHECKING:
+    from args_helper import Config
+
+LEARN_SCORES = ("hc", "hc_iter", "ep", "global_ep", "global_ep_iter")
+
+
+class Stage(NamedTuple):
+    """A stage of a run.
+
+    Attributes:
+        name: as in the run's table and checkpoints.
+        epochs: that the run trains of it; 0: it takes another run's over, finished.
+        trains: what a step updates.
+    """
+
+    name: str
+    epochs: int
+    trains: Literal["scores", "weights"]
+
+
+def stages_of(config: Config) -> list[Stage]:
+    """The stages in which a run trains, in order.
+
+    A user's own algorithm is taken to learn scores for `epochs`. What only the search can tell is left out: that it
+    dies before its last epoch, or that its ticket keeps everything, which has no checks.
+    """
+    search = _search(config)
+    if config.algo == "training":
+        return search
+    if config.algo == "imp":  # the last round is the trained ticket
+        trained, length = search, config.iter_period
+    elif config.skip_fine_tune:
+        return search
+    else:
+        length = config.tuning_epochs - (config.rewind_epoch if config.algo == "cts" else 0)
+        trained = [*search, Stage("finetune", length, "weights")]
+    if config.skip_sanity_checks or _keeps_all(config):
+        return trained
+    return [*trained, *(Stage(f"check/{name}", length, "weights") for name in CHECKS)]
+
+
+def _keeps_all(config: Config) -> bool:
+    """Whether the ticket is sure to be the dense network, of which no check differs."""
+    if config.algo == "imp":
+        return config.imp_prunings == 0
+    return config.algo == "hc" and config.unflag_before_finetune
+
+
+def _search(config: Config) -> list[Stage]:
+    """The stages that end with the ticket; of a score that takes a pass or a few, none."""
+    if config.algo == "imp":
+        return _rounds(config)
+    if config.algo == "cts":
+        dense = [Stage("search/dense", config.rewind_epoch, "weights")] if config.rewind_epoch else []
+        return [*dense, Stage("search", config.epochs, "scores")]
+    if config.algo == "training":
+        return [Stage("search", config.epochs - config.start_epoch, "weights")]
+    if config.algo in LEARN_SCORES or config.algo not in ALGORITHMS:
+        return [Stage("search", config.epochs - config.start_epoch, "scores")]
+    return []
+
+
+def _rounds(config: Config) -> list[Stage]:
+    """Those of iterative magnitude pruning, from the one on that is taken over from another run."""
+    first = max(0, config.imp_resume_round)
+    rounds = range(first, config.imp_prunings + 1)
+    lengths = dict.fromkeys(rounds, config.iter_period)
+    if config.imp_resume_round >= 0:
+        is_begun = max(config.imp_resume_epoch, config.imp_resume_iter) >= 0
+        lengths[first] = config.iter_period - max(0, config.imp_resume_epoch) if is_begun else 0
+    return [Stage(f"search/round_{number}", epochs, "weights") for number, epochs in lengths.items()]
