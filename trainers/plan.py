@@ -25,6 +25,7 @@ from trainers.compiling import prepared
 from trainers.folders import folder_of, resolved
 from trainers.loop import evaluate
 from trainers.sanity import CHECKS
+from trainers.statistics import refuse_single_images
 from trainers.weights import train_ticket
 from utils.environment import device_name, peak_memory, reset_peak_memory
 from utils.errors import Stopped
@@ -60,6 +61,7 @@ def print_plan(config: Config) -> None:
     folder = folder_of(config)
     data = load_data(config)
     net = build_model(config, data.spec).to(config.torch_device)
+    refuse_single_images(net, data)
     sizes = {name: tuple(value.shape) for name, value in prunable_parameters(net).items()}
     config = prepared(config, net, data)
     for line in [*_what(config, folder, data), *_layers(sizes, config)]:
