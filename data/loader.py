@@ -111,15 +111,17 @@ class TrainBatches:
     """
 
     def __init__(self, images: ImageSet, spec: DataSpec, batch_size: int) -> None:
-        self.images = images
+        _, height, width = spec.shape
+        # Black before normalising, as when PIL pads; padding by nothing would copy all the same.
+        padded = F.pad(images.images, (spec.pad,) * 4) if spec.pad else images.images
+        # Held once: the images are a view of the padded ones.
+        self.images = ImageSet(padded.narrow(2, spec.pad, height).narrow(3, spec.pad, width), images.labels)
         self.spec = spec
         self.batch_size = batch_size
         self._cuts = batch_cuts(len(images), batch_size)
         self._normalise = Normalise(spec, images.images.device)
-        # Black before normalising, as when PIL pads. Every crop of every image, (n, 2·pad + 1, 2·pad + 1, C, H, W), is
-        # a view of the padded ones: one index then copies whole rows of pixels.
-        padded = F.pad(images.images, (spec.pad,) * 4)
-        self._crops = padded.unfold(2, spec.shape[1], 1).unfold(3, spec.shape[2], 1).permute(0, 2, 3, 1, 4, 5)
+        # Every crop of every image, (n, 2·pad + 1, 2·pad + 1, C, H, W): one index then copies whole rows of pixels.
+        self._crops = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
 
     def __len__(self) -> int:
         return len(self._cuts)

@@ -98,6 +98,26 @@ def test_all_that_is_random_is_drawn_before_the_first_step_and_nothing_elsewhere
     assert torch.equal(torch.get_rng_state(), elsewhere)
 
 
+# ---- memory --------------------------------------------------------------------------------------------------------
+
+
+def stored_at(tensor):
+    """Which memory a tensor is a view of."""
+    return tensor.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("spec", [PLAIN, SHIFTED], ids=["unpadded", "padded"])
+def test_images_are_held_once_also_by_the_unaugmented_batches(spec):
+    given = numbered(10)
+    train = TrainBatches(given, spec, 4)
+    plain = train.unaugmented()
+    places = {stored_at(tensor) for one in (train, plain) for tensor in (one.images.images, one._crops)}
+    assert len(places) == 1
+    assert (places == {stored_at(given.images)}) is (not spec.pad)
+    images, labels = whole(plain.epoch(generator()))
+    assert torch.equal(images, given.images[labels].float())
+
+
 # ---- crops and flips -----------------------------------------------------------------------------------------------
 
 
