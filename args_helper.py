@@ -285,9 +285,12 @@ class DataOptions(_Options):
     image_size: Int = option(
         0, "size of the squares that images in folders are brought to; 0: the data set's own", ge=0, le=1024
     )
-    batch_size: Int = option(64, "images a training step", ge=1)
+    batch_size: Int = option(64, "images a training step; a single one that is left joins the batch before it", ge=1)
     accumulate: Int = option(
-        1, "parts that a batch goes through the network in, to fit the memory", ge=1, changeable=True
+        1,
+        "parts, of two images at least, that a batch goes through the network in, to fit the memory",
+        ge=1,
+        changeable=True,
     )
     use_full_data: bool = option(False, "train on all training images, holding none out for validation")
 

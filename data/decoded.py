@@ -53,8 +53,12 @@ def read_decoded(root: Path, parts: dict[str, Part], size: int, config: Config) 
         shape = (size, size) if size else tuple(read_image(parts["train"].paths[0]).shape[1:])
         _refuse_too_large(sum(len(part.names) for part in parts.values()), shape)
         read = partial(_read_square, size=size) if size else partial(_read_as_it_is, shape=shape)
+        # Each image goes to its place at once: a list of all of them would be a second copy.
+        fill = lambda place, path: place.copy_(read(path))  # noqa: E731
+        decoded = {name: torch.empty(len(part.names), 3, *shape, dtype=torch.uint8) for name, part in parts.items()}
         with ThreadPoolExecutor(max(1, config.workers)) as pool:
-            decoded = {name: torch.stack(list(pool.map(read, part.paths))) for name, part in parts.items()}
+            for name, part in parts.items():
+                list(pool.map(fill, decoded[name], part.paths))
         _write_cache(cache, fingerprint, decoded)
     return {name: ImageSet(decoded[name], torch.tensor(part.labels)) for name, part in parts.items()}
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from data.normalise import Batch, Normalise
 from data.spec import DataSpec, ImageFiles, ImageSet, Source
-from data.split import some_of_every_class
+from data.split import batch_cuts, some_of_every_class
 from utils.errors import UserError
 from utils.ranks import own_part, own_share
 from utils.run import derive_rng
@@ -119,21 +119,24 @@ class TrainBatches:
     Args:
         images: the split.
         spec: its statistics and augmentation.
-        batch_size: of every batch but the last, which has what is left.
+        batch_size: of every batch but the last (see `data.split.batch_cuts`).
     """
 
     def __init__(self, images: ImageSet, spec: DataSpec, batch_size: int) -> None:
-        self.images = images
+        _, height, width = spec.shape
+        # Black before normalising, as when PIL pads; padding by nothing would copy all the same.
+        padded = F.pad(images.images, (spec.pad,) * 4) if spec.pad else images.images
+        # Held once: the images are a view of the padded ones.
+        self.images = ImageSet(padded.narrow(2, spec.pad, height).narrow(3, spec.pad, width), images.labels)
         self.spec = spec
         self.batch_size = batch_size
+        self._cuts = batch_cuts(len(images), batch_size)
         self._normalise = Normalise(spec, images.images.device)
-        # Black before normalising, as when PIL pads. Every crop of every image, (n, 2·pad + 1, 2·pad + 1, C, H, W), is
-        # a view of the padded ones: one index then copies whole rows of pixels.
-        padded = F.pad(images.images, (spec.pad,) * 4)
-        self._crops = padded.unfold(2, spec.shape[1], 1).unfold(3, spec.shape[2], 1).permute(0, 2, 3, 1, 4, 5)
+        # Every crop of every image, (n, 2·pad + 1, 2·pad + 1, C, H, W): one index then copies whole rows of pixels.
+        self._crops = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        return len(self._cuts)
 
     @property
     def device(self) -> torch.device:
@@ -142,7 +145,7 @@ class TrainBatches:
 
     def size(self, step: int) -> int:
         """How many images the batch of this step (0-based in its epoch) has."""
-        return min(self.batch_size, len(self.images) - step * self.batch_size)
+        return self._cuts[step].stop - self._cuts[step].start
 
     def epoch(self, generator: torch.Generator, first_step: int = 0, shared: bool = False) -> Iterator[Batch]:
         """The batches of one epoch from `first_step` on, each image once in the whole epoch.
@@ -157,9 +160,8 @@ class TrainBatches:
         down, right = torch.randint(2 * self.spec.pad + 1, (2, count), generator=generator).to(device)
         flipped = torch.rand(count, 1, 1, 1, generator=generator) < (0.5 if self.spec.flip else 0.0)
         flipped = flipped.to(device)
-        for start in range(first_step * self.batch_size, count, self.batch_size):
-            stop = min(start + self.batch_size, count)
-            drawn = own_part(start, stop) if shared else slice(start, stop)
+        for cut in self._cuts[first_step:]:
+            drawn = own_part(cut.start, cut.stop) if shared else cut
             chosen = order[drawn]
             images = self._crops[chosen, down[drawn], right[drawn]]
             if self.spec.flip:

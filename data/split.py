@@ -1,9 +1,19 @@
-"""Drawing from every class."""
+"""Dividing a set: into batches, and class by class."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def batch_cuts(count: int, size: int) -> list[slice]:
+    """The places of `count` images in batches of `size`, the last of what is left.
+
+    One image that is left joins the batch before it: BatchNorm has no variance of a single one.
+    """
+    whole = count - 1 if count % size == 1 and count > size else count
+    cuts = [slice(start, min(start + size, count)) for start in range(0, whole, size)]
+    return cuts if whole == count else [*cuts[:-1], slice(cuts[-1].start, count)]
 
 
 def some_of_every_class(labels: Tensor, per_class: int, generator: torch.Generator) -> Tensor:

@@ -22,7 +22,7 @@ from torchvision.transforms.functional import resized_crop
 from data.decode import middle_square, read_image
 from data.normalise import Batch, Normalise
 from data.spec import DataSpec, ImageFiles
-from data.split import some_of_every_class
+from data.split import batch_cuts, some_of_every_class
 from data.tree import Part
 from utils.errors import UserError
 from utils.launch import launched
@@ -59,7 +59,7 @@ class StreamedPlainBatches:
         return len(self._stream)
 
     def __iter__(self) -> Iterator[Batch]:
-        cuts = list(own_share(_cuts(len(self), self._batch_size)))
+        cuts = list(own_share(batch_cuts(len(self), self._batch_size)))
         for images, labels in self._stream.batches(torch.arange(len(self)), cuts):
             yield self._normalise(images), labels
 
@@ -72,7 +72,7 @@ class StreamedTrainBatches:
     Args:
         images: the split.
         spec: its statistics and augmentation.
-        batch_size: of every batch but the last, which has what is left.
+        batch_size: of every batch but the last (see `data.split.batch_cuts`).
         device: where the batches go.
         workers: processes that decode, as far as there are processors for them; 0: this one does.
     """
@@ -81,6 +81,7 @@ class StreamedTrainBatches:
         self.images = images
         self.spec = spec
         self.batch_size = batch_size
+        self._cuts = batch_cuts(len(images), batch_size)
         self._stream = _Stream(images, spec, device, workers)
         self._normalise = Normalise(spec, self.device)
 
@@ -90,11 +91,11 @@ class StreamedTrainBatches:
         return self._stream.device
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        return len(self._cuts)
 
     def size(self, step: int) -> int:
         """How many images the batch of this step (0-based in its epoch) has."""
-        return min(self.batch_size, len(self.images) - step * self.batch_size)
+        return self._cuts[step].stop - self._cuts[step].start
 
     def epoch(self, generator: torch.Generator, first_step: int = 0, shared: bool = False) -> Iterator[Batch]:
         """The batches of one epoch from `first_step` on, each image once in the whole epoch.
@@ -104,12 +105,11 @@ class StreamedTrainBatches:
             first_step: how many batches to leave out, neither decoding them nor drawing anything differently.
             shared: give only this rank's part of each batch, which may be empty.
         """
-        count, left = len(self.images), slice(first_step * self.batch_size, None)
-        order = torch.randperm(count, generator=generator)[left]
-        crops = torch.randint(2**62, (count,), generator=generator)[left] if self.spec.zoom else None
+        count, cuts = len(self.images), self._cuts[first_step:]
+        order = torch.randperm(count, generator=generator)
+        crops = torch.randint(2**62, (count,), generator=generator) if self.spec.zoom else None
         flipped = torch.rand(count, 1, 1, 1, generator=generator) < (0.5 if self.spec.flip else 0.0)
-        flips = flipped[left].to(self.device)
-        cuts = _cuts(len(order), self.batch_size)
+        flips = flipped.to(self.device)
         if shared:
             cuts = [own_part(cut.start, cut.stop) for cut in cuts]
         for (images, labels), cut in zip(self._stream.batches(order, cuts, crops), cuts):
@@ -123,13 +123,8 @@ class StreamedTrainBatches:
     def stratified(self, per_class: int, generator: torch.Generator) -> Batch:
         """So many images of every class (all it has, where it has fewer), not augmented, in random order."""
         chosen = some_of_every_class(self.images.labels, per_class, generator)
-        images, labels = zip(*self._stream.batches(chosen, _cuts(len(chosen), self.batch_size)))
+        images, labels = zip(*self._stream.batches(chosen, batch_cuts(len(chosen), self.batch_size)))
         return self._normalise(torch.cat(images)), torch.cat(labels)
-
-
-def _cuts(count: int, size: int) -> list[slice]:
-    """So many places in pieces of this size, the last of what is left."""
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 class _Stream:

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 import data.image_folder as image_folder
 from args_helper import Config
 from data import decoded, load_data
+from data.decode import read_image
 from utils.errors import UserError
 
 
@@ -314,6 +316,21 @@ def test_a_set_too_large_to_hold_decoded_is_refused(tmp_path, monkeypatch):
 
 def test_the_limit_is_for_machines_of_today():
     assert 2**30 <= decoded.LARGEST_BYTES <= 2**34
+
+
+def test_decoding_holds_no_second_copy_of_the_images(tmp_path, monkeypatch):
+    alive, most = weakref.WeakSet(), []
+
+    def watched(path):
+        pixels = read_image(path)
+        alive.add(pixels)
+        most.append(len(alive))
+        return pixels
+
+    pixels = put_tree(tmp_path, each=10)
+    monkeypatch.setattr(decoded, "read_image", watched)
+    assert torch.equal(load(tmp_path).train.images, pixels["train"])
+    assert max(most) <= 5  # two workers, each about to let go of the one before
 
 
 # ---- what it declares ----------------------------------------------------------------------------------------------

@@ -42,10 +42,17 @@ def same(found, wanted):
 # ---- order ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(12, [5, 5, 2]), (10, [5, 5]), (3, [3]), (5, [5]), (1, [1])])
-def test_each_image_comes_once_an_epoch_and_the_last_batch_has_what_is_left(count, sizes):
-    train = batches(count, 5)
+@pytest.mark.parametrize(
+    ("count", "size", "sizes"),
+    [
+        (12, 5, [5, 5, 2]), (10, 5, [5, 5]), (3, 5, [3]), (5, 5, [5]), (1, 5, [1]), (11, 5, [5, 6]), (6, 5, [6]),
+        (3, 2, [3]), (3, 1, [1, 1, 1]), (1, 1, [1]),
+    ],
+)  # fmt: skip
+def test_each_image_comes_once_an_epoch_and_the_last_batch_has_what_is_left_with_a_single_one(count, size, sizes):
+    train = batches(count, size)
     found = list(train.epoch(generator()))
+    assert [train.size(step) for step in range(len(sizes))] == sizes
     assert [len(labels) for _, labels in found] == [len(images) for images, _ in found] == sizes
     assert len(train) == len(sizes)
     assert sorted(whole(found)[1].tolist()) == list(range(count))
@@ -72,8 +79,9 @@ def test_every_image_may_come_first():
 
 
 @pytest.mark.parametrize("first_step", range(6))
-def test_an_epoch_gone_on_with_gives_the_batches_that_were_left(first_step):
-    train = batches(22, 5)
+@pytest.mark.parametrize("count", [22, 21])
+def test_an_epoch_gone_on_with_gives_the_batches_that_were_left(count, first_step):
+    train = batches(count, 5)
     undisturbed = list(train.epoch(generator(3)))
     assert same(list(train.epoch(generator(3), first_step)), undisturbed[first_step:])
 
@@ -88,6 +96,26 @@ def test_all_that_is_random_is_drawn_before_the_first_step_and_nothing_elsewhere
     list(epoch)
     assert torch.equal(drawing.get_state(), after_one)
     assert torch.equal(torch.get_rng_state(), elsewhere)
+
+
+# ---- memory --------------------------------------------------------------------------------------------------------
+
+
+def stored_at(tensor):
+    """Which memory a tensor is a view of."""
+    return tensor.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("spec", [PLAIN, SHIFTED], ids=["unpadded", "padded"])
+def test_images_are_held_once_also_by_the_unaugmented_batches(spec):
+    given = numbered(10)
+    train = TrainBatches(given, spec, 4)
+    plain = train.unaugmented()
+    places = {stored_at(tensor) for one in (train, plain) for tensor in (one.images.images, one._crops)}
+    assert len(places) == 1
+    assert (places == {stored_at(given.images)}) is (not spec.pad)
+    images, labels = whole(plain.epoch(generator()))
+    assert torch.equal(images, given.images[labels].float())
 
 
 # ---- crops and flips -----------------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ def test_the_readme_has_the_options_as_they_are_declared() -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        "| `batch_size` | `64` | whole, ≥ 1 | images a training step | ✓ |",
+        "| `batch_size` | `64` | whole, ≥ 1 | images a training step; a single one that is left joins the batch before "
+        "it | ✓ |",
         "| `momentum` | `0.9` | number, ≥ 0, < 1 | momentum of SGD, in the search and after | ✓ |",
         "| `print_freq`, `-p` | `10` | whole, ≥ 1 | steps between refreshes of the progress bar |  |",
         "| `freeze_weights` | `true` | true, false | keep the weights as drawn while scores are learned | ✓ |",

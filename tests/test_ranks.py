@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ from utils.stopping import Stopping
 
 Call = Callable[..., Outcome]
 SHORT = [*SMALL, "--skip_sanity_checks"]
-# Of 1,294 images the last batch has a single one: the second rank has no part of it.
-UNEVEN = [*SHORT, "--batch_size", "431"]
+# Of 1,294 images the last batch has two, which stay together: the second rank has no part of it.
+UNEVEN = [*SHORT, "--batch_size", "646"]
 
 
 def said(rank: int, world: int, port: int, **more: str) -> dict[str, str]:
@@ -85,14 +86,20 @@ def forked(function: Callable[[], Any], world: int, port: int) -> list[Any]:
 # ---- what ranks tell one another -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [0, 1, 3, 4, 11])
-def test_parts_are_those_that_tensor_split_makes(count, monkeypatch):
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(0, [0] * 4), (1, [1, 0, 0, 0]), (3, [3, 0, 0, 0]), (4, [2, 2, 0, 0]), (7, [3, 2, 2, 0]),
+                         (8, [2, 2, 2, 2]), (11, [3, 3, 3, 2])],
+)  # fmt: skip
+def test_every_rank_has_two_images_of_a_batch_or_none_and_the_parts_are_those_that_tensor_split_makes(
+    count, sizes, monkeypatch
+):
     monkeypatch.setattr(ranks, "world", lambda: 4)
     parts = []
     for rank in range(4):
         monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
         parts.append(torch.arange(100)[ranks.own_part(7, 7 + count)].tolist())
-    assert parts == [part.tolist() for part in torch.arange(7, 7 + count).tensor_split(4)]
+    assert [len(part) for part in parts] == sizes
+    assert list(chain(*parts)) == list(range(7, 7 + count))
 
 
 def test_a_rank_is_given_its_part_of_every_batch_and_its_share_of_what_is_evaluated(monkeypatch):
@@ -253,7 +260,7 @@ def test_a_file_that_asks_for_several_processes_is_told_how_to_start_them_in_one
     [
         (["--evaluate", "--pretrained", "a"], "evaluate runs in one process"),
         (["--sweep", "a.yml"], "sweep runs in one process"),
-        (["--batch_size", "1"], "batch_size 1 is less than the 2 processes"),
+        (["--batch_size", "3"], "batch_size 3 is less than two images for each of the 2 processes"),
     ],
 )
 def test_what_cannot_be_shared_is_refused(words, message, call, places, monkeypatch):

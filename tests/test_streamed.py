@@ -95,14 +95,16 @@ def test_unaugmented_images_are_whole_and_the_same_in_every_epoch(tmp_path):
 
 
 @pytest.mark.parametrize("first_step", range(6))
-def test_an_epoch_gone_on_with_gives_the_batches_that_were_left(tmp_path, first_step):
-    train = training(put_noise(tmp_path, COUNT))
+@pytest.mark.parametrize(("count", "sizes"), [(COUNT, [5, 5, 5, 5, 2]), (COUNT - 1, [5, 5, 5, 6])])
+def test_an_epoch_gone_on_with_gives_the_batches_that_were_left(tmp_path, count, sizes, first_step):
+    train = training(put_noise(tmp_path, count))
     undisturbed = list(train.epoch(generator(3)))
+    assert [train.size(step) for step in range(len(train))] == [len(labels) for _, labels in undisturbed] == sizes
     assert same(list(train.epoch(generator(3), first_step)), undisturbed[first_step:])
 
 
 def test_ranks_are_given_parts_that_make_up_the_batches(tmp_path, monkeypatch):
-    noise = put_noise(tmp_path, 11)  # in batches of 5: of the last one, of a single image, two ranks get nothing
+    noise = put_noise(tmp_path, 12)  # in batches of 5: of the last one, of two images, two ranks get nothing
     alone = list(training(noise).epoch(generator(3), 1))
     evaluated = [labels.tolist() for _, labels in StreamedPlainBatches(noise, PLAIN, 5, "cpu", 0)]
     monkeypatch.setattr(ranks, "world", lambda: 3)
@@ -112,7 +114,7 @@ def test_ranks_are_given_parts_that_make_up_the_batches(tmp_path, monkeypatch):
         parts.append(list(training(noise).epoch(generator(3), 1, shared=True)))
         shares += [labels.tolist() for _, labels in StreamedPlainBatches(noise, PLAIN, 5, "cpu", 0)]
     assert same([whole(together) for together in zip(*parts)], alone)
-    assert [training(noise).size(step) for step in range(3)] == [5, 5, 1]
+    assert [training(noise).size(step) for step in range(3)] == [5, 5, 2]
     assert shares == evaluated
 
 

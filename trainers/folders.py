@@ -50,7 +50,7 @@ def resolved(config: Config) -> Config:
 
 
 def _refuse_too_many(here: Launch, device: str, batch_size: int) -> None:
-    """Raises: UserError: there is not a GPU, or not an image of every batch, for each of the processes."""
+    """Raises: UserError: there is not a GPU, or are not two images of a batch, for each of the processes."""
     if device == "cuda" and torch.cuda.device_count() < here.local_world:
         raise UserError(
             f"{here.local_world} processes on a machine with {torch.cuda.device_count()} GPUs: start as many as there "
@@ -58,8 +58,10 @@ def _refuse_too_many(here: Launch, device: str, batch_size: int) -> None:
         )
     if device == "mps":
         raise UserError("device mps: several processes share the work on cuda or cpu only")
-    if batch_size < here.world:
-        raise UserError(f"batch_size {batch_size} is less than the {here.world} processes that share each batch")
+    if batch_size < 2 * here.world:
+        raise UserError(
+            f"batch_size {batch_size} is less than two images for each of the {here.world} processes that share a batch"
+        )
 
 
 def folder_of(config: Config) -> Path:

@@ -35,7 +35,8 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
     if position.done:
         return
     own = ranks.own_part(0, data.train.batch_size)
-    training.full_batch = (own.stop - own.start) // training.accumulate
+    own_size = own.stop - own.start
+    training.full_batch = own_size // ranks.in_parts(own_size, training.accumulate)
     prove_same(training.network.state_dict(), f"where {stage} begins or goes on")
     try:
         _train(run, stage, training, data, epochs, position)
@@ -113,8 +114,8 @@ def train_step(training: Training, step: int, images: Tensor, labels: Tensor, wh
     """
     training.before_step(step)
     counts, whole = torch.zeros(3, device=images.device), whole or len(labels)
-    parts = min(training.accumulate, len(labels))
-    for part, targets in zip(images.tensor_split(parts), labels.tensor_split(parts)) if parts else ():
+    parts = ranks.in_parts(len(labels), training.accumulate)
+    for part, targets in zip(images.tensor_split(parts), labels.tensor_split(parts)) if len(labels) else ():
         logits = training.forward(part)
         loss = training.loss(logits, targets, part)
         (loss if len(targets) == whole else loss * (len(targets) / whole)).backward()

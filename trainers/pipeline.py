@@ -23,6 +23,7 @@ from trainers.folders import folder_of, is_finished, opened, resolved
 from trainers.loop import evaluate
 from trainers.reference import dense_config, find_dense
 from trainers.sanity import CHECKS
+from trainers.statistics import refuse_single_images
 from trainers.summary import log_outcome, related, summarise
 from trainers.tickets import TICKET, read_ticket, write_ticket
 from trainers.weights import train_ticket
@@ -91,6 +92,7 @@ def _run_trial(config: Config, folder: Path) -> None:
     with in_turns():
         data = load_data(config)  # before there is a folder: what cannot start leaves none
         net = build_model(config, data.spec).to(config.torch_device)
+    refuse_single_images(net, data)
     config = prepared(config, net, data)
     with opened(config, folder) as run:
         ticket, seconds = _found(find_ticket, net, data, config, run)

@@ -27,6 +27,7 @@ from trainers.algorithms.stages import Stage, stages_of
 from trainers.compiling import prepared
 from trainers.folders import folder_of, resolved
 from trainers.loop import evaluate
+from trainers.statistics import refuse_single_images
 from trainers.weights import train_ticket
 from utils.environment import device_name, peak_memory, reset_peak_memory
 from utils.errors import Stopped
@@ -65,6 +66,7 @@ def print_plan(config: Config) -> None:
     folder = folder_of(config)
     data = load_data(config)
     net = build_model(config, data.spec).to(config.torch_device)
+    refuse_single_images(net, data)
     sizes = {name: tuple(value.shape) for name, value in prunable_parameters(net).items()}
     weights = sum(torch.Size(shape).numel() for name, shape in sizes.items() if not is_bias(name))
     in_play = _in_play(config, net) or weights

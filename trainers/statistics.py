@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from data.loader import Batch
+from data.loader import Batch, Splits
 from utils import ranks
+from utils.errors import UserError
 
 
 @torch.no_grad()
@@ -48,6 +50,26 @@ def average_statistics(net: nn.Module) -> None:
     # The first rank's part of a batch is never empty: it has counted all of them.
     counts = [norm.num_batches_tracked for norm in norms]
     torch._foreach_copy_(counts, list(ranks.told(torch.stack(counts).cpu())))
+
+
+@torch.no_grad()
+def refuse_single_images(net: nn.Module, data: Splits) -> None:
+    """Raises: UserError: every batch is of one image, and the network has a BatchNorm that cannot train on one."""
+    if data.train.size(0) > 1:
+        return
+    tried = deepcopy(net).eval()
+    for norm in _norms(tried):
+        norm.train()
+    try:
+        tried(torch.zeros(1, *data.spec.shape, device=data.train.device))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        given = "batch_size 1" if data.train.batch_size == 1 else "a training set of one image"
+        raise UserError(
+            f"{given}: this network has a BatchNorm on maps of 1×1 pixels, of which it takes mean and variance over "
+            "the images of a batch: it needs two at least"
+        ) from error
 
 
 def _norms(net: nn.Module) -> list[_BatchNorm]:

@@ -105,12 +105,17 @@ def _together() -> Iterator[None]:
 
 
 def own_part(start: int, stop: int) -> slice:
-    """This rank's part of the places from `start` to `stop`, as `Tensor.tensor_split` would cut them; all, if alone."""
+    """This rank's part of the places from `start` to `stop`: `Tensor.tensor_split` into `in_parts`; all, if alone."""
     if not sharing():
         return slice(start, stop)
-    each, over = divmod(max(0, stop - start), world())
-    begin = start + rank() * each + min(rank(), over)
-    return slice(begin, begin + each + (rank() < over))
+    each, over = divmod(stop - start, in_parts(stop - start, world()))
+    begin, end = (min(start + n * each + min(n, over), stop) for n in (rank(), rank() + 1))
+    return slice(begin, end)  # empty for the last ranks, where there are fewer parts
+
+
+def in_parts(count: int, wanted: int) -> int:
+    """Into how many parts to cut `count` images: each has two at least, for BatchNorm has no variance of one."""
+    return max(1, min(wanted, count // 2))
 
 
 def own_share(pieces: Iterable[T]) -> Iterator[T]:

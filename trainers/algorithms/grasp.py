@@ -17,6 +17,7 @@ from data.loader import Batch, Splits
 from models.masking import plain_state, prunable_parameters
 from trainers.ledger import scoring_flops
 from utils.masks import Ticket, keep_highest
+from utils.ranks import in_parts
 from utils.run import Run
 
 if TYPE_CHECKING:
@@ -29,9 +30,8 @@ TEMPERATURE = 200.0
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
     """Score −w · (Hg), remove the highest and keep the ⌊dN⌋ lowest of the network."""
     images, labels = data.train.stratified(IMAGES_A_CLASS, run.rng("search", "batches"))
-    parts = max(2, config.score_parts)  # two half-batches; more when they do not fit the memory
-    batches = [*zip(images.tensor_split(parts), labels.tensor_split(parts))]
-    flow = gradient_flow(deepcopy(net), [batch for batch in batches if len(batch[1])])
+    parts = in_parts(len(labels), max(2, config.score_parts))  # half-batches; more when they do not fit the memory
+    flow = gradient_flow(deepcopy(net), [*zip(images.tensor_split(parts), labels.tensor_split(parts))])
     # The lowest score −w · (Hg) is the highest w · (Hg).
     masks = keep_highest(flow, config.density, run.rng("search", "ties"))
     # A gradient, and a gradient with its own backward pass, which is twice as long.

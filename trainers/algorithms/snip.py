@@ -16,6 +16,7 @@ from data.loader import Splits
 from models.masking import plain_state, prunable_parameters
 from trainers.ledger import scoring_flops
 from utils.masks import Ticket, keep_highest
+from utils.ranks import in_parts
 from utils.run import Run
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     for images, labels in islice(data.train.epoch(run.rng("search", "batches")), config.score_batches):
         flops += scoring_flops(net, images)
         # In parts that fit the memory; the gradients of a mean over the batch add up.
-        for part, targets in zip(images.tensor_split(config.score_parts), labels.tensor_split(config.score_parts)):
-            if len(targets):
-                (F.cross_entropy(scored(part), targets, reduction="sum") / len(labels)).backward()
+        parts = in_parts(len(labels), config.score_parts)
+        for part, targets in zip(images.tensor_split(parts), labels.tensor_split(parts)):
+            (F.cross_entropy(scored(part), targets, reduction="sum") / len(labels)).backward()
     scores = {name: (weight * weight.grad).detach().abs() for name, weight in prunable_parameters(scored).items()}
     masks = keep_highest(scores, config.density, run.rng("search", "ties"))
     return Ticket(plain_state(net), masks, facts={"scoring_flops": flops})
