@@ -120,7 +120,7 @@ class FlatScores:
     biases. To be made last: moving, casting or copying the network afterwards would part the views from the whole.
 
     Attributes:
-        scores: (N + N_bias,) parameter; its gradient is allocated once and kept.
+        scores: (N + N_bias,) parameter; its gradient is allocated here, and to be kept.
         flags: (N + N_bias,) bool.
         segments: the slices of the weights and, if there are any, of the biases.
     """
@@ -135,15 +135,19 @@ class FlatScores:
         self.flags = torch.cat([getattr(layer, f"{prefix}flag").flatten() for _, layer, prefix in places])
         names = [f"{name}.{'bias' if prefix else 'weight'}" for name, _, prefix in places]
         self._shapes = dict(zip(names, (part.shape for part in scores)))
-        wholes = (self.scores.detach(), self.scores.grad, self.flags)
-        for (_, layer, prefix), view, gradient, flag in zip(places, *(self.split(whole).values() for whole in wholes)):
-            parameter = nn.Parameter(view)
-            parameter.grad = gradient
-            setattr(layer, f"{prefix}scores", parameter)
+        self._parts = [nn.Parameter(view) for view in self.split(self.scores.detach()).values()]
+        for (_, layer, prefix), part, flag in zip(places, self._parts, self.split(self.flags).values()):
+            setattr(layer, f"{prefix}scores", part)
             setattr(layer, f"{prefix}flag", flag)
+        self.share_gradient()
         weights = sum(layer.weight.numel() for layer in layers.values())
         biases = slice(weights, self.scores.numel())
         self.segments = [slice(0, weights)] + ([biases] if biases.stop > weights else [])
+
+    def share_gradient(self) -> None:
+        """Make the gradients of the layers' scores views of the whole's, where that has become another tensor."""
+        for part, gradient in zip(self._parts, self.split(self.scores.grad).values()):
+            part.grad = gradient
 
     def split(self, whole: Tensor) -> Masks:
         """Views of a flat tensor (N + N_bias,) as parameter name -> tensor of the parameter's shape."""

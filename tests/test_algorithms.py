@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from trainers.algorithms.smart_ratio import layer_counts
 from trainers.algorithms.synflow import synaptic_flow
 from trainers.loop import train_step
 from trainers.sanity import CHECKS
+from trainers.training import Training
 from utils.errors import UserError
 from utils.masks import per_layer, remaining, total
 from utils.run import Run
@@ -68,6 +71,48 @@ def test_every_algorithm_goes_from_search_to_report(
     assert set(summary["checks"]) == (set() if dense else set(CHECKS))
     assert 0 < summary["effective_weights_remaining"] <= summary["weights_remaining"]
     assert 0 <= summary["test_acc_after_finetune"] <= 100  # how good it is after so short a training is chance
+
+
+@pytest.mark.parametrize(
+    ("words", "trainings"),
+    [
+        ("hc", 2),
+        ("hc_iter", 2),
+        ("hc_iter --freeze_weights false", 2),
+        ("hc_iter --optimizer adam --fine_tune_optimizer adam --bias", 2),
+        ("ep", 2),
+        ("global_ep", 2),
+        ("global_ep_iter", 2),
+        ("cts --rewind_epoch 2", 3),
+        ("imp --imp_rounds 2 --iter_period 3", 2),
+        ("training", 1),
+        ("snip", 1),
+    ],
+)
+def test_gradients_are_there_before_the_first_step_and_stay_where_they_are(
+    words: str, trainings: int, call: Callable[..., Outcome], places: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every training: what a CUDA graph of the first backward pass allocates, the next replay overwrites."""
+    seen: list[tuple[Training, list[int]]] = []
+
+    def addresses(training: Training) -> list[int]:
+        learned = [one for group in training.optimizer.param_groups for one in group["params"]]
+        assert sum(tensor.numel() for tensor in training.gradients) == sum(one.numel() for one in learned)
+        return [one.grad.data_ptr() for one in (*learned, *training.network.parameters()) if one.requires_grad]
+
+    def step(training: Training, *batch: Any) -> Tensor:
+        seen.append((training, addresses(training)))
+        counts = train_step(training, *batch)
+        assert addresses(training) == next(before for one, before in seen if one is training)
+        return counts
+
+    monkeypatch.setattr("trainers.loop.train_step", step)
+    options = ["--epochs", 3, "--fine_tune_epochs", 4, "--skip_sanity_checks", "--algo", *words.split()]
+    outcome = call(*SMALL, "--device", "cpu", *options, *places)
+    assert outcome.code == 0, outcome.err
+    steps = Counter(id(training) for training, _ in seen)
+    assert len(steps) == trainings
+    assert min(steps.values()) >= 10
 
 
 @pytest.mark.parametrize("algo", GLOBAL)

@@ -198,11 +198,11 @@ def test_all_gradients_are_views_of_what_is_summed(make):
     batch = next(iter(splits().train.epoch(torch.Generator().manual_seed(0))))
     for training in (one, other):
         training.forward(batch[0]).square().mean().backward()
-    held = sum(tensor.numel() for tensor in one.gradients())
+    held = sum(tensor.numel() for tensor in one.gradients)
     parameters = [[p for group in each.optimizer.param_groups for p in group["params"]] for each in (one, other)]
     assert held == sum(parameter.numel() for parameter in parameters[0])
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(*parameters))
-    for tensor in one.gradients():
+    for tensor in one.gradients:
         tensor.zero_()
     assert not any(parameter.grad.any() for parameter in parameters[0])
 

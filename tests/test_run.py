@@ -19,7 +19,7 @@ from torch import nn
 
 from utils.environment import choose_device, describe_environment, device_name
 from utils.errors import Stopped, UserError
-from utils.optim import build_optimizer, decay_groups
+from utils.optim import build_optimizer, decay_groups, flat_gradients
 from utils.progress import Progress
 from utils.run import Run, derive_rng
 
@@ -359,6 +359,22 @@ def test_every_group_has_its_own_weight_decay_and_may_be_given_by_an_iterator(na
     optimizer.step()
     assert (decayed < 1).all()
     assert (spared == 1).all()
+
+
+def test_flat_gradients_are_laid_out_as_their_parameters_are():
+    pictures = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    parameters = [nn.Parameter(value) for value in (pictures, torch.randn(5, 6)[:, :2], torch.randn(3).double())]
+    parameters[0].grad = torch.ones_like(pictures)
+    single, double = flat_gradients(parameters)
+    assert [parameter.grad.stride() for parameter in parameters] == [pictures.stride(), (2, 1), (1,)]
+    assert (single.shape, double.shape, double.dtype) == ((96 + 10,), (3,), torch.float64)
+    assert not any(parameter.grad.any() for parameter in parameters)
+    sum((parameter * parameter.detach()).sum() for parameter in parameters).backward()
+    assert all(torch.equal(parameter.grad, parameter.detach()) for parameter in parameters)
+    torch.testing.assert_close(
+        single.sort().values, torch.cat([p.detach().flatten() for p in parameters[:2]]).sort().values
+    )
+    assert torch.equal(double, parameters[2].detach())
 
 
 NETWORK = nn.Sequential(

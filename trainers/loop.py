@@ -122,12 +122,12 @@ def train_step(training: Training, step: int, images: Tensor, labels: Tensor, wh
         correct = (logits.detach().argmax(1) == targets).sum()
         counts += torch.stack([loss.detach() * len(targets), correct, loss.new_full((), len(targets))])
     if ranks.sharing():
-        ranks.sum_in_place([counts, *training.gradients()])
+        ranks.sum_in_place([counts, *training.gradients])
     if (penalty := training.penalty()) is not None:
         penalty.backward()
     training.before_update()
     training.optimizer.step()
-    # Gradients stay where they are, as zeros: scores' gradients are views of one buffer.
+    # Gradients stay where they are, as zeros: they are views of `training.gradients`.
     training.optimizer.zero_grad(set_to_none=False)
     training.after_step()
     return counts

@@ -18,7 +18,6 @@ from trainers.monitoring import MaskMoves
 from trainers.rounding import is_noisy, naive_mask, rounded_masks, share
 from trainers.training import Draw, Training
 from utils.masks import is_bias, masked_state
-from utils.optim import flat_gradient
 from utils.recipe import Recipe
 from utils.run import Row
 
@@ -98,6 +97,7 @@ class ScoreTraining(Training):
         recipe = self.recipe(config)
         optimizer = self._optimizer(network, recipe)
         super().__init__(network, optimizer, recipe.rate, recipe.label_smoothing, recipe.precision)
+        self.flat.share_gradient()
         self.accumulate = recipe.accumulate
         self.pruned_now = False
         self._moves = MaskMoves()
@@ -116,19 +116,12 @@ class ScoreTraining(Training):
                     scores.requires_grad_(True)
         decay = recipe.wd + (2 * config.lmbda if "L2" in config.regularization else 0.0)
         groups = [{"params": [self.flat.scores], "weight_decay": decay}]
-        self._weights = []
         if not config.freeze_weights:
-            self._weights = [weight.requires_grad_(True) for weight in layer_parameters(network).values()]
-            groups.append({"params": self._weights, "weight_decay": recipe.wd})
+            weights = [weight.requires_grad_(True) for weight in layer_parameters(network).values()]
+            groups.append({"params": weights, "weight_decay": recipe.wd})
         return recipe.optimizer_of(groups)
 
     # ---- a step ------------------------------------------------------------------------------------------------------
-
-    def gradients(self) -> list[Tensor]:
-        """That of the scores, which is flat as it is, and of the weights, if they learn."""
-        if self._flat_gradient is None and self._weights:
-            self._flat_gradient = flat_gradient(self._weights)
-        return [self.flat.scores.grad, *([self._flat_gradient] if self._weights else [])]
 
     def penalty(self) -> Tensor | None:
         """λR(s) where it is more than a weight decay."""

@@ -12,7 +12,7 @@ from torch.optim import Adam, Optimizer
 
 from data.loader import Splits
 from utils.environment import mixed
-from utils.optim import flat_gradient
+from utils.optim import flat_gradients
 from utils.run import Row
 
 Draw = Callable[[str], torch.Generator]
@@ -33,6 +33,7 @@ class Training:
         over: set at the end of an epoch to end the stage before its last one.
         accumulate: parts that a batch goes through the network in, one after another, its gradient being their mean.
         full_batch: images that go through the network at once, where the batch is not short.
+        gradients: few flat tensors, of which the gradients of all parameters that learn are views; ranks sum them.
     """
 
     over = False
@@ -52,7 +53,9 @@ class Training:
         self.lr = lr
         self._label_smoothing = label_smoothing
         self.precision = precision
-        self._flat_gradient: Tensor | None = None
+        # Before the first step: the first backward pass of a compiled network would make them outputs of its recorded
+        # CUDA graph, whose memory the next replay overwrites.
+        self.gradients = flat_gradients([one for group in optimizer.param_groups for one in group["params"]])
 
     # ---- what a step does beside forward, backward and the optimizer's update; nothing here may wait for the device --
 
@@ -75,14 +78,6 @@ class Training:
 
     def before_step(self, step: int) -> None:
         """Called before the forward pass of every step (0-based in its epoch)."""
-
-    def gradients(self) -> list[Tensor]:
-        """What ranks have to sum before the update: few tensors, of which all gradients are views."""
-        if self._flat_gradient is None:
-            self._flat_gradient = flat_gradient(
-                [one for group in self.optimizer.param_groups for one in group["params"]]
-            )
-        return [self._flat_gradient]
 
     def before_update(self) -> None:
         """Called when the gradients are there, before the optimizer's update."""

@@ -44,13 +44,17 @@ def decay_groups(network: nn.Module, weight_decay: float, no_bn_decay: bool = Fa
     return [group for group in groups if group["params"]]
 
 
-@torch.no_grad()
-def flat_gradient(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """One tensor (n,), zero where there was no gradient yet, of which the gradients of all parameters become views."""
-    flat = torch.zeros(sum(one.numel() for one in parameters), device=parameters[0].device, dtype=parameters[0].dtype)
-    for one, part in zip(parameters, flat.split([one.numel() for one in parameters])):
-        view = part.view(one.shape)
-        if one.grad is not None:
-            view.copy_(one.grad)
-        one.grad = view
-    return flat
+def flat_gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    """Give every parameter a gradient of zeros.
+
+    Returns:
+        One tensor (n,) for every dtype there is; the gradients are views of them.
+    """
+    flats = []
+    for dtype in dict.fromkeys(one.dtype for one in parameters):
+        alike = [one for one in parameters if one.dtype == dtype]
+        flats.append(torch.zeros(sum(one.numel() for one in alike), device=alike[0].device, dtype=dtype))
+        for one, part in zip(alike, flats[-1].split([one.numel() for one in alike])):
+            # Fused optimizers want a gradient's strides to be its parameter's.
+            one.grad = part.as_strided(one.shape, torch.empty_like(one, device="meta").stride())
+    return flats
