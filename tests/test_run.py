@@ -22,7 +22,7 @@ from tests.conftest import SMALL
 from trainers import benchmark
 from trainers.folders import resolved
 from trainers.sweeping.units import Unit
-from utils.environment import choose_device, describe_environment, device_name
+from utils.environment import be_deterministic, choose_device, describe_environment, device_name
 from utils.errors import Stopped, UserError
 from utils.launch import Launch
 from utils.optim import build_optimizer, decay_groups
@@ -472,6 +472,14 @@ def test_nothing_is_set_for_the_cpu_nor_in_a_process_that_only_starts_others(two
     resolved(parse_args([*SMALL, "--device", "cpu"]))
     assert Unit.of("one", parse_args([*SMALL, "--gpu", "1"])).config.torch_device == "cuda:1"
     assert two_gpus == []
+
+
+def test_cudnn_tries_out_what_is_fastest_unless_every_run_has_to_have_the_same_bits(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # restored
+    for wanted in (True, False):
+        be_deterministic(wanted)
+        assert torch.are_deterministic_algorithms_enabled() == wanted
+        assert torch.backends.cudnn.benchmark != wanted
 
 
 @pytest.fixture
