@@ -17,7 +17,7 @@ from models.masking import masked_layers, plain_state, prunable_parameters, to_m
 from trainers import plain_loop
 from trainers.algorithms.hypercube import GemMiner
 from trainers.compiling import prepared
-from trainers.loop import evaluate, train_step
+from trainers.loop import evaluate, most_parts, train_step
 from trainers.weights import WeightTraining
 from utils.masks import Ticket, random_masks
 from utils.recipe import Recipe
@@ -46,7 +46,7 @@ class Sides:
         scores = {name: layer.scores.detach().clone() for name, layer in masked_layers(net).items()}
         self.config = prepared(config, net, data)
         self.ours = GemMiner(net.train(), self.config)
-        self.ours.full_batch = config.batch_size
+        self.ours.full_batch = most_parts(config.batch_size, self.ours.accumulate)
         self.layers = plain_loop.plainly_masked(plain, scores)
         self.plain = plain.to(config.torch_device).train()
         learned = [layer.scores for layer in self.layers]
@@ -143,7 +143,7 @@ def _tuning_steps(sides: Sides, batch: Any, plain_batch: Any) -> tuple[Call, Cal
     masks = random_masks(prunable_parameters(net), counts, torch.Generator().manual_seed(0))
     prepared(sides.config, net, sides.data)
     training = WeightTraining(net.train(), Ticket(plain_state(net), masks), recipe)
-    training.full_batch = sides.config.batch_size
+    training.full_batch = most_parts(sides.config.batch_size, training.accumulate)
     optimizer = torch.optim.SGD(plain.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.wd)
     factors = {name: mask.float() for name, mask in masks.items()}
     return (

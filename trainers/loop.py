@@ -33,8 +33,8 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
     position = _Position(run, stage, training, data.train.device, first_epoch)
     if position.done:
         return
-    own = ranks.own_part(0, data.train.batch_size)
-    training.full_batch = (own.stop - own.start) // training.accumulate
+    own = ranks.own_part(0, data.train.size(0))
+    training.full_batch = most_parts(own.stop - own.start, training.accumulate)
     prove_same(training.network.state_dict(), f"where {stage} begins or goes on")
     try:
         _train(run, stage, training, data, epochs, position)
@@ -129,6 +129,12 @@ def train_step(training: Training, step: int, images: Tensor, labels: Tensor, wh
     training.optimizer.zero_grad(set_to_none=False)
     training.after_step()
     return counts
+
+
+def most_parts(count: int, parts: int) -> int:
+    """The size of most of the parts that `tensor_split` makes of so many images; of two as frequent, the larger."""
+    each, larger = divmod(count, max(1, min(parts, count)))
+    return each + (2 * larger >= parts)
 
 
 @torch.inference_mode()
