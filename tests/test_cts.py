@@ -78,6 +78,38 @@ def test_the_loss_against_the_dense_network_by_hand(how: str, tmp_path: Path) ->
     assert float(search.loss(logits, labels, images)) == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.parametrize(("precision", "kind"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_dense_network_is_as_precise_as_the_masked_one(precision: str, kind: torch.dtype, tmp_path: Path) -> None:
+    search, kinds = _search(tmp_path, "--precision", precision), []
+    for network in (search.network, search._teacher):
+        network[0].register_forward_hook(lambda _module, _inputs, output: kinds.append(output.dtype))
+    train_step(search, 0, torch.randn(6, 4), torch.arange(6) % 2)
+    assert kinds == [kind, kind]
+
+
+def test_the_dense_network_is_compiled_for_the_batches_that_the_masked_one_is_compiled_for(tmp_path: Path) -> None:
+    search, compiled = _search(tmp_path), []
+    search.full_batch = 4
+    for network in (search.network, search._teacher):
+        network._compiled_call_impl = lambda images, net=network: (compiled.append(len(images)), net.forward(images))[1]
+    for count in (4, 3):
+        train_step(search, 0, torch.randn(count, 4), torch.arange(count) % 2)
+    assert compiled == [4, 4]
+
+
+def test_the_dense_network_is_compiled_where_the_masked_one_is(
+    monkeypatch: pytest.MonkeyPatch, call: Callable[..., Outcome], places: list[str]
+) -> None:
+    called = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: called.append((self, options)))
+    for wanted, count in (("on", 2), ("off", 0)):
+        words = ["--compile", wanted, "--name", wanted, "--epochs", 1, "--skip_fine_tune"]
+        assert call(*CTS, *places, *words).code == 0
+        assert len({id(net) for net, _ in called}) == count
+        assert all(options == {"dynamic": False, "mode": None} for _, options in called)
+        called.clear()
+
+
 def test_the_multiplier_follows_the_ratio_of_gradients_while_the_budget_is_exceeded(tmp_path: Path) -> None:
     search = _search(tmp_path)
     budget = 1.1 * DENSITY * 8

@@ -23,6 +23,7 @@ from trainers.loop import evaluate, train, train_step
 from trainers.scores import ScoreTraining
 from trainers.training import Training
 from trainers.weights import WeightTraining
+from utils import ranks
 from utils.checkpoints import Keeping
 from utils.errors import Stopped
 from utils.masks import Ticket
@@ -237,6 +238,27 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(parts):
     torch.testing.assert_close(*counts)
     torch.testing.assert_close(split.network.conv.weight, whole.network.conv.weight)
     torch.testing.assert_close(split.network.out.weight, whole.network.out.weight)
+
+
+@pytest.mark.parametrize(
+    ("count", "parts", "most"),
+    [(8, 1, 8), (8, 4, 2), (11, 4, 3), (10, 4, 3), (9, 4, 2), (7, 2, 4), (3, 8, 1), (0, 2, 0)],
+)
+def test_the_size_that_most_parts_have_is_what_is_compiled(count, parts, most, run, monkeypatch):
+    sizes = [len(part) for part in torch.arange(count).tensor_split(max(1, min(parts, count)))]
+    assert sizes.count(most) == max(map(sizes.count, sizes))
+    monkeypatch.setattr(ranks, "own_part", lambda start, stop: slice(3, 3 + count))
+    monkeypatch.setattr("trainers.loop._train", lambda *_: None)
+    training = training_weights()
+    training.accumulate = parts
+    train(run, "search", training, splits(), 1)
+    assert training.full_batch == most
+
+
+def test_a_batch_of_all_the_images_there_are_is_a_full_one(run):
+    training = training_weights()
+    train(run, "search", training, splits(batch_size=100), 1)
+    assert training.full_batch == 28
 
 
 def test_the_row_is_measured_before_the_pruning_of_its_epoch(run):

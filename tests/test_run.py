@@ -17,8 +17,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 from torch import nn
 
-from utils.environment import choose_device, describe_environment, device_name
+from args_helper import parse_args
+from tests.conftest import SMALL
+from trainers import benchmark
+from trainers.folders import resolved
+from trainers.sweeping.units import Unit
+from utils.environment import be_deterministic, choose_device, describe_environment, device_name
 from utils.errors import Stopped, UserError
+from utils.launch import Launch
 from utils.optim import build_optimizer, decay_groups, flat_gradients
 from utils.progress import Progress
 from utils.run import Run, derive_rng
@@ -434,6 +440,62 @@ def test_a_device_that_is_not_there_is_an_error(monkeypatch):
         choose_device("mps", 0, False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("mps", 0, False) == "mps"
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """A machine that says it has two GPUs; returns what is done about them, in order."""
+    done = []
+
+    def load(config):
+        done.append(f"data to {config.torch_device}")
+        raise UserError("as far as this goes")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: done.append(f"set {device}"))
+    for module in ("pipeline", "plan", "analysis", "benchmark"):
+        monkeypatch.setattr(f"trainers.{module}.load_data", load)
+    return done
+
+
+@pytest.mark.parametrize(
+    "mode",
+    ["", "--dry_run", "--evaluate --pretrained a.pt", "--evaluate --pretrained a.pt --compare_rounding",
+     "--mode_connect --pretrained a.pt --pretrained2 b.pt", "--export"],
+)  # fmt: skip
+def test_the_gpu_is_made_the_process_s_own_before_anything_comes_to_it(mode, two_gpus, call, places, tmp_path):
+    for name in ("a.pt", "b.pt"):
+        torch.save({}, tmp_path / name)
+    words = [tmp_path / word if word.endswith(".pt") else word for word in mode.split()]
+    outcome = call(*SMALL, *places, *words, "--device", "cuda", "--gpu", 1)
+    assert (outcome.code, outcome.err) == (2, "error: as far as this goes\n")
+    assert two_gpus == ["set cuda:1", "data to cuda:1"]
+
+
+def test_the_benchmark_makes_its_gpu_its_own_first(two_gpus, capsys):
+    assert benchmark.main(["--device", "cuda", "--gpu", "1"]) == 2
+    assert two_gpus == ["set cuda:1", "data to cuda:1"]
+
+
+def test_a_rank_makes_the_gpu_of_its_number_on_the_machine_its_own(two_gpus, monkeypatch):
+    launch = Launch(rank=3, world=4, local_rank=1, local_world=2, by_torchrun=True)
+    monkeypatch.setattr("trainers.folders.launched", lambda: launch)
+    assert resolved(parse_args(SMALL)).torch_device == "cuda:1"
+    assert two_gpus == ["set cuda:1"]
+
+
+def test_nothing_is_set_for_the_cpu_nor_in_a_process_that_only_starts_others(two_gpus):
+    resolved(parse_args([*SMALL, "--device", "cpu"]))
+    assert Unit.of("one", parse_args([*SMALL, "--gpu", "1"])).config.torch_device == "cuda:1"
+    assert two_gpus == []
+
+
+def test_cudnn_tries_out_what_is_fastest_unless_every_run_has_to_have_the_same_bits(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # restored
+    for wanted in (True, False):
+        be_deterministic(wanted)
+        assert torch.are_deterministic_algorithms_enabled() == wanted
+        assert torch.backends.cudnn.benchmark != wanted
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from models.masking import masked_layers, plain_state, prunable_parameters, to_m
 from trainers import plain_loop
 from trainers.algorithms.hypercube import GemMiner
 from trainers.compiling import allow_tf32, prepared
-from trainers.loop import evaluate, train_step
+from trainers.loop import evaluate, most_parts, train_step
 from trainers.weights import WeightTraining
 from utils.masks import Masks, Ticket, random_masks
 from utils.recipe import Recipe
@@ -76,7 +76,7 @@ class OurSide:
         tuned = deepcopy(start.dense)
         prepared(self.config, tuned, data)
         self._tuning = WeightTraining(tuned, Ticket(plain_state(tuned), start.masks), Recipe.of_tuning(config))
-        self.search.full_batch = self._tuning.full_batch = config.batch_size
+        self.search.full_batch = self._tuning.full_batch = most_parts(config.batch_size, config.accumulate)
         self._folded = FoldedNetwork(deepcopy(start.dense))
         self._batches = endless(lambda seed: data.train.epoch(torch.Generator().manual_seed(seed)))
         self._batch = next(self._batches)

@@ -48,10 +48,14 @@ def prepared(config: Config, net: nn.Module, data: Splits) -> Config:
     compiled = asked and not missing
     if compiled:
         print(f"compiling the network for {config.torch_device} (compile: off does without)", flush=True)
-        on_gpu = config.torch_device.startswith("cuda")
-        # On a GPU, replay the kernels of a step from a recorded graph: launching them is what takes the time.
-        net.compile(dynamic=False, mode="reduce-overhead" if on_gpu else None)
+        compile_in_place(net, config.torch_device)
     return config.model_copy(update={"compile": "on" if compiled else "off"})
+
+
+def compile_in_place(net: nn.Module, device: str) -> None:
+    """Have a network's passes compiled when they are first taken; a copy of it is not compiled."""
+    # On a GPU, replay the kernels of a step from a recorded graph: launching them is what takes the time.
+    net.compile(dynamic=False, mode="reduce-overhead" if device.startswith("cuda") else None)
 
 
 def allow_tf32(precision: str) -> None:

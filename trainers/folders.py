@@ -28,7 +28,19 @@ ECHO = 5.0
 
 
 def resolved(config: Config) -> Config:
-    """The config with every `auto` decided.
+    """`decided`, for what computes in this process: from here on the GPU it names, if any, is the process's own.
+
+    Raises:
+        UserError: as `decided`.
+    """
+    config = decided(config)
+    if config.device == "cuda":  # or whatever does not name its GPU, such as pinned memory, takes room on number 0
+        torch.cuda.set_device(config.torch_device)
+    return config
+
+
+def decided(config: Config) -> Config:
+    """The config with every `auto` decided; a GPU is not touched.
 
     Raises:
         UserError: a device was named that is not there, or the processes that share the work are too many.
@@ -43,10 +55,10 @@ def resolved(config: Config) -> Config:
     if config.threads:
         torch.set_num_threads(config.threads)
     be_deterministic(config.deterministic)
-    decided = {"device": device, "threads": torch.get_num_threads(), **({"gpu": here.local_rank} if shared else {})}
+    chosen = {"device": device, "threads": torch.get_num_threads(), **({"gpu": here.local_rank} if shared else {})}
     if config.mixed_precision and device == "cuda":
-        decided["precision"] = "bf16"
-    return config.model_copy(update=decided)
+        chosen["precision"] = "bf16"
+    return config.model_copy(update=chosen)
 
 
 def _refuse_too_many(here: Launch, device: str, batch_size: int) -> None:

@@ -34,9 +34,8 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
     position = _Position(run, stage, training, data.train.device, first_epoch)
     if position.done:
         return
-    own = ranks.own_part(0, data.train.batch_size)
-    own_size = own.stop - own.start
-    training.full_batch = own_size // ranks.in_parts(own_size, training.accumulate)
+    own = ranks.own_part(0, data.train.size(0))
+    training.full_batch = most_parts(own.stop - own.start, training.accumulate)
     prove_same(training.network.state_dict(), f"where {stage} begins or goes on")
     try:
         _train(run, stage, training, data, epochs, position)
@@ -131,6 +130,13 @@ def train_step(training: Training, step: int, images: Tensor, labels: Tensor, wh
     training.optimizer.zero_grad(set_to_none=False)
     training.after_step()
     return counts
+
+
+def most_parts(count: int, parts: int) -> int:
+    """The size of most of the parts that `tensor_split` makes of so many images; of two as frequent, the larger."""
+    parts = ranks.in_parts(count, parts)
+    each, larger = divmod(count, parts)
+    return each + (2 * larger >= parts)
 
 
 @torch.inference_mode()

@@ -61,9 +61,13 @@ class Training:
 
     def forward(self, images: Tensor) -> Tensor:
         """The network's logits, in single precision."""
+        return self.through(self.network, images)
+
+    def through(self, network: nn.Module, images: Tensor) -> Tensor:
+        """The logits of this or another network, in single precision, computed as those of the one that is trained."""
         # Where the network is compiled, it is for full batches: a short one would have it compiled once more.
         is_short = self.full_batch is not None and len(images) != self.full_batch
-        forward = self.network.forward if is_short else self.network
+        forward = network.forward if is_short else network
         with mixed(self.precision, images.device):
             logits = forward(images)
         return logits.float() if logits.dtype == torch.bfloat16 else logits

@@ -64,11 +64,8 @@ def joined(device: torch.device, backend: str) -> Iterator[None]:
     if launched().world == 1:
         yield
         return
-    on_gpu = device.type == "cuda"
-    if on_gpu:
-        torch.cuda.set_device(device)
     with _together():
-        _join(f"cpu:gloo,cuda:{backend}" if on_gpu else "gloo")
+        _join(f"cpu:gloo,cuda:{backend}" if device.type == "cuda" else "gloo")
     try:
         yield
         told(None)  # nobody leaves before all are done

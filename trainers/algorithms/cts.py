@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from data.loader import Splits
 from models.masking import masked_layers, plain_state, prunable_parameters, to_masked
+from trainers.compiling import compile_in_place
 from trainers.loop import train
 from trainers.scores import ScoreTraining
 from trainers.training import Draw
@@ -51,6 +52,8 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
         train_ticket(run, "search/dense", net, dense, data, until)
 
     teacher = deepcopy(net)
+    if config.compile == "on":
+        compile_in_place(teacher, config.torch_device)
     search = ConcreteSearch(to_masked(net), teacher, config, run)
     train(run, "search", search, replace(data, train=data.train.unaugmented()), config.epochs)
 
@@ -128,7 +131,7 @@ class ConcreteSearch(ScoreTraining):
         if how == "ce":
             return TASK_SCALE[how] * F.cross_entropy(logits, labels)
         with torch.no_grad():
-            dense = self._teacher(images)
+            dense = self.through(self._teacher, images)
         if how == "loss":
             ratio = F.cross_entropy(logits, labels) / F.cross_entropy(dense, labels)
             return TASK_SCALE[how] * (ratio - 1).abs()

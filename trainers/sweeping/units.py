@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from args_helper import Config
-from trainers.folders import folder_of, resolved
+from trainers.folders import decided, folder_of
 from trainers.sweeping.files import stated
 from utils.errors import UserError
 from utils.files import read_json, write_atomic, write_json
@@ -41,7 +41,7 @@ class Unit(NamedTuple):
 
     @classmethod
     def of(cls, name: str, config: Config) -> Unit:
-        return cls(name, config, resolved(config))
+        return cls(name, config, decided(config))
 
     @property
     def folder(self) -> Path:
