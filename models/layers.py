@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.masks import kth_lowest
+
 # ---- rules: scores and flags -> the factor of the weights ----------------------------------------------------------
 
 
@@ -99,7 +101,7 @@ class TopKInLayer:
         dropped = int((1 - self.kept) * scores.numel())
         if dropped < 1:
             return torch.ones_like(scores, dtype=torch.bool)
-        boundary = magnitudes.kthvalue(dropped).values
+        boundary = kth_lowest(magnitudes, dropped)
         tied = magnitudes == boundary
         tied_and_dropped = tied & (tied.cumsum(0) <= dropped - (magnitudes < boundary).sum())
         return ((magnitudes >= boundary) & ~tied_and_dropped).view_as(scores)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,6 +77,7 @@ def test_a_network_is_compiled_when_asked_or_when_the_run_is_long(
 ) -> None:
     called = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: called.append(options))
+    monkeypatch.setattr(torch, "compile", lambda function: function)
     config = resolved(parse_args([*SMALL, "--device", "cpu", *words.split()]))
     data = load_data(config)
     decided = prepared(config, build_model(config), data)
@@ -89,6 +92,52 @@ def test_without_a_compiler_there_is_one_warning(monkeypatch: pytest.MonkeyPatch
     with pytest.warns(UserWarning, match=r"networks are not compiled: there is no C\+\+ compiler") as said:
         assert prepared(config, build_model(config), load_data(config)).compile == "off"
     assert len(said) == 1
+
+
+def _refuse(_function: object) -> object:
+    raise RuntimeError("CompileError: C++ compile error\n\nCommand:\ng++ main.cpp")
+
+
+@pytest.mark.parametrize(
+    ("device", "fakes", "reason"),
+    [
+        ("cuda", {"capability": (6, 1)}, r"the GPU has compute capability 6\.1, and Triton needs 7\.0"),
+        ("cuda", {"find_spec": None}, "triton is not installed"),
+        ("cuda", {"which": None}, r"there is no C compiler \(gcc, clang, \$CC\)"),
+        (
+            "cuda",
+            {"compile": _refuse},
+            r"a tiny function failed to compile: CompileError: C\+\+ compile error Command: g",
+        ),
+        (
+            "cpu",
+            {"compile": _refuse},
+            r"a tiny function failed to compile: CompileError: C\+\+ compile error Command: g",
+        ),
+        ("mps", {}, "no compiler is known for mps here"),
+        ("cuda", {}, None),
+        ("cpu", {}, None),
+    ],
+)
+def test_whether_a_device_can_compile_is_decided_by_trying(
+    device: str, fakes: dict[str, Any], reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = resolved(parse_args([*SMALL, "--device", "cpu", "--compile", "on"]))
+    net, data, compiled, ones = build_model(config), load_data(config), [], torch.ones
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: fakes.get("capability", (7, 0)))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: fakes.get("find_spec", name))
+    monkeypatch.setattr("shutil.which", lambda name: fakes.get("which", name))
+    monkeypatch.setattr(torch, "compile", fakes.get("compile", lambda function: function))
+    monkeypatch.setattr(torch, "ones", lambda *size, device: ones(*size))
+    monkeypatch.setattr(net, "compile", lambda **options: compiled.append(options))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        decided = prepared(config.model_copy(update={"device": device}), net, data)
+    assert decided.compile == ("off" if reason else "on")
+    mode = "reduce-overhead" if device == "cuda" else None
+    assert compiled == ([] if reason else [{"dynamic": False, "mode": mode}])
+    assert len(said) == (1 if reason else 0)
+    assert not reason or re.fullmatch(f"networks are not compiled: {reason}.*", str(said[0].message))
 
 
 def _losses(config, batch_sizes=(16, 16, 5)) -> tuple[list[float], list[int]]:
@@ -114,7 +163,7 @@ def test_a_compiled_network_computes_the_same_and_is_compiled_for_full_batches_o
     compiled = _losses(resolved(parse_args([*words, "--compile", "on"])))
     assert compiled == pytest.approx(plain, rel=1e-5)
     counts = torch._dynamo.utils.counters["stats"]
-    assert counts["unique_graphs"] == 1
+    assert counts["unique_graphs"] == 2  # the other one is of the tiny function that tries the compiler
 
 
 @pytest.mark.slow
@@ -127,6 +176,25 @@ def test_a_compiled_run_goes_to_its_end(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "compiling the network for cpu" in done.stdout
+    assert (tmp_path / "results" / "trial_1" / "summary.json").exists()
+
+
+@pytest.mark.slow
+def test_a_broken_compiler_is_a_warning_and_the_run_goes_to_its_end(tmp_path: Path) -> None:
+    compiler = tmp_path / "g++"
+    compiler.write_text(
+        '#!/bin/sh\ncase "$*" in *version*) echo "g++ (GCC) 13.2.0";; *) echo no cc1plus >&2; exit 1;; esac\n'
+    )
+    compiler.chmod(0o755)
+    words = [*SMALL, "--algo", "random", "--fine_tune_epochs", "1", "--skip_sanity_checks", "--compile", "on"]
+    place = ["--results_dir", tmp_path / "results", "--log_dir", tmp_path / "runs"]
+    done = subprocess.run(
+        [sys.executable, PROJECT / "main.py", *words, *map(str, place)], capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CXX": str(compiler), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("networks are not compiled: a tiny function failed to compile") == 1
+    assert "compiling the network" not in done.stdout
     assert (tmp_path / "results" / "trial_1" / "summary.json").exists()
 
 

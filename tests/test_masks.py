@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.layers import TopKInLayer
 from utils.masks import (
     Ticket,
     ceil_count,
     floor_count,
     is_bias,
+    kth_lowest,
     masked_state,
     per_layer,
     prune_exactly,
@@ -31,6 +33,34 @@ def bools(text: str) -> Tensor:
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+class OnGPU(Tensor):
+    """A tensor on the CPU that says it is on a GPU, as do those that are computed from it; it has no `kthvalue`."""
+
+    device = torch.device("cuda")
+    kthvalue = None
+
+
+# ---- the k-th lowest value -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Tensor, OnGPU])
+def test_the_kth_lowest_value_by_hand(kind):
+    values = torch.tensor([3.0, -1.0, torch.inf, -1.0, 0.5]).as_subclass(kind)
+    assert [kth_lowest(values, k).item() for k in range(1, 6)] == [-1.0, -1.0, 0.5, 3.0, torch.inf]
+    assert kth_lowest(values, 2).shape == ()
+
+
+@pytest.mark.parametrize(
+    "prune",
+    [lambda rank, in_play: prune_lowest(rank, in_play, 0.4), lambda rank, _: TopKInLayer(0.3).mask(rank, None)],
+)
+def test_a_gpu_sorts_and_finds_the_same(prune):
+    rank = torch.randint(20, (100,), generator=seeded()).float()  # many of them tied
+    in_play = torch.rand(100, generator=seeded(2)) < 0.8
+    kept = prune(rank, in_play)
+    assert torch.equal(prune(rank.as_subclass(OnGPU), in_play).as_subclass(Tensor), kept)
 
 
 # ---- counts --------------------------------------------------------------------------------------------------------

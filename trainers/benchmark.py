@@ -27,7 +27,7 @@ from data.loader import PlainBatches, Splits, TrainBatches
 from trainers.benchmark_sides import PARTS, OurSide, PlainSide, Start, images_of
 from trainers.folders import resolved
 from trainers.ledger import BACKWARD_AND_FORWARD, activation_bytes, forward_flops
-from utils.environment import describe_environment, peak_memory, reset_peak_memory
+from utils.environment import describe_environment, device_of_doubles, peak_memory, reset_peak_memory
 from utils.errors import UserError, meant
 from utils.files import write_json
 from utils.run import Row
@@ -50,8 +50,11 @@ def compare_figures(config: Config, data: Splits) -> dict[str, float]:
     """How far losses of the first steps, and then the masks of a pruning, are apart: relative, and in places.
 
     In double precision: in single, a score that comes to lie within rounding of 0.5 may fall to either side, and the
-    losses part from that step on.
+    losses part from that step on. On MPS, which has no double precision, both are computed on the CPU.
     """
+    if (device := device_of_doubles(config.device)) != config.device:
+        config = config.model_copy(update={"device": device})
+        data = load_data(config)
     start, single = Start(config, data, torch.float64), config.model_copy(update={"precision": "fp32"})
     ours, plain, apart = OurSide(start, single, data), PlainSide(start, single, data), 0.0
     for _ in range(COMPARED_STEPS):

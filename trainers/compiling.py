@@ -13,7 +13,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data.loader import Splits
 from trainers.algorithms.stages import stages_of
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 WORTHWHILE_FLOPS_A_THREAD = 30 * 60 * 5e10
 # On a GPU, what is saved is launching kernels, and so counts by the step.
 WORTHWHILE_STEPS = 10_000
+TRITON_CAPABILITY = (7, 0)
 
 
 def prepared(config: Config, net: nn.Module, data: Splits) -> Config:
@@ -74,10 +75,36 @@ def _is_worthwhile(config: Config, net: nn.Module, data: Splits) -> bool:
 
 
 def _missing_compiler(device: str) -> str | None:
-    """What is missing for compiling, in words; None for nothing."""
+    """What is missing for compiling, in words, or how a tiny function failed to compile; None where all is well."""
+    if missing := _missing_part(device):
+        return missing
+    try:
+        # About a second, once; the rest of its time is loading the compiler, which the network needs as well.
+        torch.compile(_plus_one)(torch.ones(8, device=device)).tolist()  # read back: a GPU's errors come late
+    except Exception as error:  # Triton's, the C++ compiler's, the linker's, the driver's: no common type
+        return f"a tiny function failed to compile: {' '.join(str(error).split())[:200] or repr(error)}"
+    return None
+
+
+def _missing_part(device: str) -> str | None:
     if device.startswith("cuda"):
-        return None if importlib.util.find_spec("triton") else "triton is not installed"
+        capability = torch.cuda.get_device_capability(device)
+        if capability < TRITON_CAPABILITY:
+            name = ".".join(map(str, capability))
+            return f"the GPU has compute capability {name}, and Triton needs {'.'.join(map(str, TRITON_CAPABILITY))}"
+        if not importlib.util.find_spec("triton"):
+            return "triton is not installed"
+        # Triton for Windows brings its own.
+        found = sys.platform == "win32" or _is_there("CC", "gcc", "clang")
+        return None if found else "there is no C compiler (gcc, clang, $CC)"
     if device == "cpu" and sys.platform != "win32":
-        known = [os.environ.get("CXX", ""), "g++", "clang++"]
-        return None if any(map(shutil.which, filter(None, known))) else "there is no C++ compiler (g++, clang++, $CXX)"
+        return None if _is_there("CXX", "g++", "clang++") else "there is no C++ compiler (g++, clang++, $CXX)"
     return f"no compiler is known for {device} here"
+
+
+def _is_there(variable: str, *names: str) -> bool:
+    return any(map(shutil.which, filter(None, [os.environ.get(variable, ""), *names])))
+
+
+def _plus_one(numbers: Tensor) -> Tensor:
+    return numbers + 1

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from models.masking import layer_parameters, prunable_parameters
+from utils.environment import device_of_doubles
 from utils.masks import Masks, is_bias, per_layer, thin_layers, total
 
 
@@ -44,7 +45,8 @@ def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[s
 
     Source: effective density: Vysogorets & Kempe, JMLR 2023 (arXiv 2107.02306).
     """
-    flow = deepcopy(net).double().eval().requires_grad_(True)
+    device = device_of_doubles(str(next(net.parameters()).device))
+    flow = deepcopy(net).to(device).double().eval().requires_grad_(True)
     _bypass_batch_norm(flow)
     weights = prunable_parameters(flow)
     with torch.no_grad():
@@ -52,7 +54,6 @@ def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[s
             weight.abs_()
             if name in masks:
                 weight.mul_(masks[name].to(weight.device))
-    device = next(flow.parameters()).device
     output = flow(torch.ones(1, *shape, dtype=torch.float64, device=device)).sum()
     gradients = torch.autograd.grad(output, list(weights.values()), allow_unused=True)
     effective = sum(

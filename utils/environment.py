@@ -44,6 +44,11 @@ def device_name(device: str) -> str:
     return f"{device} ({torch.get_num_threads()} threads)" if device == "cpu" else device
 
 
+def device_of_doubles(device: str) -> str:
+    """Where to compute in float64 for a device: on itself, or, as MPS has no float64, on the CPU."""
+    return "cpu" if device.startswith("mps") else device
+
+
 def describe_environment(device: str) -> dict[str, Any]:
     """Versions, commit, machine and device, as JSON values."""
     return {

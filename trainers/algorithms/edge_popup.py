@@ -18,7 +18,7 @@ from models.masking import plain_state, to_masked
 from models.pretrained import load_scores, read_state
 from trainers.loop import train
 from trainers.scores import ScoreTraining
-from utils.masks import Ticket, ceil_count
+from utils.masks import Ticket, ceil_count, kth_lowest
 from utils.run import Run, derive_rng
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class EdgePopup(ScoreTraining):
         """Scores are not bounded; the threshold follows them: θ = the ⌈r·N⌉-th smallest |s| of the weights."""
         if isinstance(self.rule, GlobalThreshold):
             magnitudes = self.flat.scores[self.flat.segments[0]].abs()
-            self.rule.threshold.copy_(magnitudes.kthvalue(max(1, self._switched_off)).values)
+            self.rule.threshold.copy_(kth_lowest(magnitudes, max(1, self._switched_off)))
 
     def state(self) -> dict[str, Any]:
         """All of a Training's, and how much is switched off in this epoch."""

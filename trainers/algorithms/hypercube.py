@@ -21,7 +21,7 @@ from trainers.connectivity import warn_of_thin_layers
 from trainers.loop import train
 from trainers.scores import ScoreTraining
 from trainers.training import Draw
-from utils.masks import Ticket, ceil_count, floor_count, prune_exactly, prune_lowest
+from utils.masks import Ticket, ceil_count, floor_count, kth_lowest, prune_exactly, prune_lowest
 from utils.run import Run, derive_rng
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class GemMiner(ScoreTraining):
         if self._config.bottom_k_on_forward:
             weights = self.flat.segments[0]
             ranked = torch.where(self.flat.flags[weights], self.flat.scores[weights], torch.inf)
-            self.rule.threshold.copy_(ranked.kthvalue(self._switched_off).values)
+            self.rule.threshold.copy_(kth_lowest(ranked, self._switched_off))
 
     def _flags_changed(self) -> None:
         """Count anew how many weights the moving threshold switches off; reads from the device."""

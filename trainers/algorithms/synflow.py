@@ -15,6 +15,7 @@ from torch import nn
 from data.loader import Splits
 from models.masking import plain_state, prunable_parameters
 from trainers.ledger import scoring_flops
+from utils.environment import device_of_doubles
 from utils.masks import Masks, Ticket, keep_highest
 from utils.run import Run
 
@@ -27,7 +28,8 @@ ROUNDS = 100
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
     """Prune in 100 rounds to d^((k+1)/100), by the flow of the network as masked so far."""
     # Double precision: products over the layers of a deep network leave the range of single precision.
-    flow = deepcopy(net).double().eval().requires_grad_(True)
+    device = next(net.parameters()).device
+    flow = deepcopy(net).to(device_of_doubles(str(device))).double().eval().requires_grad_(True)
     with torch.no_grad():
         for tensor in (*flow.parameters(), *flow.buffers()):
             tensor.abs_()
@@ -39,6 +41,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
         with torch.no_grad():
             for name, parameter in prunable_parameters(flow).items():
                 parameter.mul_(masks[name])
+    masks = {name: mask.to(device) for name, mask in masks.items()}
     return Ticket(plain_state(net), masks, facts={"scoring_flops": ROUNDS * scoring_flops(net, ones)})
 
 
