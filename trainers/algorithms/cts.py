@@ -90,6 +90,7 @@ class ConcreteSearch(ScoreTraining):
     def __init__(self, network: nn.Module, teacher: nn.Module, config: Config, run: Run) -> None:
         super().__init__(network, Concrete({}), config)
         self._run, self._epoch = run, 0
+        self.has_teacher = config.cts_loss != "ce"
         self._teacher = teacher.train().requires_grad_(False)  # batch statistics, as the student
         scores = self.flat.scores
         self._budget = SLACK * config.density * scores.numel()
