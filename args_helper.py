@@ -708,6 +708,9 @@ OPTIONS: dict[str, FieldInfo] = {name: field for group in GROUPS for name, field
 _CANONICAL = {alias: name for name, field in OPTIONS.items() for alias in field.json_schema_extra["aliases"]}
 
 
+CTS_SEARCH = {"optimizer": "adam", "lr": 0.1, "lr_policy": "multistep_lr", "wd": 0.0}
+"""How the authors of `cts` run its search: what these options are for it unless they are given."""
+
 SCALED_INITS = ("signed_constant", "unsigned_constant", "kaiming_normal")
 """The draws of weights whose fan `scale_fan` multiplies."""
 
@@ -1221,9 +1224,8 @@ def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
         implied["override_prune_rate"] = True
     if algo == "imp" and ("prune_rate" not in given or config.prune_rate <= 0):  # 0 and −1: not used, in old files
         implied["prune_rate"] = 0.2
-    if algo == "cts":  # as its authors run it
-        theirs = {"optimizer": "adam", "lr": 0.1, "lr_policy": "multistep_lr", "wd": 0.0}
-        implied |= {name: value for name, value in theirs.items() if name not in given}
+    if algo == "cts":
+        implied |= {name: value for name, value in CTS_SEARCH.items() if name not in given}
     return implied
 
 

@@ -37,7 +37,7 @@ class Rule(Protocol):
     """How the scores and flags of a layer become the factor of its weights."""
 
     def mask(self, scores: Tensor, flag: Tensor) -> Tensor:
-        """What is switched on, bool, of the scores' shape."""
+        """What is switched on, bool, of the scores' shape, which is the weight's or the bias's own."""
 
     def __call__(self, scores: Tensor, flag: Tensor) -> Tensor:
         """What the weights are multiplied with, of the scores' shape and differentiable by them."""
@@ -112,19 +112,21 @@ class TopKInLayer:
 
 @dataclass(frozen=True)
 class GlobalThreshold:
-    """1[|s| > θ] with one θ for the whole network; the gradient straight through, times sign(s).
+    """1[|s| > θ] with one θ for all weights of the network, and one for all biases; straight through, times sign(s).
 
     Attributes:
-        threshold: θ, a tensor of no dimensions that its owner keeps where it belongs.
+        threshold: θ of the weights, a tensor of no dimensions that its owner keeps where it belongs.
+        of_biases: the same of the biases, which are told by their one dimension.
 
     Source: Rare Gems (arXiv 2202.12002), §5 (global edge-popup).
     """
 
     threshold: Tensor
+    of_biases: Tensor
 
     def mask(self, scores: Tensor, _flag: Tensor) -> Tensor:
         """What is switched on, bool."""
-        return scores.abs() > self.threshold
+        return scores.abs() > (self.of_biases if scores.dim() == 1 else self.threshold)
 
     def __call__(self, scores: Tensor, flag: Tensor) -> Tensor:
         return _StraightThrough.apply(scores, self.mask(scores, flag), scores.detach().sign())

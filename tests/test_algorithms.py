@@ -185,6 +185,34 @@ def test_a_score_learns_by_its_sign_whether_it_is_on_or_off() -> None:
     assert network[0].scores.grad.tolist() == [[-3.0, 5.0]]
 
 
+@pytest.mark.parametrize("algo", ["global_ep", "global_ep_iter"])
+def test_biases_are_ranked_among_themselves_and_have_their_own_count(algo: str) -> None:
+    words = ["--algo", algo, "--bias", "--arch", "Conv2", "--width", "0.1", "--target_sparsity", "30"]
+    config = parse_args([*words, "--iter_period", "2", "--lr", "0.1", "--dataset", "Digits"])
+    network = to_masked(build_model(config))
+    draw_scores(network, torch.Generator().manual_seed(0), "signed")
+    search = EdgePopup(network, config)
+    for epoch in (0, 5, config.epochs):
+        search.before_epoch(epoch)
+        pruned = search.pruned_fraction(epoch)
+        for segment in search.flat.segments:  # the scores of biases are far greater than those of weights
+            scores, mask = search.flat.scores[segment].abs(), search.naive_mask()[segment]
+            assert int(mask.sum()) == len(mask) - math.ceil(pruned * len(mask) - 1e-9)
+            assert scores[mask].min() > scores[~mask].max()
+    layer = masked_layers(network)["convs.0"]
+    layer.bias.data.fill_(1.0)
+    assert torch.equal(layer.effective_bias() == 1, search.flat.split(search.naive_mask())["convs.0.bias"])
+
+
+def test_a_begun_search_goes_on_with_the_count_of_its_biases() -> None:
+    config = parse_args("--algo global_ep_iter --epochs 10 --iter_period 2 --bias --target_sparsity 5".split())
+    one, other = (EdgePopup(to_masked(build_model(config)), config) for _ in range(2))
+    one.flat.scores.data.uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
+    one.before_epoch(9)
+    other.load_state(one.state())
+    assert torch.equal(other.naive_mask(), one.naive_mask())
+
+
 @pytest.mark.parametrize(
     ("words", "density"),
     [

@@ -54,6 +54,16 @@ def test_the_ledger_weighs_every_layer_by_its_density_at_the_time() -> None:
     assert found["peak_memory_bytes"] > 10**7  # a process with torch in it
 
 
+def test_a_teacher_costs_a_dense_forward_pass_of_every_image_it_sees() -> None:
+    alone, taught = (Cost(torch.device("cpu")) for _ in range(2))
+    alone.count(10, 100, {"conv": 0.5})
+    taught.count(10, 100, {"conv": 0.5}, has_teacher=True)
+    taught.count(10, 20, {"conv": 0.5}, has_teacher=True)
+    found = summed([alone.figures, taught.figures], {"": CONV + OUT, "conv": CONV, "out": OUT}, 1.0)
+    assert found["training_flops_dense"] == (3 * 220 + 120) * (CONV + OUT)
+    assert found["training_flops_masked"] == 3 * 220 * (CONV // 2 + OUT) + 120 * (CONV + OUT)
+
+
 def test_what_is_counted_goes_on_from_what_was_saved() -> None:
     before = Cost(torch.device("cpu"))
     before.count(4, 40, {"conv": 0.25})

@@ -135,6 +135,17 @@ def test_a_budget_that_is_exceeded_pulls_the_chances_down_to_it(tmp_path: Path) 
     assert float(torch.sigmoid(search.flat.scores.detach()).mean()) == pytest.approx(1.1 * DENSITY, abs=0.06)
 
 
+@pytest.mark.parametrize("how", ["kl", "loss", "ce"])
+def test_the_teacher_is_paid_for_where_it_is_asked(how: str, tmp_path: Path) -> None:
+    search = _search(tmp_path, "--cts_loss", how)
+    images, labels = torch.randn(16, 4), torch.arange(16) % 2
+    seen = []
+    search._teacher.register_forward_hook(lambda _net, given, _logits: seen.append(len(given[0])))
+    train_step(search, 0, images, labels)
+    assert seen == ([16] if search.has_teacher else [])
+    assert search.has_teacher is (how != "ce")
+
+
 def test_the_learning_rate_drops_after_88_percent_of_the_epochs(tmp_path: Path) -> None:
     search = _search(tmp_path, "--epochs", "50")
     assert [search.lr(epoch) for epoch in (0, 43, 44, 49)] == pytest.approx([0.1, 0.1, 0.01, 0.01])
@@ -143,6 +154,17 @@ def test_the_learning_rate_drops_after_88_percent_of_the_epochs(tmp_path: Path) 
 # ---- whole runs ----------------------------------------------------------------------------------------------------
 
 CTS = [*SMALL, "--algo", "cts", "--epochs", "2", "--fine_tune_epochs", "3", "--skip_sanity_checks"]
+
+
+def test_options_other_than_its_authors_are_named_in_the_run(call: Callable[..., Outcome], places: list[str]) -> None:
+    # SMALL states lr 0.1 and wd 0, which are theirs too.
+    words = [*CTS, *places, "--epochs", 1, "--skip_fine_tune"]
+    others = call(*words, "--optimizer", "sgd", "--lr", 0.05, "--name", "others")
+    assert others.code == 0, others.err
+    said = [line for line in others.err.splitlines() if "cts searches" in line]
+    assert len(said) == 1
+    assert "cts searches with optimizer sgd (adam), lr 0.05 (0.1): as given" in said[0]
+    assert "cts searches" not in call(*words, "--name", "theirs").err
 
 
 def test_a_rewound_ticket_is_trained_from_the_epoch_it_was_frozen_at(
@@ -154,6 +176,9 @@ def test_a_rewound_ticket_is_trained_from_the_epoch_it_was_frozen_at(
     assert rows == [("search/dense", "0"), ("search/dense", "1"), ("search", "0"), ("search", "1"), ("finetune", "2")]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["weights_remaining"] == int(0.2 * summary["weights_total"])
+    cost, tuned = (summary["cost"][part] for part in ("search", "finetune"))
+    forward, images = tuned["training_flops_dense"] / tuned["images"] / 3, cost["images"] / 2  # in each of its stages
+    assert cost["training_flops_dense"] == pytest.approx(forward * (3 * images + 4 * images))
 
 
 def test_a_stopped_search_draws_the_same_noise_when_it_goes_on(

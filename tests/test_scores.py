@@ -12,7 +12,7 @@ from data.loader import PlainBatches, Splits, TrainBatches
 from data.spec import DataSpec, ImageSet
 from models.folding import FoldedNetwork
 from models.initialise import WeightDraw, draw_scores, draw_weights
-from models.layers import FullyConnected, Round, Soft
+from models.layers import FullyConnected, Round, Soft, TopKInLayer
 from models.masking import masked_layers, to_masked
 from trainers.loop import train_step
 from trainers.scores import PENALTIES, ScoreTraining
@@ -435,6 +435,14 @@ def test_another_rounding_than_the_forward_pass_is_judged_beside_it(judged, word
     assert (row["test_acc"], row["test_acc_before_rounding"]) == (10, 20)
     layers = masked_layers(training.network)
     assert all(torch.equal(judged[1][0][f"{name}.weight"], layers[name].effective_weight()) for name in layers)
+
+
+def test_a_rule_that_ranks_within_a_layer_is_judged_layer_by_layer(judged):
+    training = learning("--round", "all_ones", rule=TopKInLayer(0.3))
+    training.measure(splits(val=False), drawing)
+    for name, layer in masked_layers(training.network).items():
+        assert torch.equal(judged[1][0][f"{name}.weight"], layer.effective_weight())
+        assert int((layer.effective_weight() != 0).sum()) == layer.scores.numel() - int(0.7 * layer.scores.numel())
 
 
 def test_unrounded_scores_are_judged_as_they_are_and_rounded(judged):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from args_helper import parse_args
 from tests.conftest import SMALL, Outcome, read_rows
 from trainers.algorithms import ALGORITHMS
-from trainers.algorithms.stages import stages_of
+from trainers.algorithms.stages import stages_of, warn_of_idle_milestones
 from utils.checkpoints import checkpoint_path
 
 Call = Callable[..., Outcome]
@@ -84,3 +85,35 @@ def test_the_long_run_of_magnitude_pruning_is_counted_whole() -> None:
     epochs = {stage.name: stage.epochs for stage in stages_of(parse_args(words.split()))}
     assert sum(length for name, length in epochs.items() if name.startswith("search")) == 3_360
     assert sum(length for name, length in epochs.items() if name.startswith("check")) == 480
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--milestones 80 120 --fine_tune_epochs 160", ["search: of the milestones 80, 120"]),
+        ("--milestones 5 --fine_tune_epochs 5", ["finetune: of the milestones 5, which search and fine-tuning share"]),
+        ("--milestones 5 --fine_tune_epochs 5 --skip_fine_tune", []),
+        ("--milestones 5 --fine_tune_epochs 6", []),
+        ("--milestones 5 --fine_tune_epochs 5 --fine_tune_lr_policy cosine_lr", []),
+        ("--fine_tune_epochs 1", []),
+        ("--algo snip --milestones 80 --fine_tune_epochs 160", []),
+        ("--algo imp --milestones 5 --iter_period 5", ["search: of the milestones 5"]),
+        ("--algo training --milestones 5 --fine_tune_epochs 5", []),
+    ],
+)
+def test_a_part_without_a_step_of_the_learning_rate_is_warned_of(words: str, said: list[str]) -> None:
+    policies = ["--epochs", "10", "--lr_policy", "multistep_lr", "--fine_tune_lr_policy", "multistep_lr"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_idle_milestones(parse_args([*policies, *words.split()]))
+    found = [str(one.message) for one in caught]
+    assert len(found) == len(said)
+    assert all(part in one for part, one in zip(said, found))
+
+
+def test_a_run_and_its_plan_say_that_a_learning_rate_never_steps_down(call: Call, places: list[str]) -> None:
+    words = [*SHORT, *places, "--algo", "random", "--skip_sanity_checks", "--milestones", "9"]
+    for more in ([], ["--dry_run"]):
+        outcome = call(*words, "--fine_tune_lr_policy", "multistep_lr", *more)
+        assert outcome.code == 0
+        assert outcome.err.count("multistep_lr never lowers the learning rate of finetune") == 1

@@ -25,8 +25,8 @@ class Cost:
         figures: as they were saved; None for a fresh stage.
 
     Attributes:
-        figures: `epochs`, `steps`, `images`, `exposure` (layer -> images, each times the layer's density then) and
-            `peak_memory_bytes`.
+        figures: `epochs`, `steps`, `images`, `exposure` (layer -> images, each times the layer's density then),
+            `peak_memory_bytes`, and, where there is a teacher, `teacher_images` that went forward through it.
     """
 
     def __init__(self, device: torch.device, figures: Mapping[str, Any] | None = None) -> None:
@@ -35,12 +35,17 @@ class Cost:
         self.figures: dict[str, Any] = dict(figures or fresh)
         reset_peak_memory(device)
 
-    def count(self, steps: int, images: int, densities: Mapping[str, float]) -> None:
-        """Add an epoch of so many steps and images, with each layer's density in it."""
+    def count(self, steps: int, images: int, densities: Mapping[str, float], has_teacher: bool = False) -> None:
+        """Add an epoch of so many steps and images, with each layer's density in it.
+
+        A teacher is a dense network that every image goes forward through as well.
+        """
         own = self.figures
         own["epochs"] += 1
         own["steps"] += steps
         own["images"] += images
+        if has_teacher:
+            own["teacher_images"] = own.get("teacher_images", 0) + images
         before = own["exposure"]
         own["exposure"] = {name: before.get(name, 0.0) + images * share for name, share in densities.items()}
         own["peak_memory_bytes"] = max(own["peak_memory_bytes"], peak_memory(self._device))
@@ -94,7 +99,8 @@ def summed(costs: Iterable[Mapping[str, Any]], flops: Mapping[str, int], seconds
     """The ledger over stages, for the summary.
 
     Training FLOPs are three times the forward pass's for every image; masked, each prunable layer's count times its
-    density at the time. No present kernel saves what a mask spares: masked FLOPs are what one could save.
+    density at the time. Once the forward pass's are added for every image that a teacher, which is dense, has seen. No
+    present kernel saves what a mask spares: masked FLOPs are what one could save.
 
     Args:
         costs: the `figures` of the stages.
@@ -103,6 +109,7 @@ def summed(costs: Iterable[Mapping[str, Any]], flops: Mapping[str, int], seconds
     """
     costs = list(costs)
     images = sum(cost["images"] for cost in costs)
+    taught = flops[""] * sum(cost.get("teacher_images", 0) for cost in costs)
     prunable = sum(count for name, count in flops.items() if name)
     exposed = sum(flops.get(name, 0) * share for cost in costs for name, share in _exposure(cost, flops).items())
     return {
@@ -110,8 +117,8 @@ def summed(costs: Iterable[Mapping[str, Any]], flops: Mapping[str, int], seconds
         "steps": sum(cost["steps"] for cost in costs),
         "images": images,
         "seconds": seconds,
-        "training_flops_dense": BACKWARD_AND_FORWARD * flops[""] * images,
-        "training_flops_masked": round(BACKWARD_AND_FORWARD * ((flops[""] - prunable) * images + exposed)),
+        "training_flops_dense": BACKWARD_AND_FORWARD * flops[""] * images + taught,
+        "training_flops_masked": round(BACKWARD_AND_FORWARD * ((flops[""] - prunable) * images + exposed)) + taught,
         "peak_memory_bytes": max((cost["peak_memory_bytes"] for cost in costs), default=0),
     }
 

@@ -201,7 +201,8 @@ class _Position:
 
     def count_epoch(self) -> None:
         """Enter the epoch that was just trained into the costs."""
-        self._cost.count(self.step, int(self.meter[2]), self._training.layer_densities())
+        training, images = self._training, int(self.meter[2])
+        self._cost.count(self.step, images, training.layer_densities(), training.has_teacher)
 
     def save(self, started: float | None = None, finished_epoch: int | None = None) -> None:
         """Store the position; in the middle of an epoch (`started`), with the seconds it took so far.

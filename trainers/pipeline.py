@@ -18,6 +18,7 @@ from models import build_model
 from models.folding import FoldedNetwork
 from models.masking import to_plain
 from trainers.algorithms import load_algorithm
+from trainers.algorithms.stages import warn_of_idle_milestones
 from trainers.compiling import prepared
 from trainers.folders import folder_of, is_finished, opened, resolved
 from trainers.loop import evaluate
@@ -54,6 +55,7 @@ def run_trials(config: Config, go_on: bool = False) -> Path:
         Stopped: the process was asked to stop; the trial at hand is saved.
     """
     config = resolved(config)
+    warn_of_idle_milestones(config)
     with joined(torch.device(config.torch_device), config.dist_backend):
         here = launched()
         if here.restart:

@@ -23,7 +23,7 @@ from models.folding import FoldedNetwork
 from models.masking import masked_layers, plain_state, prunable_parameters, to_masked, to_plain
 from models.pretrained import load_scores, read_state
 from trainers.algorithms import load_algorithm
-from trainers.algorithms.stages import Stage, stages_of
+from trainers.algorithms.stages import Stage, stages_of, warn_of_idle_milestones
 from trainers.compiling import prepared
 from trainers.folders import folder_of, resolved
 from trainers.loop import evaluate
@@ -63,6 +63,7 @@ def print_plan(config: Config) -> None:
         UserError: something given cannot be used.
     """
     config = resolved(config)
+    warn_of_idle_milestones(config)
     folder = folder_of(config)
     data = load_data(config)
     net = build_model(config, data.spec).to(config.torch_device)

@@ -164,7 +164,7 @@ class ScoreTraining(Training):
         vals = [self._accuracy(mask, data.val) for mask in masks] if data.val else []
         # Rounded in the forward pass already, naively and without noise: before and after are the same bits.
         same = not isinstance(self.rule, Soft) and config.round == "naive" and not is_noisy(config)
-        before = tests[0] if same else self._accuracy(self.rule(self.flat.scores, self.flat.flags), data.test)
+        before = tests[0] if same else self._accuracy(self._factors(), data.test)
         return {
             "test_acc_before_rounding": before,
             "test_acc": sum(tests) / len(tests),
@@ -176,6 +176,11 @@ class ScoreTraining(Training):
     def naive_mask(self) -> Tensor:
         """The subnetwork that is switched on, flat, by the rule and the present scores."""
         return naive_mask(self.flat, self.rule, self.flat.scores.detach())
+
+    def _factors(self) -> Tensor:
+        """What the forward pass multiplies weights and biases with, flat; a rule is for a layer at a time."""
+        scores, flags = self.flat.split(self.flat.scores), self.flat.split(self.flat.flags)
+        return torch.cat([self.rule(part, flags[name]).flatten() for name, part in scores.items()])
 
     def _accuracy(self, factors: Tensor, batches: PlainBatches | None) -> float | None:
         """Accuracy of the plain network with its weights multiplied by these factors, flat."""

@@ -26,6 +26,7 @@ class _Cost(_Strict):
     images: Count
     exposure: dict[str, Finite]
     peak_memory_bytes: Count
+    teacher_images: Count = 0
 
 
 class _Row(_Strict):

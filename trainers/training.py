@@ -32,11 +32,13 @@ class Training:
     Attributes:
         over: set at the end of an epoch to end the stage before its last one.
         accumulate: parts that a batch goes through the network in, one after another, its gradient being their mean.
+        has_teacher: whether every image of a step goes forward through another, dense network too.
         full_batch: images that go through the network at once, where the batch is not short.
         gradients: few flat tensors, of which the gradients of all parameters that learn are views; ranks sum them.
     """
 
     over = False
+    has_teacher = False
     accumulate = 1
     full_batch: int | None = None
 

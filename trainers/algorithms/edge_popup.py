@@ -54,14 +54,15 @@ class EdgePopup(ScoreTraining):
 
     def __init__(self, network: nn.Module, config: Config) -> None:
         super().__init__(network, self._rule(network, config), config)
-        self._switched_off = 0
+        self._switched_off: list[int] = []
         self.before_epoch(0)
 
     @staticmethod
     def _rule(network: nn.Module, config: Config) -> Rule:
         if config.algo == "ep":
             return TopKInLayer(config.prune_rate if config.override_prune_rate else config.density)
-        return GlobalThreshold(torch.zeros((), device=next(network.parameters()).device))
+        device = next(network.parameters()).device
+        return GlobalThreshold(torch.zeros((), device=device), torch.zeros((), device=device))
 
     def pruned_fraction(self, epoch: int) -> float:
         """The fraction r of the network that is switched off in this epoch (0-based).
@@ -76,7 +77,8 @@ class EdgePopup(ScoreTraining):
     def before_epoch(self, epoch: int) -> None:
         """Set how much of the network is switched off from here on."""
         if isinstance(self.rule, GlobalThreshold):
-            self._switched_off = ceil_count(self.pruned_fraction(epoch), self.flat.segments[0].stop)
+            fraction = self.pruned_fraction(epoch)
+            self._switched_off = [ceil_count(fraction, part.stop - part.start) for part in self.flat.segments]
             self.project()
 
     def before_step(self, _step: int) -> None:
@@ -85,17 +87,19 @@ class EdgePopup(ScoreTraining):
 
     @torch.no_grad()
     def project(self) -> None:
-        """Scores are not bounded; the threshold follows them: θ = the ⌈r·N⌉-th smallest |s| of the weights."""
+        """Scores are not bounded; the thresholds follow them: θ = the ⌈r·n⌉-th smallest |s| of weights or biases."""
         if isinstance(self.rule, GlobalThreshold):
-            magnitudes = self.flat.scores[self.flat.segments[0]].abs()
-            self.rule.threshold.copy_(kth_lowest(magnitudes, max(1, self._switched_off)))
+            thresholds = (self.rule.threshold, self.rule.of_biases)
+            for part, threshold, count in zip(self.flat.segments, thresholds, self._switched_off):
+                threshold.copy_(kth_lowest(self.flat.scores[part].abs(), max(1, count)))
 
     def state(self) -> dict[str, Any]:
-        """All of a Training's, and how much is switched off in this epoch."""
-        return {**super().state(), "switched_off": self._switched_off}
+        """All of a Training's, and how many weights, and how many biases, are switched off in this epoch."""
+        names = ("switched_off", "biases_switched_off")
+        return {**super().state(), **dict(zip(names, self._switched_off))}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up what `state` returned."""
         super().load_state(state)
-        self._switched_off = state["switched_off"]
+        self._switched_off = [state[name] for name in ("switched_off", "biases_switched_off") if name in state]
         self.project()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from trainers.algorithms import ALGORITHMS
@@ -46,6 +47,23 @@ def stages_of(config: Config) -> list[Stage]:
     if config.skip_sanity_checks or _keeps_all(config):
         return trained
     return [*trained, *(Stage(f"check/{name}", length, "weights") for name in CHECKS)]
+
+
+def warn_of_idle_milestones(config: Config) -> None:
+    """Warn of a part of the run whose learning rate no milestone steps down: search and fine-tuning share them."""
+    trained = {stage.name.partition("/")[0] for stage in stages_of(config)}
+    parts = {
+        "search": (config.lr_policy, config.iter_period if config.algo == "imp" else config.epochs),
+        "finetune": (config.fine_tune_lr_policy, config.tuning_epochs),
+    }
+    for part, (policy, epochs) in parts.items():
+        steps = config.milestones if part in trained and policy == "multistep_lr" else None
+        if steps and not any(0 < step < epochs for step in steps):
+            warnings.warn(
+                f"multistep_lr never lowers the learning rate of {part}: of the milestones "
+                f"{', '.join(map(str, steps))}, which search and fine-tuning share, none lies in its {epochs} epochs",
+                stacklevel=2,
+            )
 
 
 def _keeps_all(config: Config) -> bool:

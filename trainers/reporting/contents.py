@@ -148,9 +148,10 @@ class Contents:
             number("n", "n", "d"), HASH,
         )  # fmt: skip
         caption = (
-            "Search and fine-tuning together, without the checks. Training FLOPs are three times the forward pass's; "
-            "masked FLOPs count each layer by its density at the time, which no stock kernel saves. Seconds and peak "
-            "memory compare only on the same device. Means over n trials; their deviations stand in the CSV."
+            "Search and fine-tuning together, without the checks. Training FLOPs are three times the forward pass's, "
+            "and once more where a dense teacher sees the images; masked FLOPs count each layer by its density at the "
+            "time, which no stock kernel saves. Seconds and peak memory compare only on the same device. Means over n "
+            "trials; their deviations stand in the CSV."
         )
         return Table("costs", caption, columns, rows)
 
