@@ -282,6 +282,9 @@ class DataOptions(_Options):
 
     dataset: one_of(*DATASETS, aliases={"FfcvImageNet": "ImageNet"}) = option("Digits", "data set")
     data: str = option("data/datasets/", "folder of the data", affects=False, aliases=("data_dir",))
+    data_at_first: str | None = option(
+        None, "where the images of an ImageFolder lay when the run began; written by the tool itself", affects=False
+    )
     image_size: Int = option(
         0, "size of the squares that images in folders are brought to; 0: the data set's own", ge=0, le=1024
     )
@@ -663,9 +666,9 @@ class Config(*reversed(GROUPS)):
     def deciding(self) -> dict[str, Any]:
         """The options that affect the result, by name."""
         names = {name for name, field in OPTIONS.items() if field.json_schema_extra["affects"]}
-        if self.dataset in DEFINED_BY_PATH:
-            names.add("data")
         decided = json.loads(self.model_dump_json(include=names))
+        if self.dataset in DEFINED_BY_PATH:  # by the path it began with: the run may have moved since
+            decided["data"] = self.data_at_first or self.data
         for name in ("algo", "arch"):  # a user's own: what the file says counts, not its name
             if (path := _own_file(decided[name])) is not None:
                 decided[name] += f" {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
@@ -932,6 +935,10 @@ def _resumed(flags: dict[str, Given], problems: list[str]) -> Config:
     from_file = _read_yaml(Path(str(source.value)), problems) if source else {}
     before = _make_config(begun, problems)
     after = _make_config({**begun, **from_file, **flags}, problems)
+    if after.dataset in DEFINED_BY_PATH and after.data != before.data:
+        first = before.data_at_first or before.data
+        warnings.warn(f"--resume {folder}: the images in {after.data} have to be those of {first}", stacklevel=3)
+        after = after.model_copy(update={"data_at_first": first})
     if before.config_hash == after.config_hash and before.trial_num == after.trial_num:
         return after
     return _changed(before, after, f"--resume {folder}")

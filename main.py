@@ -28,6 +28,11 @@ MODES = {
 """Option that asks for it -> module:function; without any of them, runs are run. torch takes seconds to import: the
 function is looked up only when the options are right."""
 
+FIRST_COMMANDS = """nothing was asked for; to begin with:
+  python main.py --config configs/quickstart.yml    find, train and check a ticket, in minutes on a CPU
+  python main.py --list algorithms                  what there is; also models, datasets, configs
+  python main.py --help                             every option"""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run what the command line asks for.
@@ -44,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str] | None) -> int:
     try:
+        if not (sys.argv[1:] if argv is None else argv):
+            raise UserError(FIRST_COMMANDS)
         config = parse_args(argv)
         if config.print_config:
             print(config.to_yaml(), end="")

@@ -127,7 +127,7 @@ OUTSIDE_THE_RESULT = set(
     "weight_training dense_training random_subnet skip_sanity_checks with_dense only_sanity sanity_folder evaluate "
     "compare_rounding mode_connect pretrained2 how_to_connect interpolate sweep mixed_precision "
     "compile checkpoint_every keep_checkpoints max_time deterministic resume_anyway dry_run list report "
-    "report_dir export compare_tickets store_weights".split()
+    "report_dir export compare_tickets store_weights data_at_first".split()
 )
 """The options that change nothing about the result; every other one has to enter config_hash."""
 
@@ -1222,6 +1222,23 @@ def test_some_options_cannot_change_in_a_run_that_has_begun(begun: str) -> None:
 def test_resuming_with_what_does_not_affect_the_result_is_allowed(begun: str) -> None:
     config = parse_args(["--resume", begun, "--workers", "1", "--device", "cpu", "--num_trial", "4", "--data", "there"])
     assert (config.workers, config.device, config.num_trial, config.data, config.lr) == (1, "cpu", 4, "there", 0.1)
+
+
+def test_a_run_on_a_folder_of_images_goes_on_with_them_elsewhere_as_the_same_experiment(tmp_path: Path) -> None:
+    before = parse_args("--dataset ImageFolder --data here --lr 0.1".split())
+    for data in ("there", "there", "elsewhere", "here"):
+        (tmp_path / "config.yml").write_text(before.to_yaml())
+        moved = ["--resume", str(tmp_path), "--data", data]
+        if data == before.data:
+            after = parse_args(moved)
+        else:
+            with pytest.warns(UserWarning, match=f"the images in {data} have to be those of here$"):
+                after = parse_args(moved)
+        assert (after.data, after.config_hash, after.task_hash) == (data, before.config_hash, before.task_hash)
+        before = after
+    assert complaint("--resume", str(tmp_path), "--data", "there", "--lr", "0.3").endswith(
+        "these options differ: lr 0.1 → 0.3; --resume_anyway goes on with the new ones"
+    )
 
 
 def test_resuming_with_a_file_of_another_experiment_is_refused_with_the_difference(begun: str, tmp_path: Path) -> None:

@@ -330,6 +330,17 @@ def test_a_folder_of_images_goes_all_the_way(call: Call, places: list[str], tmp_
 # ---- what cannot be used -------------------------------------------------------------------------------------------
 
 
+def test_without_an_argument_the_first_commands_are_told_and_nothing_runs(call: Call, tmp_path: Path) -> None:
+    process = start(cwd=tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, list(tmp_path.iterdir())) == (2, "", [])
+    assert call() == (2, "", err)
+    commands = re.findall(r"python main.py (.*?)  ", err)
+    assert commands == ["--config configs/quickstart.yml", "--list algorithms", "--help"]
+    assert call("--list", "algorithms").code == 0
+    assert (PROJECT / "configs" / "quickstart.yml").is_file()
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

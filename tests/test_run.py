@@ -434,9 +434,9 @@ def test_the_device_is_the_one_wanted_or_the_gpu_that_is_there(monkeypatch, want
 def test_a_device_that_is_not_there_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"^device cuda: there is no GPU number 2; use device: cpu$"):
+    with pytest.raises(UserError, match=r"^device cuda: there is no GPU number 2 here; give --gpu 0 or --device cpu$"):
         choose_device("cuda", 2, False)
-    with pytest.raises(UserError, match=r"^device mps: there is none; use device: cpu$"):
+    with pytest.raises(UserError, match=r"^device mps: there is none here; give --device cpu$"):
         choose_device("mps", 0, False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("mps", 0, False) == "mps"

@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scipy.stats import ttest_rel
 
-from utils.report import beside_dense, judge_checks, last_screen, siblings, trials_screen, write_summary, write_trials
+from utils.report import (
+    beside_dense,
+    finished_trials,
+    judge_checks,
+    last_screen,
+    siblings,
+    trials_screen,
+    write_summary,
+    write_trials,
+)
 from utils.verdict import Verdict, judge
 
 # Student's t at 97.5%, from a printed table, by degrees of freedom.
@@ -157,6 +167,15 @@ def test_siblings_are_the_finished_trials_of_the_same_experiment_by_number(tmp_p
     assert [one["trial"] for one in siblings(tmp_path / "trial_7", "abc")] == [1, 2, 10]
     assert [one["trial"] for one in siblings(tmp_path / "trial_7", "other")] == [3]
     assert siblings(tmp_path / "none" / "trial_1", "abc") == []
+
+
+def test_a_renamed_run_is_a_trial_as_well_and_a_copy_no_other_one(tmp_path: Path) -> None:
+    finish(tmp_path, summary(1), summary(2))
+    (tmp_path / "trial_2").rename(tmp_path / "renamed")
+    shutil.copytree(tmp_path / "trial_1", tmp_path / "copy")
+    for asked, first in (("trial_1", "trial_1"), ("renamed", "trial_1"), ("copy", "copy")):
+        found = finished_trials(tmp_path / asked, "abc")
+        assert {folder.name: one["trial"] for folder, one in found.items()} == {first: 1, "renamed": 2}
 
 
 def test_another_experiment_beside_it_has_no_say_in_a_verdict(tmp_path: Path) -> None:

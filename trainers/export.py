@@ -10,7 +10,7 @@ from torch import Tensor
 from data import load_data
 from data.loader import Splits
 from models import build_model
-from trainers.folders import folder_of, resolved
+from trainers.folders import folder_of, resolved, trial_of
 from trainers.interchange import checked_files
 from trainers.pipeline import run_trials
 from trainers.savings import Networks, savings, savings_screen
@@ -35,7 +35,7 @@ def export_runs(config: Config) -> None:
     run_trials(config)
     config = resolved(config)
     for number in range(config.trial_num, config.trial_num + config.num_trial):
-        trial = config.model_copy(update={"trial_num": number})
+        trial = trial_of(config, number)
         # Where it was trained does not matter; what it costs is told of the CPU.
         _export(trial.model_copy(update={"device": "cpu"}), folder_of(trial))
 

@@ -77,10 +77,17 @@ def _refuse_too_many(here: Launch, device: str, batch_size: int) -> None:
 
 
 def folder_of(config: Config) -> Path:
-    """The folder of the config's first trial."""
-    if config.resume:  # wherever it was moved to; later trials go beside it
-        return Path(config.resume).resolve().with_name(f"trial_{config.trial_num}")
-    return Path(config.results_dir) / _place(config)
+    """The folder of the config's first trial: the one that is resumed, whatever its name, or that of its options."""
+    return Path(config.resume).resolve() if config.resume else Path(config.results_dir) / _place(config)
+
+
+def trial_of(config: Config, number: int) -> Config:
+    """The config of one of a config's trials, and of those after it: who resumes it goes on with these, beside it."""
+    left = config.trial_num + config.num_trial - number
+    trial = config.model_copy(update={"trial_num": number, "num_trial": left})
+    if config.resume and number != config.trial_num:
+        return trial.model_copy(update={"resume": str(folder_of(config).with_name(f"trial_{number}"))})
+    return trial
 
 
 def _place(config: Config) -> Path:
@@ -105,11 +112,9 @@ def is_finished(folder: Path, config: Config, resumed: bool) -> bool:
         if finished:
             raise UserError(f"{folder} is finished: there is nothing that could go on with other options")
         return False
-    if there.config_hash != config.config_hash:
-        raise UserError(
-            f"{folder} holds another experiment, which differs in: {difference(there, config)}; "
-            f"to run this one beside it, give --name {_free_name(config)}"
-        )
+    if (there.config_hash, there.trial_num) != (config.config_hash, config.trial_num):
+        way_out = "move it away" if config.resume else f"to run this one beside it, give --name {_free_name(config)}"
+        raise UserError(f"{folder} holds another experiment, which differs in: {difference(there, config)}; {way_out}")
     if not finished and not resumed:
         raise UserError(f"{folder} holds this run, unfinished; go on with it by: {resume_command(folder)}")
     return finished

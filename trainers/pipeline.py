@@ -20,7 +20,7 @@ from models.masking import to_plain
 from trainers.algorithms import load_algorithm
 from trainers.algorithms.stages import warn_of_idle_milestones
 from trainers.compiling import prepared
-from trainers.folders import folder_of, is_finished, opened, resolved
+from trainers.folders import folder_of, is_finished, opened, resolved, trial_of
 from trainers.loop import evaluate
 from trainers.reference import dense_config, find_dense
 from trainers.sanity import CHECKS
@@ -35,7 +35,7 @@ from utils.launch import launched
 from utils.masks import Ticket, masked_state
 from utils.ranks import by_first, in_turns, joined, sharing, told
 from utils.recipe import Recipe
-from utils.report import dense_line, last_screen, siblings, trials_screen, write_summary, write_trials
+from utils.report import dense_line, finished_trials, last_screen, trials_screen, write_summary, write_trials
 from utils.run import Row, Run
 from utils.summaries import read_summary
 
@@ -67,8 +67,7 @@ def run_trials(config: Config, go_on: bool = False) -> Path:
 def _run_trials(config: Config, go_on: bool) -> Path:
     last = config.trial_num + config.num_trial - 1
     for number in range(config.trial_num, last + 1):
-        # What is left to do from here on, so that resuming this trial goes on with the later ones.
-        trial = config.model_copy(update={"trial_num": number, "num_trial": last - number + 1})
+        trial = trial_of(config, number)
         folder = folder_of(trial)
         resumed = go_on or (trial.resume is not None and number == config.trial_num)
         if is_finished(folder, trial, resumed):
@@ -195,9 +194,8 @@ def report_trials(config: Config, folder: Path) -> None:
         config: of the run.
         folder: of one of its trials.
     """
-    for summary in siblings(folder, config.config_hash):
+    for place, summary in finished_trials(folder, config.config_hash).items():
         trial = config.model_copy(update={"trial_num": summary["trial"]})
-        place = folder.with_name(f"trial_{summary['trial']}")
         if (now := related(summary, trial)) != summary:
             write_summary(place, now)
             if now["dense"]:

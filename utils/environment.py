@@ -31,9 +31,10 @@ def choose_device(wanted: str, gpu: int, no_cuda: bool) -> str:
     if wanted == "auto":
         return "cuda" if not no_cuda and gpu < torch.cuda.device_count() else "cpu"
     if wanted == "cuda" and gpu >= torch.cuda.device_count():
-        raise UserError(f"device cuda: there is no GPU number {gpu}; use device: cpu")
+        first = "--gpu 0 or " if torch.cuda.device_count() else ""
+        raise UserError(f"device cuda: there is no GPU number {gpu} here; give {first}--device cpu")
     if wanted == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device mps: there is none; use device: cpu")
+        raise UserError("device mps: there is none here; give --device cpu")
     return wanted
 
 

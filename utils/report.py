@@ -75,17 +75,26 @@ def beside_dense(summary: Summary, dense: Summary | None, dense_folder: Path | N
 
 
 def siblings(folder: Path, config_hash: str) -> list[Summary]:
-    """The summaries of the finished trials beside a run folder that are of the same experiment, by trial.
+    """The summaries of the finished trials of the same experiment beside a run folder, its own among them, by trial."""
+    return list(finished_trials(folder, config_hash).values())
+
+
+def finished_trials(folder: Path, config_hash: str) -> dict[Path, Summary]:
+    """Run folder -> summary of those trials; of copies the folder itself counts, then one called after a trial.
 
     One that is damaged is left out, with a warning: it is its own run's to mend.
     """
-    found = []
-    for path in folder.parent.glob("trial_*/summary.json"):
+    found: dict[int, tuple[Path, Summary]] = {}
+    paths = folder.parent.glob("*/summary.json")
+    for path in sorted(paths, key=lambda path: (path.parent == folder, path.parent.name.startswith("trial_"))):
         try:
-            found.append(read_summary(path))
+            summary = read_summary(path)
         except UserError as error:
             warnings.warn(f"{error}; it is left out: remove it and go on with that run", stacklevel=2)
-    return sorted((one for one in found if one["config_hash"] == config_hash), key=lambda one: one["trial"])
+            continue
+        if summary["config_hash"] == config_hash:
+            found[summary["trial"]] = path.parent, summary
+    return dict(found[number] for number in sorted(found))
 
 
 def judge_checks(summaries: Iterable[Summary]) -> dict[str, Verdict]:
