@@ -28,6 +28,12 @@ SMALL = (
 ).split()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests are of the CPU, whatever the machine has, but for those that are asked for by `-m gpu`."""
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 class Outcome(NamedTuple):
     """What a call of the program came to."""
 
