@@ -26,7 +26,7 @@ from pydantic.fields import FieldInfo
 
 from data import DATASETS, DEFINED_BY_PATH, OF_FOLDERS
 from models import MODELS, TORCHVISION, WITHOUT_MASKS
-from trainers.algorithms import ALGORITHMS
+from trainers.algorithms import ALGORITHMS, CTS_SEARCH
 from utils.errors import UserError, nearest, shown
 from utils.files import safetensors_header
 from utils.schedules import pruning_epochs, pruning_rate
@@ -1217,9 +1217,8 @@ def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
         implied["override_prune_rate"] = True
     if algo == "imp" and ("prune_rate" not in given or config.prune_rate <= 0):  # 0 and −1: not used, in old files
         implied["prune_rate"] = 0.2
-    if algo == "cts":  # as its authors run it
-        theirs = {"optimizer": "adam", "lr": 0.1, "lr_policy": "multistep_lr", "wd": 0.0}
-        implied |= {name: value for name, value in theirs.items() if name not in given}
+    if algo == "cts":
+        implied |= {name: value for name, value in CTS_SEARCH.items() if name not in given}
     return implied
 
 

@@ -124,6 +124,17 @@ def test_the_learning_rate_drops_after_88_percent_of_the_epochs(tmp_path: Path) 
 CTS = [*SMALL, "--algo", "cts", "--epochs", "2", "--fine_tune_epochs", "3", "--skip_sanity_checks"]
 
 
+def test_options_other_than_its_authors_are_named_in_the_run(call: Callable[..., Outcome], places: list[str]) -> None:
+    # SMALL states lr 0.1 and wd 0, which are theirs too.
+    words = [*CTS, *places, "--epochs", 1, "--skip_fine_tune"]
+    others = call(*words, "--optimizer", "sgd", "--lr", 0.05, "--name", "others")
+    assert others.code == 0, others.err
+    said = [line for line in others.err.splitlines() if "cts searches" in line]
+    assert len(said) == 1
+    assert "cts searches with optimizer sgd (adam), lr 0.05 (0.1): as given" in said[0]
+    assert "cts searches" not in call(*words, "--name", "theirs").err
+
+
 def test_a_rewound_ticket_is_trained_from_the_epoch_it_was_frozen_at(
     call: Callable[..., Outcome], places: list[str], tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ Source: Arora & Teuscher, "Concrete Ticket Search", 2025 (arXiv 2512.07142); the
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from data.loader import Splits
 from models.masking import masked_layers, plain_state, prunable_parameters, to_masked
+from trainers.algorithms import CTS_SEARCH
 from trainers.loop import train
 from trainers.scores import ScoreTraining
 from trainers.training import Draw
@@ -44,6 +46,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
 
     A rewound ticket is then trained from that epoch on.
     """
+    _warn_of_other_options(config)
     recipe = Recipe.of_tuning(config, first_epoch=config.rewind_epoch)
     if config.rewind_epoch:
         dense = Ticket(plain_state(net), all_kept(prunable_parameters(net)))
@@ -57,6 +60,18 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     logits = {name: part.clone() for name, part in search.flat.split(search.flat.scores.detach()).items()}
     masks = keep_highest(logits, config.density, run.rng("search", "ties"))
     return Ticket(plain_state(net), masks, recipe=recipe)
+
+
+def _warn_of_other_options(config: Config) -> None:
+    """Options that all runs of a sweep share count as given, and take the place of what `cts` means by itself."""
+    own = {name: getattr(config, name) for name in CTS_SEARCH}
+    others = [f"{name} {own[name]} ({theirs})" for name, theirs in CTS_SEARCH.items() if own[name] != theirs]
+    if others:
+        warnings.warn(
+            f"cts searches with {', '.join(others)}: as given, where its authors have what stands in brackets; to have "
+            "theirs in a sweep whose runs share these options, give them to its cts",
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)
