@@ -26,7 +26,7 @@ from pydantic.fields import FieldInfo
 
 from data import DATASETS, DEFINED_BY_PATH, OF_FOLDERS
 from models import MODELS, TORCHVISION, WITHOUT_MASKS
-from trainers.algorithms import ALGORITHMS
+from trainers.algorithms import ALGORITHMS, CTS_SEARCH
 from utils.errors import UserError, nearest, shown
 from utils.files import safetensors_header
 from utils.schedules import pruning_epochs, pruning_rate
@@ -710,9 +710,6 @@ OF_TICKETS = (
 OPTIONS: dict[str, FieldInfo] = {name: field for group in GROUPS for name, field in group.model_fields.items()}
 _CANONICAL = {alias: name for name, field in OPTIONS.items() for alias in field.json_schema_extra["aliases"]}
 
-
-CTS_SEARCH = {"optimizer": "adam", "lr": 0.1, "lr_policy": "multistep_lr", "wd": 0.0}
-"""How the authors of `cts` run its search: what these options are for it unless they are given."""
 
 SCALED_INITS = ("signed_constant", "unsigned_constant", "kaiming_normal")
 """The draws of weights whose fan `scale_fan` multiplies."""

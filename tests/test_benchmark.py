@@ -86,6 +86,26 @@ def test_a_network_is_compiled_when_asked_or_when_the_run_is_long(
     assert decided.config_hash == config.config_hash
 
 
+@pytest.mark.parametrize(
+    ("able", "words", "told"),
+    [
+        ({"avx512_bf16": True}, "--epochs 100000 --compile off", True),
+        ({"amx_bf16": True}, "--dry_run", True),
+        ({"avx512_bf16": True}, "", False),
+        ({"avx512_bf16": True}, "--dry_run --precision fp32", False),
+        ({"avx512_bf16": False}, "--dry_run", False),
+        ({}, "--dry_run", False),
+    ],
+)
+def test_a_long_run_and_a_plan_tell_of_a_processor_with_bf16(
+    able: dict[str, bool], words: str, told: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able)
+    config = resolved(parse_args([*SMALL, "--device", "cpu", *words.split()]))
+    prepared(config, build_model(config), load_data(config))
+    assert ("this processor has bf16: --precision bf16 takes about 0.6" in capsys.readouterr().out) == told
+
+
 def test_without_a_compiler_there_is_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     config = resolved(parse_args([*SMALL, "--device", "cpu", "--compile", "on"]))

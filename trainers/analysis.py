@@ -18,6 +18,7 @@ from models.layers import Round
 from models.masking import FlatScores, plain_state, prunable_parameters, to_masked
 from models.pretrained import State, load_scores, load_weights, read_state
 from trainers.algorithms.given import ticket_for
+from trainers.compiling import allow_tf32
 from trainers.folders import free_file, resolved
 from trainers.loop import evaluate
 from trainers.rounding import naive_mask, rounded_masks, share
@@ -54,7 +55,11 @@ class NetworkFile:
 
 
 def opened_network(config: Config) -> tuple[Splits, nn.Module]:
-    """The data, and a plain network of the config's architecture, on the device; no file is loaded into it yet."""
+    """The data, and a plain network of the config's architecture, on the device; no file is loaded into it yet.
+
+    Whatever the precision of a run, what it left is measured in single precision.
+    """
+    allow_tf32("fp32")
     data = load_data(config)
     return data, build_model(config.model_copy(update={"pretrained": None}), data.spec).to(config.torch_device)
 

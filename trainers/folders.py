@@ -28,7 +28,7 @@ ECHO = 5.0
 
 
 def resolved(config: Config) -> Config:
-    """`decided`, for what computes in this process: from here on the GPU it names, if any, is the process's own.
+    """`decided`, for a process that computes: from here on the GPU it names, if any, is PyTorch's current one.
 
     Raises:
         UserError: as `decided`.

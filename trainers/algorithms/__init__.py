@@ -41,6 +41,9 @@ ALGORITHMS = {
 }
 """Name -> module:function with the signature `find_ticket(net, data, config, run) -> Ticket`."""
 
+CTS_SEARCH = {"optimizer": "adam", "lr": 0.1, "lr_policy": "multistep_lr", "wd": 0.0}
+"""How the authors of `cts` run its search: what these options are for it unless they are given."""
+
 
 def load_algorithm(name: str) -> FindTicket:
     """The function of a registered algorithm, or that of a user's own `path/to/file.py:function`.

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from args_helper import CTS_SEARCH
 from data.loader import Splits
 from models.masking import masked_layers, plain_state, prunable_parameters, to_masked
+from trainers.algorithms import CTS_SEARCH
 from trainers.compiling import compile_in_place
 from trainers.loop import train
 from trainers.scores import ScoreTraining
