@@ -1,4 +1,4 @@
-"""The README's table of options: that it is what is declared, and how it is made."""
+"""The table of options in configs/OPTIONS.md: that it is what is declared, and how it is made."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from utils.errors import UserError
 from utils.option_table import option_table, with_table
 
 BEGIN, END = "<!-- options: begin -->", "<!-- options: end -->"
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+WRITTEN = (Path(__file__).parent.parent / "configs" / "OPTIONS.md").read_text(encoding="utf-8")
 
 
-def test_the_readme_has_the_options_as_they_are_declared() -> None:
-    assert with_table(README) == README, "write it anew: python -m utils.option_table README.md"
+def test_the_options_are_written_as_they_are_declared() -> None:
+    assert with_table(WRITTEN) == WRITTEN, "write it again: python -m trainers.option_table configs/OPTIONS.md"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from trainers.sanity import CHECKS
 from trainers.tickets import read_ticket
 from utils.files import write_csv
 
-README = (PROJECT / "README.md").read_text()
+GUIDE = (PROJECT / "trainers" / "algorithms" / "README.md").read_text(encoding="utf-8")
 Call = Callable[..., Outcome]
 RANDOM = [*SMALL, "--algo", "random", "--fine_tune_epochs", "1"]
 
@@ -192,10 +192,10 @@ def misshapen(net, data, config, run):
 """
 
 
-def test_the_readmes_algorithm_of_ones_own_runs_under_the_same_protocol(
+def test_the_guides_algorithm_of_ones_own_runs_under_the_same_protocol(
     call: Call, places: list[str], tmp_path: Path
 ) -> None:
-    [example] = [part for part in README.split("```") if part.startswith("python\n# mine.py")]
+    [example] = [part for part in GUIDE.split("```") if part.startswith("python\n# mine.py")]
     assert len(example.splitlines()) <= 17
     (tmp_path / "mine.py").write_text(example.removeprefix("python\n"))
     own = f"{tmp_path}/mine.py:find_ticket"

@@ -201,8 +201,8 @@ def test_a_hostile_file_with_the_right_checksum_is_refused(what: str, tmp_path: 
 # ---- elsewhere -----------------------------------------------------------------------------------------------------
 
 
-def test_the_readmes_three_lines_evaluate_a_ticket(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+def test_the_guides_three_lines_evaluate_a_ticket(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (PROJECT / "trainers" / "tickets" / "README.md").read_text(encoding="utf-8")
     block = re.search(r"```python\n(from trainers import load_ticket.*?)```", text, re.DOTALL).group(1)
     assert len(list(filter(None, block.splitlines()))) == 3
     config = parse_args(["--config", str(finished / "config.yml"), "--seed", "7"])

@@ -1,6 +1,6 @@
-"""The README's table of options, made from their declarations.
+"""The table of options in configs/OPTIONS.md, made from their declarations.
 
-    python -m utils.option_table README.md
+    python -m utils.option_table configs/OPTIONS.md
 
 writes it anew. Nothing of the tool imports this.
 """
