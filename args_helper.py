@@ -6,144 +6,43 @@ defaults, then from the YAML file, then from the flags; what was wrong with any 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import math
-import re
-import sys
 import warnings
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path, PurePath
-from typing import Annotated, Any, NamedTuple, NoReturn, get_args, get_origin
+from pathlib import Path
+from typing import Any
 
 import yaml
-from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
-from pydantic.fields import FieldInfo
 
 from data import DATASETS, DEFINED_BY_PATH, OF_FOLDERS
 from models import MODELS, TORCHVISION, WITHOUT_MASKS
 from trainers.algorithms import ALGORITHMS, CTS_SEARCH
-from utils.errors import UserError, nearest, shown
+from utils.errors import UserError
 from utils.files import safetensors_header
+from utils.options.parser import Declarations, Given, read_flags, read_yaml, validated
+from utils.options.types import (
+    Float,
+    Folders,
+    Inside,
+    Int,
+    Ints,
+    Options,
+    Paths,
+    Period,
+    Time,
+    one_of,
+    option,
+)
+from utils.run.stopping import seconds_of
 from utils.schedules import pruning_epochs, pruning_rate
-from utils.stopping import seconds_of
-from utils.yaml_file import plain_value, read_nodes
-
-# ---- types ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Choices:
-    """The names an option allows; stands beside its type for `--help`."""
-
-    names: tuple[str, ...]
-
-
-def one_of(
-    *names: str,
-    aliases: Mapping[Any, str] | None = None,
-    also: Mapping[str, str] | None = None,
-) -> Any:
-    """The type of an option that allows these names only.
-
-    Args:
-        names: what is allowed.
-        aliases: other spellings.
-        also: what else is allowed, as it is described -> a regular expression for all of it.
-    """
-    described = ", ".join((*names, *(also or {})))
-
-    def check(given: Any) -> str:
-        if not isinstance(given, str | bool | int | float):
-            raise ValueError(f"{shown(given)} is not one of {described}")
-        name = (aliases or {}).get(given, given)
-        if name in names or any(re.fullmatch(pattern, shown(name)) for pattern in (also or {}).values()):
-            return name
-        raise _NotOneOf(f"'{shown(given)}' is not one of {described}", nearest(shown(given), names))
-
-    return Annotated[str, BeforeValidator(check), Choices((*names, *(also or {})))]
-
-
-class _NotOneOf(ValueError):
-    """A value that is not allowed, and the allowed one that was probably meant."""
-
-    def __init__(self, text: str, nearest: str | None) -> None:
-        super().__init__(text)
-        self.nearest = nearest
-
 
 OWN_FILE = {"<file>.py:<function>": r".+\.py:\w+"}
 """What else than a name of ours stands for an algorithm or a network."""
 
 
-def _no_bool(given: Any) -> Any:
-    if isinstance(given, bool):
-        raise ValueError(f"{str(given).lower()} is not a number")
-    return given
-
-
-LARGEST = 2**63
-"""Numbers from here on are no counts: PyTorch has none so large."""
-
-
-def _whole(given: Any) -> Any:
-    """A whole number in the scientific way, `1e2`, is one, though YAML 1.1 takes it for a text."""
-    try:
-        number = float(_no_bool(given))
-    except (TypeError, ValueError):
-        return _no_bool(given)
-    except OverflowError:
-        number = math.inf
-    if abs(number) >= LARGEST:
-        raise ValueError(f"{shown(given)} is too large")
-    return int(number) if number.is_integer() else given
-
-
-def _listed(given: Any) -> Any:
-    parts = given if isinstance(given, list | tuple) else [given]
-    words = (part.replace(",", " ").split() if isinstance(part, str) else [_no_bool(part)] for part in parts)
-    return [word for some in words for word in some]
-
-
-def _one_or_more(given: Any) -> Any:
-    """Folders: one, or a list; a name may have blanks in it."""
-    return [given] if isinstance(given, str) else given
-
-
-def _inside(given: Any) -> Any:
-    path = PurePath(shown(given))
-    if path.is_absolute() or ".." in path.parts or not shown(given).strip():
-        raise ValueError(f"'{shown(given)}' is not a plain name or relative path")
-    return given
-
-
-def _time(given: Any) -> Any:
-    if seconds_of(shown(given)) is None:
-        raise ValueError(f"'{shown(given)}' is not a length of time such as 2h, 90m, 45s or 1h30m")
-    return str(given)
-
-
-def _period(given: Any) -> Any:
-    text = shown(_no_bool(given))
-    if seconds_of(text) is None and not (text.isdecimal() and int(text) > 0):
-        raise ValueError(
-            f"'{shown(given)}' is neither a number of epochs, such as 1, nor a length of time, such as 10m"
-        )
-    return text
-
-
-Int = Annotated[int, BeforeValidator(_whole)]
-Float = Annotated[float, BeforeValidator(_no_bool)]
-Ints = Annotated[tuple[Int, ...], BeforeValidator(_listed)]
-Paths = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
-Folders = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_more)]
-Inside = Annotated[str, BeforeValidator(_inside)]
-Time = Annotated[str, BeforeValidator(_time)]
-Period = Annotated[str, BeforeValidator(_period)]
 LrPolicy = one_of("constant_lr", "cosine_lr", "multistep_lr", aliases={"None": "constant_lr"})
 OptimizerName = one_of("sgd", "adam")
 Regularization = one_of(
@@ -152,53 +51,10 @@ Regularization = one_of(
 )  # fmt: skip
 
 
-def option(
-    default: Any,
-    text: str,
-    *,
-    affects: bool = True,
-    aliases: tuple[str, ...] = (),
-    changeable: bool = False,
-    **bounds: Any,
-) -> Any:
-    """Declare an option.
-
-    Args:
-        default: its value when nothing is given.
-        text: its meaning, for `--help`.
-        affects: whether it affects the result; only those that do enter `config_hash`.
-        aliases: other names for it; a single letter is a short flag.
-        changeable: whether a run that has begun can go on with another value of it (`resume_anyway`).
-        bounds: `ge`, `gt`, `le`, `lt`, as pydantic has them.
-    """
-    about = {"affects": affects, "aliases": list(aliases), "changeable": changeable}
-    return Field(default, description=text, json_schema_extra=about, **bounds)
-
-
-_NO_TEXT = re.compile(r"[\0\ud800-\udfff]")
-
-
-class _Options(BaseModel):
-    # Names such as model_... are taken by pydantic unless this is lifted.
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True, protected_namespaces=()
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _check_text(cls, given: Any) -> Any:
-        """What no file system, no YAML and no terminal takes is no value of any option."""
-        if isinstance(given, bytes) or (isinstance(given, int) and abs(given) >= LARGEST):
-            raise ValueError(f"{shown(given)} is neither a text nor a number that can be used")
-        if isinstance(given, str) and _NO_TEXT.search(given):
-            raise ValueError(f"'{shown(given)}' has signs that are no text, such as NUL, or is not UTF-8")
-        return given
-
-
 # ---- the options ---------------------------------------------------------------------------------------------------
 
 
-class RunOptions(_Options):
+class RunOptions(Options):
     """Run: where it is kept, its seed, its device"""
 
     config: str | None = option(None, "YAML file with options", affects=False)
@@ -277,7 +133,7 @@ class RunOptions(_Options):
     )
 
 
-class DataOptions(_Options):
+class DataOptions(Options):
     """Data"""
 
     dataset: one_of(*DATASETS, aliases={"FfcvImageNet": "ImageNet"}) = option("Digits", "data set")
@@ -298,7 +154,7 @@ class DataOptions(_Options):
     use_full_data: bool = option(False, "train on all training images, holding none out for validation")
 
 
-class ModelOptions(_Options):
+class ModelOptions(Options):
     """Model"""
 
     arch: one_of(
@@ -342,7 +198,7 @@ class ModelOptions(_Options):
     pretrained: str | None = option(None, "start from this state_dict or checkpoint")
 
 
-class SearchOptions(_Options):
+class SearchOptions(Options):
     """Search"""
 
     algo: one_of(*ALGORITHMS, aliases={"wt": "training", "dense": "training"}, also=OWN_FILE) = option(
@@ -400,7 +256,7 @@ class SearchOptions(_Options):
     dense_training: bool = option(False, "the same as algo: training", affects=False)
 
 
-class ImpOptions(_Options):
+class ImpOptions(Options):
     """Iterative magnitude pruning (algo imp): rounds of iter_period epochs"""
 
     imp_rounds: Int = option(-1, "rounds, of prune_rate (0.2 unless given) each; −1: as many as the target needs")
@@ -416,7 +272,7 @@ class ImpOptions(_Options):
     imp_resume_iter: Int = option(-1, "and at this step of the epoch", ge=-1)
 
 
-class BaselineOptions(_Options):
+class BaselineOptions(Options):
     """Baselines at initialisation"""
 
     smart_ratio: Float = option(
@@ -435,7 +291,7 @@ class BaselineOptions(_Options):
     score_parts: Int = option(1, "algos snip, grasp: parts that a scored batch is split into, to fit the memory", ge=1)
 
 
-class FineTuneOptions(_Options):
+class FineTuneOptions(Options):
     """Fine-tuning and sanity checks"""
 
     skip_fine_tune: bool = option(False, "end with the search", changeable=True)
@@ -444,9 +300,7 @@ class FineTuneOptions(_Options):
     fine_tune_lr: Float = option(0.01, "its initial learning rate", gt=0, changeable=True)
     fine_tune_lr_policy: LrPolicy = option("constant_lr", "its learning rate over the epochs", changeable=True)
     fine_tune_wd: Float = option(1e-4, "its weight decay", ge=0, changeable=True)
-    skip_sanity_checks: bool = option(
-        False, "do not train the reinitialised and shuffled twins of the ticket", affects=False
-    )
+    skip_sanity_checks: bool = option(False, "do not train the control networks of the sanity checks", affects=False)
     ticket: str | None = option(
         None, "train and check the ticket in this file (zeros of a state_dict are its mask); the network and the data "
         "set are the ticket's own unless given"
@@ -461,7 +315,7 @@ class FineTuneOptions(_Options):
     sanity_folder: str | None = option(None, "only_sanity: folder with the runs, at any depth", affects=False)
 
 
-class AnalysisOptions(_Options):
+class AnalysisOptions(Options):
     """Analysis of trained networks; nothing is trained"""
 
     evaluate: bool = option(
@@ -489,7 +343,7 @@ class AnalysisOptions(_Options):
     report_dir: str | None = option(None, "report: where it goes; default: report/ in the first folder", affects=False)
 
 
-GROUPS: tuple[type[_Options], ...] = (
+GROUPS: tuple[type[Options], ...] = (
     RunOptions,
     DataOptions,
     ModelOptions,
@@ -557,7 +411,7 @@ class Config(*reversed(GROUPS)):
 
     @property
     def keeping(self) -> dict[str, Any]:
-        """When checkpoints are stored and which are kept, as `utils.checkpoints.Keeping` has it."""
+        """When checkpoints are stored and which are kept, as `utils.run.checkpoints.Keeping` has it."""
         seconds = seconds_of(self.checkpoint_every)
         return {
             "every_epochs": 1 if seconds else int(self.checkpoint_every),
@@ -707,8 +561,8 @@ OF_TICKETS = (
 )  # fmt: skip
 """Options that a ticket brings along: where neither the config file nor a flag gives them, they are the ticket's."""
 
-OPTIONS: dict[str, FieldInfo] = {name: field for group in GROUPS for name, field in group.model_fields.items()}
-_CANONICAL = {alias: name for name, field in OPTIONS.items() for alias in field.json_schema_extra["aliases"]}
+DECLARED = Declarations(GROUPS, RETIRED, FLAGS_ONLY)
+OPTIONS = DECLARED.fields
 
 
 SCALED_INITS = ("signed_constant", "unsigned_constant", "kaiming_normal")
@@ -858,13 +712,6 @@ def _schedule_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], 
 # ---- from files and flags to a Config ------------------------------------------------------------------------------
 
 
-class Given(NamedTuple):
-    """A value as it was given, and where."""
-
-    value: Any
-    where: str
-
-
 def parse_args(argv: list[str] | None = None) -> Config:
     """The config of a command line: defaults, under the YAML file it names, under its flags.
 
@@ -878,11 +725,11 @@ def parse_args(argv: list[str] | None = None) -> Config:
         UserError: anything wrong with any of it, all of it in one message.
         SystemExit: `--help` was asked for.
     """
-    flags, problems = _read_flags(argv)
+    flags, problems = read_flags(DECLARED, argv)
     if "resume" in flags:
         return _resumed(flags, problems)
     source = flags.get("config")
-    from_file = _read_yaml(Path(str(source.value)), problems) if source else {}
+    from_file = read_yaml(DECLARED, Path(str(source.value)), problems) if source else {}
     return _make_config({**from_file, **flags}, problems)
 
 
@@ -899,7 +746,7 @@ def config_of(options: Mapping[str, Any], source: str) -> Config:
     given: dict[str, Given] = {}
     problems: list[str] = []
     for name, value in options.items():
-        _take(given, name.replace("-", "_"), Given(value, f"{name} ({source})"), problems)
+        DECLARED.take(given, name.replace("-", "_"), Given(value, f"{name} ({source})"), problems)
     return _make_config(given, problems)
 
 
@@ -914,11 +761,11 @@ def config_from(path: str | Path | None, options: Mapping[str, Any]) -> Config:
         UserError: anything wrong with any of them, all of it in one message.
     """
     problems: list[str] = []
-    given = _read_yaml(Path(path), problems) if path is not None else {}
+    given = read_yaml(DECLARED, Path(path), problems) if path is not None else {}
     if path is not None:
         given["config"] = Given(str(path), "config")
     for name, value in options.items():
-        _take(given, name, Given(value, f"{name}="), problems)
+        DECLARED.take(given, name, Given(value, f"{name}="), problems)
     return _make_config(given, problems)
 
 
@@ -927,9 +774,9 @@ def _resumed(flags: dict[str, Given], problems: list[str]) -> Config:
     stored = folder / "config.yml"
     if not stored.is_file():
         raise UserError(f"--resume {folder}: there is no config.yml in it, so it is not the folder of a run")
-    begun = _read_yaml(stored, problems)
+    begun = read_yaml(DECLARED, stored, problems)
     source = flags.pop("config", None)
-    from_file = _read_yaml(Path(str(source.value)), problems) if source else {}
+    from_file = read_yaml(DECLARED, Path(str(source.value)), problems) if source else {}
     before = _make_config(begun, problems)
     after = _make_config({**begun, **from_file, **flags}, problems)
     if after.dataset in DEFINED_BY_PATH and after.data != before.data:
@@ -970,197 +817,6 @@ def difference(before: Config, after: Config) -> str:
     return ", ".join(f"{name} {values}" for name, values in differing(before, after).items())
 
 
-def _read_flags(argv: list[str] | None) -> tuple[dict[str, Given], list[str]]:
-    """Flags as canonical name -> what was given; the rest are problems."""
-    words = _joined([_spelled(word) for word in (sys.argv[1:] if argv is None else argv)])
-    problems: list[str] = []
-    parsed, rest = _parser().parse_known_args(words)
-    flags: dict[str, Given] = {}
-    for name, value in vars(parsed).items():
-        _take(flags, name, Given(MISSING if value == [] else value, f"--{name}"), problems)
-    for before, word, after in zip(["", *rest], map(shown, rest), [*map(shown, rest[1:]), ""]):
-        flag, equals, value = word.partition("=")
-        if word.startswith("-"):
-            value = value if equals or after.startswith("-") else after
-            problems.append(_unknown(flag, flag.lstrip("-"), value or None))
-        elif not before.startswith("-"):  # else it is the value of an unknown flag
-            problems.append(f"{word}: not expected; an option is written --name value")
-    return flags, problems
-
-
-def _spelled(word: str) -> str:
-    """A flag with `_` for `-` in its name; a value as it is."""
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word[2:].partition("=")
-    return f"--{name.replace('-', '_')}{equals}{value}"
-
-
-def _joined(words: list[str]) -> list[str]:
-    """`--lmbda -1e-4` as `--lmbda=-1e-4`: argparse takes some negative numbers for flags."""
-    joined: list[str] = []
-    for word in words:
-        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and _is_number(word):
-            joined[-1] += f"={word}"
-        else:
-            joined.append(word)
-    return joined
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return word.startswith("-")
-
-
-MISSING = object()
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        usage="python main.py --config FILE.yml [--option value ...]",
-        description="Find and compare lottery tickets at initialisation.",
-        epilog="Options may be written with - or _. A flag beats the YAML file, which beats the default.",
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for group in GROUPS:
-        section = parser.add_argument_group(group.__doc__)
-        for name, field in group.model_fields.items():
-            _add_flag(section, name, field)
-    silent = parser.add_argument_group()
-    for name in RETIRED:
-        silent.add_argument(f"--{name}", nargs="?", const=True, help=argparse.SUPPRESS)
-        silent.add_argument(f"--no_{name}", dest=name, action="store_const", const=False, help=argparse.SUPPRESS)
-    return parser
-
-
-def _add_flag(section: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
-    spellings = [f"--{name}", *(f"-{a}" if len(a) == 1 else f"--{a}" for a in field.json_schema_extra["aliases"])]
-    default = str(field.default).lower() if is_bool(field) else field.default
-    named = is_bool(field) or choices_of(field)  # which the flag itself shows
-    notes = [*([] if default in (None, ()) else [str(default)]), *([] if named else [allowed(field)])]
-    text = f"{field.description} [{'; '.join(notes)}]" if notes else field.description
-    text = text.replace("%", "%%")
-    if is_bool(field):
-        section.add_argument(*spellings, nargs="?", const=True, metavar="true|false", help=text)
-        section.add_argument(f"--no_{name}", dest=name, action="store_const", const=False, help=argparse.SUPPRESS)
-        return
-    choices = choices_of(field)
-    kind = "|".join(choices) if choices else name.rpartition("_")[2].upper()
-    arity = {"nargs": "*"} if is_list(field) else {"nargs": "?", "const": MISSING}
-    section.add_argument(*spellings, metavar=kind, help=text, **arity)
-
-
-def parts_of(annotation: Any) -> Iterator[Any]:
-    yield annotation
-    for part in get_args(annotation):
-        yield from parts_of(part)
-
-
-def is_bool(field: FieldInfo) -> bool:
-    return field.annotation is bool
-
-
-def is_list(field: FieldInfo) -> bool:
-    return any(get_origin(part) is tuple for part in parts_of(field.annotation))
-
-
-def choices_of(field: FieldInfo) -> tuple[str, ...]:
-    """The names an option allows, also where it may be left out (`one_of(...) | None`)."""
-    inner = (getattr(part, "__metadata__", ()) for part in parts_of(field.annotation))
-    return next((extra.names for extra in chain(field.metadata, *inner) if isinstance(extra, Choices)), ())
-
-
-_SIGNS = {Gt: (">", "gt"), Ge: ("≥", "ge"), Lt: ("<", "lt"), Le: ("≤", "le")}
-
-
-def allowed(field: FieldInfo) -> str:
-    """What an option allows, in words: its names, or its kind and bounds."""
-    if is_bool(field):
-        return "true, false"
-    if names := choices_of(field):
-        return ", ".join(names)
-    kinds = set(parts_of(field.annotation))
-    kind = "whole" if int in kinds else "number" if float in kinds else "text"
-    if is_list(field):
-        kind = "whole numbers" if kind == "whole" else "texts"
-    bounds = [(_SIGNS[type(one)], one) for one in field.metadata if type(one) in _SIGNS]
-    return ", ".join([kind, *(f"{sign} {getattr(one, at):g}" for (sign, at), one in bounds)])
-
-
-def _read_yaml(path: Path, problems: list[str]) -> dict[str, Given]:
-    """The options in a flat YAML file, by canonical name, with the line each stands in.
-
-    Raises:
-        UserError: no such file, or not a YAML mapping.
-    """
-    root = read_nodes(path, "config file")
-    if root is None:
-        return {}
-    if not isinstance(root, yaml.MappingNode) or not all(isinstance(key, yaml.ScalarNode) for key, _ in root.value):
-        raise UserError(f"{path} is not a list of options: lines such as 'lr: 0.1' were looked for")
-    options: dict[str, Given] = {}
-    seen: dict[str, str] = {}
-    for key, value in root.value:
-        where = f"{path}:{key.start_mark.line + 1}"
-        name = shown(key.value).replace("-", "_")
-        try:
-            given = plain_value(value)
-        except ValueError as error:
-            problems.append(f"{name} ({where}): {error}")
-            continue
-        first = seen.setdefault(_CANONICAL.get(name, name), f"{name} ({where})")
-        if first != f"{name} ({where})":
-            problems.append(f"{name} ({where}): given before, at {first}")
-        elif name in FLAGS_ONLY and given is not None:
-            problems.append(f"{name} ({where}): belongs on the command line, as --{name}")
-        else:
-            _take(options, name, Given(given, f"{name} ({where})"), problems)
-    return options
-
-
-def _take(options: dict[str, Given], name: str, given: Given, problems: list[str]) -> None:
-    """Enter a known option under its canonical name; warn of a retired one; a problem for any other."""
-    name = _CANONICAL.get(name, name)
-    if name in OPTIONS:
-        if given.value is MISSING:
-            problems.append(f"{given.where}: a value is missing")
-        elif given.value is not None:
-            options[name] = given
-    elif name in RETIRED:
-        warnings.warn(f"{given.where}: this option does nothing any more; {RETIRED[name]}", stacklevel=2)
-    else:
-        problems.append(_unknown(given.where, name, given.value))
-
-
-def _unknown(where: str, name: str, value: Any) -> str:
-    """What is said of an option that there is not."""
-    near = nearest(name, [*OPTIONS, *_CANONICAL])
-    return f"{where}: no such option" + ("" if near is None else _corrected(where, near, value))
-
-
-def _corrected(where: str, name: str, value: Any) -> str:
-    """The line, the flag or the argument that was probably meant in this place."""
-    if where.startswith("-"):
-        return f"; did you mean '--{name}{'' if value is None else f' {value}'}'?"
-    if where.endswith("="):
-        return f"; did you mean {name}={value!r}?"
-    try:
-        written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).partition("\n")[0]
-    except ValueError:  # a number too long to be written out
-        written = shown(value)
-    return f"; did you mean '{name}: {shown(written)}'?"
-
-
 def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
     """Validate all values together.
 
@@ -1168,21 +824,10 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
         UserError: the problems found before, and those found now.
     """
     given = {**_of_ticket(given), **given}
-    values = {name: one.value for name, one in given.items()}
-    if values.get("regularization") in (True, "True", "true"):
+    if "regularization" in given and given["regularization"].value in (True, "True", "true"):
         warnings.warn(f"{given['regularization'].where}: true names no penalty; none is used", stacklevel=3)
-    problems, wrong = list(problems), set()
-    try:
-        config = Config(**values)
-    except ValidationError as error:
-        for one in error.errors():
-            name = str(one["loc"][0])
-            if name not in wrong:
-                where, near = given[name].where, getattr(one.get("ctx", {}).get("error"), "nearest", None)
-                corrected = "" if near is None else _corrected(where, name, near)
-                problems.append(f"{where}: {_complaint(one)}{corrected}")
-            wrong.add(name)
-        config = Config(**{name: value for name, value in values.items() if name not in wrong})
+    problems = list(problems)
+    config, wrong = validated(Config, given, problems)
     implied = _implied(config, given)
     if "scale_fan" in implied:
         where = f"{given['scale_fan'].where}, {given['prune_rate'].where}"
@@ -1242,27 +887,3 @@ def _algorithm_meant(config: Config) -> str:
     if config.random_subnet:
         return "random_subnet" if config.smart_ratio < 0 else "smart_ratio"
     return config.algo
-
-
-_COMPLAINTS: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {
-    "int_parsing": lambda given, _: f"'{given}' is not a whole number",
-    "int_from_float": lambda given, _: f"{given} is not a whole number",
-    "int_type": lambda given, _: f"{given} is not a whole number",
-    "float_parsing": lambda given, _: f"'{given}' is not a number",
-    "float_type": lambda given, _: f"{given} is not a number",
-    "finite_number": lambda given, _: f"{given} is not a finite number",
-    "bool_parsing": lambda given, _: f"'{given}' is neither true nor false",
-    "bool_type": lambda given, _: f"{given} is neither true nor false",
-    "string_type": lambda given, _: f"{given} is not a text",
-    "greater_than": lambda given, limit: f"{given} is too small: it has to be above {limit['gt']:g}",
-    "greater_than_equal": lambda given, limit: f"{given} is too small: it has to be at least {limit['ge']:g}",
-    "less_than": lambda given, limit: f"{given} is too large: it has to be below {limit['lt']:g}",
-    "less_than_equal": lambda given, limit: f"{given} is too large: it may be at most {limit['le']:g}",
-    "value_error": lambda _, about: str(about["error"]),
-}
-
-
-def _complaint(error: Mapping[str, Any]) -> str:
-    """A pydantic error in the words of this tool's messages."""
-    say = _COMPLAINTS.get(error["type"])
-    return say(shown(error["input"]), error.get("ctx", {})) if say else error["msg"]

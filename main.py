@@ -9,20 +9,20 @@ from collections.abc import Callable
 from importlib import import_module
 
 from args_helper import Config, parse_args
-from utils.errors import Diverged, RanksApart, Stopped, UserError, is_out_of_memory, one_message
-from utils.launch import launched, printed_once, wait_for_first
+from utils.distributed.launch import launched, printed_once, wait_for_first
+from utils.errors import DistributedError, Diverged, Stopped, UserError, is_out_of_memory, printable
 
 MODES = {
     "list": "trainers.listing:print_list",
-    "dry_run": "trainers.plan:print_plan",
-    "sweep": "trainers.sweep:run_sweep",
+    "dry_run": "trainers.dry_run:print_plan",
+    "sweep": "trainers.sweeping.sweep:run_sweep",
     "report": "trainers.reporting.report:make_report",
-    "evaluate": "trainers.analysis:evaluate_network",
-    "compare_rounding": "trainers.analysis:compare_rounding",
-    "mode_connect": "trainers.mode_connect:connect_modes",
-    "compare_tickets": "trainers.overlap:compare_tickets",
-    "export": "trainers.export:export_runs",
-    "only_sanity": "trainers.pipeline:check_runs",
+    "evaluate": "trainers.analysis.evaluate:evaluate_network",
+    "compare_rounding": "trainers.analysis.rounding:compare_rounding",
+    "mode_connect": "trainers.analysis.mode_connectivity:connect_modes",
+    "compare_tickets": "trainers.analysis.ticket_overlap:compare_tickets",
+    "export": "trainers.export.export:export_runs",
+    "only_sanity": "trainers.missing_checks:check_runs",
     "": "trainers.pipeline:run_trials",
 }
 """Option that asks for it -> module:function; without any of them, runs are run. torch takes seconds to import: the
@@ -57,12 +57,12 @@ def _main(argv: list[str] | None) -> int:
             return 0
         _mode(config)(config)
     except UserError as error:
-        _say(f"error: {one_message(error)}")
+        _say(f"error: {printable(error)}")
         return 2
     except OSError as error:  # a path that may not be looked at, is too long, goes round in circles
-        _say(f"error: {one_message(error.strerror or error)}: {one_message(error.filename)}")
+        _say(f"error: {printable(error.strerror or error)}: {printable(error.filename)}")
         return 2
-    except (Diverged, RanksApart) as ended:
+    except (Diverged, DistributedError) as ended:
         _say(ended)
         return ended.exit_code
     except Stopped as stopped:
@@ -74,7 +74,7 @@ def _main(argv: list[str] | None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        told = one_message(str(error).partition("\n")[0])
+        told = printable(str(error).partition("\n")[0])
         _say(f"error: out of memory: {told}; a smaller batch_size, accumulate, or a smaller network needs less")
         return 2
     except KeyboardInterrupt:
@@ -109,7 +109,7 @@ def _say(text: object) -> None:
 
 def _say_warning(message: Warning | str, *_: object) -> None:
     if launched().rank == 0:
-        print(f"warning: {one_message(message)}", file=sys.stderr)
+        print(f"warning: {printable(message)}", file=sys.stderr)
 
 
 def _say_thread_error(failed: threading.ExceptHookArgs) -> None:

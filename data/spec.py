@@ -22,7 +22,7 @@ class DataSpec:
         mean, std: of each channel over the training set, pixels in [0, 1].
         pad: training images are padded by so many black pixels on every side and cropped back at random; 0: never.
         flip: whether training images are mirrored, every other one by chance.
-        zoom: whether training images are random parts of their files' images instead (see `data.streamed`).
+        zoom: whether training images are random parts of their files' images instead (see `data.streamed_batches`).
     """
 
     shape: tuple[int, int, int]

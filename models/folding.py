@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
 class FoldedNetwork:
-    """The folded twin of a plain network, to be brought up to date with it before it is used.
+    """The folded copy of a plain network, to be brought up to date with it before it is used.
 
     A network whose graph cannot be traced is used as it is.
 
@@ -23,13 +23,13 @@ class FoldedNetwork:
         self._network = network
         self._pairs: list[tuple[str, str]] = []
         try:
-            self._twin = fx.symbolic_trace(deepcopy(network).eval().requires_grad_(False))
+            self._copy = fx.symbolic_trace(deepcopy(network).eval().requires_grad_(False))
         except Exception:  # a network of the user's own may branch on its input
-            self._twin = None
+            self._copy = None
             return
-        modules = dict(self._twin.named_modules())
-        calls = [node.target for node in self._twin.graph.nodes if node.op == "call_module"]
-        for node in list(self._twin.graph.nodes):
+        modules = dict(self._copy.named_modules())
+        calls = [node.target for node in self._copy.graph.nodes if node.op == "call_module"]
+        for node in list(self._copy.graph.nodes):
             before = node.args[0] if node.args else None
             if not (_is(node, modules, _BatchNorm) and _is(before, modules, nn.Conv2d) and len(before.users) == 1):
                 continue
@@ -39,17 +39,17 @@ class FoldedNetwork:
             if conv.bias is None:
                 conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels), requires_grad=False)
             node.replace_all_uses_with(before)
-            self._twin.graph.erase_node(node)
+            self._copy.graph.erase_node(node)
             self._pairs.append((before.target, node.target))
-        self._twin.recompile()
+        self._copy.recompile()
 
     @torch.no_grad()
     def refreshed(self) -> nn.Module:
-        """The folded twin with the network's present parameters and statistics, in evaluation mode."""
-        if self._twin is None:
+        """The folded copy with the network's present parameters and statistics, in evaluation mode."""
+        if self._copy is None:
             return self._network.eval()
         folded = {name for pair in self._pairs for name in pair}
-        own = dict(self._twin.named_modules())
+        own = dict(self._copy.named_modules())
         for name, module in self._network.named_modules():
             if name in own and name not in folded:
                 for kind in ("_parameters", "_buffers"):
@@ -63,7 +63,7 @@ class FoldedNetwork:
             )
             own[conv_name].weight.copy_(weight)
             own[conv_name].bias.copy_(bias)
-        return self._twin
+        return self._copy
 
 
 def _is(node: object, modules: dict[str, nn.Module], kind: type[nn.Module]) -> bool:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from args_helper import Config
 from models.masking import layer_parameters, masked_layers
 from utils.masks import is_bias, weight_beside
-
-if TYPE_CHECKING:
-    from args_helper import Config
 
 
 class WeightDraw:

@@ -136,7 +136,7 @@ class GlobalThreshold:
 
 
 class _Masked:
-    """What a masked layer has beside its plain twin: `scores` and `flag` for the weight, the same for a bias.
+    """What a masked layer has beside its plain counterpart: `scores` and `flag` for the weight, the same for a bias.
 
     Attributes:
         scores: parameter of the weight's shape, in [0, 1].

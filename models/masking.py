@@ -5,28 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers import (
-    DenseConv,
-    DenseLinear,
-    FullyConnected,
-    MaskedFullyConnected,
-    Rule,
-    SubnetConv,
-    SubnetLinear,
-)
+from models.layers import DenseConv, DenseLinear, FullyConnected, MaskedFullyConnected, Rule, SubnetConv, SubnetLinear
 from utils.errors import UserError
 from utils.masks import Masks
 
 # By exact type: a user's own subclass of a layer has a forward of its own, which a swap would lose.
-_MASKED_TWIN = {nn.Conv2d: SubnetConv, FullyConnected: MaskedFullyConnected, nn.Linear: SubnetLinear}
-_PLAIN_TWIN = {masked: plain for plain, masked in _MASKED_TWIN.items()}
-_DENSE_TWIN = {nn.Conv2d: DenseConv, FullyConnected: DenseConv, nn.Linear: DenseLinear}
-_PRUNABLE = frozenset({*_MASKED_TWIN, *_PLAIN_TWIN})
+_MASKED_COUNTERPART = {nn.Conv2d: SubnetConv, FullyConnected: MaskedFullyConnected, nn.Linear: SubnetLinear}
+_PLAIN_COUNTERPART = {masked: plain for plain, masked in _MASKED_COUNTERPART.items()}
+_DENSE_COUNTERPART = {nn.Conv2d: DenseConv, FullyConnected: DenseConv, nn.Linear: DenseLinear}
+_PRUNABLE = frozenset({*_MASKED_COUNTERPART, *_PLAIN_COUNTERPART})
 _SCORE_NAMES = ("scores", "flag", "bias_scores", "bias_flag")
 
 
 def to_masked(network: nn.Module) -> nn.Module:
-    """Swap every convolution and linear layer, but those that stay dense, for its masked twin, in place.
+    """Swap every convolution and linear layer, but those that stay dense, for its masked counterpart, in place.
 
     Weights are the same tensors as before, scores and flags all ones. Returns the network.
 
@@ -35,12 +27,12 @@ def to_masked(network: nn.Module) -> nn.Module:
             or there is no layer to swap.
     """
     require_prunable(network)
-    return _swap(network, _MASKED_TWIN)
+    return _swap(network, _MASKED_COUNTERPART)
 
 
 def to_plain(network: nn.Module) -> nn.Module:
     """Undo `to_masked`: plain layers with the (unmasked) weights; scores and flags are gone. Returns the network."""
-    return _swap(network, _PLAIN_TWIN)
+    return _swap(network, _PLAIN_COUNTERPART)
 
 
 def keep_dense(network: nn.Module, first: bool, last: bool) -> nn.Module:
@@ -53,9 +45,9 @@ def keep_dense(network: nn.Module, first: bool, last: bool) -> nn.Module:
     Raises:
         UserError: a layer is used under two names, or the network is nothing but one layer.
     """
-    names = [name for name, module in network.named_modules() if type(module) in _DENSE_TWIN]
+    names = [name for name, module in network.named_modules() if type(module) in _DENSE_COUNTERPART]
     chosen = (names[:1] if first else []) + (names[-1:] if last else [])
-    return _swap(network, _DENSE_TWIN, chosen) if chosen else network
+    return _swap(network, _DENSE_COUNTERPART, chosen) if chosen else network
 
 
 def leave_biases(network: nn.Module) -> nn.Module:
@@ -65,7 +57,7 @@ def leave_biases(network: nn.Module) -> nn.Module:
         network: plain. Returned.
     """
     for module in network.modules():
-        if type(module) in _DENSE_TWIN:
+        if type(module) in _DENSE_COUNTERPART:
             module.bias_is_free = True  # an attribute of the layer: it outlives swaps and copies
     return network
 
@@ -85,7 +77,7 @@ def prunable_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
 
 def layer_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     """The same, with those of the layers that stay dense and the biases that are left unmasked."""
-    return _parameters_of(network, _PRUNABLE | {*_DENSE_TWIN.values()})
+    return _parameters_of(network, _PRUNABLE | {*_DENSE_COUNTERPART.values()})
 
 
 def require_prunable(network: nn.Module) -> None:
@@ -108,7 +100,7 @@ def set_rule(network: nn.Module, rule: Rule) -> None:
 
 
 def plain_state(network: nn.Module) -> dict[str, Tensor]:
-    """A copy of the state_dict of the plain twin of a masked network; weights are not multiplied by their masks."""
+    """A copy of the state_dict of the plain counterpart of a masked network; no weight is multiplied by its mask."""
     own = {f"{layer}.{kind}" for layer in masked_layers(network) for kind in _SCORE_NAMES}
     return {name: value.detach().clone() for name, value in network.state_dict().items() if name not in own}
 
@@ -168,12 +160,12 @@ def _parameters_of(
 
 
 def _swap(
-    network: nn.Module, twins: dict[type[nn.Module], type[nn.Module]], chosen: list[str] | None = None
+    network: nn.Module, counterparts: dict[type[nn.Module], type[nn.Module]], chosen: list[str] | None = None
 ) -> nn.Module:
-    """Swap the layers of the types in `twins`, or only those of the chosen names."""
+    """Swap the layers of the types in `counterparts`, or only those of the chosen names."""
     places: dict[nn.Module, str] = {}
     for name, layer in network.named_modules(remove_duplicate=False):
-        if type(layer) in twins:
+        if type(layer) in counterparts:
             if not name or layer in places:
                 other = f"is also {places[layer]}" if layer in places else "is the whole network"
                 raise UserError(
@@ -183,16 +175,16 @@ def _swap(
     for layer, name in places.items():
         if chosen is None or name in chosen:
             parent, _, child = name.rpartition(".")
-            setattr(network.get_submodule(parent), child, _twin_of(layer, twins[type(layer)]))
+            setattr(network.get_submodule(parent), child, _counterpart_of(layer, counterparts[type(layer)]))
     return network
 
 
-def _twin_of(layer: nn.Module, twin: type[nn.Module]) -> nn.Module:
-    """A layer of the class `twin` with the geometry, mode and very parameters of `layer`."""
+def _counterpart_of(layer: nn.Module, cls: type[nn.Module]) -> nn.Module:
+    """A layer of the class `cls` with the geometry, mode and very parameters of `layer`."""
     if isinstance(layer, nn.Linear):
-        made = twin(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        made = cls(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
     else:
-        made = twin(
+        made = cls(
             layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation,
             layer.groups, bias=layer.bias is not None, padding_mode=layer.padding_mode, device="meta",
         )  # fmt: skip

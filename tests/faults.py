@@ -27,13 +27,13 @@ from typing import Any
 
 import main
 import trainers.algorithms.hypercube as hypercube
-import trainers.loop as loop
 import trainers.pipeline
-import trainers.scores as scores
-import trainers.weights as weights
+import trainers.training.loop as loop
+import trainers.training.scores as scores
+import trainers.training.weights as weights
 from tests.conftest import SMALL, same_bits, timeless
 from utils.errors import UserError
-from utils.run import Run
+from utils.run.run import Run
 
 SCENARIOS = {
     "gem_miner": [*SMALL, "--unflag_before_finetune"],

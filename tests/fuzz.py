@@ -29,7 +29,7 @@ from args_helper import parse_args
 from tests import strangers
 from tests.places import EVALUATE, TINY, Outcome, Place, Watch
 from tests.small_sets import put_mnist
-from trainers.folders import folder_of
+from trainers.results.run_folder import folder_of
 
 
 def try_config(place: Place, content: bytes) -> None:

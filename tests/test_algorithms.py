@@ -17,22 +17,23 @@ from conftest import SMALL, Outcome
 from torch import Tensor, nn
 
 from args_helper import parse_args
-from data import load_data
-from models import build_model
+from data.load import load_data
+from models.build import build_model
 from models.initialise import draw_scores
 from models.masking import masked_layers, to_masked
-from trainers.algorithms import ALGORITHMS, load_algorithm
+from trainers.algorithms import ALGORITHMS
 from trainers.algorithms.edge_popup import EdgePopup
 from trainers.algorithms.grasp import gradient_flow
+from trainers.algorithms.load import load_algorithm
 from trainers.algorithms.random_mask import allocate
 from trainers.algorithms.smart_ratio import layer_counts
 from trainers.algorithms.synflow import synaptic_flow
-from trainers.loop import train_step
-from trainers.sanity import CHECKS
-from trainers.training import Training
+from trainers.checks.controls import CHECKS
+from trainers.training.loop import train_step
+from trainers.training.training import Training
 from utils.errors import UserError
 from utils.masks import per_layer, remaining, total
-from utils.run import Run
+from utils.run.run import Run
 
 GOLDEN = Path(__file__).parent / "golden"
 GLOBAL = ("magnitude", "snip", "grasp", "synflow", "random", "random_erk")
@@ -106,7 +107,7 @@ def test_gradients_are_there_before_the_first_step_and_stay_where_they_are(
         assert addresses(training) == next(before for one, before in seen if one is training)
         return counts
 
-    monkeypatch.setattr("trainers.loop.train_step", step)
+    monkeypatch.setattr("trainers.training.loop.train_step", step)
     options = ["--epochs", 3, "--fine_tune_epochs", 4, "--skip_sanity_checks", "--algo", *words.split()]
     outcome = call(*SMALL, "--device", "cpu", *options, *places)
     assert outcome.code == 0, outcome.err

@@ -15,13 +15,13 @@ from conftest import SMALL, Outcome, start
 from torch import Tensor, nn
 
 from args_helper import parse_args
-from data.loader import PlainBatches, Splits, TrainBatches
+from data.batches import PlainBatches, TrainBatches
+from data.load import Splits
 from data.spec import DataSpec, ImageSet
 from models.masking import FlatScores, plain_state, to_masked
-from models.pretrained import read_state
-from trainers.analysis import NetworkFile, hamming, nonzero_percent, opened_network, read_network
-from trainers.folders import resolved
-from trainers.mode_connect import (
+from models.state_files import read_state
+from trainers.analysis.evaluate import nonzero_percent
+from trainers.analysis.mode_connectivity import (
     barrier,
     end_factors,
     factor_path,
@@ -30,10 +30,13 @@ from trainers.mode_connect import (
     measured_path,
     straight_path,
 )
-from trainers.statistics import renew_statistics
-from trainers.tickets import read_ticket
-from utils.run import derive_rng
-from utils.tickets import write_stored
+from trainers.analysis.network_file import NetworkFile, opened_network, read_network
+from trainers.analysis.rounding import hamming
+from trainers.results.run_folder import resolved
+from trainers.tickets.file import read_ticket
+from trainers.tickets.format import write_stored
+from trainers.training.batchnorm import renew_statistics
+from utils.rng import derive_rng
 
 Call = Callable[..., Outcome]
 PIXEL = DataSpec(shape=(1, 1, 1), classes=("a", "b"), mean=(0.0,), std=(1.0,))
@@ -375,8 +378,8 @@ def test_compare_rounding_counts_pruned_weights_as_off_whatever_their_scores(res
     torch.save({"state_dict": state}, tmp_path / "flags.pt")
     analysed("--compare_rounding", "--pretrained", tmp_path / "flags.pt")
     rows = table(tmp_path / "results" / "compare_rounding.csv")
-    in_play = sum(int(value.sum()) for name, value in state.items() if name.endswith(".flag"))
-    kept = 100 * in_play / summary_of(results)["weights_total"]
+    unpruned = sum(int(value.sum()) for name, value in state.items() if name.endswith(".flag"))
+    kept = 100 * unpruned / summary_of(results)["weights_total"]
     assert [float(row["weights_remaining_percent"]) for row in rows] == pytest.approx([kept, kept])
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from args_helper import OPTIONS, RETIRED, Config, choices_of, difference, parse_args
+from args_helper import OPTIONS, RETIRED, Config, difference, parse_args
 from utils.errors import UserError
+from utils.options.types import choices_of
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = json.loads((ROOT / "tests/golden/resnet20_seed0.json").read_text())

@@ -16,15 +16,16 @@ import torch
 from conftest import PROJECT, SMALL
 
 from args_helper import parse_args
-from data import load_data
-from models import build_model
-from trainers.benchmark import SETTING, compare_figures
-from trainers.compiling import prepared
-from trainers.folders import resolved
-from trainers.loop import train_step
-from trainers.weights import WeightTraining
-from utils.masks import Ticket, all_kept
-from utils.recipe import Recipe
+from data.load import load_data
+from models.build import build_model
+from trainers.benchmark.__main__ import SETTING, compare_figures
+from trainers.results.run_folder import resolved
+from trainers.tickets.recipe import Recipe
+from trainers.tickets.ticket import Ticket
+from trainers.training.compile import prepared
+from trainers.training.loop import train_step
+from trainers.training.weights import WeightTraining
+from utils.masks import all_kept
 
 TINY = ["--dataset", "Digits", "--width", "0.25", "--device", "cpu", "--threads", "1"]
 

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from utils import checkpoints
-from utils.checkpoints import Keeping
 from utils.errors import UserError
-from utils.run import Run
+from utils.run import checkpoints
+from utils.run.checkpoints import Keeping
+from utils.run.run import Run
 
 STATE = {"epoch": 1, "network": {"weight": torch.arange(6.0)}}
 

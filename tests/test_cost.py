@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from args_helper import parse_args
 from data.spec import DataSpec
-from models import build_model
+from models.build import build_model
 from models.masking import FlatScores, keep_dense, prunable_parameters, to_masked
-from trainers.connectivity import connectivity, warn_of_thin_layers
-from trainers.ledger import Cost, activation_bytes, forward_flops, scoring_flops, summed
+from trainers.checks.connectivity import connectivity, warn_of_thin_layers
+from trainers.training.cost import Cost, activation_bytes, forward_flops, scoring_flops, summed
 from utils.masks import all_kept
 
 

@@ -15,11 +15,11 @@ from conftest import SMALL, Outcome, read_rows, same_bits, start, timeless
 from torch import nn
 
 from args_helper import parse_args
-from data import load_data
+from data.load import load_data
 from models.masking import to_masked
 from trainers.algorithms.cts import Concrete, ConcreteSearch
-from trainers.loop import train_step
-from utils.run import Run
+from trainers.training.loop import train_step
+from utils.run.run import Run
 
 DENSITY = 0.25
 

@@ -14,8 +14,9 @@ from sklearn.datasets import load_digits
 from small_sets import put_caltech, put_cifar, put_imagenet, put_images, put_mnist, put_tiny_imagenet
 
 from args_helper import Config
-from data import DATASETS, declared_spec, digits, load_data
-from data.loader import divide
+from data import DATASETS
+from data.load import declared_spec, divide, load_data
+from data.sets import digits
 from data.spec import DataSpec, ImageSet, Source
 from utils.errors import UserError
 

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from args_helper import parse_args
-from data import load_data
-from models import build_model
+from data.load import load_data
+from models.build import build_model
 from models.masking import prunable_parameters
 from trainers.algorithms.synflow import find_ticket
-from trainers.benchmark import SETTING, compare_figures
-from trainers.connectivity import connectivity
-from trainers.folders import resolved
+from trainers.benchmark.__main__ import SETTING, compare_figures
+from trainers.checks.connectivity import connectivity
+from trainers.results.run_folder import resolved
 from utils.masks import random_masks
-from utils.run import Run
+from utils.run.run import Run
 
 
 class OnMPS(Tensor):

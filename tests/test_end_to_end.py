@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from args_helper import OPTIONS, parse_args
-from trainers.tickets import read_ticket
+from trainers.tickets.file import read_ticket
 from utils.masks import remaining
 
 CHECKS = ("weight_reinit", "mask_shuffle", "weight_shuffle")
@@ -298,8 +298,8 @@ def test_skipping_leaves_out_what_it_says(call: Call, places: list[str], tmp_pat
 
 
 def test_the_trained_network_is_an_ordinary_state_dict(call: Call, places: list[str], tmp_path: Path) -> None:
-    from data import declared_spec
-    from models import build_model
+    from data.load import declared_spec
+    from models.build import build_model
 
     folder = tmp_path / "results" / "trial_1"
     assert call(*SMALL, "--epochs", 2, "--skip_sanity_checks", "--save_model", *places).code == 0
@@ -406,9 +406,9 @@ YAMLS = sorted(path for path in (PROJECT / "configs").rglob("*.yml") if not {"sw
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(PROJECT / "configs")))
 def test_every_config_runs_by_its_header_and_states_only_what_differs(path: Path) -> None:
-    from data import declared_spec
+    from data.load import declared_spec
     from data.spec import DataSpec
-    from models import build_model
+    from models.build import build_model
     from models.masking import prunable_parameters
     from trainers.algorithms.smart_ratio import layer_counts
     from utils.masks import is_bias

@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from args_helper import parse_args
-from data import load_data
-from models import build_model
-from trainers import interchange
-from trainers.interchange import checked_files
-from trainers.loop import evaluate
-from trainers.savings import Networks, savings
-from trainers.tickets import read_ticket
+from data.load import load_data
+from models.build import build_model
+from trainers.export import formats as interchange
+from trainers.export.formats import checked_files
+from trainers.export.savings import Networks, savings
+from trainers.tickets.file import read_ticket
+from trainers.training.loop import evaluate
 from utils.errors import UserError
 
 Call = Callable[..., Outcome]
@@ -38,7 +38,7 @@ def small() -> nn.Module:
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times of which nothing is concluded need not be taken for long."""
-    monkeypatch.setattr("trainers.savings.SECONDS", 0.1)
+    monkeypatch.setattr("trainers.export.savings.SECONDS", 0.1)
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from args_helper import Config, parse_args
 from data.spec import DataSpec
-from models import build_model
+from models.build import build_model
 from models.masking import masked_layers, prunable_parameters, to_masked
 from trainers.algorithms.hypercube import GemMiner
-from trainers.loop import train_step
-from trainers.tickets import read_ticket
+from trainers.tickets.file import read_ticket
+from trainers.training.loop import train_step
 from utils.errors import UserError
-from utils.own import load_function
+from utils.registry import load_function
 
 WEIGHTS = torchvision.models.ResNet18_Weights
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests import faults
 from tests.conftest import PROJECT, SMALL, Outcome, read_rows, same_bits, start, timeless
-from utils.lock import locked
+from utils.run.lock import locked
 
 Call = Callable[..., Outcome]
 
@@ -39,7 +39,7 @@ def begun(stopped: Path, tmp_path: Path) -> Path:
 
 
 def test_a_run_that_another_process_is_at_is_left_alone(begun: Path, call: Call, monkeypatch) -> None:
-    monkeypatch.setattr("utils.lock.PATIENCE", 0.0)
+    monkeypatch.setattr("utils.run.lock.PATIENCE", 0.0)
     before = {path: path.stat().st_mtime_ns for path in begun.rglob("*") if path.name != ".lock"}
     with locked(begun):
         outcome = call("--resume", begun)
@@ -142,7 +142,7 @@ def test_where_a_run_went_on_is_written_down(begun: Path, call: Call, monkeypatc
     first = json.loads((begun / "environment.json").read_text())
     assert call("--resume", begun, "--skip_sanity_checks").code == 0
     assert "resumed_in" not in json.loads((begun / "environment.json").read_text())
-    monkeypatch.setattr("trainers.folders.describe_environment", lambda device: {**first, "python": "4.0"})
+    monkeypatch.setattr("trainers.results.run_folder.describe_environment", lambda device: {**first, "python": "4.0"})
     (begun / "summary.json").unlink()
     assert call("--resume", begun).code == 0
     assert json.loads((begun / "environment.json").read_text()) == {**first, "resumed_in": [{"python": "4.0"}]}

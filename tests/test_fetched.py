@@ -7,7 +7,9 @@ import torchvision.datasets
 from small_sets import put_cifar, put_mnist
 
 from args_helper import Config
-from data import cifar, cifar100, load_data, mnist
+from data.load import load_data
+from data.sets import cifar10 as cifar
+from data.sets import cifar100, mnist
 from utils.errors import UserError
 
 SETS = {"CIFAR10": cifar, "CIFAR100": cifar100, "MNIST": mnist}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from utils.errors import Stopped, UserError, meant, resume_command
+from utils.errors import Stopped, UserError, did_you_mean, resume_command
 from utils.files import read_json, write_atomic, write_json
 
 # ---- writing -------------------------------------------------------------------------------------------------------
@@ -141,12 +141,12 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(raw: bytes | None, 
     [("resnet200", "; did you mean 'resnet20'?"), ("resnet3", "; did you mean 'resnet32'?"), ("vgg", ""), ("", "")],
 )
 def test_the_nearest_name_is_offered_where_one_is_near(given: str, said: str) -> None:
-    assert meant(given, ["resnet20", "resnet32", "Conv4"]) == said
+    assert did_you_mean(given, ["resnet20", "resnet32", "Conv4"]) == said
 
 
 def test_names_may_come_from_any_iterable() -> None:
-    assert meant("epoch", iter(["lr", "epochs"])) == "; did you mean 'epochs'?"
-    assert meant("epoch", []) == ""
+    assert did_you_mean("epoch", iter(["lr", "epochs"])) == "; did you mean 'epochs'?"
+    assert did_you_mean("epoch", []) == ""
 
 
 def test_a_stop_says_why_and_how_to_go_on() -> None:

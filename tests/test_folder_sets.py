@@ -7,9 +7,10 @@ import torch
 from small_sets import put_caltech, put_imagenet, put_images, put_tiny_imagenet
 
 from args_helper import Config
-from data import caltech101, imagenet, load_data, tiny_imagenet
-from data.loader import PlainBatches, TrainBatches
-from data.streamed import StreamedPlainBatches, StreamedTrainBatches
+from data.batches import PlainBatches, TrainBatches
+from data.load import load_data
+from data.sets import caltech101, imagenet, tiny_imagenet
+from data.streamed_batches import StreamedPlainBatches, StreamedTrainBatches
 from utils.errors import UserError
 
 SETS = {"TinyImageNet": tiny_imagenet, "ImageNet": imagenet, "Caltech101": caltech101}

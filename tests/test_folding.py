@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from args_helper import parse_args
 from data.spec import DataSpec
-from models import build_model
+from models.build import build_model
 from models.folding import FoldedNetwork
 
 SPEC = DataSpec((3, 32, 32), ("a", "b", "c"), (0.5,) * 3, (0.25,) * 3)

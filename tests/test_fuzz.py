@@ -21,11 +21,11 @@ from data.decode import middle_square, read_image
 from tests import fuzz, strangers
 from tests.places import Place, Watch
 from tests.small_sets import put_cifar
-from trainers.folders import folder_of
-from trainers.tickets import read_ticket
-from utils.errors import UserError, one_message, shown
+from trainers.results.run_folder import folder_of
+from trainers.results.summary import read_summary
+from trainers.tickets.file import read_ticket
+from utils.errors import UserError, abbreviate, printable
 from utils.files import load_tensors
-from utils.summaries import read_summary
 
 Call = Callable[..., object]
 CASES = {"checkpoints": 12, "image folders": 25, "decoded images": 20, "summaries": 20, "run folders": 10}
@@ -103,8 +103,8 @@ def test_a_path_that_no_system_has_is_told(option: str, call: Call) -> None:
 
 
 def test_a_message_has_no_signs_that_a_terminal_obeys() -> None:
-    assert one_message("a\x1b[2J\nb\udcff×") == "a\\x1b[2J\nb\\udcff×"
-    assert len(shown("x" * 10**6)) < 200 and len(shown([["x" * 1000] * 1000] * 1000)) < 100_000
+    assert printable("a\x1b[2J\nb\udcff×") == "a\\x1b[2J\nb\\udcff×"
+    assert len(abbreviate("x" * 10**6)) < 200 and len(abbreviate([["x" * 1000] * 1000] * 1000)) < 100_000
 
 
 # ---- tickets, networks, checkpoints --------------------------------------------------------------------------------

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from args_helper import Config, parse_args
 from data.spec import DataSpec
-from models import build_model
+from models.build import build_model
 from models.layers import Round, Soft
 from models.masking import masked_layers, prunable_parameters, set_rule, to_masked
 from trainers.algorithms.hypercube import GemMiner
-from trainers.loop import train_step
-from trainers.scores import PENALTIES
+from trainers.training.loop import train_step
+from trainers.training.scores import PENALTIES
 from utils.masks import prune_lowest
-from utils.run import derive_rng
+from utils.rng import derive_rng
 from utils.schedules import lr_factor
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -16,29 +16,30 @@ from conftest import PROJECT, SMALL, Outcome, read_rows, same_bits, start, timel
 from torch import Tensor, nn
 
 from args_helper import parse_args
-from data import load_data
+from data.load import load_data
 from data.spec import DataSpec
-from data.streamed import StreamedTrainBatches
-from models import build_model
+from data.streamed_batches import StreamedTrainBatches
+from models.build import build_model
 from models.initialise import draw_scores
 from models.layers import TopKInLayer
 from models.masking import plain_state, prunable_parameters, to_masked
 from tests.test_ranks import torchrun
 from tests.test_streamed import SPEC, put_noise
-from trainers import loop
 from trainers.algorithms import ALGORITHMS
 from trainers.algorithms.cts import ConcreteSearch
 from trainers.algorithms.edge_popup import EdgePopup
 from trainers.algorithms.hypercube import GemMiner
-from trainers.compiling import compile_in_place
-from trainers.loop import train_step
-from trainers.tickets import read_ticket
-from trainers.training import Training
-from trainers.weights import WeightTraining
+from trainers.tickets.file import read_ticket
+from trainers.tickets.recipe import Recipe
+from trainers.tickets.ticket import Ticket
+from trainers.training import loop
+from trainers.training.compile import compile_in_place
+from trainers.training.loop import train_step
+from trainers.training.training import Training
+from trainers.training.weights import WeightTraining
 from utils.environment import peak_memory, reset_peak_memory
-from utils.masks import Ticket, all_kept, prune_exactly, prune_lowest
-from utils.recipe import Recipe
-from utils.run import Run
+from utils.masks import all_kept, prune_exactly, prune_lowest
+from utils.run.run import Run
 
 Call = Callable[..., Outcome]
 DEVICE = "cuda"
@@ -259,7 +260,7 @@ def test_a_short_run_comes_to_what_it_comes_to_on_the_cpu(
 def test_a_finished_run_is_exported_and_evaluated(
     call: Call, places: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainers.savings.SECONDS", 0.1)
+    monkeypatch.setattr("trainers.export.savings.SECONDS", 0.1)
     outcome = call(*SHORT, *places, "--export")
     assert outcome.code == 0, outcome.err
     folder = finished(tmp_path)
@@ -279,15 +280,15 @@ def test_a_finished_run_is_exported_and_evaluated(
 def test_prunings_are_those_that_sorting_makes_on_both_devices(levels: int) -> None:
     draw = torch.Generator().manual_seed(0)
     rank = torch.randint(levels, (20_000,), generator=draw) / levels  # with few levels, most of them tie
-    in_play = torch.rand(20_000, generator=draw) < 0.7
-    count, ordered = 3000, rank[in_play].sort().values
-    lowest = in_play & (rank > ordered[count - 1])
-    kept = TopKInLayer(0.3).mask(rank, in_play)
+    unpruned = torch.rand(20_000, generator=draw) < 0.7
+    count, ordered = 3000, rank[unpruned].sort().values
+    lowest = unpruned & (rank > ordered[count - 1])
+    kept = TopKInLayer(0.3).mask(rank, unpruned)
     assert int(kept.sum()) == 20_000 - int(0.7 * 20_000)
     assert float(rank[kept].min()) >= float(rank[~kept].max())
     found = []
     for device in ("cpu", DEVICE):
-        there, flags = rank.to(device), in_play.to(device)
+        there, flags = rank.to(device), unpruned.to(device)
         assert torch.equal(prune_lowest(there, flags, count / len(ordered)).cpu(), lowest)
         assert torch.equal(TopKInLayer(0.3).mask(there, flags).cpu(), kept)
         found.append(prune_exactly(there, flags, count, torch.Generator().manual_seed(1)).cpu())

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from tests.test_loop import begun, splits, training_weights
-from trainers.health import NotFinite, check_finite, warn_of_collapse, watched
-from trainers.loop import train
+from trainers.training.divergence import NotFinite, check_finite, warn_of_collapse, watched
+from trainers.training.loop import train
 from utils.errors import Diverged
 
 

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from args_helper import parse_args
-from data.loader import PlainBatches, Splits, TrainBatches
+from data.batches import PlainBatches, TrainBatches
+from data.load import Splits
 from data.spec import DataSpec, ImageSet
 from models.initialise import WeightDraw, draw_scores, draw_weights
 from models.masking import masked_layers, to_masked
 from trainers.algorithms import hypercube
 from trainers.algorithms.hypercube import GemMiner, find_ticket
+from trainers.tickets.ticket import Ticket
 from utils.errors import Stopped
-from utils.masks import Ticket
-from utils.run import Run
+from utils.run.run import Run
 
 SPEC = DataSpec(shape=(1, 4, 4), classes=("a", "b", "c"), mean=(0.5,), std=(0.25,))
 STEPS = 4  # of an epoch
@@ -388,7 +389,7 @@ def test_of_scores_that_are_all_0_the_rescue_draws_exactly_as_many_and_the_same_
     assert int(flat(ticket.masks).sum()) == 57
     with opened(tmp_path / "other", seed=8).until_stopped() as other, pytest.warns(UserWarning, match="died"):
         assert not same(search(other, *QUANTIZED, *STILL).masks, ticket.masks)
-    monkeypatch.setattr("trainers.loop.train_step", lambda *_: pytest.fail("a step was taken"))
+    monkeypatch.setattr("trainers.training.loop.train_step", lambda *_: pytest.fail("a step was taken"))
     with pytest.warns(UserWarning, match="died after epoch 0"):
         assert same(search(run, *QUANTIZED, *STILL).masks, ticket.masks)
 
@@ -655,7 +656,7 @@ def test_a_search_whose_threshold_moves_now_and_then_goes_on_as_undisturbed(tmp_
 def test_a_finished_search_gives_its_ticket_again_without_training(run, monkeypatch):
     words = SEARCHES["bottom k, rewound"]
     first = search(run, *words)
-    monkeypatch.setattr("trainers.loop.train_step", lambda *_: pytest.fail("a step was taken"))
+    monkeypatch.setattr("trainers.training.loop.train_step", lambda *_: pytest.fail("a step was taken"))
     again = search(run, *words)
     assert same(first.state, again.state)
     assert same(first.masks, again.masks)

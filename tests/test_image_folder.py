@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-import data.image_folder as image_folder
+import data.sets.image_folder as image_folder
 from args_helper import Config
-from data import decoded, load_data
+from data import decoded_cache as decoded
 from data.decode import read_image
+from data.load import load_data
 from utils.errors import UserError
 
 

@@ -17,17 +17,18 @@ from conftest import PROJECT, SMALL, Outcome, same_bits, start, timeless
 from safetensors.torch import load_file
 
 from args_helper import Config, parse_args
-from data import load_data
-from models import build_model
+from data.load import load_data
+from models.build import build_model
 from models.masking import plain_state, prunable_parameters
 from trainers.algorithms.imp import Round, find_ticket, smallest_pruned
 from trainers.algorithms.imp_rounds import rewind_step
-from trainers.loop import train_step
-from trainers.tickets import read_ticket
+from trainers.tickets.file import read_ticket
+from trainers.tickets.recipe import Recipe
+from trainers.tickets.ticket import Ticket
+from trainers.training.loop import train_step
 from utils.errors import UserError
-from utils.masks import Ticket, all_kept, remaining, total
-from utils.recipe import Recipe
-from utils.run import Run
+from utils.masks import all_kept, remaining, total
+from utils.run.run import Run
 
 IMP = [*SMALL, "--algo", "imp", "--iter_period", "1", "--device", "cpu", "--target_sparsity", "50"]
 

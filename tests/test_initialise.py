@@ -9,9 +9,10 @@ import torch
 from scipy.stats import beta
 from torch import Tensor, nn
 
-from args_helper import OPTIONS, Choices, Config, parse_args
+from args_helper import OPTIONS, Config, parse_args
 from models.initialise import WeightDraw, draw_scores, draw_weights
 from models.masking import masked_layers, prunable_parameters, to_masked
+from utils.options.types import Choices
 
 SMALL = torch.Size((60, 5, 3, 3))  # fan_in 45, fan_out 540
 LARGE = torch.Size((100, 200, 3, 1))  # fan_in 600, fan_out 300; 60,000 weights

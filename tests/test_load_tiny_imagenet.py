@@ -13,7 +13,7 @@ from conftest import PROJECT
 from small_sets import put_tiny_imagenet
 
 from args_helper import Config
-from data import load_data
+from data.load import load_data
 
 NAME = "tiny-imagenet-200"
 INSTALLED = [tool for tool in ("curl", "wget") if shutil.which(tool)]

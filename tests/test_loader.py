@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data.loader import PlainBatches, TrainBatches, batch_for_evaluation
+from data.batches import PlainBatches, TrainBatches, batch_for_evaluation
 from data.spec import DataSpec, ImageSet
 
 HEIGHT, WIDTH, PAD = 4, 6, 2

@@ -9,11 +9,11 @@ import time
 import pytest
 
 from utils.errors import UserError
-from utils.lock import is_locked, locked
+from utils.run.lock import is_locked, locked
 
 HOLD = """
 import pathlib, sys, time
-from utils.lock import locked
+from utils.run.lock import locked
 with locked(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -13,22 +13,23 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from args_helper import parse_args
-from data.loader import PlainBatches, Splits, TrainBatches
+from data.batches import PlainBatches, TrainBatches
+from data.load import Splits
 from data.spec import DataSpec, ImageSet
 from models.initialise import WeightDraw, draw_scores, draw_weights
 from models.layers import Round, Soft
 from models.masking import to_masked
 from trainers.algorithms.hypercube import GemMiner
-from trainers.loop import evaluate, train, train_step
-from trainers.scores import ScoreTraining
-from trainers.training import Training
-from trainers.weights import WeightTraining
-from utils import ranks
-from utils.checkpoints import Keeping
+from trainers.tickets.recipe import Recipe
+from trainers.tickets.ticket import Ticket
+from trainers.training.loop import evaluate, train, train_step
+from trainers.training.scores import ScoreTraining
+from trainers.training.training import Training
+from trainers.training.weights import WeightTraining
+from utils.distributed import collectives as ranks
 from utils.errors import Stopped
-from utils.masks import Ticket
-from utils.recipe import Recipe
-from utils.run import Run
+from utils.run.checkpoints import Keeping
+from utils.run.run import Run
 
 SPEC = DataSpec(shape=(1, 4, 4), classes=("a", "b", "c"), mean=(0.5,), std=(0.25,), pad=1, flip=True)
 STEPS = 4  # of an epoch of 28 images in batches of 8; the last has 4
@@ -248,7 +249,7 @@ def test_the_size_that_most_parts_have_is_what_is_compiled(count, parts, most, r
     sizes = [len(part) for part in torch.arange(count).tensor_split(ranks.in_parts(count, parts))]
     assert sizes.count(most) == max(map(sizes.count, sizes))
     monkeypatch.setattr(ranks, "own_part", lambda start, stop: slice(3, 3 + count))
-    monkeypatch.setattr("trainers.loop._train", lambda *_: None)
+    monkeypatch.setattr("trainers.training.loop._train", lambda *_: None)
     training = training_weights()
     training.accumulate = parts
     train(run, "search", training, splits(), 1)
@@ -467,7 +468,8 @@ def test_a_stage_that_ended_early_and_was_stopped_there_stays_ended(tmp_path):
 
 def test_the_seconds_of_an_interrupted_epoch_add_up(tmp_path, monkeypatch):
     clock = itertools.count(step=5)  # five seconds from one look at it to the next
-    monkeypatch.setattr("trainers.loop.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    for module in ("loop", "position"):
+        monkeypatch.setattr(f"trainers.training.{module}.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     first, second = training_weights(), training_weights()
     stop_in_step(first, 5)
     with begun(tmp_path).until_stopped() as run, pytest.raises(Stopped):
@@ -482,7 +484,7 @@ def test_a_finished_stage_returns_at_once_with_what_it_had_come_to(tmp_path, mon
         finished = training_weights()
         train(run, "search", finished, splits(), 2)
     again = training_weights()
-    monkeypatch.setattr("trainers.loop.train_step", lambda *_: pytest.fail("a step was taken"))
+    monkeypatch.setattr("trainers.training.loop.train_step", lambda *_: pytest.fail("a step was taken"))
     monkeypatch.setattr(again, "measure", lambda *_: pytest.fail("it was measured"))
     with begun(tmp_path).until_stopped() as later:
         monkeypatch.setattr(later, "save", lambda *_: pytest.fail("it was stored again"))
@@ -607,7 +609,7 @@ def test_a_row_is_measured_in_the_precision_of_its_training(make, monkeypatch):
     training, used = make(), []
     for module in ("scores", "weights"):
         monkeypatch.setattr(
-            f"trainers.{module}.evaluate", lambda _net, _data, precision: used.append(precision) or 50.0
+            f"trainers.training.{module}.evaluate", lambda _net, _data, precision: used.append(precision) or 50.0
         )
     training.precision = "bf16"
     training.measure(splits(), lambda stream: torch.Generator())

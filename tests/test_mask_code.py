@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from utils.mask_code import BITS, KEPT, REMOVED, decoded, encoded, inflated
+from trainers.tickets.mask_code import BITS, KEPT, REMOVED, decoded, encoded, inflated
 
 RESNET20 = 268_048
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from models.layers import TopKInLayer
+from trainers.tickets.ticket import Ticket
 from utils.masks import (
-    Ticket,
     ceil_count,
     floor_count,
     is_bias,
@@ -54,13 +54,13 @@ def test_the_kth_lowest_value_by_hand(kind):
 
 @pytest.mark.parametrize(
     "prune",
-    [lambda rank, in_play: prune_lowest(rank, in_play, 0.4), lambda rank, _: TopKInLayer(0.3).mask(rank, None)],
+    [lambda rank, unpruned: prune_lowest(rank, unpruned, 0.4), lambda rank, _: TopKInLayer(0.3).mask(rank, None)],
 )
 def test_a_gpu_sorts_and_finds_the_same(prune):
     rank = torch.randint(20, (100,), generator=seeded()).float()  # many of them tied
-    in_play = torch.rand(100, generator=seeded(2)) < 0.8
-    kept = prune(rank, in_play)
-    assert torch.equal(prune(rank.as_subclass(OnGPU), in_play).as_subclass(Tensor), kept)
+    unpruned = torch.rand(100, generator=seeded(2)) < 0.8
+    kept = prune(rank, unpruned)
+    assert torch.equal(prune(rank.as_subclass(OnGPU), unpruned).as_subclass(Tensor), kept)
 
 
 # ---- counts --------------------------------------------------------------------------------------------------------
@@ -129,28 +129,28 @@ def test_a_fraction_of_nothing_prunes_nothing_and_all_prunes_all():
 
 @pytest.mark.parametrize("fraction", [0.0, 0.3])
 def test_what_was_given_to_prune_stays_as_it_was(fraction):
-    rank, in_play = torch.rand(50, generator=seeded()), torch.rand(50, generator=seeded(1)) < 0.5
-    before = (rank.clone(), in_play.clone())
+    rank, unpruned = torch.rand(50, generator=seeded()), torch.rand(50, generator=seeded(1)) < 0.5
+    before = (rank.clone(), unpruned.clone())
     for kept in (
-        prune_lowest(rank, in_play, fraction),
-        prune_exactly(rank, in_play, round(10 * fraction), seeded()),
+        prune_lowest(rank, unpruned, fraction),
+        prune_exactly(rank, unpruned, round(10 * fraction), seeded()),
     ):
         kept.logical_not_()
         assert torch.equal(rank, before[0])
-        assert torch.equal(in_play, before[1])
+        assert torch.equal(unpruned, before[1])
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_prunings_without_ties_leave_exact_counts_and_only_shrink(seed):
     rank = torch.randperm(1000, generator=seeded(seed)).double()
-    in_play, count = torch.ones(1000, dtype=torch.bool), 1000
+    unpruned, count = torch.ones(1000, dtype=torch.bool), 1000
     for _ in range(6):
-        kept = prune_lowest(rank, in_play, 0.17)
+        kept = prune_lowest(rank, unpruned, 0.17)
         count -= math.ceil(Fraction(17, 100) * count)
         assert int(kept.sum()) == count
-        assert not bool((kept & ~in_play).any())
-        assert rank[kept].min() > rank[in_play & ~kept].max()
-        in_play = kept
+        assert not bool((kept & ~unpruned).any())
+        assert rank[kept].min() > rank[unpruned & ~kept].max()
+        unpruned = kept
 
 
 # ---- prune_exactly -------------------------------------------------------------------------------------------------
@@ -159,11 +159,11 @@ def test_prunings_without_ties_leave_exact_counts_and_only_shrink(seed):
 @pytest.mark.parametrize("count", range(8))
 def test_exactly_the_count_goes_lowest_first_whatever_the_ties(count):
     rank = torch.tensor([0.2, 0.0, 0.2, 0.2, 0.9, 0.0, 0.5, 0.1])
-    in_play = bools("11111011")
-    kept = prune_exactly(rank, in_play, count, seeded(count))
+    unpruned = bools("11111011")
+    kept = prune_exactly(rank, unpruned, count, seeded(count))
     assert int(kept.sum()) == 7 - count
-    assert not bool((kept & ~in_play).any())
-    gone = in_play & ~kept
+    assert not bool((kept & ~unpruned).any())
+    gone = unpruned & ~kept
     if 0 < count < 7:
         assert rank[gone].max() <= rank[kept].min()
 
@@ -180,8 +180,8 @@ def test_which_of_the_tied_places_go_is_drawn():
 
 
 def test_the_same_generator_draws_the_same_ties():
-    rank, in_play = torch.zeros(200), torch.ones(200, dtype=torch.bool)
-    first, again, other = (prune_exactly(rank, in_play, 90, seeded(seed)) for seed in (1, 1, 2))
+    rank, unpruned = torch.zeros(200), torch.ones(200, dtype=torch.bool)
+    first, again, other = (prune_exactly(rank, unpruned, 90, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert int(first.sum()) == int(other.sum()) == 110

@@ -9,7 +9,7 @@ import yaml
 from tests.conftest import PROJECT, SMALL, Outcome
 from trainers.reporting import measured
 from trainers.reporting.published import PUBLISHED
-from utils.marked import with_part
+from utils.markers import replace_between_markers
 
 Call = Callable[..., Outcome]
 
@@ -17,7 +17,7 @@ Call = Callable[..., Outcome]
 def test_the_readme_has_the_table_that_the_files_make() -> None:
     text = (PROJECT / "README.md").read_text(encoding="utf-8")
     command = "python -m trainers.reporting.measured README.md"
-    assert with_part(text, "results", measured.results()) == text, f"write it anew: {command}"
+    assert replace_between_markers(text, "results", measured.results()) == text, f"write it anew: {command}"
 
 
 def test_without_runs_the_papers_figures_are_named_and_the_command_that_runs_them(tmp_path: Path) -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import subprocess
-import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -17,15 +13,17 @@ from torch import Tensor, nn
 from args_helper import Config, parse_args
 from data import DATASETS
 from data.spec import DataSpec
-from models import MODELS, build_model
+from models import MODELS
+from models.build import build_model
 from models.masking import masked_layers, prunable_parameters, to_masked, to_plain
 from trainers.algorithms import ALGORITHMS
 from trainers.algorithms.hypercube import GemMiner
-from trainers.loop import train_step
-from trainers.weights import WeightTraining
+from trainers.tickets.recipe import Recipe
+from trainers.tickets.ticket import Ticket
+from trainers.training.loop import train_step
+from trainers.training.weights import WeightTraining
 from utils.errors import UserError
-from utils.masks import Ticket, is_bias
-from utils.recipe import Recipe
+from utils.masks import is_bias
 
 ROOT = Path(__file__).resolve().parent.parent
 # The side of the smallest images that a network takes, where its poolings would leave nothing of 8×8 ones.
@@ -421,69 +419,3 @@ def test_the_data_sets_are_modules_that_declare_a_spec_and_load():
         module = import_module(place)
         assert callable(module.load)
         assert module.SPEC is None or isinstance(module.SPEC, DataSpec)
-
-
-def test_the_options_are_known_without_importing_torch():
-    code = "import sys, args_helper; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False).returncode == 0
-
-
-PROJECT = {"main", "args_helper", "trainers", "models", "data", "utils"}
-# main -> trainers -> {models, data} -> utils. `build_model` alone asks data for the shape that a data set declares.
-MAY_IMPORT = {
-    "utils": {"utils"},
-    "data": {"data", "utils"},
-    "models": {"models", "utils"},
-    "trainers": {"trainers", "models", "data", "utils"},
-}
-EXCEPTIONS = {
-    ("models/__init__.py", "data"),  # the shape that a data set declares
-    # Read or make the configs of other runs than the one that was asked for.
-    *((f"trainers/{name}.py", "args_helper") for name in ("pipeline", "folders", "reference", "sweep")),
-    *((f"trainers/sweeping/{name}.py", "args_helper") for name in ("plan", "units", "grid", "study", "files", "worth")),
-    *((f"trainers/reporting/{name}.py", "args_helper") for name in ("gather", "series", "published")),
-    ("trainers/notebook.py", "args_helper"),  # beside main.py the other door, which nothing imports
-    ("trainers/benchmark.py", "args_helper"),  # a program by itself, which nothing imports
-    ("utils/option_table.py", "args_helper"),  # a program by itself, which nothing imports
-}
-FILES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
-
-
-def runtime_imports(tree: ast.AST) -> Iterator[str]:
-    """The modules imported anywhere in a file, in functions too, but not for type checking alone."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield "." * node.level + (node.module or "")
-        yield from runtime_imports(node)
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_imports_point_one_way(path):
-    relative = path.relative_to(ROOT)
-    imports = {name.partition(".")[0] for name in runtime_imports(ast.parse(path.read_text()))}
-    assert "" not in imports  # a relative import would hide where it points
-    outside = (imports & PROJECT) - MAY_IMPORT[relative.parts[0]]
-    assert {(relative.as_posix(), package) for package in outside} <= EXCEPTIONS
-
-
-def test_the_search_for_imports_finds_those_in_functions_and_leaves_out_those_for_types():
-    code = (
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import trainers.loop\nelse:\n    pass\n"
-        "def f():\n    from models.layers import Round\n    import data, utils.masks\n"
-    )
-    assert list(runtime_imports(ast.parse(code))) == ["typing", "models.layers", "data", "utils.masks"]
-
-
-ORDINARY_WORDS = {"training", "random", "given"}
-"""Names of algorithms that are used otherwise as well."""
-
-
-@pytest.mark.parametrize("package", ["models", "data", "utils"])
-def test_nothing_below_the_trainers_knows_an_algorithms_name(package):
-    for path in sorted((ROOT / package).rglob("*.py")):
-        strings = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
-        assert not strings & (set(ALGORITHMS) - ORDINARY_WORDS), path

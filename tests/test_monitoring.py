@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from trainers.monitoring import MaskMoves, Timed
+from trainers.training.tensorboard import MaskMoves, Timed
 
 
 def bits(text):

@@ -29,9 +29,9 @@ def test_the_example_runs_cell_by_cell(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_model_of_a_run_has_the_accuracy_that_the_run_tells(finished: Path) -> None:
     from args_helper import parse_args
-    from data import load_data
-    from trainers.loop import evaluate
+    from data.load import load_data
     from trainers.notebook import Mined
+    from trainers.training.loop import evaluate
 
     run = Mined(finished, parse_args(["--resume", str(finished)]))
     data = load_data(run.config.model_copy(update={"device": "cpu"}))

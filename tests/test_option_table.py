@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from args_helper import OPTIONS
+from trainers.option_table import option_table, with_table
 from utils.errors import UserError
-from utils.option_table import option_table, with_table
 
 BEGIN, END = "<!-- options: begin -->", "<!-- options: end -->"
 WRITTEN = (Path(__file__).parent.parent / "configs" / "OPTIONS.md").read_text(encoding="utf-8")

@@ -10,9 +10,10 @@ import pytest
 import torch
 from conftest import Outcome
 
-from trainers.overlap import overlap
-from utils.masks import Masks, Ticket, random_masks
-from utils.tickets import write_stored
+from trainers.analysis.ticket_overlap import overlap
+from trainers.tickets.format import write_stored
+from trainers.tickets.ticket import Ticket
+from utils.masks import Masks, random_masks
 
 
 def bits(*rows: str) -> torch.Tensor:

@@ -9,12 +9,13 @@ import torch
 
 from args_helper import parse_args
 from data import DATASETS
-from models import MODELS, build_model
+from models import MODELS
+from models.build import build_model
 from models.masking import masked_layers, to_masked
 from tests.conftest import PROJECT, SMALL, Outcome, read_rows
 from trainers.algorithms import ALGORITHMS
 from trainers.algorithms.edge_popup import EdgePopup
-from trainers.plan import Timing, _costs, _prunings
+from trainers.dry_run import Timing, _costs, _prunings
 from utils.masks import ceil_count
 from utils.schedules import pruning_epochs
 

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from args_helper import parse_args
-from models import build_model
+from models.build import build_model
 from models.masking import FlatScores, masked_layers, plain_state, to_masked
-from models.pretrained import load_scores, load_weights, read_state
+from models.state_files import load_scores, load_weights, read_state
 from utils.errors import UserError
 
 

@@ -12,10 +12,10 @@ import torch
 from conftest import PROJECT, SMALL, Outcome, read_rows
 
 from args_helper import parse_args
-from models import build_model
-from trainers.reference import dense_config
-from trainers.sanity import CHECKS
-from trainers.tickets import read_ticket
+from models.build import build_model
+from trainers.checks.controls import CHECKS
+from trainers.results.references import dense_config
+from trainers.tickets.file import read_ticket
 from utils.files import write_csv
 
 GUIDE = (PROJECT / "trainers" / "algorithms" / "README.md").read_text(encoding="utf-8")
@@ -179,7 +179,7 @@ def test_a_random_subnet_has_the_check_applied_that_is_asked_for(
 
 OWN = """
 from models.masking import plain_state, prunable_parameters
-from utils.masks import Ticket
+from trainers.tickets.ticket import Ticket
 
 def broken(net, data, config, run):
     return 1 / 0

@@ -23,13 +23,14 @@ from torch import nn
 import main
 from tests.conftest import PROJECT, SMALL, Outcome, read_rows, same_bits, timeless
 from tests.test_loop import splits, training_scores, training_weights
-from trainers.loop import train_step
-from trainers.statistics import average_statistics
-from utils import launch, ranks
-from utils.errors import RanksApart, UserError, resume_command
-from utils.launch import Launch, launched
-from utils.proof import prove_same
-from utils.stopping import Stopping
+from trainers.training.batchnorm import average_statistics
+from trainers.training.loop import train_step
+from utils.distributed import collectives as ranks
+from utils.distributed import launch
+from utils.distributed.consistency import assert_same_on_all_ranks
+from utils.distributed.launch import Launch, launched
+from utils.errors import DistributedError, UserError, resume_command
+from utils.run.stopping import Stopping
 
 Call = Callable[..., Outcome]
 SHORT = [*SMALL, "--skip_sanity_checks"]
@@ -57,9 +58,9 @@ def shared(function: Callable[[], Any], world: int, port: int) -> list[Any]:
 
     def joined() -> Any:
         try:
-            with ranks.joined(torch.device("cpu"), "nccl"):
+            with ranks.process_group(torch.device("cpu"), "nccl"):
                 return function()
-        except (UserError, RanksApart) as error:
+        except (UserError, DistributedError) as error:
             return f"{type(error).__name__}: {error}"
 
     return forked(joined, world, port)
@@ -93,7 +94,7 @@ def forked(function: Callable[[], Any], world: int, port: int) -> list[Any]:
 def test_every_rank_has_two_images_of_a_batch_or_none_and_the_parts_are_those_that_tensor_split_makes(
     count, sizes, monkeypatch
 ):
-    monkeypatch.setattr(ranks, "world", lambda: 4)
+    monkeypatch.setattr(ranks, "world_size", lambda: 4)
     parts = []
     for rank in range(4):
         monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
@@ -105,7 +106,7 @@ def test_every_rank_has_two_images_of_a_batch_or_none_and_the_parts_are_those_th
 def test_a_rank_is_given_its_part_of_every_batch_and_its_share_of_what_is_evaluated(monkeypatch):
     data = splits()
     whole, evaluated = list(data.train.epoch(torch.Generator().manual_seed(0), 1)), list(data.test)
-    monkeypatch.setattr(ranks, "world", lambda: 3)
+    monkeypatch.setattr(ranks, "world_size", lambda: 3)
     parts, shares = [], []
     for rank in range(3):
         monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
@@ -123,19 +124,19 @@ def everything_told() -> list[Any]:
     rank = ranks.rank()
     calls = []
 
-    @ranks.by_first
+    @ranks.rank_zero_only
     def inner() -> str:
         calls.append("inner")
         return f"of {rank}"
 
-    @ranks.by_first
+    @ranks.rank_zero_only
     def outer() -> tuple[str, bool]:
-        return inner(), ranks.sharing()
+        return inner(), ranks.is_distributed()
 
     agreement = ranks.Agreement()
     tensors = [torch.tensor([1.0, rank]), torch.tensor([[2.0]])]
-    ranks.sum_in_place(tensors)
-    told = [ranks.told(rank + 5), ranks.gathered(rank), ranks.summed(rank, 1), outer(), calls]
+    ranks.all_reduce_in_place(tensors)
+    told = [ranks.broadcast(rank + 5), ranks.all_gather(rank), ranks.all_reduce(rank, 1), outer(), calls]
     agreed = [agreement.soon(rank, 0), agreement.soon(0, 0), agreement.soon(0, rank)]
     return [*told, [tensor.tolist() for tensor in tensors], *agreed, agreement.now(0, 0), agreement.now(0, 0)]
 
@@ -148,7 +149,7 @@ def test_what_ranks_tell_one_another(port):
 
 
 def fails_on_the_first() -> None:
-    @ranks.by_first
+    @ranks.rank_zero_only
     def write() -> None:
         raise UserError("the disk is full")
 
@@ -160,9 +161,9 @@ def one_differs() -> str:
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.fill_(0.5)
-        prove_same(net.state_dict(), "at first")
+        assert_same_on_all_ranks(net.state_dict(), "at first")
         net.bias[1] += 1e-7 * (ranks.rank() == 1)
-    prove_same(net.state_dict(), "after epoch 3 of search")
+    assert_same_on_all_ranks(net.state_dict(), "after epoch 3 of search")
     return "nobody has noticed"
 
 
@@ -180,7 +181,9 @@ def test_what_goes_wrong_on_the_first_is_told_on_all(port):
 def test_a_rank_that_differs_ends_all_and_is_named(port):
     one, other = shared(one_differs, 2, port)
     assert one == other
-    assert one.startswith("RanksApart: rank 1 has another bias than rank 0 has, after epoch 3 of search: the run ends")
+    assert one.startswith(
+        "DistributedError: rank 1 has another bias than rank 0 has, after epoch 3 of search: the run ends"
+    )
 
 
 def test_statistics_of_batch_norm_are_averaged(port):
@@ -236,7 +239,7 @@ def test_only_what_torchrun_says_counts(monkeypatch):
 
 def test_a_signal_that_comes_by_two_ways_is_one():
     stopping = Stopping(echo=0.2)
-    with stopping.heeded():
+    with stopping.installed():
         for _ in range(2):
             signal.raise_signal(signal.SIGTERM)
         assert stopping.asked == 143

@@ -13,16 +13,16 @@ import pytest
 from args_helper import config_of
 from tests.conftest import SMALL
 from tests.run_folders import make_run, make_trials
+from trainers.checks.verdict import judge
 from trainers.reporting.contents import Contents, totals
 from trainers.reporting.gather import DAMAGED, GOING_ON, Outcome, gather
 from trainers.reporting.page import File, Part, Report, Section
 from trainers.reporting.published import PUBLISHED, beside_published, published_for
 from trainers.reporting.report import write_report
 from trainers.reporting.series import Series, Task, family_of, tasks_of
-from trainers.reporting.tables import prefixed, shown
+from trainers.reporting.tables import formatted, prefixed
+from trainers.results.trials import Spread
 from utils.errors import UserError
-from utils.report import Spread
-from utils.verdict import judge
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_spread_is_mean_and_sample_deviation_of_what_is_known() -> None:
     ],
 )  # fmt: skip
 def test_figures_are_written_alike_everywhere(value: float | None, form: str, text: str) -> None:
-    assert shown(value, form) == text
+    assert formatted(value, form) == text
 
 
 def test_trials_of_an_experiment_are_summed_up_and_a_single_one_has_no_deviation(root: Path) -> None:

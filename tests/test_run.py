@@ -19,15 +19,16 @@ from torch import nn
 
 from args_helper import parse_args
 from tests.conftest import SMALL
-from trainers import benchmark
-from trainers.folders import resolved
+from trainers.benchmark import __main__ as benchmark
+from trainers.results.run_folder import resolved
 from trainers.sweeping.units import Unit
+from trainers.training.optim import build_optimizer, decay_groups, flat_gradients
+from utils.distributed.launch import Launch
 from utils.environment import be_deterministic, choose_device, describe_environment, device_name
 from utils.errors import Stopped, UserError
-from utils.launch import Launch
-from utils.optim import build_optimizer, decay_groups, flat_gradients
-from utils.progress import Progress
-from utils.run import Run, derive_rng
+from utils.rng import derive_rng
+from utils.run.progress import Progress
+from utils.run.run import Run
 
 
 @pytest.fixture
@@ -453,7 +454,7 @@ def two_gpus(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: done.append(f"set {device}"))
-    for module in ("pipeline", "plan", "analysis", "benchmark"):
+    for module in ("pipeline", "dry_run", "analysis.network_file", "benchmark.__main__"):
         monkeypatch.setattr(f"trainers.{module}.load_data", load)
     return done
 
@@ -479,7 +480,7 @@ def test_the_benchmark_makes_its_gpu_its_own_first(two_gpus, capsys):
 
 def test_a_rank_makes_the_gpu_of_its_number_on_the_machine_its_own(two_gpus, monkeypatch):
     launch = Launch(rank=3, world=4, local_rank=1, local_world=2, by_torchrun=True)
-    monkeypatch.setattr("trainers.folders.launched", lambda: launch)
+    monkeypatch.setattr("trainers.results.run_folder.launched", lambda: launch)
     assert resolved(parse_args(SMALL)).torch_device == "cuda:1"
     assert two_gpus == ["set cuda:1"]
 

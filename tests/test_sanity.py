@@ -6,8 +6,8 @@ from torch import nn
 
 from args_helper import parse_args
 from models.initialise import WeightDraw, draw_weights
-from trainers.sanity import CHECKS, mask_shuffle, weight_reinit, weight_shuffle
-from utils.masks import Ticket
+from trainers.checks.controls import CHECKS, mask_shuffle, weight_reinit, weight_shuffle
+from trainers.tickets.ticket import Ticket
 
 CONFIG = parse_args(["--init", "signed_constant"])
 

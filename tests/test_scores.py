@@ -6,16 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import trainers.scores as scores_module
+import trainers.training.scores as scores_module
 from args_helper import parse_args
-from data.loader import PlainBatches, Splits, TrainBatches
+from data.batches import PlainBatches, TrainBatches
+from data.load import Splits
 from data.spec import DataSpec, ImageSet
 from models.folding import FoldedNetwork
 from models.initialise import WeightDraw, draw_scores, draw_weights
 from models.layers import FullyConnected, Round, Soft, TopKInLayer
 from models.masking import masked_layers, to_masked
-from trainers.loop import train_step
-from trainers.scores import PENALTIES, ScoreTraining
+from trainers.training.loop import train_step
+from trainers.training.scores import PENALTIES, ScoreTraining
 
 SPEC = DataSpec(shape=(1, 4, 4), classes=("a", "b", "c"), mean=(0.5,), std=(0.25,))
 ROUNDED = ("--hc_quantized", "true")

@@ -13,7 +13,7 @@ from args_helper import parse_args
 from tests.conftest import SMALL, Outcome, read_rows
 from trainers.algorithms import ALGORITHMS
 from trainers.algorithms.stages import stages_of, warn_of_idle_milestones
-from utils.checkpoints import checkpoint_path
+from utils.run.checkpoints import checkpoint_path
 
 Call = Callable[..., Outcome]
 SHORT = [*SMALL, "--arch", "FC", "--hidden_size", "20", "--epochs", "3", "--fine_tune_epochs", "2"]

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from utils import stopping
 from utils.errors import Stopped
-from utils.stopping import Stopping, seconds_of
+from utils.run import stopping
+from utils.run.stopping import Stopping, seconds_of
 
 
 @pytest.mark.parametrize(
@@ -33,14 +33,14 @@ def test_a_run_stops_while_there_is_time_for_another_pause_as_long_as_the_longes
     clock.now += 1.5
     assert limited.asked  # 60.5 + 2 · 20
     with pytest.raises(Stopped) as raised:
-        limited.leave(Path("here"), limited.asked)
+        limited.raise_stopped(Path("here"), limited.asked)
     assert raised.value.exit_code == 75
     assert str(raised.value).startswith("stopped before 100 seconds were over; go on with")
 
 
 def test_without_a_limit_nothing_but_a_signal_stops():
     unlimited = Stopping()
-    with unlimited.heeded():
+    with unlimited.installed():
         assert not unlimited.asked
         signal.raise_signal(signal.SIGUSR1)
         assert unlimited.asked
@@ -50,7 +50,7 @@ def test_a_thread_that_may_take_no_signals_runs_all_the_same():
     seen = []
 
     def inside():
-        with Stopping().heeded():
+        with Stopping().installed():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=inside)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from data.class_folders import Part
 from data.spec import DataSpec
-from data.streamed import StreamedPlainBatches, StreamedTrainBatches, crop_box, files_of, usable_workers
-from data.tree import Part
-from utils import ranks
+from data.streamed_batches import StreamedPlainBatches, StreamedTrainBatches, crop_box, files_of, usable_workers
+from utils.distributed import collectives as ranks
 from utils.errors import UserError
 
 SPEC = DataSpec((3, 8, 8), ("a",), (0.0,) * 3, (1 / 255,) * 3, flip=True, zoom=True)
@@ -107,7 +107,7 @@ def test_ranks_are_given_parts_that_make_up_the_batches(tmp_path, monkeypatch):
     noise = put_noise(tmp_path, 12)  # in batches of 5: of the last one, of two images, two ranks get nothing
     alone = list(training(noise).epoch(generator(3), 1))
     evaluated = [labels.tolist() for _, labels in StreamedPlainBatches(noise, PLAIN, 5, "cpu", 0)]
-    monkeypatch.setattr(ranks, "world", lambda: 3)
+    monkeypatch.setattr(ranks, "world_size", lambda: 3)
     parts, shares = [], []
     for rank in range(3):
         monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)

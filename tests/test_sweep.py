@@ -20,13 +20,13 @@ import main
 from args_helper import config_of, parse_args
 from trainers.sweeping import worker
 from trainers.sweeping.grid import Trials
-from trainers.sweeping.plan import Sought, plan
-from trainers.sweeping.spec import runs_of
-from trainers.sweeping.units import Board, Task
-from trainers.sweeping.worth import is_below_median, misses_target
+from trainers.sweeping.metrics import is_below_median, misses_target
+from trainers.sweeping.plan import SearchSpace, plan
+from trainers.sweeping.sweep_file import runs_of
+from trainers.sweeping.units import Claims, Task
 from utils.errors import SweepStopped, UserError
 from utils.files import write_csv, write_json
-from utils.lock import Claim
+from utils.run.lock import Claim
 
 Call = Callable[..., Outcome]
 TINY = {
@@ -125,8 +125,8 @@ def test_what_a_run_or_a_flag_states_is_neither_varied_nor_searched(sweep: Calla
     runs, _ = plan(Path(words[1]), {"target_sparsity": 50.0, "iter_start": 1})
     sought = {run.name: list(run.sought) for run in runs}
     assert sought == {"a/target_sparsity_50.0": ["lmbda", "optimizer"], "fixed": []}
-    assert runs[0].sought["lmbda"] == Sought((1e-6, 1e-2), is_range=True, log=True)
-    assert runs[0].sought["optimizer"] == Sought(("sgd", "adam"))
+    assert runs[0].sought["lmbda"] == SearchSpace((1e-6, 1e-2), is_range=True, log=True)
+    assert runs[0].sought["optimizer"] == SearchSpace(("sgd", "adam"))
     assert (runs[1].config.target_sparsity, runs[1].config.iter_start) == (50, 1)
 
 
@@ -149,7 +149,7 @@ def test_a_claim_is_held_until_the_child_that_was_given_it_is_gone(tmp_path: Pat
 def _trials(tmp_path: Path, count: int) -> Trials:
     """The view of one worker."""
     options = {**TINY, "name": "a", "num_trial": count, "results_dir": str(tmp_path)}
-    return Trials("a", config_of(options, "test"), Board(tmp_path / "s"))
+    return Trials("a", config_of(options, "test"), Claims(tmp_path / "s"))
 
 
 def _finish(task: Task, **summary: object) -> None:
@@ -272,7 +272,7 @@ def test_a_worker_passes_on_what_it_is_sent_and_ends_with_the_code_of_its_run(
     asking = threading.Thread(target=ask)
     asking.start()
     with pytest.raises(SweepStopped) as stopped:
-        worker.work([trials], trials._board)
+        worker.work([trials], trials._claims)
     asking.join()
     assert stopped.value.exit_code == 138
     assert signal.getsignal(signal.SIGUSR1) == before
@@ -285,12 +285,12 @@ def test_a_worker_passes_on_what_it_is_sent_and_ends_with_the_code_of_its_run(
 def _searches(words: list[str], workers: int = 1, **flags: object) -> list[Any]:
     """The views that so many workers have of the only run of a sweep."""
     pytest.importorskip("optuna")
-    from trainers.sweeping.study import Search
+    from trainers.sweeping.search import Search
 
     results = Path(words[words.index("--results_dir") + 1])
     flags = {"results_dir": str(results), **flags}
     (planned,), settings = plan(Path(words[1]), flags)
-    return [Search(planned, settings, Board(results / "s")) for _ in range(workers)]
+    return [Search(planned, settings, Claims(results / "s")) for _ in range(workers)]
 
 
 def _play(search: Any, runs: int | None = None) -> list[float]:
@@ -369,9 +369,9 @@ def test_a_poor_run_is_ended_early(sweep: Callable[..., list[str]]) -> None:
         rows = [{"phase": "search", "epoch": epoch, "val_acc": accuracy} for epoch in range(10)]
         task.unit.folder.mkdir(parents=True)
         write_csv(task.unit.folder / task.unit.asked.results_filename, rows[:7])
-        assert not task.is_poor()  # half of the epochs and two more
+        assert not task.should_stop_early()  # half of the epochs and two more
         write_csv(task.unit.folder / task.unit.asked.results_filename, rows)
-        assert task.is_poor() == (accuracy == 50)
+        assert task.should_stop_early() == (accuracy == 50)
         _finish(task, val_acc_before_finetune=accuracy, weights_remaining_percent=20)
     states = [(trial.state.name, trial.value) for trial in search._study.trials]
     assert states == [("COMPLETE", 60), ("COMPLETE", 80), ("PRUNED", 50)]
@@ -396,7 +396,7 @@ def test_a_search_without_optuna_says_what_to_install_and_a_grid_does_without(
     sweep: Callable[..., list[str]], call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.delitem(sys.modules, "trainers.sweeping.study", raising=False)
+    monkeypatch.delitem(sys.modules, "trainers.sweeping.search", raising=False)
     _ending(monkeypatch, {})
     outcome = call(*sweep(options=TINY, search=LAMBDA))
     assert outcome.code == 2 and "pip install optuna" in outcome.err

@@ -16,15 +16,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from args_helper import parse_args
-from data import load_data
-from models import build_model
+from data.load import load_data
+from models.build import build_model
 from models.masking import plain_state, prunable_parameters
 from trainers import load_ticket
-from trainers.loop import evaluate
-from trainers.tickets import read_ticket, write_ticket
+from trainers.tickets.file import read_ticket, write_ticket
+from trainers.tickets.format import _digest, is_ticket_file, read_stored, write_stored
+from trainers.tickets.ticket import Ticket
+from trainers.training.loop import evaluate
 from utils.errors import UserError
-from utils.masks import Ticket, random_masks
-from utils.tickets import _digest, is_ticket_file, read_stored, write_stored
+from utils.masks import random_masks
 
 Call = Callable[..., Outcome]
 FIGURES = {"test_acc_before_finetune": 12.5}
@@ -111,7 +112,7 @@ def test_the_draw_of_another_generator_is_refused(tmp_path: Path, monkeypatch: p
     ticket, net, config = made()
     path = tmp_path / "t.safetensors"
     write_ticket(path, ticket, net, config, {})
-    monkeypatch.setattr("models.redraw.derive_rng", lambda *_: torch.Generator().manual_seed(5))
+    monkeypatch.setattr("trainers.tickets.redraw.derive_rng", lambda *_: torch.Generator().manual_seed(5))
     with pytest.raises(UserError, match=r"drawn from a seed.*other weights are drawn.*--store_weights"):
         read_ticket(path)
     assert same_bits(read_stored(path).ticket.masks, ticket.masks)  # which need no weights

@@ -12,17 +12,9 @@ from typing import Any
 import pytest
 from scipy.stats import ttest_rel
 
-from utils.report import (
-    beside_dense,
-    finished_trials,
-    judge_checks,
-    last_screen,
-    siblings,
-    trials_screen,
-    write_summary,
-    write_trials,
-)
-from utils.verdict import Verdict, judge
+from trainers.checks.verdict import Verdict, judge
+from trainers.results.screens import last_screen, trials_screen
+from trainers.results.trials import beside_dense, finished_trials, judge_checks, siblings, write_summary, write_trials
 
 # Student's t at 97.5%, from a printed table, by degrees of freedom.
 T_TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}

@@ -7,16 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import trainers.loop as loop_module
+import trainers.training.loop as loop_module
 from args_helper import parse_args
-from data.loader import PlainBatches, Splits, TrainBatches
+from data.batches import PlainBatches, TrainBatches
+from data.load import Splits
 from data.spec import DataSpec, ImageSet
 from models.initialise import WeightDraw, draw_weights
-from trainers.loop import evaluate
-from trainers.weights import WeightTraining, train_ticket
-from utils.masks import Ticket
-from utils.recipe import Recipe
-from utils.run import Run
+from trainers.tickets.recipe import Recipe
+from trainers.tickets.ticket import Ticket
+from trainers.training.loop import evaluate
+from trainers.training.weights import WeightTraining, train_ticket
+from utils.run.run import Run
 
 SPEC = DataSpec(shape=(1, 4, 4), classes=("a", "b", "c"), mean=(0.5,), std=(0.25,))
 
@@ -231,7 +232,7 @@ def test_without_epochs_of_its_own_fine_tuning_takes_those_of_the_search(run):
 
 def test_the_row_is_the_last_epochs_and_not_the_best(run, monkeypatch):
     accuracies = iter([90.0, 80.0, 50.0, 40.0])  # test and val of two epochs
-    monkeypatch.setattr("trainers.weights.evaluate", lambda network, batches, precision: next(accuracies))
+    monkeypatch.setattr("trainers.training.weights.evaluate", lambda network, batches, precision: next(accuracies))
     row = train_ticket(run, "finetune", Toy(), ticket(), splits(), tuning())
     assert (row["epoch"], row["test_acc"], row["val_acc"]) == (1, 50.0, 40.0)
 

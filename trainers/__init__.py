@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainers.notebook import mine
-    from trainers.tickets import load_ticket
+    from trainers.tickets.file import load_ticket
 
 __all__ = ["load_ticket", "mine"]
 
-_PUBLIC = {"load_ticket": "trainers.tickets", "mine": "trainers.notebook"}
+_PUBLIC = {"load_ticket": "trainers.tickets.file", "mine": "trainers.notebook"}
 """What notebooks import from here -> the module it is in, which is imported (and torch with it) when it is used."""
 
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from args_helper import Config
 from data import DATASETS
 from models import MODELS
 from trainers.algorithms import ALGORITHMS
-
-if TYPE_CHECKING:
-    from args_helper import Config
 
 PROJECT = Path(__file__).resolve().parent.parent
 REGISTRIES = {"algorithms": ALGORITHMS, "models": MODELS, "datasets": DATASETS}

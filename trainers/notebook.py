@@ -6,20 +6,18 @@ import csv
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from matplotlib.figure import Figure
 from torch import nn
 
 from args_helper import Config, config_from, parse_args
 from trainers.pipeline import run_trials
-from trainers.tickets import TICKET, read_ticket
-from trainers.trained import trained
-from utils.figures import curves
+from trainers.results.curves import curves
+from trainers.tickets.file import TICKET, read_ticket
+from trainers.tickets.ticket import Ticket
+from trainers.tickets.trained import trained
 from utils.files import read_json
-from utils.masks import Ticket
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)

@@ -11,33 +11,33 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from args_helper import Config, parse_args
-from data import load_data
-from data.loader import Splits
-from models import build_model
+from args_helper import Config
+from data.load import Splits, load_data
+from models.build import build_model
 from models.folding import FoldedNetwork
 from models.masking import to_plain
-from trainers.algorithms import load_algorithm
+from trainers.algorithms.load import load_algorithm
 from trainers.algorithms.stages import warn_of_idle_milestones
-from trainers.compiling import prepared
-from trainers.folders import folder_of, is_finished, opened, resolved, trial_of
-from trainers.loop import evaluate
-from trainers.reference import dense_config, find_dense
-from trainers.sanity import CHECKS
-from trainers.statistics import refuse_single_images
-from trainers.summary import log_outcome, related, summarise
-from trainers.tickets import TICKET, read_ticket, write_ticket
-from trainers.weights import train_ticket
+from trainers.checks.controls import CHECKS
+from trainers.results.curves import draw_curves
+from trainers.results.references import dense_config, find_dense
+from trainers.results.run_folder import folder_of, is_finished, opened, resolved, trial_of
+from trainers.results.screens import dense_line, last_screen, trials_screen
+from trainers.results.summarise import log_outcome, related, summarise
+from trainers.results.trials import finished_trials, write_summary, write_trials
+from trainers.tickets.file import TICKET, write_ticket
+from trainers.tickets.recipe import Recipe
+from trainers.tickets.ticket import Ticket
+from trainers.training.batchnorm import refuse_single_images
+from trainers.training.compile import prepared
+from trainers.training.loop import evaluate
+from trainers.training.weights import train_ticket
+from utils.distributed.collectives import broadcast, is_distributed, process_group, rank_zero_first, rank_zero_only
+from utils.distributed.launch import launched
 from utils.errors import UserError
-from utils.figures import draw_curves
 from utils.files import write_atomic
-from utils.launch import launched
-from utils.masks import Ticket, masked_state
-from utils.ranks import by_first, in_turns, joined, sharing, told
-from utils.recipe import Recipe
-from utils.report import dense_line, finished_trials, last_screen, trials_screen, write_summary, write_trials
-from utils.run import Row, Run
-from utils.summaries import read_summary
+from utils.masks import masked_state
+from utils.run.run import Row, Run
 
 
 def run_trials(config: Config, go_on: bool = False) -> Path:
@@ -56,7 +56,7 @@ def run_trials(config: Config, go_on: bool = False) -> Path:
     """
     config = resolved(config)
     warn_of_idle_milestones(config)
-    with joined(torch.device(config.torch_device), config.dist_backend):
+    with process_group(torch.device(config.torch_device), config.dist_backend):
         here = launched()
         if here.restart:
             print(f"started again by torchrun ({here.restart}): going on from the last checkpoint", flush=True)
@@ -82,15 +82,15 @@ def _run_trials(config: Config, go_on: bool) -> Path:
     return folder
 
 
-@by_first
+@rank_zero_only
 def _has_dense(config: Config) -> bool:
     return find_dense(config) is not None
 
 
 def _run_trial(config: Config, folder: Path) -> None:
-    """One run: find a ticket, train it, train its twins, report."""
+    """One run: find a ticket, train it, train its control networks, report."""
     find_ticket = load_algorithm(config.algo)
-    with in_turns():
+    with rank_zero_first():
         data = load_data(config)  # before there is a folder: what cannot start leaves none
         net = build_model(config, data.spec).to(config.torch_device)
     refuse_single_images(net, data)
@@ -99,13 +99,13 @@ def _run_trial(config: Config, folder: Path) -> None:
         ticket, seconds = _found(find_ticket, net, data, config, run)
         before = _untrained_accuracies(net, ticket, data, config.precision)
         written = (folder / TICKET, ticket, net, config)
-        sizes = by_first(write_ticket)(*written, before)
+        sizes = rank_zero_only(write_ticket)(*written, before)
 
         tuned, checks = None, {}
         recipe = ticket.recipe or Recipe.of_tuning(config)
         if not config.skip_fine_tune or recipe.stage != "finetune":  # else the search has trained it
             tuned = train_ticket(run, recipe.stage, net, ticket, data, recipe)
-            sizes = by_first(write_ticket)(*written, {**before, **_accuracies(tuned)})
+            sizes = rank_zero_only(write_ticket)(*written, {**before, **_accuracies(tuned)})
             if config.save_model:
                 _write_model(folder / "model.safetensors", net)
             if not config.skip_sanity_checks:
@@ -115,7 +115,7 @@ def _run_trial(config: Config, folder: Path) -> None:
         _conclude(run, config, ticket, net, data, outcome)
 
 
-@by_first
+@rank_zero_only
 def _conclude(run: Run, config: Config, ticket: Ticket, net: nn.Module, data: Splits, outcome: dict[str, Any]) -> None:
     summary = write_summary(run.folder, related(summarise(config, run, ticket, net, data, outcome), config))
     log_outcome(run, config, summary)
@@ -130,9 +130,9 @@ def _found(find_ticket: Callable, net: nn.Module, data: Splits, config: Config, 
     seconds = time.perf_counter() - started
     to_plain(net)
     _check_kind(ticket, net, config)
-    if sharing():
+    if is_distributed():
         # Scores of a single pass may differ in their last bit between GPUs, and what they rank with it.
-        ticket = told(ticket.to(torch.device("cpu"))).to(data.train.device)
+        ticket = broadcast(ticket.to(torch.device("cpu"))).to(data.train.device)
     return ticket, seconds
 
 
@@ -168,25 +168,25 @@ def _accuracies(tuned: Row) -> Row:
     return {f"{split}_acc_after_finetune": tuned[f"{split}_acc"] for split in ("test", "val")}
 
 
-@by_first
+@rank_zero_only
 def _write_model(path: Path, net: nn.Module) -> None:
     write_atomic(path, save({name: value.contiguous() for name, value in net.state_dict().items()}))
 
 
 def _checks(run: Run, net: nn.Module, ticket: Ticket, data: Splits, config: Config) -> dict[str, Row]:
-    """Train the ticket's twins exactly as the ticket was; a dense network has none that differ."""
+    """Train the control networks exactly as the ticket was trained; a dense network has none that differ from it."""
     if all(bool(mask.all()) for mask in ticket.masks.values()):
         return {}
     recipe = ticket.recipe or Recipe.of_tuning(config)
     checks = {}
     for name, check in CHECKS.items():
-        twin = check(ticket, config, run.rng(f"check/{name}", "twin"))
-        row = train_ticket(run, f"check/{name}", net, twin, data, recipe)
+        control = check(ticket, config, run.rng(f"check/{name}", "twin"))
+        row = train_ticket(run, f"check/{name}", net, control, data, recipe)
         checks[name] = {"test_acc_after_finetune": row["test_acc"]}
     return checks
 
 
-@by_first
+@rank_zero_only
 def report_trials(config: Config, folder: Path) -> None:
     """Relate every finished trial to what is among the results by now, and sum the trials up.
 
@@ -206,44 +206,3 @@ def report_trials(config: Config, folder: Path) -> None:
 
 
 # ---- checks of runs that are finished ------------------------------------------------------------------------------
-
-
-def check_runs(config: Config) -> None:
-    """Make the missing sanity checks of every finished run under `sanity_folder`; or check a claimed `ticket`.
-
-    Raises:
-        UserError: there are no finished runs.
-        Stopped: the process was asked to stop; the run at hand is saved, and the same command goes on.
-    """
-    if config.sanity_folder is None:
-        run_trials(config)
-        return
-    root = Path(config.sanity_folder)
-    folders = sorted(path.parent for path in root.rglob("summary.json") if (path.parent / "config.yml").is_file())
-    if not folders:
-        raise UserError(f"sanity_folder {root}: there is no finished run (a folder with a summary.json) in it")
-    for folder in folders:
-        _check_run(folder, config)
-
-
-def _check_run(folder: Path, asked: Config) -> None:
-    """Train the twins of a finished run's ticket, on the run's own device unless another was asked for."""
-    summary = read_summary(folder / "summary.json")
-    place = {name: getattr(asked, name) for name in ("device", "gpu", "no_cuda") if name in asked.model_fields_set}
-    stored = parse_args(["--resume", str(folder)])
-    config = resolved(stored.model_copy(update={**place, "skip_sanity_checks": False}))
-    if summary["weights_remaining"] == summary["weights_total"] or set(CHECKS) <= set(summary["checks"]):
-        print(f"{folder}: no check is missing")
-        return
-    if summary["test_acc_after_finetune"] is None:
-        print(f"{folder}: its ticket was never trained, so that there is nothing to compare a check to")
-        return
-    ticket = read_ticket(folder / TICKET)[0].to(torch.device(config.torch_device))
-    data = load_data(config)
-    net = build_model(config, data.spec).to(config.torch_device)
-    config = prepared(config, net, data)
-    with opened(config, folder) as run:
-        checks = _checks(run, net, ticket, data, config)
-        written = write_summary(folder, related({**summary, "checks": checks}, config))
-        write_trials(folder, config.config_hash)
-        print(last_screen(written, folder, run.log_folder))

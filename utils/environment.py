@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from utils.distributed.collectives import world_size
 from utils.errors import UserError
-from utils.ranks import world
 
 PACKAGES = ("torchvision", "numpy", "scipy", "scikit-learn", "pydantic", "safetensors")
 PROJECT = Path(__file__).resolve().parent.parent
@@ -59,7 +59,7 @@ def describe_environment(device: str) -> dict[str, Any]:
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": None if (changes := _git("status", "--porcelain")) is None else bool(changes),
         "device": device_name(device),
-        "world_size": world(),
+        "world_size": world_size(),
         "cuda": torch.version.cuda if device.startswith("cuda") else None,
     }
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from utils.launch import launched
+from utils.distributed.launch import launched
 
 
 class UserError(Exception):
@@ -49,7 +49,7 @@ class SweepStopped(Stopped):
         self.exit_code = exit_code
 
 
-class RanksApart(Exception):
+class DistributedError(Exception):
     """Processes that train together and cannot go on so: one of them is lost, or holds something else."""
 
     exit_code = 1
@@ -71,7 +71,7 @@ def resume_command(folder: Path) -> str:
     return f"{launched().command} main.py --resume {shlex.quote(str(folder))}"
 
 
-def one_message(told: object) -> str:
+def printable(told: object) -> str:
     """A message as a terminal may be given it: what is not to be printed, such as an escape in a name, is spelled."""
     return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in str(told))
 
@@ -90,11 +90,11 @@ class _Short(reprlib.Repr):
 _LONGEST = 120
 
 
-def shown(given: Any) -> str:
+def abbreviate(given: Any) -> str:
     """A value in a message: in short, whatever it is, where its own text might be without end."""
     if not isinstance(given, str):
         return _Short().repr(given)
-    return one_message(given if len(given) <= _LONGEST else f"{given[: _LONGEST // 2]}...{given[-_LONGEST // 2 :]}")
+    return printable(given if len(given) <= _LONGEST else f"{given[: _LONGEST // 2]}...{given[-_LONGEST // 2 :]}")
 
 
 def nearest(given: str, known: Iterable[str]) -> str | None:
@@ -104,7 +104,7 @@ def nearest(given: str, known: Iterable[str]) -> str | None:
     return lowered[near[0]] if near else None
 
 
-def meant(given: str, known: Iterable[str]) -> str:
+def did_you_mean(given: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the known name nearest to `given`, or nothing where none is near."""
     near = nearest(given, known)
     return "" if near is None else f"; did you mean '{near}'?"

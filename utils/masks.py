@@ -1,51 +1,15 @@
-"""Masks and what is done to them: pure functions on tensors, and the Ticket that stages hand on."""
+"""Masks: pure functions on tensors."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from utils.recipe import Recipe
-
 Masks = dict[str, Tensor]
 """Parameter name -> boolean tensor of the parameter's shape; True where it is kept."""
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """A subnetwork as a search hands it on.
-
-    Attributes:
-        state: the plain network's whole state_dict at hand-over; pruned places are not zeroed, BatchNorm included.
-        masks: the weights to train.
-        gem: the subset of `masks` that was switched on when the search ended (before unflagging), or None for a
-            method that knows no such difference.
-        facts: what the search has to say for the summary, by name (JSON values).
-        recipe: how it is trained, where the algorithm has a say in that; None: as the options for fine-tuning say.
-    """
-
-    state: dict[str, Tensor]
-    masks: Masks
-    gem: Masks | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    recipe: Recipe | None = None
-
-    @property
-    def untrained(self) -> Masks:
-        """The masks under which the ticket is judged before any weight of it was trained."""
-        return self.masks if self.gem is None else self.gem
-
-    def to(self, device: torch.device) -> Ticket:
-        """The same on another device."""
-        moved = [part and {name: value.to(device) for name, value in part.items()} for part in (
-            self.state, self.masks, self.gem
-        )]  # fmt: skip
-        return replace(self, state=moved[0], masks=moved[1], gem=moved[2])
 
 
 def ceil_count(fraction: float, n: int) -> int:
@@ -70,32 +34,32 @@ def kth_lowest(values: Tensor, k: int) -> Tensor:
     return values.kthvalue(k).values if values.device.type == "cpu" else values.sort().values[k - 1]
 
 
-def prune_lowest(rank: Tensor, in_play: Tensor, fraction: float) -> Tensor:
+def prune_lowest(rank: Tensor, unpruned: Tensor, fraction: float) -> Tensor:
     """Remove every place in play whose rank is at most the ⌈fraction · n⌉-th lowest of the n in play.
 
     Ties at that rank all go, so that more than the fraction may. Source: Rare Gems, Algorithm 1.
 
     Args:
         rank: (N,) what places are ordered by.
-        in_play: (N,) bool.
+        unpruned: (N,) bool.
         fraction: in [0, 1].
 
     Returns:
         (N,) bool, the places that stay in play.
     """
-    candidates = rank[in_play]
+    candidates = rank[unpruned]
     count = ceil_count(fraction, candidates.numel())
     if count < 1:
-        return in_play.clone()
-    return in_play & (rank > kth_lowest(candidates, count))
+        return unpruned.clone()
+    return unpruned & (rank > kth_lowest(candidates, count))
 
 
-def prune_exactly(rank: Tensor, in_play: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def prune_exactly(rank: Tensor, unpruned: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Remove exactly the `count` lowest-ranked places in play; which of those tied at the boundary go is drawn.
 
     Args:
         rank: (N,) what places are ordered by.
-        in_play: (N,) bool, at least `count` of them True.
+        unpruned: (N,) bool, at least `count` of them True.
         count: how many go, at least 0.
         generator: on the CPU; for the ties.
 
@@ -103,23 +67,23 @@ def prune_exactly(rank: Tensor, in_play: Tensor, count: int, generator: torch.Ge
         (N,) bool, the places that stay in play.
     """
     if count < 1:
-        return in_play.clone()
-    boundary = kth_lowest(rank[in_play], count)
-    removed = in_play & (rank < boundary)
-    tied = (in_play & (rank == boundary)).nonzero().squeeze(1)
+        return unpruned.clone()
+    boundary = kth_lowest(rank[unpruned], count)
+    removed = unpruned & (rank < boundary)
+    tied = (unpruned & (rank == boundary)).nonzero().squeeze(1)
     drawn = torch.randperm(tied.numel(), generator=generator)[: count - int(removed.sum())]
     removed[tied[drawn.to(tied.device)]] = True
-    return in_play & ~removed
+    return unpruned & ~removed
 
 
 def prune_apart(
-    ranks: Mapping[str, Tensor], in_play: Masks, how_many: Callable[[int, int], int], generator: torch.Generator
+    ranks: Mapping[str, Tensor], unpruned: Masks, how_many: Callable[[int, int], int], generator: torch.Generator
 ) -> Masks:
     """Remove the lowest-ranked of all weights of the network; likewise, apart from them, of all biases.
 
     Args:
         ranks: parameter name -> what places are ordered by.
-        in_play: of the same names; places that are not in play stay so.
+        unpruned: of the same names; places that are not in play stay so.
         how_many: (places in play, places in all) -> how many go; asked for the weights, then for the biases.
         generator: on the CPU; decides among equals.
     """
@@ -128,7 +92,7 @@ def prune_apart(
         names = [name for name in ranks if is_bias(name) == biases]
         if names:
             flat = torch.cat([ranks[name].flatten() for name in names])
-            before = torch.cat([in_play[name].flatten() for name in names])
+            before = torch.cat([unpruned[name].flatten() for name in names])
             mask = prune_exactly(flat, before, how_many(int(before.sum()), before.numel()), generator)
             parts = mask.split([ranks[name].numel() for name in names])
             masks |= {name: part.view_as(ranks[name]) for name, part in zip(names, parts)}

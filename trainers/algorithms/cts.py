@@ -11,26 +11,25 @@ import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.loader import Splits
+from args_helper import Config
+from data.load import Splits
 from models.masking import masked_layers, plain_state, prunable_parameters, to_masked
 from trainers.algorithms import CTS_SEARCH
-from trainers.compiling import compile_in_place
-from trainers.loop import train
-from trainers.scores import ScoreTraining
-from trainers.training import Draw
-from trainers.weights import train_ticket
-from utils.masks import Ticket, all_kept, keep_highest
-from utils.recipe import Recipe
-from utils.run import Row, Run
-
-if TYPE_CHECKING:
-    from args_helper import Config
+from trainers.tickets.recipe import Recipe
+from trainers.tickets.ticket import Ticket
+from trainers.training.compile import compile_in_place
+from trainers.training.loop import train
+from trainers.training.scores import ScoreTraining
+from trainers.training.training import Draw
+from trainers.training.weights import train_ticket
+from utils.masks import all_kept, keep_highest
+from utils.run.run import Row, Run
 
 TEMPERATURE = 2 / 3
 SLACK = 1.1

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import nn
 
-from data.loader import Splits
+from args_helper import Config
+from data.load import Splits
 from models.masking import plain_state, prunable_parameters
-from utils.masks import Ticket, all_kept
-from utils.recipe import Recipe
-from utils.run import Run
-
-if TYPE_CHECKING:
-    from args_helper import Config
+from trainers.tickets.recipe import Recipe
+from trainers.tickets.ticket import Ticket
+from utils.masks import all_kept
+from utils.run.run import Run
 
 
 def find_ticket(net: nn.Module, _data: Splits, config: Config, _run: Run) -> Ticket:

@@ -6,23 +6,23 @@ Source: Ramanujan et al., CVPR 2020 (arXiv 1911.13299), §3; the global and the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from data.loader import Splits
+from args_helper import Config
+from data.load import Splits
 from models.initialise import draw_scores
 from models.layers import GlobalThreshold, Rule, TopKInLayer
 from models.masking import plain_state, to_masked
-from models.pretrained import load_scores, read_state
-from trainers.loop import train
-from trainers.scores import ScoreTraining
-from utils.masks import Ticket, ceil_count, kth_lowest
-from utils.run import Run, derive_rng
-
-if TYPE_CHECKING:
-    from args_helper import Config
+from models.state_files import load_scores, read_state
+from trainers.tickets.ticket import Ticket
+from trainers.training.loop import train
+from trainers.training.scores import ScoreTraining
+from utils.masks import ceil_count, kth_lowest
+from utils.rng import derive_rng
+from utils.run.run import Run
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:

@@ -7,21 +7,20 @@ Source: Wang et al., "Picking Winning Tickets Before Training by Preserving Grad
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.loader import Batch, Splits
+from args_helper import Config
+from data.load import Splits
+from data.normalise import Batch
 from models.masking import plain_state, prunable_parameters
-from trainers.ledger import scoring_flops
-from utils.masks import Ticket, keep_highest
-from utils.ranks import in_parts
-from utils.run import Run
-
-if TYPE_CHECKING:
-    from args_helper import Config
+from trainers.tickets.ticket import Ticket
+from trainers.training.cost import scoring_flops
+from utils.distributed.collectives import in_parts
+from utils.masks import keep_highest
+from utils.run.run import Run
 
 IMAGES_A_CLASS = 10
 TEMPERATURE = 200.0

@@ -7,25 +7,25 @@ Algorithm 1.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from data.loader import Splits
+from args_helper import Config
+from data.load import Splits
 from models.initialise import draw_scores
 from models.layers import Round, Rule, Soft
 from models.masking import masked_layers, plain_state, to_masked
-from models.pretrained import load_scores, read_state
-from trainers.connectivity import warn_of_thin_layers
-from trainers.loop import train
-from trainers.scores import ScoreTraining
-from trainers.training import Draw
-from utils.masks import Ticket, ceil_count, floor_count, kth_lowest, prune_exactly, prune_lowest
-from utils.run import Run, derive_rng
-
-if TYPE_CHECKING:
-    from args_helper import Config
+from models.state_files import load_scores, read_state
+from trainers.checks.connectivity import warn_of_thin_layers
+from trainers.tickets.ticket import Ticket
+from trainers.training.loop import train
+from trainers.training.scores import ScoreTraining
+from trainers.training.training import Draw
+from utils.masks import ceil_count, floor_count, kth_lowest, prune_exactly, prune_lowest
+from utils.rng import derive_rng
+from utils.run.run import Run
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
@@ -76,9 +76,9 @@ class GemMiner(ScoreTraining):
         super().__init__(network, self._rule(network, config), config)
         self.weights = self.flat.segments[0].stop
         self._prunings = config.prunings_ahead if config.algo == "hc_iter" else range(0)
-        in_play = int(self.flat.flags[self.flat.segments[0]].sum())
-        self._rate = config.rate_from(in_play / self.weights)
-        self._out_of_reach = self._why_out_of_reach(in_play)
+        unpruned = int(self.flat.flags[self.flat.segments[0]].sum())
+        self._rate = config.rate_from(unpruned / self.weights)
+        self._out_of_reach = self._why_out_of_reach(unpruned)
         if self._out_of_reach:
             warnings.warn(f"the target of {config.target_sparsity:g}% is missed: {self._out_of_reach}", stacklevel=2)
         self._flags_changed()
@@ -91,14 +91,14 @@ class GemMiner(ScoreTraining):
             return Round(torch.zeros((), device=next(network.parameters()).device))
         return Round(config.quantize_threshold)
 
-    def _why_out_of_reach(self, in_play: int) -> str | None:
+    def _why_out_of_reach(self, unpruned: int) -> str | None:
         """Why the prunings ahead cannot end at the target, in words; None where they can, or are not meant to."""
         config, target = self._config, max(1, floor_count(self._config.density, self.weights))
         if config.algo == "hc" or config.override_prune_rate or config.prune_type == "FixThresholding":
             return None
-        if in_play < target:
-            return f"only {in_play:,} weights were in play when the search began"
-        if in_play > target and not self._prunings:
+        if unpruned < target:
+            return f"only {unpruned:,} weights were in play when the search began"
+        if unpruned > target and not self._prunings:
             return f"start_epoch {config.start_epoch} lies after the last pruning, that of epoch {config.prunings[-1]}"
         return None
 
@@ -127,8 +127,8 @@ class GemMiner(ScoreTraining):
     def _flags_changed(self) -> None:
         """Count anew how many weights the moving threshold switches off; reads from the device."""
         if self._config.bottom_k_on_forward:
-            in_play = int(self.flat.flags[self.flat.segments[0]].sum())
-            self._switched_off = max(1, ceil_count(self._rate, in_play))
+            unpruned = int(self.flat.flags[self.flat.segments[0]].sum())
+            self._switched_off = max(1, ceil_count(self._rate, unpruned))
             self._follow_threshold()
 
     @torch.no_grad()
@@ -177,25 +177,25 @@ class GemMiner(ScoreTraining):
         if config.prune_type == "FixThresholding":
             flags &= rank > 0.5 if not config.invert_sanity_check else rank >= -0.5
         elif config.prune_type == "LocalBottomK":
-            for in_play, ranks in zip(self.flat.split(flags).values(), self.flat.split(rank).values()):
-                count = ceil_count(rate, int(in_play.sum()))
-                kept = prune_exactly(ranks.flatten(), in_play.flatten(), count, generator)
-                in_play.copy_(kept.view_as(in_play))
+            for unpruned, ranks in zip(self.flat.split(flags).values(), self.flat.split(rank).values()):
+                count = ceil_count(rate, int(unpruned.sum()))
+                kept = prune_exactly(ranks.flatten(), unpruned.flatten(), count, generator)
+                unpruned.copy_(kept.view_as(unpruned))
         else:
             for segment in self.flat.segments:
-                in_play, ranks = flags[segment], rank[segment]
+                unpruned, ranks = flags[segment], rank[segment]
                 if config.prune_type == "BottomK":
-                    scheduled = int(in_play.sum()) - ceil_count(rate, int(in_play.sum()))
-                    flags[segment] = prune_lowest(ranks, in_play, rate)
+                    scheduled = int(unpruned.sum()) - ceil_count(rate, int(unpruned.sum()))
+                    flags[segment] = prune_lowest(ranks, unpruned, rate)
                     self._tied += scheduled - int(flags[segment].sum())
                 else:
-                    flags[segment] = prune_exactly(ranks, in_play, self._exact_count(in_play, last), generator)
+                    flags[segment] = prune_exactly(ranks, unpruned, self._exact_count(unpruned, last), generator)
 
-    def _exact_count(self, in_play: Tensor, last: bool) -> int:
+    def _exact_count(self, unpruned: Tensor, last: bool) -> int:
         """How many places ExactBottomK removes; the last pruning lands on ⌊dN⌋."""
-        count = int(in_play.sum())
+        count = int(unpruned.sum())
         if last and not self._config.override_prune_rate:
-            return max(0, count - max(1, floor_count(self._config.density, in_play.numel())))
+            return max(0, count - max(1, floor_count(self._config.density, unpruned.numel())))
         return ceil_count(self._rate, count)
 
     def density_reason(self) -> str | None:

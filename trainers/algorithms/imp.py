@@ -7,23 +7,22 @@ Source: Frankle & Carbin, ICLR 2019 (arXiv 1803.03635), Strategy 1; rewinding: F
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from data.loader import Splits
+from args_helper import Config
+from data.load import Splits
 from models.masking import plain_state, prunable_parameters
 from trainers.algorithms.imp_rounds import first_round, keep_round, rewind_step
-from trainers.connectivity import warn_of_thin_layers
-from trainers.loop import train
-from trainers.weights import WeightTraining
-from utils.masks import Masks, Ticket, ceil_count, floor_count, prune_apart
-from utils.recipe import Recipe
-from utils.run import Run
-
-if TYPE_CHECKING:
-    from args_helper import Config
+from trainers.checks.connectivity import warn_of_thin_layers
+from trainers.tickets.recipe import Recipe
+from trainers.tickets.ticket import Ticket
+from trainers.training.loop import train
+from trainers.training.weights import WeightTraining
+from utils.masks import Masks, ceil_count, floor_count, prune_apart
+from utils.run.run import Run
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
@@ -102,11 +101,11 @@ def smallest_pruned(ticket: Ticket, number: int, config: Config, run: Run) -> Ma
     """
     magnitudes = {name: ticket.state[name].abs() for name in ticket.masks}
 
-    def how_many(in_play: int, whole: int) -> int:
-        count = min(ceil_count(config.prune_rate, in_play), in_play - 1)
+    def how_many(unpruned: int, whole: int) -> int:
+        count = min(ceil_count(config.prune_rate, unpruned), unpruned - 1)
         if config.imp_rounds > 0:
             return count
-        above_target = in_play - max(1, floor_count(config.density, whole))
+        above_target = unpruned - max(1, floor_count(config.density, whole))
         return above_target if number == config.imp_prunings else min(count, above_target)
 
     return prune_apart(magnitudes, ticket.masks, how_many, run.rng(f"search/round_{number}", "prune"))

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from args_helper import Config
 from models.masking import plain_state, prunable_parameters
-from models.pretrained import load_weights, read_state, unwrapped
-from trainers.stored import checked_position
-from utils.checkpoints import checkpoint_path
+from models.state_files import load_weights, read_state, unwrapped
+from trainers.tickets.format import write_stored
+from trainers.tickets.ticket import Ticket
+from trainers.training.position import validate_position
+from utils.distributed.collectives import rank_zero_only
 from utils.errors import UserError
 from utils.files import load_tensors, write_atomic, write_csv
-from utils.masks import Ticket, all_kept
-from utils.ranks import by_first
-from utils.run import Run
-from utils.tickets import write_stored
-
-if TYPE_CHECKING:
-    from args_helper import Config
+from utils.masks import all_kept
+from utils.run.checkpoints import checkpoint_path
+from utils.run.run import Run
 
 REWIND_STEP = 1000
 SHARE_OF_SHORT_ROUNDS = 0.05
@@ -51,7 +50,7 @@ def rewind_step(config: Config, steps: int) -> int:
 # ---- what a round leaves -------------------------------------------------------------------------------------------
 
 
-@by_first
+@rank_zero_only
 def keep_round(run: Run, number: int, ticket: Ticket, rewound: dict[str, Tensor], config: Config) -> None:
     """Write a finished round's network and masks, the table of all rounds so far, and the rewind snapshot once.
 
@@ -105,7 +104,7 @@ def first_round(net: nn.Module, config: Config, run: Run) -> tuple[int, Ticket, 
         rewound = {name: value.to(device) for name, value in stored_snapshot.items()}
         load_weights(net, {**net.state_dict(), **rewound}, snapshot)  # that they fit
     begun = run.load(stage)
-    stored = checked_position(_stored_position(folder, config) if begun is None else begun, 0, str(folder))
+    stored = validate_position(_stored_position(folder, config) if begun is None else begun, 0, str(folder))
     load_weights(net, unwrapped(stored), folder)
     state = plain_state(net)
     if begun is None:
@@ -114,12 +113,12 @@ def first_round(net: nn.Module, config: Config, run: Run) -> tuple[int, Ticket, 
     return number, Ticket(state, {name: state[name] != 0 for name in fresh.masks}), rewound
 
 
-@by_first
+@rank_zero_only
 def _stored_snapshot(path: Path) -> dict[str, Tensor]:
     return dict(read_state(path)) if path.exists() else {}
 
 
-@by_first
+@rank_zero_only
 def _stored_position(folder: Path, config: Config) -> dict[str, Any]:
     """The checkpoint of a run's round: its end, or where it stood at `imp_resume_epoch` and step `imp_resume_iter`."""
     number = config.imp_resume_round
@@ -129,7 +128,7 @@ def _stored_position(folder: Path, config: Config) -> dict[str, Any]:
         wanted = (max(0, config.imp_resume_epoch), max(0, config.imp_resume_iter))
     there = []
     for path in sorted(last.parent.glob(f"{last.stem}.pt")) + sorted(last.parent.glob(f"{last.stem}_epoch_*.pt")):
-        stored = checked_position(load_tensors(path), 0, str(path))
+        stored = validate_position(load_tensors(path), 0, str(path))
         at = (stored["epoch"], stored["step"])
         if at == wanted or (wanted is None and stored["done"]):
             return stored

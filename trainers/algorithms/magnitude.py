@@ -6,17 +6,14 @@ ICLR 2021 (arXiv 2009.08576).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import nn
 
-from data.loader import Splits
+from args_helper import Config
+from data.load import Splits
 from models.masking import plain_state, prunable_parameters
-from utils.masks import Ticket, keep_highest
-from utils.run import Run
-
-if TYPE_CHECKING:
-    from args_helper import Config
+from trainers.tickets.ticket import Ticket
+from utils.masks import keep_highest
+from utils.run.run import Run
 
 
 def find_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:

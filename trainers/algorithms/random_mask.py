@@ -9,19 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from data.loader import Splits
+from args_helper import Config
+from data.load import Splits
 from models.masking import plain_state, prunable_parameters
-from trainers.sanity import CHECKS
-from utils.masks import Ticket, floor_count, is_bias, random_masks
-from utils.run import Run
-
-if TYPE_CHECKING:
-    from args_helper import Config
+from trainers.checks.controls import CHECKS
+from trainers.tickets.ticket import Ticket
+from utils.masks import floor_count, is_bias, random_masks
+from utils.run.run import Run
 
 
 def find_uniform_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import nn
 
-from data.loader import Splits
+from args_helper import Config
+from data.load import Splits
 from models.masking import plain_state, prunable_parameters
+from trainers.tickets.ticket import Ticket
 from utils.errors import UserError
-from utils.masks import Ticket, floor_count, is_bias, random_masks
-from utils.run import Run
-
-if TYPE_CHECKING:
-    from args_helper import Config
+from utils.masks import floor_count, is_bias, random_masks
+from utils.run.run import Run
 
 CLASSIFIER_RATIO = 0.3
 # Version 2 (ResNet-20): fraction pruned -> ratios of the first layer and of the classifier.

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 from copy import deepcopy
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import nn
 
-from data.loader import Splits
+from args_helper import Config
+from data.load import Splits
 from models.masking import plain_state, prunable_parameters
-from trainers.ledger import scoring_flops
-from utils.masks import Ticket, keep_highest
-from utils.ranks import in_parts
-from utils.run import Run
-
-if TYPE_CHECKING:
-    from args_helper import Config
+from trainers.tickets.ticket import Ticket
+from trainers.training.cost import scoring_flops
+from utils.distributed.collectives import in_parts
+from utils.masks import keep_highest
+from utils.run.run import Run
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:

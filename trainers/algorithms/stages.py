@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+from args_helper import Config
 from trainers.algorithms import ALGORITHMS
-from trainers.sanity import CHECKS
-
-if TYPE_CHECKING:
-    from args_helper import Config
+from trainers.checks.controls import CHECKS
 
 LEARN_SCORES = ("hc", "hc_iter", "ep", "global_ep", "global_ep_iter")
 

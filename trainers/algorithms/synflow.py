@@ -7,20 +7,18 @@ Source: Tanaka et al., "Pruning neural networks without any data by iteratively 
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from data.loader import Splits
+from args_helper import Config
+from data.load import Splits
 from models.masking import plain_state, prunable_parameters
-from trainers.ledger import scoring_flops
+from trainers.tickets.ticket import Ticket
+from trainers.training.cost import scoring_flops
 from utils.environment import device_of_doubles
-from utils.masks import Masks, Ticket, keep_highest
-from utils.run import Run
-
-if TYPE_CHECKING:
-    from args_helper import Config
+from utils.masks import Masks, keep_highest
+from utils.run.run import Run
 
 ROUNDS = 100
 

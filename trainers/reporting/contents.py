@@ -12,7 +12,7 @@ from trainers.reporting.gather import FINISHED, RunRecord
 from trainers.reporting.published import AFTER, BEFORE, SOURCE, beside_published, published_for
 from trainers.reporting.series import Experiment, Series, Task
 from trainers.reporting.tables import NONE, Column, Row, Table, number, spread, text
-from utils.report import Spread
+from trainers.results.trials import Spread
 
 HASH = Column("config", lambda row: row["config_hash"] or NONE, links=lambda row: row["links"]["config"])
 RUNS = Column("runs (trial)", lambda row: row["runs"] or NONE, links=lambda row: row["links"]["runs"])
@@ -66,8 +66,8 @@ class Contents:
         for series, one in self._experiments(self._task.tickets):
             for check, verdict in one.verdicts.items():
                 row = {"series": series.name, "weights_remaining_percent": one.density, "check": check}
-                ticket, twins = one.beside(check)
-                row |= _flat("ticket", ticket) | _flat("check_accuracy", twins)
+                ticket, controls = one.beside(check)
+                row |= _flat("ticket", ticket) | _flat("check_accuracy", controls)
                 row |= {"margin": verdict.margin, "low": verdict.low, "high": verdict.high}
                 rows.append(row | {"verdict": verdict.word, "n": verdict.trials} | self._traced(one))
         interval = Column("95% interval", _interval, lambda row: row["low"])

@@ -23,7 +23,7 @@ from trainers.reporting.series import Experiment, tasks_of
 from trainers.reporting.tables import NONE, Column, Table, number, spread, text
 from utils.errors import UserError
 from utils.files import write_atomic
-from utils.marked import with_part
+from utils.markers import replace_between_markers
 
 MEASURED = Path(__file__).resolve().parents[2] / "configs" / "resnet20" / "measured"
 COMMAND = "python main.py --sweep configs/sweeps/paper_resnet20.yml"
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if given.collect:
             print(f"{collect(given.collect)} runs taken over to {MEASURED}")
-        changed = with_part(given.text.read_text(encoding="utf-8"), "results", results())
+        changed = replace_between_markers(given.text.read_text(encoding="utf-8"), "results", results())
         write_atomic(given.text, changed)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -11,8 +11,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from trainers.reporting.figures import Drawn
 from trainers.reporting.gather import Problem
+from trainers.reporting.plots import RenderedPlot
 from trainers.reporting.tables import Table, plain
 
 HERE = Path(__file__).parent
@@ -62,7 +62,7 @@ class Part:
     heading: str
     label: str
     table: Table | None = None
-    figure: Drawn | None = None
+    figure: RenderedPlot | None = None
     alt: str = ""
     caption: str = ""
     notes: Sequence[str] = ()

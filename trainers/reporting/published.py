@@ -11,7 +11,7 @@ from typing import Any
 
 from args_helper import Config, parse_args
 from trainers.reporting.series import Experiment
-from utils.report import Spread
+from trainers.results.trials import Spread
 
 SOURCE = "Sreenivasan et al., NeurIPS 2022, arXiv 2202.12002"
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -8,21 +8,18 @@ import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from args_helper import Config
 from data import DEFINED_BY_PATH
-from trainers.reporting import drawings
+from trainers.reporting import plotting as drawings
 from trainers.reporting.contents import Contents
-from trainers.reporting.figures import Drawn
 from trainers.reporting.gather import FINISHED, gather
 from trainers.reporting.page import File, Part, Report, Section, as_html, as_markdown
+from trainers.reporting.plots import RenderedPlot
 from trainers.reporting.series import Task, tasks_of
 from trainers.reporting.tables import Table
 from utils.errors import UserError
 from utils.files import read_json, write_atomic, write_json
-
-if TYPE_CHECKING:
-    from args_helper import Config
 
 PAGE, MARKDOWN, MANIFEST = "report.html", "report.md", "report.json"
 
@@ -152,7 +149,7 @@ class TaskSection:
         return table and self._part("paper", "Beside the paper", table)
 
     def _part(
-        self, name: str, heading: str, table: Table, figure: Drawn | None = None, *,
+        self, name: str, heading: str, table: Table, figure: RenderedPlot | None = None, *,
         more: Sequence[tuple[str, str]] = (), **words: object,
     ) -> Part:  # fmt: skip
         stem = f"{self._slug}_{name}"

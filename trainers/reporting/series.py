@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from args_helper import OPTIONS, TASK_OPTIONS, Config
+from trainers.checks.verdict import Verdict
 from trainers.reporting.gather import Outcome, RunRecord
-from utils.report import Spread, judge_checks
-from utils.verdict import Verdict
+from trainers.results.trials import Spread, judge_checks
 
 DENSE = "training"
 OF_DENSITY = {"target_sparsity", "imp_rounds", "smart_ratio"}
@@ -67,8 +67,8 @@ class Experiment:
             upright = Spread.of(one.inverts.test_acc_after_finetune for one in inverted)
             return upright, Spread.of(one.test_acc_after_finetune for one in inverted)
         checked = [one for one in self.outcomes if check in one.checks]
-        twins = Spread.of(one.checks[check].test_acc_after_finetune for one in checked)
-        return Spread.of(one.test_acc_after_finetune for one in checked), twins
+        controls = Spread.of(one.checks[check].test_acc_after_finetune for one in checked)
+        return Spread.of(one.test_acc_after_finetune for one in checked), controls
 
 
 @dataclass(frozen=True)

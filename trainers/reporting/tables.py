@@ -94,22 +94,22 @@ def number(heading: str, key: str, form: str = ".2f") -> Column:
     def sort(row: Row) -> float | None:
         return None if row[key] is None or math.isnan(row[key]) else row[key]
 
-    return Column(heading, lambda row: shown(row[key], form), sort)
+    return Column(heading, lambda row: formatted(row[key], form), sort)
 
 
 def spread(heading: str, key: str, form: str = ".2f") -> Column:
     """A column of mean ± standard deviation, from `key`_mean and `key`_sd."""
 
     def show(row: Row) -> str:
-        mean, sd = shown(row[f"{key}_mean"], form), row[f"{key}_sd"]
+        mean, sd = formatted(row[f"{key}_mean"], form), row[f"{key}_sd"]
         own = row.get(f"{key}_n")
         fewer = f" (n = {own})" if own and own != row["n"] else ""
-        return (mean if sd is None else f"{mean} ± {shown(sd, form.lstrip('+'))}") + fewer
+        return (mean if sd is None else f"{mean} ± {formatted(sd, form.lstrip('+'))}") + fewer
 
     return Column(heading, show, lambda row: row[f"{key}_mean"])
 
 
-def shown(value: float | None, form: str) -> str:
+def formatted(value: float | None, form: str) -> str:
     """A figure in a format of Python's, or `si` (three digits and a prefix: 58.8 G); a dash for none."""
     if value is None:
         return NONE

@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from args_helper import Config
-from trainers.folders import is_finished
-from trainers.sweeping.units import Board, Task, Unit
+from trainers.results.run_folder import is_finished
+from trainers.sweeping.units import Claims, Task, Unit
 from utils.errors import UserError
 
 
@@ -17,16 +17,16 @@ class Trials:
     Args:
         name: of the run.
         config: of all its trials.
-        board: what is known of the other workers.
+        claims: what is known of the other workers.
     """
 
-    def __init__(self, name: str, config: Config, board: Board) -> None:
+    def __init__(self, name: str, config: Config, claims: Claims) -> None:
         self.name = name
         numbers = range(config.trial_num, config.trial_num + config.num_trial)
         each = {number: config.model_copy(update={"trial_num": number, "num_trial": 1}) for number in numbers}
         self._open = [Unit.of(f"{name}, trial {number}", trial) for number, trial in each.items()]
         self._first = self._open[0]
-        self._board = board
+        self._claims = claims
 
     @property
     def over(self) -> bool:
@@ -44,9 +44,9 @@ class Trials:
     def take(self) -> Task | None:
         """Claim the next trial; None: all are finished, have failed, or are in work by others."""
         for unit in tuple(self._open):
-            claim = self._board.claim(unit)
+            claim = self._claims.claim(unit)
             if claim is None:
-                if unit.name in self._board.problems:
+                if unit.name in self._claims.problems:
                     self._close(unit)
                 continue
             try:  # only now: until the claim was there, another may have finished it
@@ -54,7 +54,7 @@ class Trials:
                     return Task(unit, claim, unit.name, done=partial(self._close, unit))
                 print(f"{unit.folder} is finished: nothing to do", flush=True)
             except UserError as error:
-                self._board.problems[unit.name] = str(error)
+                self._claims.problems[unit.name] = str(error)
             claim.release()
             self._close(unit)
         return None

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from args_helper import FLAGS_ONLY, OPTIONS, Config, config_of
-from trainers.sweeping.spec import Options, Range, Study, Sweep, read_sweep, runs_of
-from utils.errors import UserError, meant
+from trainers.sweeping.sweep_file import Options, Range, Study, Sweep, read_sweep, runs_of
+from utils.errors import UserError, did_you_mean
 
 ACCURATE_UNTRAINED = ("hc_iter", "hc", "ep", "global_ep", "global_ep_iter")
 """The algorithms that search for what is accurate before any training."""
@@ -16,7 +16,7 @@ LENGTHS = ("epochs", "iter_period", "fine_tune_epochs", "imp_rounds", "start_epo
 """The options by which the same epoch is another part of the whole."""
 
 
-class Sought(NamedTuple):
+class SearchSpace(NamedTuple):
     """An option that is searched for: between two numbers, or among values; as the option itself reads them."""
 
     values: tuple[Any, ...]
@@ -35,7 +35,7 @@ class Planned(NamedTuple):
     options: Options
     source: str
     config: Config
-    sought: dict[str, Sought]
+    sought: dict[str, SearchSpace]
 
 
 def plan(path: Path, flags: Mapping[str, Any]) -> tuple[list[Planned], Study]:
@@ -104,7 +104,7 @@ def _search_problems(sweep: Sweep) -> Iterator[str]:
     """What is wrong with the search whatever the runs are."""
     for option in sweep.search:
         if option not in OPTIONS:
-            yield f"search.{option}: no such option{meant(option, OPTIONS)}"
+            yield f"search.{option}: no such option{did_you_mean(option, OPTIONS)}"
         elif option in sweep.vary or option in sweep.options:
             other = "vary" if option in sweep.vary else "options"
             yield f"search.{option}: stands in {other} as well; an option is either given or searched for"
@@ -114,7 +114,9 @@ def _search_problems(sweep: Sweep) -> Iterator[str]:
         yield "study: there is no search for it to go by: name options, and where to look for them, in search"
 
 
-def _sought(option: str, space: Range | list[Any], run: tuple[str, Options, str], problems: _Problems) -> Sought | None:
+def _sought(
+    option: str, space: Range | list[Any], run: tuple[str, Options, str], problems: _Problems
+) -> SearchSpace | None:
     """What is searched, with values as the option reads them; None: something is wrong with it, and noted.
 
     Args:
@@ -130,7 +132,7 @@ def _sought(option: str, space: Range | list[Any], run: tuple[str, Options, str]
         return None
     values = tuple(getattr(config, option) for config in configs)
     problems.extend("", (f"search.{option}: {text}" for text in _space_problems(space, values)))
-    return Sought(values, *((True, space.log) if isinstance(space, Range) else ()))
+    return SearchSpace(values, *((True, space.log) if isinstance(space, Range) else ()))
 
 
 def _space_problems(space: Range | list[Any], values: tuple[Any, ...]) -> Iterator[str]:
@@ -145,7 +147,7 @@ def _space_problems(space: Range | list[Any], values: tuple[Any, ...]) -> Iterat
         yield f"low has to be above 0 on a log scale, not {space.low}"
 
 
-def _study_problems(study: Study, config: Config, sought: Mapping[str, Sought | None]) -> Iterator[str]:
+def _study_problems(study: Study, config: Config, sought: Mapping[str, SearchSpace | None]) -> Iterator[str]:
     """What cannot be meant by the search in a run."""
     if config.use_full_data:
         yield "use_full_data holds out no validation images, which a search needs"

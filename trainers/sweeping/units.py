@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from args_helper import Config
-from trainers.folders import decided, folder_of
-from trainers.sweeping.files import stated
+from trainers.results.run_folder import decided, folder_of
+from trainers.sweeping.config_files import stated
 from utils.errors import UserError
 from utils.files import read_json, write_atomic, write_json
-from utils.lock import Claim, is_locked
+from utils.run.lock import Claim, is_locked
 
 DIVERGED = 3
 """The exit code of a run whose loss became NaN or infinite."""
@@ -54,7 +54,7 @@ class Task:
 
     Attributes:
         heading: what it is, for the screen.
-        is_poor: called every now and then while it runs; true asks for its early end.
+        should_stop_early: called every now and then while it runs; true asks for its early end.
         done: called when it has ended well, or early as it was asked to; with whether it was.
         diverged: called when its loss became NaN or infinite; returns whether that was a failure.
     """
@@ -62,7 +62,7 @@ class Task:
     unit: Unit
     claim: Claim
     heading: str
-    is_poor: Callable[[], bool] = lambda: False
+    should_stop_early: Callable[[], bool] = lambda: False
     done: Callable[[bool], None] = lambda ended_early: None
     diverged: Callable[[], bool] = lambda: True
 
@@ -78,7 +78,7 @@ class Job(Protocol):
         ...
 
 
-class Board:
+class Claims:
     """The place by which the workers of a sweep know of one another.
 
     Args:
@@ -106,7 +106,7 @@ class Board:
         return claim
 
     @contextmanager
-    def alone(self, name: str) -> Iterator[None]:
+    def exclusive(self, name: str) -> Iterator[None]:
         """Within, no other worker is in the same part; for moments."""
         path = self._place("parts", name, ".lock")
         while (claim := Claim.of(path)) is None:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from trainers.sweeping.units import DIVERGED, Board, Job, Task
+from trainers.sweeping.units import DIVERGED, Claims, Job, Task
 from utils.errors import SweepStopped
-from utils.stopping import OUT_OF_TIME, SIGNALS, STARTED
+from utils.run.stopping import OUT_OF_TIME, SIGNALS, STARTED
 
 MAIN = Path(__file__).resolve().parents[2] / "main.py"
 LOOK_EVERY = 0.5
@@ -21,12 +21,12 @@ WAIT = 2.0
 """Seconds between two looks at what others are at work on."""
 
 
-def work(jobs: Sequence[Job], board: Board, limit: float | None = None) -> None:
+def work(jobs: Sequence[Job], claims: Claims, limit: float | None = None) -> None:
     """Run what the jobs hand out, until all are over; what is in work by others is waited for, for they may die.
 
     Args:
         jobs: in the order in which they are to be done.
-        board: what is known of the other workers.
+        claims: what is known of the other workers.
         limit: seconds this process may take from its start; a run is given what is left of them.
 
     Raises:
@@ -45,7 +45,7 @@ def work(jobs: Sequence[Job], board: Board, limit: float | None = None) -> None:
             if task is not None:
                 waiting = False
                 print(f"== {number} of {len(jobs)}: {task.heading}", flush=True)
-                _run(task, board.options_file(task.unit, left), board, asked)
+                _run(task, claims.options_file(task.unit, left), claims, asked)
             elif not all(job.over for job in jobs):
                 if not waiting:
                     print("== all that is left is in work by other workers: waiting for them", flush=True)
@@ -65,7 +65,7 @@ def _asked_to_stop() -> Iterator[list[int]]:
             signal.signal(name, handler)
 
 
-def _run(task: Task, options: Path, board: Board, asked: list[int]) -> None:
+def _run(task: Task, options: Path, claims: Claims, asked: list[int]) -> None:
     """Run a unit and enter its outcome; the claim is given up in the end.
 
     Raises:
@@ -77,11 +77,11 @@ def _run(task: Task, options: Path, board: Board, asked: list[int]) -> None:
             task.done(ended_early)
         elif code == DIVERGED:
             if task.diverged():
-                board.failed(task.unit, code)
+                claims.failed(task.unit, code)
         elif asked or code == OUT_OF_TIME or -code in SIGNALS or code - 128 in SIGNALS:
             raise SweepStopped(code if code > 0 else 128 - code)  # below 0: stopped before it had begun
         else:
-            board.failed(task.unit, code)
+            claims.failed(task.unit, code)
         if asked:
             raise SweepStopped(code or 128 + asked[0])
     finally:
@@ -111,7 +111,7 @@ def run_process(task: Task, options: Path, asked: list[int]) -> tuple[int, bool]
             while passed_on < len(asked):
                 process.send_signal(asked[passed_on])
                 passed_on += 1
-            if not passed_on and not ended_early and task.is_poor():
+            if not passed_on and not ended_early and task.should_stop_early():
                 ended_early = True
                 process.terminate()
             _await(process)

@@ -1,0 +1,119 @@
+"""Folders of classes: which classes there are, and which image files each has."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from utils.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Part:
+    """The image files of one split.
+
+    Attributes:
+        root: the folder that the names are relative to.
+        names: of the files.
+        labels: the index of each one's class.
+    """
+
+    root: Path
+    names: list[str]
+    labels: list[int]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Of the files, in order."""
+        return [self.root / name for name in self.names]
+
+
+def find_root(data: Path, folders: Sequence[str], title: str, advice: str) -> Path:
+    """Where a set of `train/` and `val/` lies: in one of these folders of `data`, or `data` itself.
+
+    Args:
+        data: as it was given.
+        folders: names that the set's folder may have.
+        title: of the set, for the message.
+        advice: where to get it, for the message.
+
+    Raises:
+        UserError: in none of them.
+    """
+    for place in (*(data / name for name in folders), data):
+        if (place / "train").is_dir() and (place / "val").is_dir():
+            return place
+    raise UserError(
+        f"{title} is not in {data}: there is no folder {data / folders[0]} with train and val in it; {advice}, or name "
+        "the folder that has it with --data"
+    )
+
+
+def find_classes(folder: Path) -> tuple[str, ...]:
+    """The names of the folders in a folder, hidden ones left out, in order."""
+    return tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not _hidden(entry)))
+
+
+def find_part(folder: Path, classes: Sequence[str], layout: str, inner: str = "", aside: str = "") -> Part:
+    """The images in the folders of classes within a folder; a class may be missing.
+
+    Warns of folders inside a class that hold images, which are not read, and of classes that are there and empty.
+
+    Args:
+        folder: of the split.
+        classes: their names, in the order of the labels.
+        layout: what should be where, for the message.
+        inner: a folder inside a class's that may hold its images in place of the class's own.
+        aside: a folder that is no class.
+
+    Raises:
+        UserError: a class that is none of `classes`, or no images at all.
+    """
+    strange = sorted(set(find_classes(folder)) - {*classes, aside})
+    if strange:
+        raise UserError(f"{folder} has a class '{strange[0]}' that train/ has not{did_you_mean(strange[0], classes)}")
+    part, empty, deeper = Part(folder, [], []), [], []
+    for label, name in enumerate(classes):
+        if not (folder / name).is_dir():
+            continue
+        place = f"{name}/{inner}" if inner and (folder / name / inner).is_dir() else name
+        images = image_names(folder / place)
+        part.names.extend(f"{place}/{image}" for image in images)
+        part.labels.extend([label] * len(images))
+        empty += [] if images else [name]
+        deeper += [f"{place}/{child}" for child in find_classes(folder / place) if _has_images(folder / place / child)]
+    if not part.names:
+        raise UserError(f"there are no images in {folder}; {layout} under --data")
+    if deeper:
+        warnings.warn(f"images in folders inside a class are not read: {_listed(folder, deeper)}", stacklevel=2)
+    if empty:
+        warnings.warn(f"classes without images: {_listed(folder, empty)}", stacklevel=2)
+    return part
+
+
+def image_names(folder: Path) -> list[str]:
+    """The names of the image files in a folder, told by their endings, hidden ones left out, in order."""
+    return sorted(entry.name for entry in os.scandir(folder) if is_image(entry.name) and not _hidden(entry))
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's ending, in capitals or not, is that of an image."""
+    return os.path.splitext(name)[1].lower() in IMG_EXTENSIONS
+
+
+def _has_images(folder: Path) -> bool:
+    return any(is_image(name) for _, _, names in os.walk(folder) for name in names)
+
+
+def _hidden(entry: os.DirEntry[str]) -> bool:
+    return entry.name.startswith(".")
+
+
+def _listed(folder: Path, names: list[str]) -> str:
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return ", ".join(str(folder / name) for name in names[:6]) + more

@@ -1,0 +1,129 @@
+"""Image files decoded into memory once, and kept beside the data in one file until the files change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from args_helper import Config
+from data.class_folders import Part
+from data.decode import middle_square, read_image
+from data.spec import ImageSet
+from utils.errors import UserError
+from utils.files import write_atomic
+
+CACHE = ".decoded_{size}.safetensors"
+# To be raised when decoding changes, so that what an older version decoded is not taken for the same.
+DECODING = 2
+# What a decoded set may take: more would not fit beside the network on the machines this is for.
+LARGEST_BYTES = 8 * 2**30
+
+
+def read_decoded(root: Path, parts: dict[str, Part], size: int, config: Config) -> dict[str, ImageSet]:
+    """All images of all splits in memory, decoded by a thread each.
+
+    Args:
+        root: where the decoded images are cached.
+        parts: split -> its files, those of "train" among them.
+        size: bring images to squares of this size; 0: they stay as they are, and all have to be of one size.
+        config: `workers` is how many threads.
+
+    Returns:
+        Split -> images (n, 3, height, width) uint8, and labels.
+
+    Raises:
+        UserError: an image cannot be read, sizes differ, or all together would be too large.
+    """
+    cache = root / CACHE.format(size=size or "native")
+    fingerprint = _fingerprint(root, parts)
+    decoded = _read_cache(cache, fingerprint, parts, size)
+    if decoded is None:
+        shape = (size, size) if size else tuple(read_image(parts["train"].paths[0]).shape[1:])
+        _refuse_too_large(sum(len(part.names) for part in parts.values()), shape)
+        read = partial(_read_square, size=size) if size else partial(_read_as_it_is, shape=shape)
+        # Each image goes to its place at once: a list of all of them would be a second copy.
+        fill = lambda place, path: place.copy_(read(path))  # noqa: E731
+        decoded = {name: torch.empty(len(part.names), 3, *shape, dtype=torch.uint8) for name, part in parts.items()}
+        with ThreadPoolExecutor(max(1, config.workers)) as pool:
+            for name, part in parts.items():
+                list(pool.map(fill, decoded[name], part.paths))
+        _write_cache(cache, fingerprint, decoded)
+    return {name: ImageSet(decoded[name], torch.tensor(part.labels)) for name, part in parts.items()}
+
+
+def _refuse_too_large(count: int, shape: tuple[int, ...]) -> None:
+    height, width = shape
+    if count * 3 * height * width > LARGEST_BYTES:
+        raise UserError(
+            f"{count:,} images of {height}×{width} take more than {LARGEST_BYTES / 2**30:.0f} GiB decoded; "
+            "give a smaller --image-size"
+        )
+
+
+def _read_square(path: Path, size: int) -> Tensor:
+    return middle_square(read_image(path), size)
+
+
+def _read_as_it_is(path: Path, shape: tuple[int, ...]) -> Tensor:
+    pixels = read_image(path)
+    if tuple(pixels.shape[1:]) != shape:
+        raise UserError(
+            f"{path} is {pixels.shape[1]}×{pixels.shape[2]} where others are {shape[0]}×{shape[1]}; give --image-size "
+            "to bring all to one size"
+        )
+    return pixels
+
+
+# ---- the cache -----------------------------------------------------------------------------------------------------
+
+
+def _fingerprint(root: Path, parts: dict[str, Part]) -> str:
+    """A hash of every file's name, size and time of change, and of how they are decoded."""
+    listing = [(str(path.relative_to(root)), *_stat(path)) for part in parts.values() for path in part.paths]
+    return hashlib.sha256(json.dumps([DECODING, listing]).encode()).hexdigest()
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise UserError(f"{path} is not a readable image ({error.strerror}); mend or remove it") from error
+    return found.st_size, found.st_mtime_ns
+
+
+def _read_cache(cache: Path, fingerprint: str, parts: dict[str, Part], size: int) -> dict[str, Tensor] | None:
+    if not cache.is_file():
+        return None
+    try:
+        with safe_open(str(cache), framework="pt") as file:
+            if (file.metadata() or {}).get("fingerprint") != fingerprint:
+                return None
+            decoded = {name: file.get_tensor(name) for name in parts}
+    except (OSError, SafetensorError, OverflowError, RuntimeError, TypeError):
+        return None  # a damaged cache is only a cache
+    return decoded if _is_whole(decoded, parts, size) else None
+
+
+def _is_whole(decoded: dict[str, Tensor], parts: dict[str, Part], size: int) -> bool:
+    """Whether a cache, which may be anyone's, has bytes of as many images as there are files, all of one size."""
+    wanted = (3, size, size) if size else (3, *decoded["train"].shape[2:4])
+    return min(wanted) > 0 and all(
+        found.dtype == torch.uint8 and found.shape == (len(parts[name].names), *wanted) and len(wanted) == 3
+        for name, found in decoded.items()
+    )
+
+
+def _write_cache(cache: Path, fingerprint: str, decoded: dict[str, Tensor]) -> None:
+    try:
+        write_atomic(cache, save(decoded, {"fingerprint": fingerprint}))
+    except UserError as error:
+        warnings.warn(f"the decoded images are not cached: {error}", stacklevel=2)

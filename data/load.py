@@ -1,0 +1,95 @@
+"""From the name of a data set to batches of its splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import torch
+
+from args_helper import Config
+from data import DATASETS
+from data.batches import PlainBatches, TrainBatches
+from data.spec import DataSpec, ImageFiles, ImageSet, Source
+from utils.errors import UserError
+from utils.rng import derive_rng
+
+if TYPE_CHECKING:
+    from data.streamed_batches import StreamedPlainBatches, StreamedTrainBatches  # torchvision takes a second to import
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a run trains on, what it may choose by, and what it only reports.
+
+    Attributes:
+        spec: of the data set.
+        train: batches, augmented and shuffled.
+        val: held out of training, never augmented; None when nothing was held out.
+        test: never augmented, and nothing is ever selected on it.
+    """
+
+    spec: DataSpec
+    train: TrainBatches | StreamedTrainBatches
+    val: PlainBatches | StreamedPlainBatches | None
+    test: PlainBatches | StreamedPlainBatches
+
+
+def divide(source: Source, config: Config) -> Splits:
+    """Hold the validation set out of the training set by the seed, and move what is in memory to the device.
+
+    Raises:
+        UserError: nothing is left to train on, or there is nothing to test on.
+    """
+    train, val = source.train, source.val
+    if config.use_full_data:
+        val = None
+    elif val is None:
+        order = torch.randperm(len(train), generator=derive_rng(config.effective_seed, "data", "split"))
+        train, val = train.subset(order[source.val_size :].sort().values), train.subset(order[: source.val_size])
+    if not len(train) or not len(source.test):
+        raise UserError(
+            f"the data in {config.data} are too few: {len(train)} images to train on and {len(source.test)} to test on"
+        )
+    spec = source.spec
+    held_out = _plain(val, spec, config) if val else None
+    return Splits(spec, _training(train, spec, config), held_out, _plain(source.test, spec, config))
+
+
+def _training(images: ImageSet | ImageFiles, spec: DataSpec, config: Config) -> TrainBatches | StreamedTrainBatches:
+    if isinstance(images, ImageFiles):
+        from data.streamed_batches import StreamedTrainBatches  # torchvision takes a second to import
+
+        return StreamedTrainBatches(images, spec, config.batch_size, config.torch_device, config.workers)
+    return TrainBatches(images.to(config.torch_device), spec, config.batch_size)
+
+
+def _plain(images: ImageSet | ImageFiles, spec: DataSpec, config: Config) -> PlainBatches | StreamedPlainBatches:
+    if isinstance(images, ImageFiles):
+        from data.streamed_batches import StreamedPlainBatches
+
+        return StreamedPlainBatches(images, spec, config.batch_size, config.torch_device, config.workers)
+    return PlainBatches(images.to(config.torch_device), spec)
+
+
+def declared_spec(dataset: str) -> DataSpec:
+    """Shape and classes of a named data set, without its files.
+
+    Raises:
+        UserError: only its files tell.
+    """
+    spec = import_module(DATASETS[dataset]).SPEC
+    if spec is None:
+        raise UserError(f"the shape of the images of dataset {dataset} is known only once they are read")
+    return spec
+
+
+def load_data(config: Config) -> Splits:
+    """Read a config's data set and divide it into train, val and test, on the config's device.
+
+    Raises:
+        UserError: the data cannot be had, or cannot be read.
+    """
+    source = import_module(DATASETS[config.dataset]).load(config)
+    return divide(source, config)

@@ -1,0 +1,58 @@
+"""Caltech-101: photographs of 101 kinds of things, 31 to 800 of each, to which an ImageNet ticket can be transferred.
+
+Source: L. Fei-Fei, R. Fergus, P. Perona, "Learning generative visual models from few training examples", 2004.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from args_helper import Config
+from data.class_folders import find_classes, find_part
+from data.sets import imagenet
+from data.spec import Source, as_found, numbered
+from data.split import part_every_class
+from data.streamed_batches import files_of
+from utils.errors import UserError
+from utils.rng import derive_rng
+
+# Statistics and augmentation are ImageNet's, which a transferred network was trained with.
+SPEC = replace(imagenet.SPEC, classes=numbered(101))
+FOLDERS = ("caltech101/101_ObjectCategories", "101_ObjectCategories")
+BACKGROUND = "BACKGROUND_Google"
+LAYOUT = "Caltech-101 has 101_ObjectCategories/<class>/*.jpg"
+# The test part is the same for every seed, so that accuracies over trials are about the same images.
+TEST_SEED = 0
+
+
+def load(config: Config) -> Source:
+    """Of every class a fifth for testing, another, drawn by the run's seed, for validation, the rest for training.
+
+    The folder of pictures that show none of the things is left out. With `use_full_data` the fifth for validation is
+    trained on as well.
+
+    Raises:
+        UserError: it is not there.
+    """
+    root = _root(Path(config.data))
+    classes = tuple(name for name in find_classes(root) if name != BACKGROUND)
+    everything = files_of(find_part(root, classes, LAYOUT, aside=BACKGROUND))
+    rest, tested = part_every_class(everything.labels, 1 / 5, derive_rng(TEST_SEED, "data", "test"))
+    train, test, val = everything.subset(rest), everything.subset(tested), None
+    if not config.use_full_data:
+        # A quarter of the four fifths that are left is a fifth of all.
+        rest, held_out = part_every_class(train.labels, 1 / 4, derive_rng(config.effective_seed, "data", "split"))
+        train, val = train.subset(rest), train.subset(held_out)
+    return Source(as_found(SPEC, classes, config.image_size, "Caltech-101"), train, test, val, 0)
+
+
+def _root(data: Path) -> Path:
+    for folder in FOLDERS:
+        if (data / folder).is_dir():
+            return data / folder
+    raise UserError(
+        f"Caltech-101 is not in {data}: there is no folder {data / FOLDERS[0]}; get caltech-101.zip from "
+        "https://data.caltech.edu/records/mzrjq-6wc02 and unpack it and the 101_ObjectCategories.tar.gz in it there, "
+        "or name the folder that has 101_ObjectCategories with --data"
+    )

@@ -1,0 +1,57 @@
+"""A folder of images: `train/<class>/*`, `test/<class>/*` and, if there is one, `val/<class>/*`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from args_helper import Config
+from data.class_folders import Part, find_classes, find_part
+from data.decoded_cache import read_decoded
+from data.spec import DataSpec, Source
+from utils.errors import UserError
+
+SPEC = None
+LAYOUT = "an ImageFolder has train/<class>/*.jpg, test/<class>/*.jpg and, if you like, val/<class>/*.jpg"
+# Shifts by an eighth are for images that are all object. Larger ones are photographs, of which that much of a border,
+# in black, would be more of a disturbance than a variation: they are mirrored only.
+LARGEST_PADDED = 64
+
+
+def load(config: Config) -> Source:
+    """Read the folder `config.data`; images of one size stay as they are, or all become `image_size` squares.
+
+    The decoded images are cached beside the data, in one file, until a name, a size or a time in the folder changes.
+
+    Raises:
+        UserError: no such folder, no images, classes that differ between splits, an image that cannot be read.
+    """
+    root = Path(config.data)
+    classes, parts = _find(root)
+    sets = read_decoded(root, parts, config.image_size, config)
+    spec = _spec(sets["train"].images, classes)
+    return Source(spec, sets["train"], sets["test"], sets.get("val"), len(sets["train"]) // 10)
+
+
+def _find(root: Path) -> tuple[tuple[str, ...], dict[str, Part]]:
+    """The classes, which are the folders of `train/`, and the files of each split."""
+    for name in ("train", "test"):
+        if not (root / name).is_dir():
+            raise UserError(f"there is no folder {root / name}; {LAYOUT} under --data")
+    classes = find_classes(root / "train")
+    splits = [name for name in ("train", "val", "test") if (root / name).is_dir()]
+    return classes, {name: find_part(root / name, classes, LAYOUT) for name in splits}
+
+
+def _spec(images: Tensor, classes: tuple[str, ...]) -> DataSpec:
+    """Statistics of the training images; small ones are cropped by an eighth of their size, all are mirrored."""
+    histogram = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]).double()
+    pixel = torch.arange(256, dtype=torch.float64) / 255
+    share = histogram / histogram.sum(1, keepdim=True)
+    mean = share @ pixel
+    deviation = (share @ pixel.square() - mean.square()).clamp_min(0).sqrt().clamp_min(1 / 255)
+    shape = tuple(images.shape[1:])
+    pad = min(shape[1:]) // 8 if max(shape[1:]) <= LARGEST_PADDED else 0
+    return DataSpec(shape, classes, tuple(mean.tolist()), tuple(deviation.tolist()), pad, flip=True)

@@ -1,0 +1,69 @@
+"""Tiny ImageNet: 200 classes of ImageNet, 64×64; `load_tiny_imagenet.sh` downloads it.
+
+Source: Y. Le, X. Yang, "Tiny ImageNet Visual Recognition Challenge", CS 231N, Stanford, 2015.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from args_helper import Config
+from data.class_folders import Part, find_classes, find_part, find_root, image_names
+from data.decoded_cache import read_decoded
+from data.spec import DataSpec, Source, as_found, numbered
+from utils.errors import UserError
+
+# Crops and flips, as for CIFAR; the published code turned its images by up to 20° in place of cropping them.
+SPEC = DataSpec(
+    shape=(3, 64, 64),
+    classes=numbered(200),
+    mean=(0.4802, 0.4481, 0.3975),
+    std=(0.2770, 0.2691, 0.2821),
+    pad=4,
+    flip=True,
+)
+FOLDERS = ("tiny-imagenet-200", "tinyimagenet")
+LAYOUT = "Tiny ImageNet has train/<class>/*.JPEG and val/<class>/*.JPEG in tiny-imagenet-200"
+ANNOTATIONS = "val_annotations.txt"
+
+
+def load(config: Config) -> Source:
+    """100,000 images for training, of which a tenth is for validation, and 10,000 for testing.
+
+    Those for testing are what the set calls its validation set: the labels of its test set were never published. The
+    folders are read as `load_tiny_imagenet.sh` arranges them, and as they are unpacked.
+
+    Raises:
+        UserError: it is not there, or cannot be read.
+    """
+    root = find_root(Path(config.data), FOLDERS, "Tiny ImageNet", "get it with ./load_tiny_imagenet.sh")
+    classes = find_classes(root / "train")
+    parts = {"train": find_part(root / "train", classes, LAYOUT, inner="images"), "test": _test_part(root, classes)}
+    sets = read_decoded(root, parts, config.image_size or SPEC.shape[1], config)
+    spec = as_found(SPEC, classes, config.image_size, "Tiny ImageNet")
+    return Source(spec, sets["train"], sets["test"], None, len(sets["train"]) // 10)
+
+
+def _test_part(root: Path, classes: tuple[str, ...]) -> Part:
+    folder = root / "val"
+    if (folder / ANNOTATIONS).is_file() and (folder / "images").is_dir():
+        return _annotated(folder, classes)
+    return find_part(folder, classes, LAYOUT)
+
+
+def _text(path: Path) -> str:
+    return os.fsdecode(path.read_bytes())  # names of files may be no UTF-8
+
+
+def _annotated(folder: Path, classes: tuple[str, ...]) -> Part:
+    """The images of `images/`, with the classes that the lines `<image> <class> <box>` of the annotations give."""
+    labels, there = {name: label for label, name in enumerate(classes)}, set(image_names(folder / "images"))
+    lines = [line.split() for line in _text(folder / ANNOTATIONS).splitlines() if line.strip()]
+    for line in lines or [[]]:
+        if len(line) < 2 or line[0] not in there or line[1] not in labels:
+            raise UserError(
+                f"{folder / ANNOTATIONS}: '{' '.join(line)}' is no image of images/ with a class of train/; get the "
+                "set anew with ./load_tiny_imagenet.sh"
+            )
+    return Part(folder, [f"images/{line[0]}" for line in lines], [labels[line[1]] for line in lines])

@@ -1,0 +1,101 @@
+"""Networks from elsewhere: torchvision's classifiers, and a user's own file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import models as torchvision_models
+
+from models.spec import ModelSpec
+from utils.errors import UserError, did_you_mean
+from utils.registry import complaint, load_function
+
+# Their auxiliary classifiers would make the output in training another than in evaluation; weights are drawn anyway.
+_NO_AUXILIARY: dict[str, Any] = {"aux_logits": False, "init_weights": False}
+_ARGUMENTS = {"googlenet": _NO_AUXILIARY, "inception_v3": _NO_AUXILIARY}
+
+
+def torchvision_network(name: str, spec: ModelSpec) -> nn.Module:
+    """The classifier of this name as torchvision builds it, with an output for every class of the data.
+
+    Raises:
+        UserError: torchvision knows no such classifier, or it cannot take images of this shape.
+    """
+    known = torchvision_models.list_models(module=torchvision_models)
+    if name not in known:
+        raise UserError(f"arch: torchvision has no classifier '{name}'{did_you_mean(name, known)}")
+    network = torchvision_models.get_model(name, num_classes=spec.classes, **_ARGUMENTS.get(name, {}))
+    try:
+        _check_output(network, spec)
+    except Exception as error:  # each family of theirs has its own way to say that images are too small
+        shape = "×".join(map(str, spec.shape))
+        raise UserError(f"arch: torchvision/{name} cannot take images of shape {shape}: {error}") from error
+    return network
+
+
+def load_torchvision_weights(network: nn.Module, name: str, weights: str) -> None:
+    """Load weights that torchvision publishes for this network; layers of another shape keep theirs.
+
+    That is the classifier, where the number of classes differs.
+
+    Args:
+        network: what `torchvision_network` built.
+        name: torchvision's.
+        weights: `DEFAULT`, or the name of one of the sets that there are for the network.
+
+    Raises:
+        UserError: there is no such set, or it cannot be downloaded.
+    """
+    known = torchvision_models.get_model_weights(name).__members__
+    if weights not in known:
+        raise UserError(
+            f"weights: '{weights}' is not one of those of torchvision/{name}: {', '.join(known)}"
+            f"{did_you_mean(weights, known)}"
+        )
+    try:
+        trained = torchvision_models.get_model(name, weights=weights, **_ARGUMENTS.get(name, {})).state_dict()
+    except (OSError, RuntimeError) as error:
+        url = known[weights].url
+        raise UserError(
+            f"weights: {url} cannot be downloaded ({error}); fetch it by other means and put it into "
+            f"{Path(torch.hub.get_dir()) / 'checkpoints'}"
+        ) from error
+    own = network.state_dict()
+    network.load_state_dict({key: trained[key] if trained[key].shape == own[key].shape else own[key] for key in own})
+
+
+def own_network(place: str, spec: ModelSpec) -> nn.Module:
+    """What the factory at `path/to/file.py:factory` makes of a `ModelSpec`.
+
+    Raises:
+        UserError: no such file or function, or what it returns is no network that maps these images to logits.
+    """
+    factory, path = load_function(place), Path(place.rpartition(":")[0])
+    try:
+        network = factory(spec)
+        if not isinstance(network, nn.Module):
+            raise UserError(f"arch: {place} has to return a torch.nn.Module, not {type(network).__name__}")
+        _check_output(network, spec)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"arch: {place} fails: {complaint(error, path)}") from error
+    return network
+
+
+def _check_output(network: nn.Module, spec: ModelSpec) -> None:
+    """Whether two black images make two rows of logits.
+
+    Raises:
+        UserError: they do not.
+    """
+    was_training = network.training
+    with torch.no_grad():
+        output = network.eval()(torch.zeros(2, *spec.shape))
+    network.train(was_training)
+    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if found != (2, spec.classes):
+        raise UserError(f"arch: two images should make logits of shape {(2, spec.classes)}, not {found}")

@@ -1,0 +1,95 @@
+"""A ticket from a file: of an earlier run, or someone else's claim as a state_dict whose zeros are the mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from args_helper import Config
+from data.load import Splits
+from models.masking import plain_state, prunable_parameters
+from models.state_files import load_weights, read_state
+from trainers.tickets.file import made_with, read_ticket
+from trainers.tickets.format import is_ticket_file
+from trainers.tickets.ticket import Ticket
+from utils.errors import UserError
+from utils.masks import Masks, weight_beside
+from utils.run.run import Run
+
+
+def find_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
+    """The ticket in the file `ticket`, to be trained and checked by this run's own options.
+
+    Raises:
+        UserError: see `ticket_for`.
+    """
+    return ticket_for(net, Path(config.ticket), run.rng("ticket", "last layer"))
+
+
+def ticket_for(net: nn.Module, path: Path, generator: torch.Generator) -> Ticket:
+    """The ticket in a file, on the network's device.
+
+    On data of another number of classes the last layer is drawn anew: its weights as this run draws them, its mask at
+    random, at the density that the ticket has in that layer.
+
+    Args:
+        net: plain; it takes up the ticket's state.
+        path: a ticket file, or a state_dict whose zeros are the mask.
+        generator: on the CPU; for the mask of another last layer.
+
+    Raises:
+        UserError: no such file, nothing in it that fits the network, or no zeros in it.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path} (ticket)")
+    if not is_ticket_file(path):
+        return _claimed(net, path)
+    found, about = read_ticket(path)
+    try:
+        load_weights(net, found.state, path)
+        masks, gem = _fitted(net, found, path, generator)
+    except UserError as error:
+        raise UserError(f"{error}{made_with(about)}") from error
+    return Ticket(plain_state(net), masks, gem).to(next(net.parameters()).device)
+
+
+def _claimed(net: nn.Module, path: Path) -> Ticket:
+    """The ticket of a state_dict: weights that are exactly 0 are pruned.
+
+    What stood in the pruned places is not known; it is filled in as this run draws weights, so that a control network
+    with permuted masks finds weights of the same kind there.
+    """
+    drawn = plain_state(net)
+    load_weights(net, read_state(path), path)
+    state = plain_state(net)
+    masks = {name: state[name] != 0 for name in prunable_parameters(net)}
+    if all(bool(mask.all()) for mask in masks.values()):
+        raise UserError(f"{path} is a state_dict without a zero: its zeros would be the mask")
+    dead = [name for name, mask in masks.items() if weight_beside(name) == name and not bool(mask.any())]
+    if len(dead) == sum(weight_beside(name) == name for name in masks):
+        raise UserError(f"{path} is a state_dict of nothing but zeros")
+    filled = {name: state[name].where(mask, drawn[name]) for name, mask in masks.items()}
+    return Ticket({**state, **filled}, masks)
+
+
+def _fitted(net: nn.Module, ticket: Ticket, path: Path, generator: torch.Generator) -> tuple[Masks, Masks | None]:
+    """The ticket's masks and gem; of a layer whose shape is another, as many in proportion, drawn at random."""
+    shapes = {name: parameter.shape for name, parameter in prunable_parameters(net).items()}
+    wrong = [name for name in ticket.masks if name not in shapes] + [
+        name for name in shapes if name not in ticket.masks
+    ]
+    if wrong:
+        raise UserError(f"the masks in {path} do not fit the network: {', '.join(wrong[:6])}")
+    masks, gem = dict(ticket.masks), ticket.gem and dict(ticket.gem)
+    for name in shapes:
+        if masks[name].shape == shapes[name]:
+            continue
+        order = torch.randperm(shapes[name].numel(), generator=generator)
+        for kind in (masks, gem):
+            if kind is not None:  # both of the same order, so that the gem stays among the masks
+                count = round(float(kind[name].float().mean()) * len(order))
+                kind[name] = torch.zeros(len(order), dtype=torch.bool).index_fill_(0, order[:count], True)
+                kind[name] = kind[name].view(shapes[name])
+    return masks, gem

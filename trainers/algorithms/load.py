@@ -1,0 +1,44 @@
+"""From the name of an algorithm to its function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from args_helper import Config
+from data.load import Splits
+from trainers.algorithms import ALGORITHMS
+from trainers.tickets.ticket import Ticket
+from utils.errors import Diverged, Stopped, UserError
+from utils.registry import complaint, load_function
+from utils.run.run import Run
+
+FindTicket = Callable[[nn.Module, Splits, Config, Run], Ticket]
+
+
+def load_algorithm(name: str) -> FindTicket:
+    """The function of a registered algorithm, or that of a user's own `path/to/file.py:function`.
+
+    Raises:
+        UserError: the file cannot be used, or has no such function; or, when the user's own is called, it fails.
+    """
+    if name not in ALGORITHMS:
+        return _guarded(load_function(name), Path(name.rpartition(":")[0]))
+    module, _, function = ALGORITHMS[name].partition(":")
+    return getattr(import_module(module), function)
+
+
+def _guarded(find_ticket: FindTicket, path: Path) -> FindTicket:
+    def guarded(*args: Any) -> Ticket:
+        try:
+            return find_ticket(*args)
+        except (UserError, Stopped, Diverged):
+            raise
+        except Exception as error:
+            raise UserError(f"the algorithm in {path} failed: {complaint(error, path)}") from error
+
+    return guarded

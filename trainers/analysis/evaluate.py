@@ -1,0 +1,109 @@
+"""What networks in files are worth: their accuracy, and what chance in rounding does to it. Nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+
+from torch import Tensor, nn
+
+from args_helper import Config
+from data.load import Splits
+from models.layers import Round
+from models.masking import prunable_parameters
+from models.state_files import State
+from trainers.algorithms.from_file import ticket_for
+from trainers.analysis.network_file import NetworkFile, opened_network, read_network
+from trainers.results.run_folder import resolved
+from trainers.training.loop import evaluate
+from trainers.training.rounding import rounded_masks, share
+from utils.masks import is_bias, masked_state, remaining, total
+from utils.rng import derive_rng
+from utils.run.run import Row
+
+# ---- networks from files -------------------------------------------------------------------------------------------
+
+
+def accuracies(net: nn.Module, state: State, data: Splits) -> Row:
+    """Test and validation accuracy in percent; the latter None where nothing was held out."""
+    net.load_state_dict(state)
+    return {"test_acc": evaluate(net, data.test), "val_acc": evaluate(net, data.val)}
+
+
+def nonzero_percent(net: nn.Module, state: State) -> float:
+    """The percentage of the prunable weights (not the biases) that are not 0 in a state."""
+    weights = [state[name] for name in prunable_parameters(net) if not is_bias(name)]
+    return 100.0 * sum(int(part.count_nonzero()) for part in weights) / sum(part.numel() for part in weights)
+
+
+# ---- evaluate ------------------------------------------------------------------------------------------------------
+
+
+def evaluate_network(config: Config) -> None:
+    """Print what the network in `pretrained`, or the untrained `ticket`, is worth. It leaves nothing behind.
+
+    Raises:
+        UserError: the file cannot be used.
+    """
+    config = resolved(config)
+    data, net = opened_network(config)
+    lines = _ticket_screen(net, config, data) if config.ticket else _network_screen(net, config, data)
+    print("\n".join([f"{config.arch} on {config.dataset}: {config.ticket or config.pretrained}", *lines]))
+
+
+def _ticket_screen(net: nn.Module, config: Config, data: Splits) -> list[str]:
+    ticket = ticket_for(net, Path(config.ticket), derive_rng(config.effective_seed, "ticket", "last layer"))
+    kinds = {"ticket, untrained": ticket.masks}
+    if ticket.gem and any(not bool((mask == ticket.gem[name]).all()) for name, mask in ticket.masks.items()):
+        kinds = {"gem, untrained": ticket.gem, **kinds}
+    lines = []
+    for kind, masks in kinds.items():
+        found = accuracies(net, masked_state(ticket.state, masks), data)
+        found["weights_remaining_percent"] = 100.0 * remaining(masks) / total(masks)
+        lines += [f"  {kind}", *_figures([found], indent=4)]
+    return lines
+
+
+def _network_screen(net: nn.Module, config: Config, data: Splits) -> list[str]:
+    file = read_network(net, config.pretrained)
+    if file.flat is None:
+        found = accuracies(net, file.state, data)
+        return _figures([{**found, "weights_remaining_percent": nonzero_percent(net, file.state)}])
+    rule = Round(config.quantize_threshold)
+    masks = rounded_masks(file.masked, file.flat, rule, config, derive_rng(config.effective_seed, "evaluate"))
+    rows = [_judged(net, file, mask, data) for mask in masks]
+    drawn = f", {len(rows)} draws: mean ± standard deviation" if len(rows) > 1 else ""
+    return [f"  scores rounded by      {config.round}{drawn}", *_figures(rows)]
+
+
+def _judged(net: nn.Module, file: NetworkFile, mask: Tensor, data: Splits) -> Row:
+    percent = 100.0 * share(file.flat, mask)
+    return {**accuracies(net, file.under(mask), data), "weights_remaining_percent": percent}
+
+
+_LABELS = {
+    "test_acc": "test accuracy",
+    "val_acc": "validation accuracy",
+    "test_acc_renewed": "test, BatchNorm anew",
+    "weights_remaining_percent": "weights remaining",
+}
+
+
+def _figures(rows: Sequence[Row], indent: int = 2) -> list[str]:
+    """A line a figure, over the rows."""
+    lines = []
+    for name, label in _LABELS.items():
+        values = [row[name] for row in rows if row.get(name) is not None]
+        if values:
+            lines.append(f"{'':{indent}}{label:<{25 - indent}}{spread(values)}%")
+    return lines
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean, and the standard deviation where there are several."""
+    deviation = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{fmean(values):.2f}{deviation}"
+
+
+# ---- rounding ------------------------------------------------------------------------------------------------------

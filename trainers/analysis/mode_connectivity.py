@@ -1,0 +1,235 @@
+"""Linear mode connectivity: loss and accuracy on the way from one network to another. Nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from args_helper import Config
+from data.load import Splits
+from data.normalise import Batch
+from models.layers import Round, Soft
+from models.state_files import State
+from trainers.analysis.evaluate import nonzero_percent
+from trainers.analysis.network_file import NetworkFile, opened_network, read_network
+from trainers.results.curves import TEST, TRAIN, write_png
+from trainers.results.run_folder import free_file, resolved
+from trainers.training.batchnorm import renew_statistics
+from trainers.training.rounding import naive_mask, rounded_masks
+from utils.errors import UserError
+from utils.files import write_csv
+from utils.masks import masked_state
+from utils.rng import derive_rng
+from utils.run.run import Row
+
+POINTS = 11
+"""Points of the path, the ends included."""
+
+StatePath = Callable[[float], State]
+"""t in [0, 1] -> the state of the plain network there."""
+
+
+def connect_modes(config: Config) -> None:
+    """Measure the straight path from the network in `pretrained` to that in `pretrained2`, and its error barrier.
+
+    Leaves `mode_connect.csv`, a row a point, and `mode_connect.png` beside the config's trials.
+
+    Raises:
+        UserError: a file cannot be used or does not fit the network, or only one of them holds scores.
+
+    Source: Frankle et al., "Linear Mode Connectivity and the Lottery Ticket Hypothesis", ICML 2020 (arXiv 1912.05671).
+    """
+    config = resolved(config)
+    data, net = opened_network(config)
+    first, second = (read_network(net, path) for path in (config.pretrained, config.pretrained2))
+    if (first.flat is None) != (second.flat is None):
+        with_scores, without = (config.pretrained, config.pretrained2)[:: -1 if first.flat is None else 1]
+        raise UserError(
+            f"mode_connect: there are scores in {with_scores} and none in {without}; both have them or none"
+        )
+    path = straight_path(first.state, second.state) if first.flat is None else masked_path(first, second, config)
+    # A file's statistics are those of the network that was trained or searched with rounded scores. Under a drawn mask
+    # or soft scores they are another's: on Digits, error at such an end was 53% and hid the whole barrier.
+    are_others = first.flat is not None and config.how_to_connect != "round"
+    rows = measured_path(net, path, data, config.effective_seed, renew_ends=are_others)
+    table = free_file(config, "mode_connect.csv", ".png")
+    write_csv(table, rows)
+    draw_path(table.with_suffix(".png"), rows, f"{config.arch} on {config.dataset}: {_kind(first, config)}")
+    print(_screen(config, rows, _kind(first, config)))
+    print(f"  table and figure       {table}, {table.with_suffix('.png').name}")
+
+
+# ---- paths ---------------------------------------------------------------------------------------------------------
+
+
+def straight_path(first: State, second: State) -> StatePath:
+    """(1 − t) a + t b of every weight and statistic; whole numbers, such as counts of batches, are the first's."""
+    # lerp is exact at both ends, and everywhere where a = b: weights frozen at the same draw stay as they are.
+    return lambda t: {
+        name: value.lerp(second[name], t) if value.is_floating_point() else value for name, value in first.items()
+    }
+
+
+def masked_path(first: NetworkFile, second: NetworkFile, config: Config) -> StatePath:
+    """The path of the masks, over the path of the weights beneath."""
+    generators = [derive_rng(config.effective_seed, "mode_connect", stream) for stream in ("first", "second", "path")]
+    ends = [end_factors(file, config, generator) for file, generator in zip((first, second), generators)]
+    factors = factor_path(*ends, config.interpolate, generators[2])
+    weights = straight_path(first.state, second.state)
+    return lambda t: masked_state(weights(t), first.flat.split(factors(t)))
+
+
+def end_factors(file: NetworkFile, config: Config, generator: torch.Generator) -> Tensor:
+    """What the weights of an end are multiplied with, (N + N_bias,) float, by `how_to_connect`."""
+    scores = file.flat.scores.detach()
+    if config.how_to_connect == "linear":
+        return Soft()(scores, file.flat.flags)
+    rule = Round(config.quantize_threshold)
+    if config.how_to_connect == "round":
+        return naive_mask(file.flat, rule, scores).to(scores.dtype)
+    once = config.model_copy(update={"round": "prob", "noise": False, "num_test": 1})
+    return next(rounded_masks(file.masked, file.flat, rule, once, generator)).to(scores.dtype)
+
+
+def factor_path(
+    first: Tensor, second: Tensor, interpolate: str, generator: torch.Generator
+) -> Callable[[float], Tensor]:
+    """t -> factors between two ends, (N,) each.
+
+    Args:
+        first, second: the ends.
+        interpolate: `linear`: (1 − t) a + t b; `prob`: each place from b with chance t, else from a. A place changes
+            over once along the path, at a t that is drawn, so that neighbouring points are neighbouring networks.
+        generator: on the CPU; for `prob`.
+    """
+    if interpolate == "linear":
+        return lambda t: first.lerp(second, t)
+    turn = torch.rand(first.shape, generator=generator).to(first.device)
+    return lambda t: torch.where(turn < t, second, first)
+
+
+# ---- what a path is like -------------------------------------------------------------------------------------------
+
+
+def measured_path(net: nn.Module, path: StatePath, data: Splits, seed: int, renew_ends: bool = False) -> list[Row]:
+    """Loss and accuracy in percent on train (not augmented) and test, at points evenly from t = 0 to t = 1.
+
+    Args:
+        net: plain, of the path's architecture.
+        path: where its states come from.
+        data: what to measure on.
+        seed: of the order of the images that BatchNorm's statistics are estimated over.
+        renew_ends: estimate BatchNorm's statistics at the ends too.
+    """
+    train = data.train.unaugmented()
+
+    def images() -> Iterable[Batch]:
+        # Shuffled: images that lie class by class would make batches whose statistics are of one class each.
+        return train.epoch(derive_rng(seed, "mode_connect", "batches"))
+
+    rows = []
+    for point in range(POINTS):
+        t = point / (POINTS - 1)
+        net.load_state_dict(path(t))
+        # Means and variances between those of two networks are of no network: activations of the one in the middle
+        # vary less than theirs, and would be scaled as if they did not. So they are estimated for itself, as if it had
+        # been trained. Source: Jordan et al., REPAIR, 2023 (arXiv 2211.08403).
+        if renew_ends or 0 < t < 1:
+            renew_statistics(net, images())
+        row = {"t": t, "weights_remaining_percent": nonzero_percent(net, net.state_dict())}
+        for split, batches in (("train", images()), ("test", data.test)):
+            row[f"{split}_loss"], row[f"{split}_acc"] = loss_and_accuracy(net, batches)
+        rows.append(row)
+    return rows
+
+
+@torch.inference_mode()
+def loss_and_accuracy(net: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
+    """Mean cross-entropy (without label smoothing) and top-1 accuracy in percent, in evaluation mode."""
+    net.eval()
+    losses, correct, count = [], [], 0
+    for images, labels in batches:
+        logits = net(images)
+        losses.append(F.cross_entropy(logits, labels, reduction="sum"))
+        correct.append((logits.argmax(1) == labels).sum())
+        count += len(labels)
+    return sum(torch.stack(losses).tolist()) / count, 100.0 * int(sum(correct)) / count
+
+
+def barrier(places: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
+    """How far a path rises above the line between its ends.
+
+    Frankle et al. (§3) take the rise above the mean of the ends, which is the same where both ends are as good.
+
+    Args:
+        places: t, from 0 to 1.
+        values: losses or errors there.
+
+    Returns:
+        The greatest rise, at least 0, and the t of it.
+    """
+    rises = [value - ((1 - t) * values[0] + t * values[-1]) for t, value in zip(places, values)]
+    return max(zip(rises, places), key=lambda rise: rise[0])
+
+
+# ---- display -------------------------------------------------------------------------------------------------------
+
+
+def _kind(file: NetworkFile, config: Config) -> str:
+    if file.flat is None:
+        return "weights"
+    ends = {"prob": "masks drawn from the scores", "linear": "the scores", "round": "rounded masks"}
+    return f"{ends[config.how_to_connect]}, interpolate {config.interpolate}"
+
+
+def _screen(config: Config, rows: Sequence[Row], kind: str) -> str:
+    places = [row["t"] for row in rows]
+    lines = [
+        f"{config.arch} on {config.dataset}, the path of {kind}",
+        f"  t = 0                  {config.pretrained}",
+        f"  t = 1                  {config.pretrained2}",
+        f"  {'':<21}{'t = 0':>9}{'t = 1':>9}{'worst':>9}{'at t':>6}{'barrier':>10}{'at t':>6}",
+    ]
+    for split in ("train", "test"):
+        losses, errors = [row[f"{split}_loss"] for row in rows], [100.0 - row[f"{split}_acc"] for row in rows]
+        for label, values, digits in ((f"{split} loss", losses, 4), (f"{split} error, %", errors, 2)):
+            worst, at = max(zip(values, places), key=lambda one: one[0])
+            height, where = barrier(places, values)
+            ends = "".join(f"{value:9.{digits}f}" for value in (values[0], values[-1], worst))
+            lines.append(f"  {label:<21}{ends}{at:6.1f}{height:10.{digits}f}{where:6.1f}")
+    return "\n".join(lines)
+
+
+def draw_path(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Draw loss above and accuracy below along the way from one network (t = 0) to another (t = 1).
+
+    Args:
+        path: the PNG to write.
+        rows: points in order, with t, train_loss, test_loss, train_acc and test_acc.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    for axes, kind in ((above, "loss"), (below, "acc")):
+        for split, color, thickness in (("test", TEST, 1.5), ("train", TRAIN, 1)):
+            values = [row[f"{split}_{kind}"] for row in rows]
+            axes.plot(
+                [row["t"] for row in rows],
+                values,
+                color=color,
+                label=split,
+                linewidth=thickness,
+                marker=".",
+                markersize=5,
+            )
+    above.set(ylabel="loss", title=title)
+    above.set_ylim(bottom=0)
+    below.set(ylabel="accuracy (%)", ylim=(0, 101), xlabel="t: from the first network to the second")
+    above.legend(loc="best", frameon=False)
+    write_png(path, figure)

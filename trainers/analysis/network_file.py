@@ -1,0 +1,76 @@
+"""Networks from files: weights, and scores where a file holds any."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from args_helper import Config
+from data.load import Splits, load_data
+from models.build import build_model
+from models.masking import FlatScores, plain_state, to_masked
+from models.state_files import State, load_scores, load_weights, read_state
+from trainers.tickets.format import is_ticket_file
+from trainers.training.compile import allow_tf32
+from utils.errors import UserError
+from utils.masks import masked_state
+
+
+@dataclass(frozen=True)
+class NetworkFile:
+    """What a file holds of a network.
+
+    Attributes:
+        state: of the plain network, not multiplied by any mask.
+        masked: a masked network with the file's scores and flags; None for a file without scores.
+        flat: those scores and flags; None likewise.
+    """
+
+    state: State
+    masked: nn.Module | None
+    flat: FlatScores | None
+
+    def under(self, factors: Tensor) -> State:
+        """The state with the weights multiplied by (N + N_bias,) factors."""
+        return masked_state(self.state, self.flat.split(factors))
+
+
+def opened_network(config: Config) -> tuple[Splits, nn.Module]:
+    """The data, and a plain network of the config's architecture, on the device; no file is loaded into it yet.
+
+    Whatever the precision of a run, what it left is measured in single precision.
+    """
+    allow_tf32("fp32")
+    data = load_data(config)
+    return data, build_model(config.model_copy(update={"pretrained": None}), data.spec).to(config.torch_device)
+
+
+def read_network(net: nn.Module, path: str) -> NetworkFile:
+    """What the file holds, on the network's device.
+
+    Args:
+        net: plain; it takes up the file's weights and BatchNorm.
+        path: a state_dict, or a checkpoint of a stage.
+
+    Raises:
+        UserError: the file cannot be read or does not fit the network, or its scores are no chances.
+    """
+    if is_ticket_file(Path(path)):
+        raise UserError(f"{path} is a ticket, not a network: it can be evaluated, by --evaluate --ticket {path}")
+    state = read_state(path)
+    load_weights(net, state, path)
+    masked = to_masked(deepcopy(net))
+    if not load_scores(masked, state, path):
+        return NetworkFile(plain_state(net), None, None)
+    flat = FlatScores(masked)
+    low, high = flat.scores.min().item(), flat.scores.max().item()
+    if not (low >= 0 and high <= 1):
+        raise UserError(
+            f"the scores in {path} reach from {low:.3g} to {high:.3g}: those of hc and hc_iter lie in [0, 1] at the "
+            "end of every epoch (what another search has found is in its run's ticket.safetensors, for --evaluate "
+            "--ticket; a search that was stopped within an epoch goes on by --resume)"
+        )
+    return NetworkFile(plain_state(net), masked, flat)

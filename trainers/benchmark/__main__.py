@@ -1,0 +1,214 @@
+"""How fast the parts of a search are, beside a plain loop that computes the same: `python -m trainers.benchmark`.
+
+    python -m trainers.benchmark [--arch resnet20 --dataset CIFAR10 --batch_size 128 --device cpu ...]
+
+Takes every option of `main.py`, and `--repeats N`, `--images N` (of an epoch and of an evaluation), `--only PART` and
+`--json FILE`. Without `--precision`, every precision that the device may gain from is measured in the same run.
+All sides take turns on the same weights and batches of the same size, so that whatever else the machine does falls on
+all of them. Figures are medians with their spread; what to trust is the ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from args_helper import Config, parse_args
+from data.batches import PlainBatches, TrainBatches
+from data.load import Splits, load_data
+from trainers.benchmark.sides import PARTS, OurSide, PlainSide, Start, images_of
+from trainers.results.run_folder import resolved
+from trainers.training.cost import BACKWARD_AND_FORWARD, activation_bytes, forward_flops
+from utils.environment import describe_environment, device_of_doubles, peak_memory, reset_peak_memory
+from utils.errors import UserError, did_you_mean
+from utils.files import write_json
+from utils.run.run import Row
+
+SETTING = (
+    "--dataset CIFAR10 --batch_size 128 --epochs 150 --lr 0.1 --lr_policy cosine_lr --wd 0 --hc_quantized "
+    "--regularization L2 --lmbda 1e-4 --prune_type BottomK --init signed_constant --target_sparsity 1.44 "
+    "--override_prune_rate --prune_rate 0.2"
+).split()
+LONG = ("evaluation pass", "evaluation of an epoch", "search epoch")
+"""Parts that are measured a quarter as often."""
+COMPARED_STEPS = 8
+TOLERANCE = 1e-5
+
+
+# ---- the comparison ------------------------------------------------------------------------------------------------
+
+
+def compare_figures(config: Config, data: Splits) -> dict[str, float]:
+    """How far losses of the first steps, and then the masks of a pruning, are apart: relative, and in places.
+
+    In double precision: in single, a score that comes to lie within rounding of 0.5 may fall to either side, and the
+    losses part from that step on. On MPS, which has no double precision, both are computed on the CPU.
+    """
+    if (device := device_of_doubles(config.device)) != config.device:
+        config = config.model_copy(update={"device": device})
+        data = load_data(config)
+    start, single = Start(config, data, torch.float64), config.model_copy(update={"precision": "fp32"})
+    ours, plain, apart = OurSide(start, single, data), PlainSide(start, single, data), 0.0
+    for _ in range(COMPARED_STEPS):
+        images, labels = ours.data_batch()
+        images = images.double()
+        loss = plain.search_step((images.contiguous(), labels))
+        apart = max(apart, abs(float(ours.search_step((images, labels))) - loss) / abs(loss))
+    differing = int((ours.pruning() != plain.pruning()).sum())
+    return {"steps": COMPARED_STEPS, "relative_difference_of_losses": apart, "differing_places_of_masks": differing}
+
+
+def measure(sides: dict[str, OurSide | PlainSide], repeats: int, only: str | None = None) -> list[dict[str, Any]]:
+    """Every part's times, or those of one part only: all sides take turns.
+
+    Args:
+        sides: by name; `plain` is what the others are compared to.
+        repeats: how often a part is timed; the LONG ones a quarter as often.
+        only: a part.
+
+    Returns:
+        A row a part: `part`, `n`, `images`, and by the sides' names dictionaries of `ms`, `low`, `high` and, beside
+        the plain one's, `ratio` to it, `ratio_low`, `ratio_high`.
+
+    Raises:
+        UserError: there is no such part.
+    """
+    if only is not None and only not in PARTS:
+        raise UserError(f"--only: there is no part '{only}': {', '.join(PARTS)}{did_you_mean(only, PARTS)}")
+    data, rows = sides["plain"].data, []
+    for part in [only] if only else PARTS:
+        taken: dict[str, list[float]] = {name: [] for name in sides}
+        rounds = max(3, repeats // 4) if part in LONG else repeats
+        for turn in range(rounds + 1):
+            for name, side in sides.items():
+                side.use_precision()
+                seconds = _timed(getattr(side, PARTS[part]), data.train.device)
+                if turn:  # the first one warms up, and compiles
+                    taken[name].append(seconds)
+        row: dict[str, Any] = {"part": part, "n": rounds, "images": images_of(part, data)}
+        for name, values in taken.items():
+            row[name] = {"ms": 1e3 * median(values), "low": 1e3 * min(values), "high": 1e3 * max(values)}
+            if name != "plain":
+                ratios = [slow / fast for fast, slow in zip(values, taken["plain"])]
+                row[name] |= {"ratio": median(ratios), "ratio_low": min(ratios), "ratio_high": max(ratios)}
+        rows.append(row)
+    return rows
+
+
+def _timed(call: Callable[[], Any], device: torch.device) -> float:
+    _wait(device)
+    started = time.perf_counter()
+    call()
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peaks(device: torch.device) -> dict[str, float]:
+    """What the device can do at best: products of matrices in GFLOP/s, copies in GB/s (read and written)."""
+    size = 2048 if device.type == "cpu" else 8192
+    one, copied = torch.randn(size, size, device=device), torch.empty(2**26, device=device)
+    source = torch.ones_like(copied)
+    product = min(_timed(lambda: one @ one, device) for _ in range(5))
+    copy = min(_timed(lambda: copied.copy_(source), device) for _ in range(5))
+    return {"matmul_gflops": 2 * size**3 / product / 1e9, "copy_gb_s": 2 * 4 * 2**26 / copy / 1e9}
+
+
+def against_the_device(start: Start, sides: dict[str, OurSide | PlainSide], rows: list[dict[str, Any]]) -> Row:
+    """What the device can do, how much of it a search step does in each precision, and memory."""
+    data, ours = sides["plain"].data, {name: side for name, side in sides.items() if name != "plain"}
+    flops = BACKWARD_AND_FORWARD * forward_flops(start.dense, data.spec.shape)[""] * data.train.batch_size
+    steps = [row for row in rows if row["part"] == "search step"]
+    reached = {f"search_step_gflops_{name}": flops / row[name]["ms"] / 1e6 for row in steps for name in ours}
+    images, trained = next(data.train.epoch(torch.Generator()))[0], next(iter(ours.values())).search.network
+    kept = activation_bytes(trained, images) / activation_bytes(deepcopy(start.dense), images)
+    return {
+        **peaks(data.train.device), "step_gflop": flops / 1e9, **reached, "activation_memory_to_dense": kept,
+        "peak_memory_mb": peak_memory(data.train.device) / 2**20,
+    }  # fmt: skip
+
+
+# ---- display -------------------------------------------------------------------------------------------------------
+
+
+def report(rows: list[dict[str, Any]], precisions: Sequence[str], extra: Row) -> str:
+    """A Markdown table of the parts, and what else was measured."""
+    titles = ["part", "plain, ms", *(title for name in precisions for title in (f"{name}, ms", "ratio")), "n"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for row in rows:
+        cells = [row["part"], _spread(row["plain"], "ms", 1)]
+        for name in precisions:
+            cells += [_spread(row[name], "ms", 1), _spread(row[name], "ratio", 2)]
+        lines.append(f"| {' | '.join([*cells, str(row['n'])])} |")
+    lines += [
+        f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}" for name, value in extra.items()
+    ]
+    return "\n".join(lines)
+
+
+def _spread(values: dict[str, float], name: str, digits: int) -> str:
+    """Median (lowest–highest)."""
+    low, high = (values[end if name == "ms" else f"{name}_{end}"] for end in ("low", "high"))
+    return f"{values[name]:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print; returns the exit code."""
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("--repeats", type=int, default=20)
+    own.add_argument("--images", type=int, default=0)
+    own.add_argument("--only")
+    own.add_argument("--json", type=Path)
+    mine, rest = own.parse_known_args(argv)
+    try:
+        config = resolved(parse_args([*SETTING, *rest]))
+        data = _shortened(load_data(config), mine.images, config.batch_size)
+        reset_peak_memory(data.train.device)
+        figures = compare_figures(config, data)
+        precisions, start = _precisions(config), Start(config, data)
+        ours = {name: OurSide(start, config.model_copy(update={"precision": name}), data) for name in precisions}
+        sides = {"plain": PlainSide(start, config, data), **ours}
+        rows = measure(sides, mine.repeats, mine.only)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    compiled = ours[precisions[0]].config.compile
+    extra = {**figures, **against_the_device(start, sides, rows), "compile": compiled}
+    print(report(rows, precisions, extra))
+    if mine.json:
+        write_json(mine.json, {**describe_environment(config.torch_device), **extra, "parts": rows})
+    if figures["relative_difference_of_losses"] > TOLERANCE or figures["differing_places_of_masks"]:
+        print("error: the two sides do not compute the same", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _precisions(config: Config) -> list[str]:
+    """The one that was asked for, or all that the device may gain from."""
+    if "precision" in config.model_fields_set:
+        return [config.precision]
+    return ["fp32", "tf32", "bf16"] if config.torch_device.startswith("cuda") else ["fp32", "bf16"]
+
+
+def _shortened(data: Splits, images: int, batch_size: int) -> Splits:
+    """The first so many images of train and test (0: all), without validation."""
+    count = images or len(data.train.images)
+    train = data.train.images.subset(torch.arange(min(count, len(data.train.images)), device=data.train.device))
+    test = data.test.images.subset(torch.arange(min(count, len(data.test)), device=data.train.device))
+    return Splits(data.spec, TrainBatches(train, data.spec, batch_size), None, PlainBatches(test, data.spec))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

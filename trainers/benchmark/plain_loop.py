@@ -1,0 +1,141 @@
+"""Gem-Miner written as plainly as possible: the yardstick of `trainers.benchmark`, for its figures and its times.
+
+One thing after another, as the algorithm reads, with no thought for the device: scores and flags are parameters of
+every layer, the penalty is summed layer by layer in the loss, scores are clamped layer by layer, the loss is read back
+at every step, a pruning sorts everything, images are transformed one by one, and every epoch is evaluated before and
+after rounding at the batch size of the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from data.spec import DataSpec, ImageSet
+
+
+class Rounded(torch.autograd.Function):
+    """1 where the score is above one half; the gradient as if it were the score."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor) -> Tensor:
+        return (scores > 0.5).float()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class PlainMaskedConv(nn.Conv2d):
+    """A convolution whose scores and flags are parameters; `rounded` is switched off to evaluate before rounding."""
+
+    def take(self, layer: nn.Conv2d, scores: Tensor) -> PlainMaskedConv:
+        """Weights of a layer and these scores; everything in play."""
+        self.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+        self.scores = nn.Parameter(scores.clone())
+        self.flag = nn.Parameter(torch.ones_like(scores), requires_grad=False)
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._conv_forward(images, self.weight * Rounded.apply(self.scores) * self.flag, None)
+
+
+def plainly_masked(net: nn.Module, scores: dict[str, Tensor]) -> list[PlainMaskedConv]:
+    """Swap the convolutions of a plain network, in place, for masked ones; returns them in network order.
+
+    Args:
+        net: of convolutions without biases.
+        scores: layer -> its scores.
+    """
+    layers = []
+    for name, layer in [(name, layer) for name, layer in net.named_modules() if isinstance(layer, nn.Conv2d)]:
+        parent, _, child = name.rpartition(".")
+        made = PlainMaskedConv(
+            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, bias=False
+        )
+        setattr(net.get_submodule(parent), child, made.to(layer.weight.device).take(layer, scores[name]))
+        layers.append(made)
+    return layers
+
+
+def search_step(net: nn.Module, layers: list[PlainMaskedConv], optimizer: Any, lmbda: float, batch: Any) -> float:
+    """One step of the search; returns the loss of the task."""
+    images, labels = batch
+    for layer in layers:
+        layer.scores.data = torch.clamp(layer.scores.data, 0.0, 1.0)
+    optimizer.zero_grad()
+    loss = F.cross_entropy(net(images), labels)
+    penalty = 0.0
+    for layer in layers:
+        penalty = penalty + (layer.scores**2).sum()
+    (loss + lmbda * penalty).backward()
+    optimizer.step()
+    return loss.item()
+
+
+def tuning_step(net: nn.Module, masks: dict[str, Tensor], optimizer: Any, batch: Any) -> float:
+    """One step of fine-tuning; returns the loss."""
+    images, labels = batch
+    optimizer.zero_grad()
+    loss = F.cross_entropy(net(images), labels)
+    loss.backward()
+    optimizer.step()
+    for name, parameter in net.named_parameters():
+        if name in masks:
+            parameter.data = parameter.data * masks[name]
+    return loss.item()
+
+
+def prune(layers: list[PlainMaskedConv], rate: float) -> None:
+    """Take the lowest fraction of the scores in play out of it, by sorting them all."""
+    unpruned = torch.cat([layer.scores.detach()[layer.flag == 1].flatten() for layer in layers])
+    threshold = torch.sort(unpruned.abs()).values[int(np.ceil(rate * unpruned.numel())) - 1]
+    for layer in layers:
+        layer.flag.data = layer.flag.data * (layer.scores.detach().abs() > threshold).float()
+
+
+@torch.no_grad()
+def accuracy(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Top-1 accuracy in percent."""
+    net.eval()
+    correct, count = 0, 0
+    for images, labels in batches:
+        correct += (net(images).argmax(1) == labels).sum().item()
+        count += len(labels)
+    net.train()
+    return 100.0 * correct / count
+
+
+class OneByOne(Dataset):
+    """Images that are transformed each by itself."""
+
+    def __init__(self, images: ImageSet, spec: DataSpec, augmented: bool) -> None:
+        self._pixels = images.images.cpu().permute(0, 2, 3, 1).numpy()
+        self._labels = images.labels.cpu()
+        augment = [transforms.RandomCrop(spec.shape[1:], padding=spec.pad)] if spec.pad and augmented else []
+        augment += [transforms.RandomHorizontalFlip()] if spec.flip and augmented else []
+        self._transform = transforms.Compose(
+            [*augment, transforms.ToTensor(), transforms.Normalize(spec.mean, spec.std)]
+        )
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        pixels = self._pixels[index]
+        return self._transform(Image.fromarray(pixels.squeeze())), self._labels[index]
+
+
+def batches(images: ImageSet, spec: DataSpec, batch_size: int, augmented: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of batches: shuffled and augmented for training, in order for evaluation."""
+    dataset, device = OneByOne(images, spec, augmented), images.images.device
+    for part, labels in DataLoader(dataset, batch_size, shuffle=augmented, num_workers=0):
+        yield part.to(device), labels.to(device)

@@ -1,0 +1,198 @@
+"""The sides of `trainers.benchmark`, on the same weights and scores: a search as it is run here, and the plain loop.
+
+Both have a method for every part that is timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from args_helper import Config
+from data.load import Splits
+from data.normalise import Batch
+from models.build import build_model
+from models.folding import FoldedNetwork
+from models.initialise import draw_scores
+from models.masking import masked_layers, plain_state, prunable_parameters, to_masked
+from trainers.algorithms.hypercube import GemMiner
+from trainers.benchmark import plain_loop
+from trainers.tickets.recipe import Recipe
+from trainers.tickets.ticket import Ticket
+from trainers.training.compile import allow_tf32, prepared
+from trainers.training.loop import evaluate, most_parts, train_step
+from trainers.training.weights import WeightTraining
+from utils.masks import Masks, random_masks
+
+PARTS = {
+    "search step": "search_step",
+    "fine-tune step": "tuning_step",
+    "data batch": "data_batch",
+    "pruning": "pruning",
+    "evaluation pass": "evaluation",
+    "evaluation of an epoch": "measurement",
+    "search epoch": "search_epoch",
+}
+"""Part -> the method of both sides that does it."""
+
+TUNED_DENSITY = 0.05
+
+
+class Start:
+    """What both sides start from.
+
+    Args:
+        config: resolved.
+        data: whole sets in memory.
+        dtype: of weights and scores.
+
+    Attributes:
+        dense: the plain network.
+        masked: the same with masks and scores.
+        masks: of the ticket that is fine-tuned, TUNED_DENSITY of every layer.
+    """
+
+    def __init__(self, config: Config, data: Splits, dtype: torch.dtype = torch.float32) -> None:
+        self.dense = build_model(config, data.spec).to(config.torch_device, dtype).train()
+        self.masked = to_masked(deepcopy(self.dense))
+        draw_scores(self.masked, torch.Generator().manual_seed(0), config.score_init)
+        weights = prunable_parameters(self.dense)
+        counts = {name: max(1, int(TUNED_DENSITY * weight.numel())) for name, weight in weights.items()}
+        self.masks: Masks = random_masks(weights, counts, torch.Generator().manual_seed(0))
+
+
+class OurSide:
+    """A search and a fine-tuning as they are run here, in the precision of the config."""
+
+    def __init__(self, start: Start, config: Config, data: Splits) -> None:
+        self.data, net = data, deepcopy(start.masked)
+        self.config = prepared(config, net, data)
+        self.search = GemMiner(net, self.config)
+        tuned = deepcopy(start.dense)
+        prepared(self.config, tuned, data)
+        self._tuning = WeightTraining(tuned, Ticket(plain_state(tuned), start.masks), Recipe.of_tuning(config))
+        self.search.full_batch = self._tuning.full_batch = most_parts(config.batch_size, config.accumulate)
+        self._folded = FoldedNetwork(deepcopy(start.dense))
+        self._batches = endless(lambda seed: data.train.epoch(torch.Generator().manual_seed(seed)))
+        self._batch = next(self._batches)
+
+    def use_precision(self) -> None:
+        """Set what of the precision is set for the whole process: before any of the parts is timed."""
+        allow_tf32(self.config.precision)
+
+    def search_step(self, batch: Batch | None = None) -> Tensor:
+        """A step of the search; the loss of the task, left on the device."""
+        images, labels = batch or self._batch
+        return train_step(self.search, 0, images, labels)[0] / len(labels)
+
+    def tuning_step(self) -> None:
+        """A step of fine-tuning."""
+        train_step(self._tuning, 0, *self._batch)
+
+    def data_batch(self) -> Batch:
+        """The next batch of training images."""
+        return next(self._batches)
+
+    def pruning(self) -> Tensor:
+        """The flags after a pruning, which is then taken back."""
+        self.search._prune(last=False, generator=torch.Generator())
+        flags = self.search.flat.flags.clone()
+        self.search.flat.flags.fill_(True)
+        return flags
+
+    def evaluation(self) -> None:
+        """One pass over the test images."""
+        evaluate(self._folded.refreshed(), self.data.test, self.config.precision)
+
+    def measurement(self) -> None:
+        """What a search evaluates at the end of an epoch: once, where before and after rounding are the same bits."""
+        self.search.measure(self.data, lambda stream: torch.Generator())
+
+    def search_epoch(self) -> None:
+        """An epoch of the search with its evaluation."""
+        for batch in self.data.train.epoch(torch.Generator().manual_seed(1)):
+            self.search_step(batch)
+        self.search.after_steps()
+        self.measurement()
+
+
+class PlainSide:
+    """The same, written plainly; always in single precision, or in the double one of the start."""
+
+    def __init__(self, start: Start, config: Config, data: Splits) -> None:
+        self.data, self.config = data, config
+        scores = {name: layer.scores.detach() for name, layer in masked_layers(start.masked).items()}
+        self._net = deepcopy(start.dense)
+        self._layers = plain_loop.plainly_masked(self._net, scores)
+        learned = [layer.scores for layer in self._layers]
+        self._optimizer = torch.optim.SGD(learned, config.lr, config.momentum, weight_decay=config.wd)
+        self._tuned, recipe = deepcopy(start.dense), Recipe.of_tuning(config)
+        self._factors = {name: mask.float() for name, mask in start.masks.items()}
+        self._tuner = torch.optim.SGD(self._tuned.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.wd)
+        self._batches = endless(lambda _: self._epoch())
+        images, labels = next(data.train.epoch(torch.Generator().manual_seed(1)))
+        self._batch = images.contiguous(), labels
+
+    def use_precision(self) -> None:
+        """Products in single precision."""
+        allow_tf32("fp32")
+
+    def search_step(self, batch: Batch | None = None) -> float:
+        """A step of the search; the loss of the task."""
+        step = (self._net, self._layers, self._optimizer, self.config.lmbda)
+        return plain_loop.search_step(*step, batch or self._batch)
+
+    def tuning_step(self) -> None:
+        """A step of fine-tuning."""
+        plain_loop.tuning_step(self._tuned, self._factors, self._tuner, self._batch)
+
+    def data_batch(self) -> Batch:
+        """The next batch of training images."""
+        return next(self._batches)
+
+    def pruning(self) -> Tensor:
+        """The flags after a pruning, which is then taken back."""
+        plain_loop.prune(self._layers, self.config.prune_rate)
+        flags = torch.cat([layer.flag.detach().flatten() for layer in self._layers]).bool()
+        for layer in self._layers:
+            layer.flag.data = torch.ones_like(layer.flag)
+        return flags
+
+    def evaluation(self) -> None:
+        """One pass over the test images."""
+        images = plain_loop.batches(self.data.test.images, self.data.spec, self.config.batch_size, augmented=False)
+        plain_loop.accuracy(self._net, images)
+
+    def measurement(self) -> None:
+        """What is evaluated at the end of an epoch: the test images before rounding, and after it."""
+        self.evaluation()
+        self.evaluation()
+
+    def search_epoch(self) -> None:
+        """An epoch of the search with its evaluation."""
+        for batch in self._epoch():
+            self.search_step(batch)
+        self.measurement()
+
+    def _epoch(self) -> Iterator[Batch]:
+        return plain_loop.batches(self.data.train.images, self.data.spec, self.config.batch_size, augmented=True)
+
+
+def images_of(part: str, data: Splits) -> int:
+    """How many images a call goes through; 0: none."""
+    if part == "pruning":
+        return 0
+    if part.startswith("evaluation"):
+        return len(data.test)
+    return len(data.train.images) if part == "search epoch" else data.train.batch_size
+
+
+def endless(epoch: Callable[[int], Iterator[Any]]) -> Iterator[Any]:
+    """The batches of one epoch after another, each begun by its number."""
+    seed = 0
+    while True:
+        yield from epoch(seed := seed + 1)

@@ -1,0 +1,55 @@
+"""Sanity checks, Ticket -> Ticket: each makes a control network, which is then trained exactly as the ticket was.
+
+If mask and weights matter, the control networks are less accurate than the ticket.
+
+Source: Frankle et al., "Pruning Neural Networks at Initialization: Why Are We Missing the Mark?", ICLR 2021
+(arXiv 2009.08576); Rare Gems (arXiv 2202.12002), §5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from args_helper import Config
+from models.initialise import WeightDraw
+from trainers.tickets.ticket import Ticket
+from utils.masks import weight_beside
+
+
+def weight_reinit(ticket: Ticket, config: Config, generator: torch.Generator) -> Ticket:
+    """The same masks on weights drawn afresh by the run's own init."""
+    draw = WeightDraw.of(config)
+    state = dict(ticket.state)
+    for name in ticket.masks:
+        shape = ticket.state[weight_beside(name)].shape
+        state[name] = draw.parameter(name, shape, generator).to(state[name])
+    return Ticket(state, ticket.masks)
+
+
+def mask_shuffle(ticket: Ticket, _config: Config, generator: torch.Generator) -> Ticket:
+    """The same weights under each layer's mask permuted: the random ticket with the same count in every layer."""
+    masks = {}
+    for name, mask in ticket.masks.items():
+        order = torch.randperm(mask.numel(), generator=generator).to(mask.device)
+        masks[name] = mask.flatten()[order].view_as(mask)
+    return Ticket(ticket.state, masks)
+
+
+def weight_shuffle(ticket: Ticket, _config: Config, generator: torch.Generator) -> Ticket:
+    """The same masks, with each layer's surviving weights permuted among their places."""
+    state = dict(ticket.state)
+    for name, mask in ticket.masks.items():
+        survivors = ticket.state[name][mask]
+        order = torch.randperm(survivors.numel(), generator=generator).to(mask.device)
+        state[name] = ticket.state[name].clone()
+        state[name][mask] = survivors[order]
+    return Ticket(state, ticket.masks)
+
+
+CHECKS: dict[str, Callable[[Ticket, Config, torch.Generator], Ticket]] = {
+    "weight_reinit": weight_reinit,
+    "mask_shuffle": mask_shuffle,
+    "weight_shuffle": weight_shuffle,
+}

@@ -1,0 +1,243 @@
+"""The plan of a run, before hours are spent on it: layers, prunings, steps, and time and memory by ten timed steps."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from copy import deepcopy
+from itertools import groupby, islice, pairwise
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from args_helper import Config
+from data.load import Splits, load_data
+from models.build import build_model
+from models.folding import FoldedNetwork
+from models.masking import masked_layers, plain_state, prunable_parameters, to_masked, to_plain
+from models.state_files import load_scores, read_state
+from trainers.algorithms.load import load_algorithm
+from trainers.algorithms.stages import Stage, stages_of, warn_of_idle_milestones
+from trainers.results.run_folder import folder_of, resolved
+from trainers.tickets.recipe import Recipe
+from trainers.tickets.ticket import Ticket
+from trainers.training.batchnorm import refuse_single_images
+from trainers.training.compile import prepared
+from trainers.training.loop import evaluate
+from trainers.training.weights import train_ticket
+from utils.environment import device_name, peak_memory, reset_peak_memory
+from utils.errors import Stopped
+from utils.masks import all_kept, ceil_count, floor_count, is_bias
+from utils.run.run import Run
+from utils.run.stopping import Stopping
+
+TIMED_STEPS = 10
+WARM_UP = 3
+"""Steps that are not timed: the first ones allocate memory, and compile."""
+
+PARTS = {"search/dense": "rewinding", "search": "search", "finetune": "fine-tuning", "check": "checks"}
+"""Stage, or the first part of its name -> what it is called in the plan."""
+
+
+class Timing(NamedTuple):
+    """Seconds: of a step of the search, None without steps; of its scoring; of a step of weights; of an evaluation."""
+
+    search: float | None
+    scoring: float
+    weights: float
+    evaluation: float
+
+
+def print_plan(config: Config) -> None:
+    """Print what the first trial of a config would do; nothing is kept of it.
+
+    Raises:
+        UserError: something given cannot be used.
+    """
+    config = resolved(config)
+    warn_of_idle_milestones(config)
+    folder = folder_of(config)
+    data = load_data(config)
+    net = build_model(config, data.spec).to(config.torch_device)
+    refuse_single_images(net, data)
+    sizes = {name: tuple(value.shape) for name, value in prunable_parameters(net).items()}
+    weights = sum(torch.Size(shape).numel() for name, shape in sizes.items() if not is_bias(name))
+    unpruned = _unpruned(config, net) or weights
+    config = prepared(config, net, data)
+    for line in [*_what(config, folder, data), *_layers(sizes, config), *_prunings(config, weights, unpruned)]:
+        print(line)
+    reset_peak_memory(data.train.device)
+    with tempfile.TemporaryDirectory() as scratch:
+        timing = _timed(config, net, data, Path(scratch))
+    for line in _costs(config, data, timing):
+        print(line)
+    print(f"memory       {peak_memory(data.train.device) / 2**20:,.0f} MiB at most in those steps, data included")
+
+
+# ---- what it is ----------------------------------------------------------------------------------------------------
+
+
+def _what(config: Config, folder: Path, data: Splits) -> Iterator[str]:
+    there = "finished" if (folder / "summary.json").exists() else "begun" if folder.exists() else "not there yet"
+    yield f"{config.arch} on {config.dataset}, {config.algo}, on {device_name(config.torch_device)}"
+    yield f"run folder   {folder} ({there})"
+    counts = ((split, len(part.images)) for split, part in (("train", data.train), ("val", data.val)) if part)
+    images = ", ".join(f"{count:,} {split}" for split, count in [*counts, ("test", len(data.test))])
+    shape = "×".join(map(str, data.spec.shape))
+    yield f"images       {images}, {shape}, {len(data.spec.classes)} classes"
+
+
+def _layers(sizes: dict[str, tuple[int, ...]], config: Config) -> Iterator[str]:
+    width = max(map(len, sizes))
+    yield "layers that are masked"
+    for name, shape in sizes.items():
+        yield f"  {name:<{width}}  {'×'.join(map(str, shape)):<16} {torch.Size(shape).numel():>12,}"
+    whole = sum(torch.Size(shape).numel() for name, shape in sizes.items() if not is_bias(name))
+    kept = max(1, floor_count(config.density, whole))
+    share = f"{kept:,} are to remain ({config.target_sparsity:g}%)"
+    yield f"  {'weights':<{width}}  {'':<16} {whole:>12,}  of which {share}"
+
+
+def _unpruned(config: Config, net: nn.Module) -> int | None:
+    """Weights in play when the search begins, by the flags of the `pretrained` file; None: it has none, all are."""
+    masked = to_masked(deepcopy(net)) if config.algo == "hc_iter" and config.pretrained else None
+    if masked is None or not load_scores(masked, read_state(config.pretrained), config.pretrained):
+        return None
+    return sum(int(layer.flag.sum()) for layer in masked_layers(masked).values())
+
+
+def _prunings(config: Config, weights: int, unpruned: int) -> Iterator[str]:
+    """When a gradual algorithm prunes, and how many weights then remain of so many that are in play."""
+    if config.algo == "hc_iter" and not config.prunings_ahead:
+        yield f"prunings     none: start_epoch {config.start_epoch} lies after that of epoch {config.prunings[-1]}"
+    elif config.algo == "hc_iter" and config.prune_type == "FixThresholding":
+        epochs = ", ".join(map(str, config.prunings_ahead))
+        yield f"prunings     after epochs {epochs}: of every weight whose score is up to 0.5, however many these are"
+    elif schedule := list(_schedule(config, weights, unpruned)):
+        yield "prunings     weights in play afterwards, where none tie"
+        yield from (f"  {when:<14} {left:>12,}  {100 * left / weights:8.3f}%" for when, left in schedule)
+
+
+def _schedule(config: Config, whole: int, left: int) -> Iterator[tuple[str, int]]:
+    target = max(1, floor_count(config.density, whole))
+    if config.algo == "hc_iter":
+        ahead, rate = config.prunings_ahead, config.rate_from(left / whole)
+        for epoch in ahead:
+            before, left = left, left - ceil_count(rate, left)
+            if config.prune_type == "ExactBottomK" and epoch == ahead[-1] and not config.override_prune_rate:
+                left = min(before, target)
+            yield f"after epoch {epoch}", left
+    elif config.algo == "global_ep_iter":
+        for number, epoch in enumerate(config.prunings, start=1):
+            left = whole - ceil_count(1.0 - (1.0 - config.pruning_rate) ** number, whole)
+            yield f"from epoch {0 if number == 1 else epoch + 1}", left
+    elif config.algo == "imp":
+        for number in range(1, config.imp_prunings + 1):
+            left -= ceil_count(config.prune_rate, left)
+            if config.imp_rounds < 0 and number == config.imp_prunings:
+                left = target
+            yield f"before round {number}", left
+
+
+# ---- what it costs -------------------------------------------------------------------------------------------------
+
+
+class _Timed(Stopping):
+    """Stops a stage after so many steps, and notes when each of them ended."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._device = device
+        self.moments: list[float] = []
+
+    @property
+    def asked(self) -> int:
+        """Asked between steps, and at the end of epochs; not 0 when there have been enough."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self.moments.append(time.perf_counter())
+        return int(len(self.moments) > WARM_UP + TIMED_STEPS)
+
+    def step_seconds(self) -> float | None:
+        """The median over the steps; None when there were none."""
+        timed = self.moments[WARM_UP:]
+        return median(after - before for before, after in pairwise(timed)) if len(timed) > 1 else None
+
+    def raise_stopped(self, folder: Path, _code: int) -> None:
+        """Leave the stage: there is no run to go on with."""
+        raise Stopped("timed", 0, folder)
+
+
+def _timed(config: Config, net: nn.Module, data: Splits, scratch: Path) -> Timing:
+    """Time some steps of the search, of weights under a mask, and of an evaluation."""
+    find_ticket = load_algorithm(config.algo)
+    search = _Timed(data.train.device)
+    started = time.perf_counter()
+    _until_stopped(config, scratch / "search", search, lambda run: find_ticket(net, data, config, run))
+    scoring = 0.0 if search.moments else time.perf_counter() - started
+    to_plain(net)
+
+    weights, ticket = _Timed(data.train.device), Ticket(plain_state(net), all_kept(prunable_parameters(net)))
+    recipe = Recipe.of_tuning(config, epochs=WARM_UP + TIMED_STEPS)
+    train = lambda run: train_ticket(run, "finetune", net, ticket, data, recipe)  # noqa: E731
+    _until_stopped(config, scratch / "weights", weights, train)
+
+    batches = list(islice(data.test, TIMED_STEPS))
+    folded = FoldedNetwork(net).refreshed()
+    evaluate(folded, batches[:1], config.precision)
+    started = time.perf_counter()
+    evaluate(folded, batches, config.precision)  # which reads its result from the device
+    of_an_image = (time.perf_counter() - started) / sum(len(labels) for _, labels in batches)
+    evaluated = len(data.test) + (len(data.val) if data.val else 0)
+    return Timing(search.step_seconds(), scoring, weights.step_seconds() or 0.0, of_an_image * evaluated)
+
+
+def _until_stopped(config: Config, folder: Path, timed: _Timed, work: Callable[[Run], object]) -> None:
+    run = Run(folder, folder / "events", config.effective_seed, stopping=timed)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), run.until_stopped():
+            work(run)
+    except Stopped:
+        pass
+
+
+def _costs(config: Config, data: Splits, timing: Timing) -> Iterator[str]:
+    """Steps and seconds, part by part."""
+    steps, whole = len(data.train), timing.scoring
+    if timing.scoring >= 0.05:
+        yield f"scoring      {_clock(timing.scoring)}"
+    for part, epochs, step in _parts(config, timing):
+        seconds = epochs * (steps * step + timing.evaluation)
+        whole += seconds
+        yield (
+            f"{part:<12} {epochs:,} epochs of {steps:,} steps at {1000 * step:.1f} ms and "
+            f"{timing.evaluation:.2f} s of evaluation: {_clock(seconds)}"
+        )
+    trials = f" a trial, {_clock(whole * config.num_trial)} for {config.num_trial}" if config.num_trial > 1 else ""
+    yield f"all of it    about {_clock(whole)}{trials}, by {TIMED_STEPS} timed steps of each kind"
+
+
+def _parts(config: Config, timing: Timing) -> Iterator[tuple[str, int, float]]:
+    """Parts of the run, stages of a kind together: name, epochs, and the seconds of one step."""
+
+    def called(stage: Stage) -> str:
+        return PARTS.get(stage.name) or PARTS[stage.name.partition("/")[0]]
+
+    for (part, trains), stages in groupby(stages_of(config), lambda stage: (called(stage), stage.trains)):
+        step = timing.search if trains == "scores" else timing.weights
+        if step is not None:  # else a user's own search, which trains nothing
+            yield part, sum(stage.epochs for stage in stages), step
+
+
+def _clock(seconds: float) -> str:
+    """Seconds in words, such as 2 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,79 @@
+"""`--export`: the networks that runs have trained, in forms for other tools, and what their zeros save."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from args_helper import Config
+from data.load import Splits, load_data
+from models.build import build_model
+from trainers.export.formats import checked_files
+from trainers.export.savings import Networks, savings, savings_screen
+from trainers.pipeline import run_trials
+from trainers.results.run_folder import folder_of, resolved, trial_of
+from trainers.tickets.file import TICKET
+from trainers.tickets.trained import trained
+from utils.files import write_atomic, write_json
+from utils.masks import remaining, total
+
+FILES = {"model.safetensors": "plain state_dict", "model.pt2": "torch.export", "model.onnx": "ONNX"}
+FOLDER = "export"
+
+
+def export_runs(config: Config) -> None:
+    """Export the network of every trial of a config into its folder, `export/`; trials that are not finished are run.
+
+    Raises:
+        UserError: a run cannot be made, or its network not be exported; then nothing of it is written.
+    """
+    run_trials(config)
+    config = resolved(config)
+    for number in range(config.trial_num, config.trial_num + config.num_trial):
+        trial = trial_of(config, number)
+        # Where it was trained does not matter; what it costs is told of the CPU.
+        _export(trial.model_copy(update={"device": "cpu"}), folder_of(trial))
+
+
+def _export(config: Config, folder: Path) -> None:
+    data = load_data(config)
+    net, masks, is_trained = trained(folder, config, data.spec)
+    images = _test_images(data)
+    files, apart = checked_files(net, images)
+    # Signed constants deflate to nothing, as no dense network's trained weights do.
+    drawn = {"init": "kaiming_normal", "pretrained": None, "weights": None}
+    dense = build_model(config.model_copy(update=drawn), data.spec)
+    networks = Networks(dense.eval().requires_grad_(False), net, masks, files["model.onnx"])
+    report = {
+        "network": "trained" if is_trained else "untrained",
+        "weights_remaining": remaining(masks),
+        "weights_total": total(masks),
+        "test_images": len(images),
+        "bytes": {**{name: len(content) for name, content in files.items()}, TICKET: (folder / TICKET).stat().st_size},
+        "largest_difference_of_logits": apart,
+        **savings(networks, images, data.spec.shape),
+    }
+    for name, content in files.items():
+        write_atomic(folder / FOLDER / name, content)
+    write_json(folder / FOLDER / "export.json", report)
+    print(_screen(folder / FOLDER, report))
+
+
+def _test_images(data: Splits) -> Tensor:
+    """Real images, normalised as in training: the first batch of an evaluation, up to 100."""
+    return next(iter(data.test))[0][:100].contiguous()
+
+
+def _screen(folder: Path, report: dict[str, Any]) -> str:
+    kept, whole = report["weights_remaining"], report["weights_total"]
+    lines = [
+        f"{folder}: the {report['network']} network of {kept:,} weights ({100 * kept / whole:.2f}%), compared on "
+        f"{report['test_images']} test images"
+    ]
+    for name, label in FILES.items():
+        apart = report["largest_difference_of_logits"].get(name)
+        told = "" if apart is None else f"; logits differ by {apart:.1e} at most"
+        lines.append(f"  {name:<20} {report['bytes'][name] / 1e3:>8,.1f} kB  {label}{told}")
+    return "\n".join([*lines, *savings_screen(report)])

@@ -1,0 +1,141 @@
+"""What zeros among the weights save, and what they do not: FLOPs, bytes, and time beside the dense network."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import quantiles
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from trainers.export.formats import onnx_runner
+from trainers.training.cost import forward_flops
+from utils.masks import Masks
+
+ROUNDS, SECONDS = 50, 4.0
+"""How often each network is timed, and for how long at most (five times at least)."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The two that are compared.
+
+    Attributes:
+        dense: without a zero among its weights.
+        masked: of the same architecture.
+        masks: of the latter.
+        onnx: the latter as ONNX.
+    """
+
+    dense: nn.Module
+    masked: nn.Module
+    masks: Masks
+    onnx: bytes
+
+
+def savings(networks: Networks, images: Tensor, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Figures of the dense network and the masked one.
+
+    Args:
+        networks: in evaluation mode, on the CPU.
+        images: (B, C, H, W) to time them on: one, and all of them.
+        shape: (channels, height, width) of an image.
+
+    Returns:
+        `flops_an_image` and `deflated_bytes`, each `dense` and `masked`, and `latency`, a row a way to run.
+    """
+    flops = forward_flops(networks.masked, shape)
+    spared = sum(flops[_layer(name)] * (1.0 - mask.float().mean().item()) for name, mask in networks.masks.items()
+                 if name.endswith(".weight"))  # fmt: skip
+    deflated = {
+        name: len(zlib.compress(save({key: value.contiguous() for key, value in net.state_dict().items()}), 9))
+        for name, net in (("dense", networks.dense), ("masked", networks.masked))
+    }
+    return {
+        "flops_an_image": {"dense": flops[""], "masked": round(flops[""] - spared)},
+        "deflated_bytes": deflated,
+        "latency": _latency(networks, images),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _latency(networks: Networks, images: Tensor) -> list[dict[str, Any]]:
+    """Milliseconds of both, in turns, so that whatever else the machine does falls on both; median and quartiles."""
+    runners = {
+        "PyTorch": (networks.dense, networks.masked),
+        "ONNX Runtime": (onnx_runner(_with_weights_of(networks)), onnx_runner(networks.onnx)),
+    }
+    return [
+        {"by": by, "images": len(part), **_timed(*pair, part)}
+        for by, pair in runners.items()
+        for part in (images[:1], images)
+    ]
+
+
+def _with_weights_of(networks: Networks) -> bytes:
+    """The masked network's ONNX with the dense one's weights in it."""
+    import onnx
+
+    model, weights = onnx.load_from_string(networks.onnx), networks.dense.state_dict()
+    for one in model.graph.initializer:
+        if one.name in weights and one.name in networks.masks:
+            one.CopyFrom(onnx.numpy_helper.from_array(weights[one.name].numpy(), one.name))
+    return model.SerializeToString()
+
+
+def _timed(dense: Callable, masked: Callable, images: Tensor) -> dict[str, Any]:
+    taken: dict[str, list[float]] = {"dense": [], "masked": []}
+    until = time.perf_counter() + SECONDS
+    with torch.no_grad():
+        for turn in range(ROUNDS + 2):
+            if turn > 6 and time.perf_counter() > until:
+                break
+            for name, run in (("dense", dense), ("masked", masked)):
+                started = time.perf_counter()
+                run(images)
+                if turn > 1:  # the first two warm up
+                    taken[name].append(1e3 * (time.perf_counter() - started))
+    row: dict[str, Any] = {"n": len(taken["dense"])}
+    for name, values in taken.items():
+        low, middle, high = quantiles(values)
+        row |= {f"{name}_ms": middle, f"{name}_ms_low": low, f"{name}_ms_high": high}
+    low, middle, high = quantiles([slow / fast for slow, fast in zip(taken["dense"], taken["masked"])])
+    return {**row, "ratio": middle, "ratio_low": low, "ratio_high": high}
+
+
+def savings_screen(report: dict[str, Any]) -> list[str]:
+    """What of `savings` and of the files' sizes a person should see."""
+    flops, deflated = report["flops_an_image"], report["deflated_bytes"]
+    lines = [
+        "  what the zeros save           dense      masked",
+        f"    FLOPs an image         {_short(flops['dense']):>10}  {_short(flops['masked']):>10}  "
+        "if zeros were skipped, which no kernel here does",
+        f"    state_dict, deflated {deflated['dense'] / 1e3:>9,.0f} kB {deflated['masked'] / 1e3:>8,.0f} kB  "
+        f"(the ticket: {report['bytes']['ticket.safetensors'] / 1e3:,.1f} kB)",
+        "  what they do not: time        dense      masked  dense / masked",
+    ]
+    for row in report["latency"]:
+        several = "1 image" if row["images"] == 1 else f"{row['images']} images"
+        name = f"{row['by']}, {several}"
+        ratio = f"{row['ratio']:.2f} ({row['ratio_low']:.2f}–{row['ratio_high']:.2f})"
+        lines.append(f"    {name:<24} {row['dense_ms']:>6.2f} ms {row['masked_ms']:>8.2f} ms  {ratio}")
+    rounds = min(row["n"] for row in report["latency"])
+    threads = report["threads"]
+    return [
+        *lines,
+        f"    medians (middle half) of {rounds} turns or more, on {threads} CPU thread{'s' * (threads > 1)}",
+    ]
+
+
+def _short(flops: int) -> str:
+    """A count in millions."""
+    return f"{flops / 1e6:,.2f} M"

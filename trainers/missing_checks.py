@@ -1,0 +1,62 @@
+"""Sanity checks of finished runs, made afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from args_helper import Config, parse_args
+from data.load import load_data
+from models.build import build_model
+from trainers.checks.controls import CHECKS
+from trainers.pipeline import _checks, run_trials
+from trainers.results.run_folder import opened, resolved
+from trainers.results.screens import last_screen
+from trainers.results.summarise import related
+from trainers.results.summary import read_summary
+from trainers.results.trials import write_summary, write_trials
+from trainers.tickets.file import TICKET, read_ticket
+from trainers.training.compile import prepared
+from utils.errors import UserError
+
+
+def check_runs(config: Config) -> None:
+    """Make the missing sanity checks of every finished run under `sanity_folder`; or check a claimed `ticket`.
+
+    Raises:
+        UserError: there are no finished runs.
+        Stopped: the process was asked to stop; the run at hand is saved, and the same command goes on.
+    """
+    if config.sanity_folder is None:
+        run_trials(config)
+        return
+    root = Path(config.sanity_folder)
+    folders = sorted(path.parent for path in root.rglob("summary.json") if (path.parent / "config.yml").is_file())
+    if not folders:
+        raise UserError(f"sanity_folder {root}: there is no finished run (a folder with a summary.json) in it")
+    for folder in folders:
+        _check_run(folder, config)
+
+
+def _check_run(folder: Path, asked: Config) -> None:
+    """Train the control networks of a finished run's ticket, on the run's own device unless another was asked for."""
+    summary = read_summary(folder / "summary.json")
+    place = {name: getattr(asked, name) for name in ("device", "gpu", "no_cuda") if name in asked.model_fields_set}
+    stored = parse_args(["--resume", str(folder)])
+    config = resolved(stored.model_copy(update={**place, "skip_sanity_checks": False}))
+    if summary["weights_remaining"] == summary["weights_total"] or set(CHECKS) <= set(summary["checks"]):
+        print(f"{folder}: no check is missing")
+        return
+    if summary["test_acc_after_finetune"] is None:
+        print(f"{folder}: its ticket was never trained, so that there is nothing to compare a check to")
+        return
+    ticket = read_ticket(folder / TICKET)[0].to(torch.device(config.torch_device))
+    data = load_data(config)
+    net = build_model(config, data.spec).to(config.torch_device)
+    config = prepared(config, net, data)
+    with opened(config, folder) as run:
+        checks = _checks(run, net, ticket, data, config)
+        written = write_summary(folder, related({**summary, "checks": checks}, config))
+        write_trials(folder, config.config_hash)
+        print(last_screen(written, folder, run.log_folder))

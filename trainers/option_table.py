@@ -1,0 +1,67 @@
+"""The table of options in configs/OPTIONS.md, made from their declarations.
+
+    python -m trainers.option_table configs/OPTIONS.md
+
+writes it anew. Nothing of the tool imports this.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pydantic.fields import FieldInfo
+
+from args_helper import GROUPS
+from utils.markers import replace_between_markers
+from utils.options.types import allowed, choices_of, is_bool
+
+
+def option_table() -> str:
+    """One table a group of options, one row an option."""
+    return "\n\n".join(
+        "\n".join(
+            [
+                f"**{group.__doc__}**",
+                "",
+                "| option | default | allowed | meaning | affects the result |",
+                "|---|---|---|---|---|",
+                *(_row(name, field) for name, field in group.model_fields.items()),
+            ]
+        )
+        for group in GROUPS
+    )
+
+
+def with_table(text: str) -> str:
+    """A text with the table between its two markers.
+
+    Raises:
+        UserError: the markers do not stand there once each, in order.
+    """
+    return replace_between_markers(text, "options", option_table())
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    aliases = [f"`-{a}`" if len(a) == 1 else f"`{a}`" for a in field.json_schema_extra["aliases"]]
+    default = str(field.default).lower() if is_bool(field) else field.default
+    cells = [
+        ", ".join([f"`{name}`", *aliases]),
+        "" if default in (None, ()) else f"`{default}`",
+        _plain(allowed(field)) if choices_of(field) else allowed(field),
+        _plain(field.description),
+        "✓" if field.json_schema_extra["affects"] else "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown leaves as it is within a cell."""
+    for sign, written in {"|": "\\|", "<": "&lt;", "*": "\\*"}.items():
+        text = text.replace(sign, written)
+    return text
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")

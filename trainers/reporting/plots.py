@@ -1,0 +1,151 @@
+"""The report's figures, wide for a page or a paper, and narrow for a phone."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+# Okabe and Ito's colours without yellow, which is too light for lines, and black, which is the dense network's. Six
+# colours and seven markers go together anew 42 times.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+STROKES = ("-", "--", "-.", ":")
+STYLE = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#E3E3E3",
+    "axes.axisbelow": True, "lines.markersize": 6, "errorbar.capsize": 3,
+    "text.parse_math": False,  # a name of a run may hold dollar signs
+    "svg.fonttype": "path", "svg.hashsalt": "rare-gems",
+}  # fmt: skip
+PANEL = (3.7, 2.9)
+
+
+class RenderedPlot(NamedTuple):
+    """A figure in its formats: SVG with its panels side by side and below one another, and PNG."""
+
+    wide: str
+    narrow: str
+    png: bytes
+
+
+Draw = Callable[[Figure, int], None]
+"""Draws into a figure with so many panels beside one another."""
+
+
+def render(draw: Draw, panels: int, height: float = PANEL[1]) -> RenderedPlot:
+    """Render a figure of so many panels, each so many inches high."""
+    with matplotlib.rc_context(STYLE):
+        wide, narrow = (_figure(draw, panels, columns, height) for columns in (2, 1))
+        return RenderedPlot(_svg(wide), _svg(narrow), _png(wide))
+
+
+def _figure(draw: Draw, panels: int, columns: int, height: float) -> Figure:
+    rows = math.ceil(panels / columns)
+    figure = Figure(figsize=(PANEL[0] * columns, rows * height + 0.4), layout="constrained")
+    draw(figure, min(columns, panels))
+    return figure
+
+
+def _svg(figure: Figure) -> str:
+    image = io.StringIO()
+    figure.savefig(image, format="svg", metadata={"Date": None, "Creator": None})
+    return image.getvalue()
+
+
+def _png(figure: Figure) -> bytes:
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=200, metadata={"Software": None})
+    return image.getvalue()
+
+
+# ---- parts that figures share --------------------------------------------------------------------------------------
+
+
+def panels(figure: Figure, number: int, columns: int, **sharing: Any) -> list[Axes]:
+    """Panels in reading order; the places that are left over are empty."""
+    grid = figure.subplots(math.ceil(number / columns), columns, squeeze=False, **sharing).flatten()
+    for axes in grid[number:]:
+        axes.set_visible(False)
+    return list(grid[:number])
+
+
+def marker_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A colour and a marker for every name."""
+    return {
+        name: {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)]}
+        for index, name in enumerate(names)
+    }
+
+
+def line_styles(names: Sequence[Any]) -> dict[Any, dict[str, Any]]:
+    """A colour and a kind of line for every name."""
+    return {
+        name: {"color": COLORS[index % len(COLORS)], "linestyle": STROKES[index % len(STROKES)]}
+        for index, name in enumerate(names)
+    }
+
+
+def legend(figure: Figure) -> None:
+    """One legend for all panels, below them, where it covers nothing."""
+    entries: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels()):
+            entries.setdefault(label, handle)
+    if "chance" in entries:  # behind the networks
+        entries["chance"] = entries.pop("chance")
+    if entries:
+        longest = max(map(len, entries))
+        columns = max(1, min(len(entries), int(figure.get_figwidth() * 13 / (longest + 7))))
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)
+
+
+def label(name: str) -> str:
+    """A name as it stands in a legend: matplotlib hides those that begin with an underscore."""
+    short = name if len(name) <= 44 else f"{name[:43]}…"
+    return f" {short}" if short.startswith("_") else short
+
+
+def log_axis(axis: Any, about: str, write: Callable[[float], str] = "{:g}".format) -> None:
+    """A log axis with plain numbers at it; call it when all is drawn.
+
+    Args:
+        axis: an `xaxis` or `yaxis`.
+        about: its label.
+        write: a number -> how it is written.
+    """
+    axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}label": about})
+    low, high = sorted(axis.get_view_interval())
+    few = high / low < 12  # less than about a decade: 1, 2 and 5 alone would be two or three
+    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if few else (1, 2, 5)))
+    if high / low < 1.3:  # one and the same, nearly
+        axis.set_major_locator(FixedLocator([math.sqrt(low * high)]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+    axis.set_minor_locator(NullLocator())
+
+
+def points(axes: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str, **look: Any) -> None:
+    """Means joined by a line, in the order of the rows, with standard deviations where there are any.
+
+    Args:
+        axes: where.
+        rows: with `x`_mean, `x`_sd, `y`_mean, `y`_sd; those without a mean are left out.
+        x, y: what to draw.
+        look: colour, marker, label.
+    """
+    rows = [row for row in rows if row[f"{x}_mean"] is not None and row[f"{y}_mean"] is not None]
+    if rows:
+        bars = {
+            f"{axis}err": [row[f"{name}_sd"] or math.nan for row in rows]
+            for axis, name in (("x", x), ("y", y))
+            if any(row[f"{name}_sd"] for row in rows)
+        }
+        xs, ys = ([row[f"{name}_mean"] for row in rows] for name in (x, y))
+        axes.errorbar(
+            xs, ys, **bars, elinewidth=0.9, linewidth=1.1, markeredgecolor="white", markeredgewidth=0.5, **look
+        )

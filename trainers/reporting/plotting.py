@@ -1,0 +1,249 @@
+"""What the report's figures show of a task, drawn from the rows of its tables."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+from statistics import fmean
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator
+
+from trainers.reporting.gather import FINISHED
+from trainers.reporting.plots import (  # fmt: skip
+    COLORS,
+    MARKERS,
+    PANEL,
+    RenderedPlot,
+    label,
+    legend,
+    line_styles,
+    log_axis,
+    marker_styles,
+    panels,
+    points,
+    render,
+)
+from trainers.reporting.series import Experiment, Task
+from trainers.reporting.tables import Row, prefixed
+from trainers.results.trials import Spread
+
+DENSE = {"color": "black", "linestyle": "--", "linewidth": 1.2}
+SAME_DENSITY = 1.15
+"""Densities up to this ratio apart share a panel of the layers."""
+MOST_TICKS, TOUCHING = 8, 1.2
+BESIDE = 1.06
+"""Ratio over which the points of one density are spread, so that error bars stand beside one another."""
+
+
+def percent(density: float) -> str:
+    """A density as it stands at a line or a point."""
+    return f"{density:.3g}%" if density >= 10 or density < 0.1 else f"{density:.2f}".rstrip("0").rstrip(".") + "%"
+
+
+def _by(rows: Iterable[Row], *keys: str) -> dict[Any, list[Row]]:
+    """Rows by a key, or by several, in the order in which these come."""
+    groups: dict[Any, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row[keys[0]] if len(keys) == 1 else tuple(row[key] for key in keys)].append(row)
+    return groups
+
+
+def _on_log_axis(rows: Iterable[Row], key: str) -> list[Row]:
+    """Those that have a place there; a coin may have kept no weight at all."""
+    return [row for row in rows if row[key] > 0]
+
+
+def draw_accuracy(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
+    """Accuracy against weights remaining, before and after fine-tuning, beside the dense network and chance."""
+    dense = {one.name for one in task.dense}
+    ticket_rows = [row for row in rows if row["series"] not in dense and row["n"]]
+    tickets = _on_log_axis(ticket_rows, "weights_remaining_percent_mean")
+    if not tickets:
+        return None
+    series, look = _by(tickets, "series"), marker_styles([one.name for one in task.tickets])
+    ticks: list[float] = []  # where there are points, unless their labels would touch
+    for density in sorted({row["weights_remaining_percent_mean"] for row in tickets}):
+        if not ticks or density / ticks[-1] > TOUCHING:
+            ticks.append(density)
+
+    def draw(figure: Figure, columns: int) -> None:
+        for axes, (key, title) in zip(
+            panels(figure, 2, columns, sharex=True),
+            (("before", "before fine-tuning"), ("after", "after fine-tuning")),
+        ):
+            for index, (name, members) in enumerate(series.items()):
+                beside = BESIDE ** ((index - (len(series) - 1) / 2) / len(series))
+                points(axes, moved(members, beside), "weights_remaining_percent", key, label=label(name), **look[name])
+            if key == "after":
+                _dense_lines(axes, [row for row in rows if row["series"] in dense])
+            elif task.chance:  # after training it would lie far below, and press all else together
+                axes.axhline(task.chance, color="#777777", linestyle=":", linewidth=1, label="chance")
+            log_axis(axes.xaxis, "weights remaining (%)", lambda value: percent(value)[:-1])
+            if len(ticks) <= MOST_TICKS:
+                axes.xaxis.set_major_locator(FixedLocator(ticks))
+            axes.set(ylabel="test accuracy (%)", title=title)
+            axes.tick_params(labelbottom=True)
+        figure.axes[0].invert_xaxis()  # shared; as usual, sparser to the right
+        legend(figure)
+
+    return render(draw, 2)
+
+
+def moved(rows: Iterable[Row], factor: float) -> list[Row]:
+    """Rows with their density multiplied, to be drawn."""
+    key = "weights_remaining_percent_mean"
+    return [row if row[key] is None else {**row, key: row[key] * factor} for row in rows]
+
+
+def _dense_lines(axes: Axes, rows: Sequence[Row]) -> None:
+    for index, row in enumerate(row for row in rows if row["after_mean"] is not None):
+        stroke = DENSE | {"linestyle": ("--", "-.", (0, (1, 1)))[index % 3]}
+        axes.axhline(row["after_mean"], **stroke, label=label(row["series"]))
+        if row["after_sd"]:
+            axes.axhspan(
+                row["after_mean"] - row["after_sd"], row["after_mean"] + row["after_sd"], color="#00000018", lw=0
+            )
+
+
+def draw_checks(rows: Sequence[Row]) -> RenderedPlot | None:
+    """Every ticket's accuracy with its checks' on a line of their own."""
+    if not rows:
+        return None
+    tickets = _by(rows, "series", "weights_remaining_percent", "ticket_mean")
+    checks = list(dict.fromkeys(row["check"] for row in rows))
+    look = {name: {"color": COLORS[(index + 1) % len(COLORS)], "marker": MARKERS[(index + 1) % len(MARKERS)]}
+            for index, name in enumerate(checks)}  # fmt: skip
+
+    def draw(figure: Figure, columns: int) -> None:
+        axes = figure.subplots()
+        for place, members in enumerate(tickets.values()):
+            _dot(axes, members[0], "ticket", place, {"color": COLORS[0], "marker": MARKERS[0], "label": "ticket"})
+            for row in members:
+                offset = 0.17 * (checks.index(row["check"]) + 1)
+                _dot(axes, row, "check_accuracy", place + offset, {**look[row["check"]], "label": row["check"]})
+        names = [f"{label(name)}\n{percent(density)}" for name, density, _ in tickets]
+        axes.set_yticks([place + 0.25 for place in range(len(names))], names)
+        axes.set_ylim(len(names) - 0.15, -0.4)
+        axes.set(xlabel="test accuracy after fine-tuning (%)")
+        axes.grid(axis="y", visible=False)
+        for place in range(1, len(names)):
+            axes.axhline(place - 0.28, color="#BBBBBB", linewidth=0.6)
+        legend(figure)
+
+    return render(draw, 1, height=0.7 + 0.5 * len(tickets))
+
+
+def _dot(axes: Axes, row: Row, key: str, place: float, look: Mapping[str, Any]) -> None:
+    if row[f"{key}_mean"] is not None:
+        axes.errorbar(row[f"{key}_mean"], place, xerr=row[f"{key}_sd"], linestyle="none", elinewidth=0.9,
+                      capsize=2, **look)  # fmt: skip
+
+
+def draw_layers(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
+    """The density of every layer, a panel for each density of the whole."""
+    groups: list[list[Row]] = []
+    for row in sorted(
+        _on_log_axis(rows, "weights_remaining_percent"), key=lambda row: -row["weights_remaining_percent"]
+    ):
+        alike = groups and groups[-1][0]["weights_remaining_percent"] / row["weights_remaining_percent"] <= SAME_DENSITY
+        groups[-1].append(row) if alike else groups.append([row])
+    if not groups:
+        return None
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
+    look = marker_styles([one.name for one in task.tickets])
+    floor = 0.5 * min((row["density_percent_mean"] for row in rows if row["density_percent_mean"]), default=1.0)
+
+    def draw(figure: Figure, columns: int) -> None:
+        for axes, group in zip(panels(figure, len(groups), columns, sharey=True), groups):
+            members_of = _by(group, "series")
+            for name in (name for name in look if name in members_of):
+                members = members_of[name]
+                # A dead layer has no place on a log axis: it lies on the floor, hollow.
+                at = [layers.index(row["layer"]) for row in members]
+                heights = [max(row["density_percent_mean"], floor) for row in members]
+                (line,) = axes.plot(at, heights, label=label(name), linewidth=0.9, **look[name])
+                dead = [(x, floor) for x, row in zip(at, members) if not row["density_percent_mean"]]
+                axes.plot(*zip(*dead), "o", mfc="white", mec=line.get_color(), ms=6) if dead else None
+            log_axis(axes.yaxis, "weights remaining (%)")
+            axes.tick_params(labelleft=True)
+            axes.set_title(f"about {percent(group[0]['weights_remaining_percent'])} of all weights")
+            axes.set_xticks(range(len(layers)), layers, rotation=90, fontsize=6.5 if len(layers) <= 24 else 4)
+        legend(figure)
+
+    return render(draw, len(groups), height=PANEL[1] + 0.3)
+
+
+def draw_curves(task: Task) -> RenderedPlot | None:
+    """Test accuracy by epoch, a panel for each series: means over finished trials, every run that goes on by itself."""
+    shown = [one for one in task.series if any(run.epochs for other in one.experiments for run in other.runs)]
+    if not shown:
+        return None
+
+    def draw(figure: Figure, columns: int) -> None:
+        for axes, series in zip(panels(figure, len(shown), columns, sharey=True), shown):
+            look = line_styles([one.config_hash for one in series.experiments])
+            for one in series.experiments:
+                _curve(axes, one, look[one.config_hash])
+            axes.set(xlabel="epoch, search and fine-tuning", ylabel="test accuracy (%)", ylim=(0, 103))
+            axes.set_title(label(series.name))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.tick_params(labelleft=True)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, frameon=False, fontsize=7.5)
+
+    return render(draw, len(shown), height=PANEL[1] + 0.3)
+
+
+def _curve(axes: Axes, one: Experiment, look: Mapping[str, Any]) -> None:
+    ended = [run for run in one.runs if run.state == FINISHED and run.epochs]
+    if ended:
+        spreads = [Spread.of(epoch and epoch.test_acc for epoch in together)
+                   for together in zip_longest(*(run.epochs for run in ended))]  # fmt: skip
+        epochs = range(1, len(spreads) + 1)
+        axes.plot(epochs, [one.mean for one in spreads], label=percent(one.density), linewidth=1.2, **look)
+        searched = sum(epoch.phase.startswith("search") for epoch in ended[0].epochs)
+        if 0 < searched < len(spreads):
+            axes.plot(searched + 0.5, fmean((spreads[searched - 1].mean, spreads[searched].mean)), "|", ms=13,
+                      color=look["color"])  # fmt: skip
+        low, high = ([one.mean + sign * (one.sd or 0.0) for one in spreads] for sign in (-1, 1))
+        axes.fill_between(epochs, low, high, color=look["color"], alpha=0.15, linewidth=0)
+    for run in one.runs:
+        if run.state != FINISHED and run.epochs:
+            accuracies = [epoch.test_acc for epoch in run.epochs]
+            axes.plot(range(1, len(accuracies) + 1), accuracies, linewidth=0.8, **look)
+            axes.plot(len(accuracies), accuracies[-1], ">", mfc="white", mec=look["color"], ms=7,
+                      label=f"{one.config.target_sparsity:g}%, trial {run.trial}, {run.state}")  # fmt: skip
+
+
+def draw_costs(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
+    """Accuracy after fine-tuning against what it cost."""
+    rows = [row for row in rows if row["after_mean"] is not None]
+    if not rows:
+        return None
+    look = marker_styles([one.name for one in task.tickets])
+    look |= {one.name: {"color": "black", "marker": "*", "markersize": 9} for one in task.dense}
+    kinds = {"flops_dense": "training FLOPs, dense", "flops_masked": "training FLOPs, masked", "epochs": "epochs",
+             "seconds": "seconds"}  # fmt: skip
+
+    def draw(figure: Figure, columns: int) -> None:
+        for axes, (key, about) in zip(panels(figure, len(kinds), columns, sharey=True), kinds.items()):
+            for name, members in _by(rows, "series").items():
+                points(axes, members, key, "after", label=label(name), **look[name])
+                if name not in {one.name for one in task.dense}:
+                    _written(axes, members, f"{key}_mean")
+            log_axis(axes.xaxis, about, prefixed)
+            axes.set(ylabel="test accuracy (%)")
+            axes.tick_params(labelleft=True)
+        legend(figure)
+
+    return render(draw, len(kinds))
+
+
+def _written(axes: Axes, rows: Sequence[Row], key: str) -> None:
+    """The density beside the first and the last point of a line."""
+    for row in {id(row): row for row in (rows[0], rows[-1])}.values():
+        axes.annotate(percent(row["weights_remaining_percent_mean"]), (row[key], row["after_mean"]), xytext=(5, -9),
+                      textcoords="offset points", fontsize=6.5)  # fmt: skip

@@ -1,0 +1,64 @@
+"""Figures of a run, drawn by matplotlib without a screen."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
+from utils.files import write_atomic
+
+# Okabe and Ito's colours, which colour-blind readers tell apart.
+TEST, TRAIN, WEIGHTS = "#0072B2", "#999999", "#D55E00"
+
+
+def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+    """Write the figure of `curves` to a PNG."""
+    write_png(path, curves(rows, summary))
+
+
+def curves(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Figure:
+    """Accuracy above and weights remaining below, epoch by epoch, search and fine-tuning in one line.
+
+    Args:
+        rows: of the table, in order.
+        summary: the run's.
+    """
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    epochs = range(1, len(rows) + 1)
+    above.plot(epochs, [row["test_acc"] for row in rows], color=TEST, label="test")
+    above.plot(epochs, [row["train_acc"] for row in rows], color=TRAIN, linewidth=1, label="train")
+    above.set(ylabel="accuracy (%)", ylim=(0, 101), title=_title(summary))
+    below.plot(epochs, [row["model_sparsity"] for row in rows], color=WEIGHTS, drawstyle="steps-mid")
+    below.set(ylabel="weights remaining (%)", yscale="log", xlabel="epoch")
+    below.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    below.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    below.yaxis.set_minor_locator(NullLocator())
+    searched = sum(row["phase"].startswith("search") for row in rows)
+    if searched < len(rows):
+        for axes in (above, below):
+            axes.axvline(searched + 0.5, color="black", linewidth=0.8, linestyle=":")
+        above.annotate(
+            "search | fine-tuning", (searched + 0.5, 8), ha="center", fontsize=8, bbox={"fc": "white", "ec": "none"}
+        )
+    above.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def write_png(path: Path, figure: Figure) -> None:
+    """Write a figure to a PNG, whole (see `write_atomic`)."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    write_atomic(path, image.getvalue())
+
+
+def _title(summary: Mapping[str, Any]) -> str:
+    kept = "{arch} on {dataset}: {weights_remaining:,} of {weights_total:,} weights".format(**summary)
+    after = summary["test_acc_after_finetune"]
+    trained = "" if after is None else f", {after:.1f}% after fine-tuning"
+    return f"{kept}\n{summary['test_acc_before_finetune']:.1f}% before any training{trained}"

@@ -1,0 +1,76 @@
+"""What a run is measured against among the results: the dense network, and the run that an inverted one inverts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from args_helper import Config, DataOptions, ModelOptions, RunOptions, SearchOptions
+from trainers.results.summary import read_summary
+from trainers.tickets.recipe import Recipe
+from utils.errors import UserError
+
+OF_MASKS = {"score_init", "freeze_weights", "conv_type"}
+"""The model options that say nothing of the dense network."""
+
+
+class Found(NamedTuple):
+    """A finished run and its summary."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+
+def dense_config(config: Config) -> Config:
+    """The config of the dense run of the same data, network, seed and trial, trained as the ticket is."""
+    if config.algo == "imp":  # its rounds are trained by the search's own options
+        recipe = Recipe.of_search(config, epochs=config.iter_period, gamma=config.lr_gamma)
+    else:
+        recipe = Recipe.of_tuning(config)
+    same = {*RunOptions.model_fields, *DataOptions.model_fields, *ModelOptions.model_fields} - OF_MASKS
+    options = {name: getattr(config, name) for name in same}
+    options |= {name: value for name, value in asdict(recipe).items() if name in SearchOptions.model_fields}
+    own = {"algo": "training", "warmup_length": recipe.warmup, "start_epoch": 0, "resume": None}
+    name = f"{config.name}_dense" if config.name else "dense"
+    return Config().model_copy(update={**options, **own, "name": name})
+
+
+def find_dense(config: Config) -> Found | None:
+    """A finished dense run of the same data, network, seed and trial among the results.
+
+    Of several, the one trained as the ticket is; else the one that is best on validation.
+    """
+    same = dense_config(config).config_hash
+    found = [
+        one
+        for one in _finished(Path(config.results_dir))
+        if one.summary["algo"] == "training"
+        and one.summary.get("task_hash") == config.task_hash
+        and one.summary["trial"] == config.trial_num
+    ]
+
+    def worth(one: Found) -> tuple[bool, float]:
+        return one.summary["config_hash"] == same, one.summary["val_acc_after_finetune"] or 0.0
+
+    return max(found, key=worth, default=None)
+
+
+def find_upright(config: Config) -> Found | None:
+    """The finished run, of the same trial, that a run with `invert_sanity_check` is the inversion of."""
+    upright = config.model_copy(update={"invert_sanity_check": False}).config_hash
+    same = (
+        one
+        for one in _finished(Path(config.results_dir))
+        if one.summary["config_hash"] == upright and one.summary["trial"] == config.trial_num
+    )
+    return next(same, None)
+
+
+def _finished(results: Path) -> Iterator[Found]:
+    for path in sorted(results.rglob("summary.json")):
+        try:
+            yield Found(path.parent, read_summary(path))
+        except UserError:  # of another run, which it is to mend
+            continue

@@ -1,0 +1,205 @@
+"""Where a run lives: its folder, what may already lie there, and how it is opened."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain, count
+from pathlib import Path
+
+import torch
+
+from args_helper import Config, difference, parse_args
+from trainers.training.tensorboard import LAYOUT
+from utils.distributed.collectives import rank, rank_zero_only
+from utils.distributed.launch import Launch, launched
+from utils.environment import be_deterministic, choose_device, describe_environment, naming_nondeterminism
+from utils.errors import UserError, resume_command
+from utils.files import make_folder, read_json, write_atomic, write_json
+from utils.run.checkpoints import Keeping
+from utils.run.lock import locked
+from utils.run.run import Run
+from utils.run.stopping import Stopping, seconds_of
+
+ECHO = 5.0
+"""Seconds: Ctrl-C reaches all processes of a terminal, and torchrun then sends it on to those that it has started."""
+
+
+def resolved(config: Config) -> Config:
+    """`decided`, for a process that computes: from here on the GPU it names, if any, is PyTorch's current one.
+
+    Raises:
+        UserError: as `decided`.
+    """
+    config = decided(config)
+    if config.device == "cuda":  # or whatever does not name its GPU, such as pinned memory, takes room on number 0
+        torch.cuda.set_device(config.torch_device)
+    return config
+
+
+def decided(config: Config) -> Config:
+    """The config with every `auto` decided; a GPU is not touched.
+
+    Raises:
+        UserError: a device was named that is not there, or the processes that share the work are too many.
+    """
+    here = launched()
+    shared = here.world > 1
+    device = choose_device(config.device, 0 if shared else config.gpu, config.no_cuda)
+    if shared:
+        _refuse_too_many(here, device, config.batch_size)
+    elif device == "cpu" and "gpu" in config.model_fields_set and config.device == "auto" and not config.no_cuda:
+        warnings.warn(f"there is no GPU number {config.gpu}: using the CPU", stacklevel=2)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    be_deterministic(config.deterministic)
+    chosen = {"device": device, "threads": torch.get_num_threads(), **({"gpu": here.local_rank} if shared else {})}
+    if config.mixed_precision and device == "cuda":
+        chosen["precision"] = "bf16"
+    return config.model_copy(update=chosen)
+
+
+def _refuse_too_many(here: Launch, device: str, batch_size: int) -> None:
+    """Raises: UserError: there is not a GPU, or are not two images of a batch, for each of the processes."""
+    if device == "cuda" and torch.cuda.device_count() < here.local_world:
+        raise UserError(
+            f"{here.local_world} processes on a machine with {torch.cuda.device_count()} GPUs: start as many as there "
+            "are GPUs (torchrun --nproc-per-node), or give --device cpu"
+        )
+    if device == "mps":
+        raise UserError("device mps: several processes share the work on cuda or cpu only")
+    if batch_size < 2 * here.world:
+        raise UserError(
+            f"batch_size {batch_size} is less than two images for each of the {here.world} processes that share a batch"
+        )
+
+
+def folder_of(config: Config) -> Path:
+    """The folder of the config's first trial: the one that is resumed, whatever its name, or that of its options."""
+    return Path(config.resume).resolve() if config.resume else Path(config.results_dir) / _place(config)
+
+
+def trial_of(config: Config, number: int) -> Config:
+    """The config of one of a config's trials, and of those after it: who resumes it goes on with these, beside it."""
+    left = config.trial_num + config.num_trial - number
+    trial = config.model_copy(update={"trial_num": number, "num_trial": left})
+    if config.resume and number != config.trial_num:
+        return trial.model_copy(update={"resume": str(folder_of(config).with_name(f"trial_{number}"))})
+    return trial
+
+
+def _place(config: Config) -> Path:
+    """The run's folder under results_dir, and its events' under log_dir; parts that are not given are left out."""
+    parts = (config.subfolder, config.name, config.run_idx, f"trial_{config.trial_num}")
+    return Path(*(part for part in parts if part))
+
+
+@rank_zero_only
+def is_finished(folder: Path, config: Config, resumed: bool) -> bool:
+    """Whether this very run is there and finished; one that is resumed may be there unfinished.
+
+    Raises:
+        UserError: another experiment lies there, or this one, unfinished.
+    """
+    stored = folder / "config.yml"
+    if not stored.is_file():
+        return False
+    there = parse_args(["--config", str(stored)])
+    finished = (folder / "summary.json").is_file()
+    if there.config_hash != config.config_hash and config.resume_anyway:
+        if finished:
+            raise UserError(f"{folder} is finished: there is nothing that could go on with other options")
+        return False
+    if (there.config_hash, there.trial_num) != (config.config_hash, config.trial_num):
+        way_out = "move it away" if config.resume else f"to run this one beside it, give --name {_free_name(config)}"
+        raise UserError(f"{folder} holds another experiment, which differs in: {difference(there, config)}; {way_out}")
+    if not finished and not resumed:
+        raise UserError(f"{folder} holds this run, unfinished; go on with it by: {resume_command(folder)}")
+    return finished
+
+
+def _free_name(config: Config) -> str:
+    """A name under which there is no run folder yet."""
+    names = (f"{config.name or 'run'}_{number}" for number in count(2))
+    return next(name for name in names if not folder_of(config.model_copy(update={"name": name})).exists())
+
+
+def free_file(config: Config, name: str, *beside: str) -> Path:
+    """Where an analysis may write beside the config's trials: `name`, or numbered, so that nothing is written over.
+
+    Args:
+        config: whose `name`, `subfolder` and `results_dir` say in which folder.
+        name: of the file.
+        beside: other endings (such as `.png`) that have to be free as well.
+    """
+    place = folder_of(config).parent / name
+    candidates = chain([place], (place.with_stem(f"{place.stem}_{number}") for number in count(2)))
+    endings = (place.suffix, *beside)
+    return next(path for path in candidates if not any(path.with_suffix(end).exists() for end in endings))
+
+
+@rank_zero_only
+def _create_and_lock(folder: Path, held: ExitStack) -> None:
+    """Make a run's folder and lock it, until what is held is let go."""
+    make_folder(folder)
+    _refuse_links(folder)
+    held.enter_context(locked(folder))
+
+
+@rank_zero_only
+def _record(config: Config, folder: Path) -> None:
+    """A run's options, and where it is run: the first time, and every time that is another."""
+    write_atomic(folder / "config.yml", config.to_yaml())
+    path, now = folder / "environment.json", describe_environment(config.torch_device)
+    try:
+        first = read_json(path)
+        later = first.pop("resumed_in", [])
+    except (UserError, AttributeError):  # not there, or damaged
+        write_json(path, now)
+        return
+    if now != {**first, **(later[-1] if later else {})}:
+        changed = {name: value for name, value in now.items() if first.get(name) != value}
+        write_json(path, {**first, "resumed_in": [*later, changed]})
+
+
+def _refuse_links(folder: Path) -> None:
+    """Raises: UserError: a link leads out of a run's folder, which may be anyone's, to where the run would write."""
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{path} is a link out of the run's folder: put in its place what it leads to")
+
+
+@contextmanager
+def opened(config: Config, folder: Path) -> Iterator[Run]:
+    """The run's folder, with its options and environment written down, until the run ends or is stopped.
+
+    A run that cannot begin, for what it was given, leaves no folder behind. Of several ranks the first has the folder.
+    """
+    log_folder = Path(config.log_dir) / _place(config)
+    made = [one for place in (folder, log_folder) for one in (place, *place.parents) if not one.exists()]
+    run = Run(
+        folder,
+        log_folder,
+        config.effective_seed,
+        config.results_filename,
+        keeping=Keeping(**config.keeping),
+        stopping=Stopping(config.max_time and seconds_of(config.max_time), ECHO if launched().by_torchrun else 0.0),
+        refresh_every=config.print_freq,
+    )
+    try:
+        with ExitStack() as held, naming_nondeterminism(), run.until_stopped():
+            _create_and_lock(folder, held)
+            _record(config, folder)
+            run.log_text("config", f"```yaml\n{config.to_yaml()}```")
+            run.log_layout(LAYOUT)
+            yield run
+    except UserError:
+        if rank() == 0 and folder in made and not (folder / "checkpoints").exists():
+            for place in (folder, log_folder):
+                shutil.rmtree(place, ignore_errors=True)
+            for above in made:  # from below; another run may have moved in meanwhile
+                with suppress(OSError):
+                    above.rmdir()
+        raise

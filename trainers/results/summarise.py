@@ -1,0 +1,110 @@
+"""What is said of a run when it has ended: its summary, and what of it TensorBoard's table shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from args_helper import Config
+from data.load import Splits
+from trainers.checks.connectivity import connectivity
+from trainers.results.references import find_dense, find_upright
+from trainers.results.summary import AVERAGED, Summary
+from trainers.results.trials import beside_dense
+from trainers.tickets.ticket import Ticket
+from trainers.training.cost import forward_flops, summed
+from utils.distributed.collectives import world_size
+from utils.environment import device_name
+from utils.masks import floor_count, per_layer, remaining, total
+from utils.run.run import Run
+
+
+def summarise(
+    config: Config, run: Run, ticket: Ticket, net: nn.Module, data: Splits, outcome: dict[str, Any]
+) -> Summary:
+    """The summary of a run.
+
+    Args:
+        config: the run's.
+        run: its rows and costs.
+        ticket: what was found.
+        net: plain, of the ticket's architecture.
+        data: what it was trained on.
+        outcome: `test_acc_before_finetune` and its like on val, `tuned` (the last row of the ticket's training, or
+            None), `checks`, `search_seconds` (of a search without epochs), and `ticket_bytes` (of its file and the
+            file's parts).
+    """
+    kept, whole, tuned = remaining(ticket.masks), total(ticket.masks), outcome["tuned"]
+    facts = {"density_reason": None, **ticket.facts}
+    scoring = facts.pop("scoring_flops", 0)  # a cost, which stands with the others
+    if kept == max(1, floor_count(config.density, whole)):
+        facts["density_reason"] = None
+    searching = run.seconds("search") if run.rows("search") else outcome["search_seconds"]
+    return {
+        "algo": config.algo,
+        "arch": config.arch,
+        "dataset": config.dataset,
+        "classes": len(data.spec.classes),
+        "trial": config.trial_num,
+        "seed": config.effective_seed,
+        "target_sparsity": config.target_sparsity,
+        "weights_total": whole,
+        "weights_remaining": kept,
+        "weights_remaining_percent": 100.0 * kept / whole,
+        "gem_weights_remaining": None if ticket.gem is None else remaining(ticket.gem),
+        **connectivity(net, ticket.masks, data.spec.shape),
+        "layers": per_layer(ticket.masks),
+        "test_acc_before_finetune": outcome["test_acc_before_finetune"],
+        "val_acc_before_finetune": outcome["val_acc_before_finetune"],
+        "test_acc_after_finetune": tuned and tuned["test_acc"],
+        "val_acc_after_finetune": tuned and tuned["val_acc"],
+        "checks": outcome["checks"],
+        "ticket_bytes": outcome["ticket_bytes"],
+        "seconds": run.seconds("finetune", "check") + searching,
+        "search_seconds": searching,
+        "finetune_seconds": run.seconds("finetune"),
+        "cost": _cost(run, forward_flops(net, data.spec.shape), searching, scoring),
+        "device": device_name(config.torch_device),
+        "precision": config.precision,
+        "world_size": world_size(),
+        "config_hash": config.config_hash,
+        "task_hash": config.task_hash,
+        **facts,
+    }
+
+
+def _cost(run: Run, flops: Mapping[str, int], searching: float, scoring: int) -> dict[str, Any]:
+    """The ledger: of the search, which took so many seconds and so many FLOPs of scoring, and of the fine-tuning."""
+    return {
+        "search": {**summed(run.costs("search"), flops, searching), "scoring_flops": scoring},
+        "finetune": summed(run.costs("finetune"), flops, run.seconds("finetune")),
+    }
+
+
+def related(summary: Summary, config: Config) -> Summary:
+    """A summary with what it is measured against among the results: the dense network; for an inversion, the upright.
+
+    Args:
+        summary: of a finished run.
+        config: the run's.
+    """
+    dense = None if summary["algo"] == "training" else find_dense(config)
+    beside = beside_dense(summary, dense and dense.summary, dense and dense.folder)
+    if not config.invert_sanity_check:
+        return beside
+    upright = find_upright(config)
+    own, accuracy = summary["test_acc_after_finetune"], upright and upright.summary["test_acc_after_finetune"]
+    if accuracy is None or own is None:
+        return {**beside, "inverts": None}
+    return {**beside, "inverts": {"test_acc_after_finetune": accuracy, "margin": accuracy - own,
+                                  "run": str(upright.folder)}}  # fmt: skip
+
+
+def log_outcome(run: Run, config: Config, summary: Summary) -> None:
+    """The options beside the final figures, for TensorBoard's table of hyperparameters."""
+    deciding = config.deciding().items()
+    options = {name: value if isinstance(value, int | float | str) else str(value) for name, value in deciding}
+    figures = {f"final/{name}": summary[name] for name in AVERAGED if summary[name] is not None}
+    run.log_hparams(options, figures)

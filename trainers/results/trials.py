@@ -1,0 +1,130 @@
+"""What a finished run says: `summary.json`, `trials.json` over its siblings, and the last screen."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from trainers.checks.verdict import Verdict, judge
+from trainers.results.summary import AVERAGED, Summary, read_summary
+from utils.errors import UserError
+from utils.files import write_json
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation of n figures; None where there are too few."""
+
+    mean: float | None
+    sd: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Spread:
+        """Of the values that are known."""
+        known = [value for value in values if value is not None]
+        return cls(fmean(known) if known else None, stdev(known) if len(known) > 1 else None, len(known))
+
+
+def write_summary(folder: Path, summary: Summary) -> Summary:
+    """Write a finished run's `summary.json`, its checks judged over all finished trials of the experiment.
+
+    Args:
+        folder: the run's.
+        summary: with `checks` as name -> {"test_acc_after_finetune": percent}.
+
+    Returns:
+        The summary as written, each check with its verdict.
+    """
+    others = [one for one in siblings(folder, summary["config_hash"]) if one["trial"] != summary["trial"]]
+    verdicts = judge_checks([*others, summary])
+    checks = {name: {**check, **asdict(verdicts[name])} for name, check in summary["checks"].items()}
+    written = {**summary, "checks": checks}
+    write_json(folder / "summary.json", written)
+    return written
+
+
+def beside_dense(summary: Summary, dense: Summary | None, dense_folder: Path | None) -> Summary:
+    """A summary with the accuracy of the dense network beside its own and its checks', in percentage points below it.
+
+    Args:
+        summary: of a ticket.
+        dense: of the dense run of the same data, network and trial; None where there is none.
+        dense_folder: that run's.
+    """
+    own, reference = summary["test_acc_after_finetune"], dense and dense["test_acc_after_finetune"]
+    if reference is None or own is None:
+        return {**summary, "dense": None}
+    checks = {
+        name: {**check, "gap_to_dense": reference - check["test_acc_after_finetune"]}
+        for name, check in summary["checks"].items()
+    }
+    found = {"test_acc_after_finetune": reference, "gap": reference - own, "run": str(dense_folder)}
+    return {**summary, "checks": checks, "dense": found}
+
+
+def siblings(folder: Path, config_hash: str) -> list[Summary]:
+    """The summaries of the finished trials of the same experiment beside a run folder, its own among them, by trial."""
+    return list(finished_trials(folder, config_hash).values())
+
+
+def finished_trials(folder: Path, config_hash: str) -> dict[Path, Summary]:
+    """Run folder -> summary of those trials; of copies the folder itself counts, then one called after a trial.
+
+    One that is damaged is left out, with a warning: it is its own run's to mend.
+    """
+    found: dict[int, tuple[Path, Summary]] = {}
+    paths = folder.parent.glob("*/summary.json")
+    for path in sorted(paths, key=lambda path: (path.parent == folder, path.parent.name.startswith("trial_"))):
+        try:
+            summary = read_summary(path)
+        except UserError as error:
+            warnings.warn(f"{error}; it is left out: remove it and go on with that run", stacklevel=2)
+            continue
+        if summary["config_hash"] == config_hash:
+            found[summary["trial"]] = path.parent, summary
+    return dict(found[number] for number in sorted(found))
+
+
+def judge_checks(summaries: Iterable[Summary]) -> dict[str, Verdict]:
+    """The verdict on every check over the trials that ran it."""
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for one in summaries:
+        for name, check in one["checks"].items():
+            pair = (one["test_acc_after_finetune"], check["test_acc_after_finetune"])
+            pairs.setdefault(name, []).append(pair)
+        if one.get("inverts"):  # such a run is itself the check of another
+            pair = (one["inverts"]["test_acc_after_finetune"], one["test_acc_after_finetune"])
+            pairs.setdefault("score_inversion", []).append(pair)
+    return {name: judge(*zip(*paired)) for name, paired in pairs.items()}
+
+
+def write_trials(folder: Path, config_hash: str) -> dict[str, Any]:
+    """Write `trials.json` above a run folder: mean and standard deviation over the experiment's finished trials."""
+    summaries = siblings(folder, config_hash)
+    figures: dict[str, Any] = {name: _spread([one[name] for one in summaries]) for name in AVERAGED}
+    known = [one["dense"] or {} for one in summaries]
+    figures["dense_test_acc_after_finetune"] = _spread([one.get("test_acc_after_finetune") for one in known])
+    figures["gap_to_dense"] = _spread([one.get("gap") for one in known])
+    verdicts = judge_checks(summaries)
+    for name in verdicts:
+        accuracies = [one["checks"][name]["test_acc_after_finetune"] for one in summaries if name in one["checks"]]
+        figures[f"{name}_test_acc_after_finetune"] = _spread(accuracies)
+    trials = {
+        "config_hash": config_hash,
+        "trials": [one["trial"] for one in summaries],
+        "figures": figures,
+        "checks": {name: asdict(verdict) for name, verdict in verdicts.items()},
+    }
+    write_json(folder.parent / "trials.json", trials)
+    return trials
+
+
+def _spread(values: list[float | None]) -> dict[str, float | int | None]:
+    return Spread.of(values)._asdict()
+
+
+# ---- display -------------------------------------------------------------------------------------------------------

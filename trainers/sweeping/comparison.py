@@ -1,0 +1,74 @@
+"""The table that sets experiments side by side: a row each, mean and standard deviation over its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainers.checks.verdict import Verdict
+from trainers.results.trials import write_trials
+from utils.files import write_atomic, write_csv
+
+Row = dict[str, Any]
+FIGURES = {
+    "weights_remaining_percent": "weights remaining (%)",
+    "test_acc_before_finetune": "before training",
+    "test_acc_after_finetune": "after training",
+    "gap_to_dense": "below dense",
+}
+
+
+def comparison_table(experiments: Mapping[str, tuple[Path, str]], checks: Sequence[str]) -> list[Row]:
+    """A row for every experiment that has a finished trial.
+
+    Args:
+        experiments: name -> the folder of one of its trials, and its config hash.
+        checks: the sanity checks to tell of, by name.
+    """
+    rows = []
+    for name, (folder, config_hash) in experiments.items():
+        trials = write_trials(folder, config_hash)
+        if not trials["trials"]:
+            continue
+        row: Row = {"run": name, "trials": len(trials["trials"])}
+        for figure in FIGURES:
+            row |= {f"{figure}_{part}": trials["figures"][figure][part] for part in ("mean", "sd")}
+        for check in checks:
+            verdict = trials["checks"].get(check) or {}
+            row |= {f"{check}_{part}": verdict.get(part) for part in ("margin", "low", "high", "passes")}
+        rows.append(row)
+    return rows
+
+
+def write_comparison(folder: Path, rows: Sequence[Row]) -> str:
+    """Write `comparison.csv` and `comparison.md`, and return the latter's text."""
+    write_csv(folder / "comparison.csv", rows)
+    checks = [key.removesuffix("_margin") for key in (rows[0] if rows else {}) if key.endswith("_margin")]
+    heading = ["run", *FIGURES.values(), *(f"ticket − {check}" for check in checks), "trials"]
+    lines = [_line(heading), _line(["---"] * len(heading))]
+    for row in rows:
+        figures = [_spread(row[f"{figure}_mean"], row[f"{figure}_sd"]) for figure in FIGURES]
+        lines.append(_line([row["run"], *figures, *(_verdict(row, check) for check in checks), str(row["trials"])]))
+    text = "\n".join(lines) + "\n"
+    write_atomic(folder / "comparison.md", text)
+    return text
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _spread(mean: float | None, sd: float | None) -> str:
+    if mean is None:
+        return "–"
+    return f"{mean:.2f} ± {sd:.2f}" if sd and sd >= 0.005 else f"{mean:.2f}"
+
+
+def _verdict(row: Row, check: str) -> str:
+    if row[f"{check}_margin"] is None:
+        return "–"
+    figures = (row[f"{check}_{part}"] for part in ("margin", "low", "high", "passes"))
+    verdict = Verdict(row["trials"], *figures)
+    word = {True: "passes", False: "fails", None: "undecided"}[verdict.passes]
+    return f"{verdict.margin:+.2f}, {word}"

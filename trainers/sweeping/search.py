@@ -1,0 +1,229 @@
+"""A search for the options of a run that do best on validation: one study of Optuna's, shared by all workers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from args_helper import config_of
+from trainers.sweeping.config_files import write_found
+from trainers.sweeping.grid import Trials
+from trainers.sweeping.metrics import accuracies, is_below_median, misses_target
+from trainers.sweeping.plan import Planned
+from trainers.sweeping.sampling import as_written, suggested
+from trainers.sweeping.sweep_file import Options, Study, named
+from trainers.sweeping.units import WORKER, Claims, Task, Unit
+from utils.errors import UserError
+from utils.files import read_json
+
+
+class Search:
+    """The search in one run of a sweep, and then the trials of what it found.
+
+    A trial of the study is one run, under the study's seed. What a trial draws is a function of the seed, its number
+    and what was told before: a study that was interrupted goes on as if it had not been, and with one worker it draws
+    the same every time.
+
+    Args:
+        planned: the run, with what is sought in it.
+        settings: how.
+        claims: what is known of the other workers; its folder keeps the journal.
+    """
+
+    def __init__(self, planned: Planned, settings: Study, claims: Claims) -> None:
+        self.name = planned.name
+        self.over = False
+        self.found: Trials | None = None
+        self.outcome = ""
+        self._planned, self._settings, self._claims = planned, settings, claims
+        sought = {name: space._asdict() for name, space in planned.sought.items()}
+        task = [planned.config.config_hash, sought, settings.metric, settings.seed, settings.tolerance]
+        self._key = hashlib.sha256(json.dumps(task, default=str).encode()).hexdigest()[:6]
+        with claims.exclusive("journal"):
+            self._study = _study(claims.folder / "journal.log", f"{self.name} ({self._key})")
+
+    # ---- handing out -----------------------------------------------------------------------------------------------
+
+    def take(self) -> Task | None:
+        """Claim the next run: one that a worker has left, or a new one; None: the rest is in work by others."""
+        if self.found is None and not self.over:
+            with self._claims.exclusive(f"{self.name} {self._key}"):
+                if (task := self._next()) is not None:
+                    return task
+        task = self.found.take() if self.found else None
+        self.over = self.over or (self.found is not None and self.found.over)
+        return task
+
+    def _next(self) -> Task | None:
+        trials = self._study.get_trials(deepcopy=False)
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        for trial in running:
+            if (task := self._claimed(self._trial(trial))) is not None:
+                return task
+        for _ in range(len(trials), self._settings.trials):
+            trial = self._study.ask()
+            if not self._settled_by_repetition(trial) and (task := self._claimed(trial)) is not None:
+                return task
+        left = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        if all(self._unit_name(trial.number) in self._claims.problems for trial in left):
+            self._conclude()
+        return None
+
+    def _unit_name(self, number: int) -> str:
+        return f"{self.name}/search_{self._key}/{number:03d}"
+
+    def _state(self, trial: Trial) -> FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[trial.number]
+
+    def _trial(self, frozen: FrozenTrial) -> Trial:
+        return Trial(self._study, frozen._trial_id)  # there is no public way to one that another process began
+
+    def _claimed(self, trial: Trial) -> Task | None:
+        """The task of a trial that no one is at work on; None for one that another has, or that cannot be run."""
+        params = self._drawn(trial)
+        try:
+            unit = self._unit(params, trial.number)
+        except UserError as error:  # each value by itself is allowed, but not with the others
+            trial.set_user_attr("problem", str(error))
+            self._study.tell(trial.number, state=TrialState.FAIL)
+            return None
+        claim = self._claims.claim(unit)
+        if claim is None:
+            return None
+        if self._state(trial).state != TrialState.RUNNING:  # told just before its claim was given up
+            claim.release()
+            return None
+        for name, value in {"folder": str(unit.folder), "worker": WORKER}.items():
+            trial.set_user_attr(name, value)
+        chosen = ", ".join(f"{name} {value}" for name, value in params.items())
+        heading = f"{self.name}, search {trial.number + 1} of {self._settings.trials}: {chosen}"
+        watched = partial(self._should_stop_early, trial, unit)
+        return Task(unit, claim, heading, watched, partial(self._tell, trial, unit), partial(self._give_up, trial))
+
+    def _drawn(self, trial: Trial) -> Options:
+        """The values of a trial, drawn where that was not done yet."""
+        seed = hashlib.sha256(f"{self._settings.seed}/{trial.number}".encode()).digest()
+        self._study.sampler = optuna.samplers.TPESampler(
+            n_startup_trials=self._settings.startup, seed=int.from_bytes(seed[:4], "little")
+        )
+        return {name: suggested(trial, name, sought) for name, sought in self._planned.sought.items()}
+
+    def _unit(self, params: Options, number: int) -> Unit:
+        """Raises: UserError: these values cannot be had together."""
+        untrained = self._settings.metric == "val_acc_before_finetune"
+        options = {
+            **self._planned.options, **params, "seed": self._settings.seed, "trial_num": 1, "num_trial": 1,
+            "with_dense": False, "skip_sanity_checks": True, "skip_fine_tune": untrained,
+            "name": self._unit_name(number),
+        }  # fmt: skip
+        return Unit.of(options["name"], config_of(options, f"{self._planned.source}, search"))
+
+    def _settled_by_repetition(self, trial: Trial) -> bool:
+        """Tell of a new trial what another of the same values has come to, if there is one."""
+        params = self._drawn(trial)
+        for other in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+            if self._values(other) == params:
+                trial.set_user_attr("same_as", other.number)
+                complete = other.state == TrialState.COMPLETE
+                trial.set_user_attr("missed", other.user_attrs.get("missed"))
+                self._study.tell(trial.number, other.value if complete else None, other.state)
+                return True
+        return False
+
+    def _values(self, trial: FrozenTrial) -> Options:
+        sought = self._planned.sought
+        return {name: as_written(value, sought[name]) for name, value in trial.params.items()}
+
+    # ---- while and after a run -------------------------------------------------------------------------------------
+
+    def _should_stop_early(self, trial: Trial, unit: Unit) -> bool:
+        """Report the epochs that are new, one by one; whether any of them makes the run one to be ended."""
+        finished = [
+            one.intermediate_values
+            for one in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if one.intermediate_values
+        ]
+        begin = self._settings.first_stop * max((max(values) for values in finished), default=0)
+        reported = self._state(trial).intermediate_values
+        for epoch, accuracy in enumerate(accuracies(unit, self._settings.metric), start=1):
+            if epoch not in reported:
+                trial.report(accuracy, epoch)
+                reported = {**reported, epoch: accuracy}
+            if self._settings.pruner == "median" and epoch > begin:
+                late = {at: value for at, value in reported.items() if begin < at <= epoch}
+                if is_below_median(late, finished, self._settings.startup):
+                    return True
+        return False
+
+    def _tell(self, trial: Trial, unit: Unit, ended_early: bool) -> None:
+        """Tell the study what a run has come to that has ended, early or well.
+
+        One that ended before it was looked at is judged as it would have been while it ran.
+        """
+        if ended_early or self._should_stop_early(trial, unit):
+            self._study.tell(trial.number, state=TrialState.PRUNED)
+            print(f"== ended early: {unit.name} is below the median of the others", flush=True)
+            return
+        summary = read_json(unit.folder / "summary.json")
+        value = summary[self._settings.metric]
+        if value is None:
+            raise UserError(f"{unit.folder}: {self._settings.metric} was not measured, by which the search would go")
+        missed = misses_target(summary, unit.config, self._settings.tolerance)
+        trial.set_user_attr("missed", missed)
+        self._study.tell(trial.number, 0.0 if missed else value)  # at the target it has no accuracy
+
+    def _give_up(self, trial: Trial) -> bool:
+        """A run that diverged has taught the search something, and is no failure."""
+        self._study.tell(trial.number, state=TrialState.PRUNED)
+        return False
+
+    # ---- in the end ------------------------------------------------------------------------------------------------
+
+    def _conclude(self) -> None:
+        """Take the best: write it down, and go on to its own trials."""
+        trials = self._study.get_trials(deepcopy=False)
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        good = [trial for trial in complete if not trial.user_attrs.get("missed")]
+        if not good:
+            why = complete[0].user_attrs["missed"] if complete else "no run ended well"
+            self._claims.problems[self.name] = f"{self.name}: the search found nothing: {why}"
+            self.over = True
+            return
+        best = max(good, key=lambda trial: (trial.value, -trial.number))
+        values = self._values(best)
+        name = named(self.name, values)
+        options = {**self._planned.options, **values, "name": name}
+        config = config_of(options, f"{self._planned.source}, found")
+        early = sum(trial.state == TrialState.PRUNED for trial in trials)
+        chosen = ", ".join(f"{option} {value}" for option, value in values.items())
+        how = (
+            f"{chosen}: {self._settings.metric} {best.value:.2f}%, the best of {len(trials)} trials "
+            f"({early} ended early) with seed {self._settings.seed}"
+        )
+        path = write_found(self._claims.folder, self.name, config, how)
+        self.outcome = f"{self.name}: {how}\n  python main.py --config {path}"
+        if self._settings.confirm:
+            self.found = Trials(name, config, self._claims)
+        else:
+            self.over = True
+
+
+def _study(journal: Path, name: str) -> optuna.Study:
+    """Begin the study of this name, or join it.
+
+    Raises:
+        UserError: the journal cannot be read.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalFileOpenLock(str(journal))))
+        return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    except (OSError, ValueError) as error:  # such as a line that a full disk cut short
+        raise UserError(f"cannot read {journal}: {error}; to search anew, move its folder away") from error

@@ -1,0 +1,79 @@
+"""Many runs by one file, by one worker or many, and the table that compares them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from args_helper import Config
+from trainers.checks.controls import CHECKS
+from trainers.pipeline import report_trials
+from trainers.sweeping.comparison import comparison_table, write_comparison
+from trainers.sweeping.grid import Trials
+from trainers.sweeping.plan import Planned, plan
+from trainers.sweeping.sweep_file import Study
+from trainers.sweeping.units import Claims
+from trainers.sweeping.worker import work
+from utils.errors import UserError
+from utils.run.stopping import seconds_of
+
+if TYPE_CHECKING:
+    from trainers.sweeping.search import Search
+
+
+def run_sweep(config: Config) -> None:
+    """Be a worker of the sweep in the file `sweep`: run what is to be run until all is finished, then compare it.
+
+    `trainers.sweeping.sweep_file` describes the file; flags override it. Every process that is started with the same
+    command takes what no other has taken, finished or given up.
+
+    Raises:
+        UserError: anything wrong with the file or a run's options, before the first is run; or, when all else is
+            finished, that some runs could not be run.
+        SweepStopped: the process was asked to stop; the same command goes on.
+    """
+    path = Path(config.sweep)
+    flags = {name: getattr(config, name) for name in config.model_fields_set - {"sweep", "config"}}
+    planned, study = plan(path, flags)
+    search = _search() if any(run.sought for run in planned) else None
+    claims = Claims(Path(planned[0].config.results_dir) / path.stem)
+    jobs = [_job(run, study, claims, search) for run in planned]
+    work(jobs, claims, config.max_time and seconds_of(config.max_time))
+    _compare(jobs, claims)
+    if claims.problems:
+        problems = "\n  ".join(claims.problems.values())
+        raise UserError(f"not all of the sweep {path} could be run; all else is finished:\n  {problems}")
+
+
+def _search() -> type[Search]:
+    """The kind of job that searches; it alone needs Optuna.
+
+    Raises:
+        UserError: Optuna is not installed.
+    """
+    try:
+        from trainers.sweeping.search import Search
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "optuna":
+            raise
+        raise UserError("a sweep with a search needs Optuna, which is not installed: pip install optuna") from error
+    return Search
+
+
+def _job(run: Planned, study: Study, claims: Claims, search: type[Search] | None) -> Trials | Search:
+    return search(run, study, claims) if search and run.sought else Trials(run.name, run.config, claims)
+
+
+def _compare(jobs: Sequence[Trials | Search], claims: Claims) -> None:
+    """Write the table of all that is finished, by whichever worker, and say what the searches found."""
+    runs = [job if isinstance(job, Trials) else job.found for job in jobs]
+    experiments = {run.name: run.experiment for run in runs if run is not None and run.experiment[0].parent.is_dir()}
+    for folder, config in experiments.values():
+        report_trials(config, folder)  # a dense network may have been finished after the ticket
+    hashed = {name: (folder, config.config_hash) for name, (folder, config) in experiments.items()}
+    if table := comparison_table(hashed, tuple(CHECKS)):
+        print(write_comparison(claims.folder, table))
+    for job in jobs:
+        if not isinstance(job, Trials) and job.outcome:
+            print(job.outcome)

@@ -1,0 +1,102 @@
+"""What a sweep's file says: the runs, what varies over them, and what is searched for in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from utils.errors import UserError, did_you_mean
+from utils.options.yaml_file import read_document
+
+Options = dict[str, Any]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Range(_Part):
+    """Numbers from `low` to `high`, both included."""
+
+    low: Any
+    high: Any
+    log: bool = False
+
+
+Space = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[list[Any], Field(min_length=2), Tag("values")],
+    Discriminator(lambda given: "values" if isinstance(given, list) else "range"),
+]
+
+
+class Study(_Part):
+    """How a search goes on.
+
+    Attributes:
+        trials: runs of each search.
+        metric: what is maximised; never measured on test.
+        pruner: `median` ends a run that lies below the median of the finished ones, at the same epochs.
+        startup: runs at random before the search learns from them, and finished ones before any is ended early.
+        first_stop: the fraction of its epochs that no run is ended before.
+        seed: of the search's draws and of its runs; another than the options' own.
+        tolerance: fraction by which the weights remaining may exceed the target; null: any number of them may remain.
+        confirm: run what was found as any other run of the file, with the options' own seeds.
+    """
+
+    trials: Annotated[int, Field(ge=1)] = 12
+    metric: Literal["val_acc_before_finetune", "val_acc_after_finetune"] = "val_acc_before_finetune"
+    pruner: Literal["median", "none"] = "median"
+    startup: Annotated[int, Field(ge=1)] = 4
+    first_stop: Annotated[float, Field(ge=0, le=1)] = 0.5
+    seed: Annotated[int, Field(ge=0)] = 7
+    tolerance: Annotated[float, Field(ge=0)] | None = 0.05
+    confirm: bool = True
+
+
+class Sweep(_Part):
+    """The file."""
+
+    options: Options = {}
+    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    search: dict[str, Space] = {}
+    study: Study = Study()
+    runs: dict[str, Options | None]
+
+
+def runs_of(path: Path, flags: Mapping[str, Any] | None = None) -> Iterator[tuple[str, Options]]:
+    """Each run's name, as `run/option_value`, and its options in the file; a flag stands for all values of its option.
+
+    Raises:
+        UserError: the file cannot be read, or has another shape.
+    """
+    sweep = read_sweep(path)
+    vary = {name: [flags[name]] if name in (flags or {}) else values for name, values in sweep.vary.items()}
+    for name, own in sweep.runs.items():
+        own = own or {}
+        open_options = {option: values for option, values in vary.items() if option not in own}
+        for values in product(*open_options.values()):
+            chosen = dict(zip(open_options, values))
+            full_name = named(name, chosen)
+            yield full_name, {"subfolder": path.stem, "name": full_name, **sweep.options, **chosen, **own}
+
+
+def named(name: str, chosen: Mapping[str, Any]) -> str:
+    """The name of a run in which some options have these values."""
+    return "/".join([name, *(f"{option}_{value}" for option, value in chosen.items())])
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Raises: UserError: the file cannot be read, or has another shape."""
+    try:
+        return Sweep.model_validate(read_document(path, "sweep"))
+    except ValidationError as error:
+        known = [*Sweep.model_fields, *Study.model_fields, *Range.model_fields]
+        problems = []
+        for one in error.errors():
+            place = [str(part) for part in one["loc"] if part not in ("range", "values")]
+            problems.append(f"{'.'.join(place) or 'the file'}: {one['msg']}{did_you_mean(''.join(place[-1:]), known)}")
+        raise UserError("\n  ".join([f"the sweep {path}:", *problems])) from error

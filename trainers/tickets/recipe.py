@@ -1,0 +1,82 @@
+"""How a stage trains: its length, its optimizer, its learning rates. Plain values, which a ticket can carry along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch.optim import Optimizer
+
+from args_helper import Config
+from utils.schedules import lr_factor
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How weights or scores are trained; control networks are trained by the recipe of their ticket.
+
+    Attributes:
+        stage: where the ticket itself is trained; control networks have stages of their own.
+        epochs: the length that the schedule is made for.
+        optimizer, lr, lr_policy, wd, momentum, nesterov, no_bn_decay, label_smoothing: as the options of those names.
+        gamma, milestones: of `multistep_lr`.
+        precision, accumulate: as the options of those names.
+        warmup: epochs of linear warm-up.
+        first_epoch: where training begins in the schedule.
+        stop: where it ends, if before the schedule does.
+    """
+
+    stage: str
+    epochs: int
+    optimizer: str
+    lr: float
+    lr_policy: str
+    wd: float
+    momentum: float
+    nesterov: bool
+    no_bn_decay: bool
+    label_smoothing: float
+    gamma: float
+    milestones: tuple[int, ...] | None
+    precision: str = "fp32"
+    accumulate: int = 1
+    warmup: int = 0
+    first_epoch: int = 0
+    stop: int | None = None
+
+    @classmethod
+    def of_search(cls, config: Config, **changes: Any) -> Recipe:
+        """By the options `epochs`, `optimizer`, `lr`, `lr_policy` and `wd`; what differs is given by name."""
+        chosen = {
+            "stage": "search", "epochs": config.epochs, "optimizer": config.optimizer, "lr": config.lr,
+            "lr_policy": config.lr_policy, "wd": config.wd, "warmup": config.warmup_length,
+            "first_epoch": config.start_epoch,
+        }  # fmt: skip
+        return cls(**{**_shared(config), **chosen, **changes})
+
+    @classmethod
+    def of_tuning(cls, config: Config, **changes: Any) -> Recipe:
+        """By the options `fine_tune_*`; what differs is given by name."""
+        chosen = {
+            "stage": "finetune", "epochs": config.tuning_epochs, "optimizer": config.fine_tune_optimizer,
+            "lr": config.fine_tune_lr, "lr_policy": config.fine_tune_lr_policy, "wd": config.fine_tune_wd,
+        }  # fmt: skip
+        return cls(**{**_shared(config), **chosen, **changes})
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch (0-based)."""
+        return self.lr * lr_factor(self.lr_policy, self.epochs, self.gamma, self.milestones, self.warmup)(epoch)
+
+    def optimizer_of(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
+        """A fresh optimizer over parameter groups, each with its `params` and `weight_decay`."""
+        from trainers.training.optim import (
+            build_optimizer,  # torch is imported by those who train, not by those who read options
+        )
+
+        return build_optimizer(self.optimizer, groups, self.lr, self.momentum, self.nesterov)
+
+
+def _shared(config: Config) -> dict[str, Any]:
+    names = ("momentum", "nesterov", "no_bn_decay", "label_smoothing", "gamma", "milestones", "precision", "accumulate")
+    return {name: getattr(config, name) for name in names}

@@ -1,0 +1,69 @@
+"""The network that a finished run has trained, taken up from what the run has left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
+
+from args_helper import Config
+from data.spec import DataSpec
+from models.build import build_model
+from models.state_files import State, load_weights, read_state
+from trainers.tickets.file import TICKET, read_ticket
+from trainers.tickets.ticket import Ticket
+from utils.errors import UserError
+from utils.files import load_tensors, read_json
+from utils.masks import Masks, masked_state
+from utils.run.checkpoints import checkpoint_path
+
+
+class Trained(NamedTuple):
+    """A run's network, plain, in evaluation mode, on the CPU.
+
+    Attributes:
+        network: pruned weights are 0.
+        masks: of what it keeps.
+        is_trained: whether anything was trained; else it is the gem, as the search left it.
+    """
+
+    network: nn.Module
+    masks: Masks
+    is_trained: bool
+
+
+def trained(folder: Path, config: Config, spec: DataSpec | None = None) -> Trained:
+    """The network of the run in a folder.
+
+    Args:
+        folder: of a finished run.
+        config: its options.
+        spec: of its data; by default that which the data set declares.
+
+    Raises:
+        UserError: the weights are no longer there, or do not fit.
+    """
+    net = build_model(config.model_copy(update={"pretrained": None, "weights": None, "device": "cpu"}), spec)
+    ticket, _ = read_ticket(folder / TICKET)
+    state = _trained_state(folder, ticket)
+    masks = ticket.untrained if state is None else ticket.masks
+    load_weights(net, masked_state(ticket.state if state is None else state, masks), folder)
+    return Trained(net.eval().requires_grad_(False), masks, state is not None)
+
+
+def _trained_state(folder: Path, ticket: Ticket) -> State | None:
+    """The weights that the run's training ended with; None where nothing was trained.
+
+    Raises:
+        UserError: they are no longer there.
+    """
+    if read_json(folder / "summary.json")["test_acc_after_finetune"] is None:
+        return None
+    stored = checkpoint_path(folder, ticket.recipe.stage if ticket.recipe else "finetune")
+    model = folder / "model.safetensors"
+    if stored.is_file():
+        return load_tensors(stored)["training"]["network"]
+    if model.is_file():
+        return read_state(model)
+    raise UserError(f"the trained weights are no longer there: neither {stored} nor {model}")

@@ -1,0 +1,77 @@
+"""BatchNorm's running statistics: of a network that nobody trained, and over the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import deepcopy
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from data.load import Splits
+from data.normalise import Batch
+from utils.distributed import collectives as ranks
+from utils.errors import UserError
+
+
+@torch.no_grad()
+def renew_statistics(net: nn.Module, batches: Iterable[Batch]) -> None:
+    """Set every BatchNorm's running mean and variance to the mean, over all images, of those of the batches.
+
+    Nothing else of the network trains or drops out meanwhile; it is left in evaluation mode.
+    """
+    norms = _norms(net)
+    momenta = [norm.momentum for norm in norms]
+    net.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+    seen = 0
+    for images, labels in batches if norms else ():
+        if len(labels) > 1:  # of a single image there is no variance to be had
+            seen += len(labels)
+            for norm in norms:
+                norm.momentum = len(labels) / seen
+            net(images)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    net.eval()
+
+
+@torch.no_grad()
+def average_statistics(net: nn.Module) -> None:
+    """Give every BatchNorm's running mean and variance their mean over the ranks; alone, leave them."""
+    norms = _norms(net)
+    if not (ranks.is_distributed() and norms):
+        return
+    values = [value for norm in norms for value in (norm.running_mean, norm.running_var)]
+    ranks.all_reduce_in_place(values)
+    torch._foreach_div_(values, ranks.world_size())
+    # The first rank's part of a batch is never empty: it has counted all of them.
+    counts = [norm.num_batches_tracked for norm in norms]
+    torch._foreach_copy_(counts, list(ranks.broadcast(torch.stack(counts).cpu())))
+
+
+@torch.no_grad()
+def refuse_single_images(net: nn.Module, data: Splits) -> None:
+    """Raises: UserError: every batch is of one image, and the network has a BatchNorm that cannot train on one."""
+    if data.train.size(0) > 1:
+        return
+    tried = deepcopy(net).eval()
+    for norm in _norms(tried):
+        norm.train()
+    try:
+        tried(torch.zeros(1, *data.spec.shape, device=data.train.device))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        given = "batch_size 1" if data.train.batch_size == 1 else "a training set of one image"
+        raise UserError(
+            f"{given}: this network has a BatchNorm on maps of 1×1 pixels, of which it takes mean and variance over "
+            "the images of a batch: it needs two at least"
+        ) from error
+
+
+def _norms(net: nn.Module) -> list[_BatchNorm]:
+    return [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]

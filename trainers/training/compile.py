@@ -1,0 +1,119 @@
+"""Whether to compile a network's passes, and precision: how fast a run is, never what it computes.
+
+A compiled network's figures differ from an uncompiled one's by rounding only, and its runs repeat to the bit.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from args_helper import Config
+from data.load import Splits
+from trainers.algorithms.stages import stages_of
+from trainers.training.cost import BACKWARD_AND_FORWARD, forward_flops
+
+# Measured: compiling a search's and a fine-tuning's step takes a minute or two of a CPU core, and saves about a third
+# of the steps that follow. A core does some 5e10 FLOPs a second; half an hour of them pays for it several times over.
+WORTHWHILE_FLOPS_A_THREAD = 30 * 60 * 5e10
+# On a GPU, what is saved is launching kernels, and so counts by the step.
+WORTHWHILE_STEPS = 10_000
+TRITON_CAPABILITY = (7, 0)
+# Measured by `trainers.benchmark` on two cores with AVX512-BF16: an epoch of ResNet-20 in bf16 over one in fp32.
+BF16_SHARE = 0.6
+
+
+def prepared(config: Config, net: nn.Module, data: Splits) -> Config:
+    """Compile the network where that is asked for or worthwhile, and set the precision of products.
+
+    Args:
+        config: `compile`, `precision` and the length of the run.
+        net: on its device; compiled in place, its names and parameters stay.
+        data: what it is trained on.
+
+    Returns:
+        The config with `compile` decided.
+    """
+    allow_tf32(config.precision)
+    is_long = _is_worthwhile(config, net, data)
+    if (is_long or config.dry_run) and _would_gain_from_bf16(config):
+        print(f"this processor has bf16: --precision bf16 takes about {BF16_SHARE:g} of the time", flush=True)
+    asked = config.compile == "on" or (config.compile == "auto" and is_long)
+    missing = _missing_compiler(config.torch_device) if asked else None
+    if missing:
+        warnings.warn(f"networks are not compiled: {missing}", stacklevel=2)
+    compiled = asked and not missing
+    if compiled:
+        print(f"compiling the network for {config.torch_device} (compile: off does without)", flush=True)
+        compile_in_place(net, config.torch_device)
+    return config.model_copy(update={"compile": "on" if compiled else "off"})
+
+
+def compile_in_place(net: nn.Module, device: str) -> None:
+    """Have a network's passes compiled when they are first taken; a copy of it is not compiled."""
+    # On a GPU, replay the kernels of a step from a recorded graph: launching them is what takes the time.
+    net.compile(dynamic=False, mode="reduce-overhead" if device.startswith("cuda") else None)
+
+
+def allow_tf32(precision: str) -> None:
+    """Let products of a GPU be TF32's where `precision` is `tf32`, and only there; for the whole process."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def _would_gain_from_bf16(config: Config) -> bool:
+    """Whether the run is on a CPU that computes in bfloat16, and nobody has chosen its precision."""
+    able = torch.cpu.get_capabilities()
+    has_bf16 = able.get("avx512_bf16") or able.get("amx_bf16")
+    return bool(has_bf16) and config.torch_device == "cpu" and "precision" not in config.model_fields_set
+
+
+def _is_worthwhile(config: Config, net: nn.Module, data: Splits) -> bool:
+    """By the length of the run alone, so that the same run is always decided alike."""
+    epochs = sum(stage.epochs for stage in stages_of(config))
+    if config.torch_device != "cpu":
+        return epochs * len(data.train) >= WORTHWHILE_STEPS
+    images = epochs * len(data.train) * data.train.batch_size
+    flops = BACKWARD_AND_FORWARD * forward_flops(net, data.spec.shape)[""] * images
+    return flops >= WORTHWHILE_FLOPS_A_THREAD * torch.get_num_threads()
+
+
+def _missing_compiler(device: str) -> str | None:
+    """What is missing for compiling, in words, or how a tiny function failed to compile; None where all is well."""
+    if missing := _missing_part(device):
+        return missing
+    try:
+        # About a second, once; the rest of its time is loading the compiler, which the network needs as well.
+        torch.compile(_plus_one)(torch.ones(8, device=device)).tolist()  # read back: a GPU's errors come late
+    except Exception as error:  # Triton's, the C++ compiler's, the linker's, the driver's: no common type
+        return f"a tiny function failed to compile: {' '.join(str(error).split())[:200] or repr(error)}"
+    return None
+
+
+def _missing_part(device: str) -> str | None:
+    if device.startswith("cuda"):
+        capability = torch.cuda.get_device_capability(device)
+        if capability < TRITON_CAPABILITY:
+            name = ".".join(map(str, capability))
+            return f"the GPU has compute capability {name}, and Triton needs {'.'.join(map(str, TRITON_CAPABILITY))}"
+        if not importlib.util.find_spec("triton"):
+            return "triton is not installed"
+        # Triton for Windows brings its own.
+        found = sys.platform == "win32" or _is_there("CC", "gcc", "clang")
+        return None if found else "there is no C compiler (gcc, clang, $CC)"
+    if device == "cpu" and sys.platform != "win32":
+        return None if _is_there("CXX", "g++", "clang++") else "there is no C++ compiler (g++, clang++, $CXX)"
+    return f"no compiler is known for {device} here"
+
+
+def _is_there(variable: str, *names: str) -> bool:
+    return any(map(shutil.which, filter(None, [os.environ.get(variable, ""), *names])))
+
+
+def _plus_one(numbers: Tensor) -> Tensor:
+    return numbers + 1

@@ -1,0 +1,89 @@
+"""Runs that have fallen ill: values that are no longer finite, and searches that have collapsed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from utils.distributed import collectives as ranks
+
+AT_CHANCE = 1.2
+"""An accuracy of up to so many times chance counts as chance."""
+
+
+class NotFinite(Exception):
+    """A value that is infinite or not a number; its text says of what."""
+
+
+def check_finite(network: nn.Module, loss: Tensor) -> None:
+    """Look once at a loss and all parameters; one read from the device.
+
+    Raises:
+        NotFinite: something is not finite, or so large that its square is not.
+    """
+    parameters = dict(network.named_parameters())
+    norms = torch.stack([loss, *torch._foreach_norm([value.detach() for value in parameters.values()])])
+    broken = norms.isfinite().logical_not().tolist()
+    if any(broken):
+        raise NotFinite(next(name for name, is_broken in zip(("the loss", *parameters), broken) if is_broken))
+
+
+@contextmanager
+def watched(network: nn.Module, optimizer: Optimizer) -> Iterator[None]:
+    """Within: every layer's parameters and output are looked at in every forward pass, which takes its time.
+
+    Raises:
+        NotFinite: when the optimizer is about to take a step, of the first value that was not finite; on all ranks.
+    """
+    leaves = {name: module for name, module in network.named_modules() if not any(module.children())}
+    found: list[str] = []
+    hooks = [module.register_forward_hook(_looking_at(name, found)) for name, module in leaves.items()]
+    hooks.append(optimizer.register_step_pre_hook(lambda *_: _tell(found)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _looking_at(layer: str, found: list[str]) -> Any:
+    def look(module: nn.Module, _inputs: Any, output: Any) -> None:
+        for name, value in module.named_parameters(recurse=False):
+            if not bool(value.isfinite().all()):
+                found.append(f"{layer}.{name}, after the step before,")
+        if isinstance(output, Tensor) and not bool(output.isfinite().all()):
+            found.append(f"the output of layer {layer}")
+
+    return look
+
+
+def _tell(found: list[str]) -> None:
+    for first in ranks.all_gather(found[:1]):  # one rank's part of the batch may be finite where another's is not
+        if first:
+            raise NotFinite(first[0])
+
+
+def warn_of_collapse(stage: str, rows: Sequence[Mapping[str, Any]], classes: int) -> None:
+    """Warn, when it happens, that accuracy has fallen to chance though it had been well above it.
+
+    Args:
+        stage: whose rows these are.
+        rows: so far, by epoch.
+        classes: of the data; chance is one of so many.
+    """
+    name = "train_acc" if rows[-1]["val_acc"] is None else "val_acc"
+    chance = 100.0 / classes
+    *before, now = (row[name] for row in rows)
+    if before and max(before) >= 2 * chance and now <= AT_CHANCE * chance < before[-1]:
+        warnings.warn(
+            f"{stage} has collapsed: {name} fell to {now:.1f}% in epoch {rows[-1]['epoch']}, where chance is "
+            f"{chance:.3g}%, after {before[-1]:.1f}% in the epoch before; {rows[-1]['model_sparsity']:.2f}% of the "
+            "weights remain",
+            stacklevel=2,
+        )

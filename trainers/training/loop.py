@@ -1,0 +1,205 @@
+"""The loop all training goes through, and evaluation: the only place that is hot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from data.load import Splits
+from data.normalise import Batch
+from trainers.training.batchnorm import average_statistics
+from trainers.training.divergence import NotFinite, warn_of_collapse, watched
+from trainers.training.position import Position
+from trainers.training.tensorboard import Timed, show
+from trainers.training.training import Draw, Training
+from utils.distributed import collectives as ranks
+from utils.distributed.consistency import assert_same_on_all_ranks
+from utils.environment import mixed
+from utils.errors import Diverged, is_out_of_memory
+from utils.run.run import Row, Run
+
+
+def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, first_epoch: int = 0) -> None:
+    """Train until the stage is finished; at once when it was, and from its checkpoint when it was begun.
+
+    Raises:
+        Stopped: the run was asked to stop, and has saved the step it had reached.
+        Diverged: the loss or the weights are no longer finite; the last checkpoint is from before.
+        UserError: the checkpoint cannot be read, or a file cannot be written.
+        RanksApart: another rank is lost, or holds something else.
+    """
+    position = Position(run, stage, training, data.train.device, first_epoch)
+    if position.done:
+        return
+    own = ranks.own_part(0, data.train.size(0))
+    training.full_batch = most_parts(own.stop - own.start, training.accumulate)
+    assert_same_on_all_ranks(training.network.state_dict(), f"where {stage} begins or goes on")
+    try:
+        _train(run, stage, training, data, epochs, position)
+    except NotFinite:
+        # Which layer, nobody has looked: from the last checkpoint to here once more, looking at all of them.
+        again = Position(run, stage, training, data.train.device, first_epoch)
+        training.full_batch = 0  # never compiled
+        where = "a value, though not when this was run again,"
+        try:
+            with watched(training.network, training.optimizer):
+                _train(run, stage, training, data, position.epoch + 1, again)
+        except NotFinite as found:
+            position, where = again, str(found)
+        raise Diverged(
+            f"{stage} has diverged: {where} is not finite in epoch {position.epoch}, step {position.step}, at lr "
+            f"{training.lr(position.epoch):g}. The last good checkpoint is kept in {run.folder}; begin again, or go on "
+            "from there with --resume_anyway, at a lower learning rate"
+        ) from None
+    position.finish()
+
+
+def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, position: Position) -> None:
+    with run.progress(stage, epochs, len(data.train)) as progress:
+        while position.epoch < epochs and not training.over:
+            epoch, started = position.epoch, time.perf_counter()
+            draw = _drawing(run, stage, epoch)
+            for group in training.optimizer.param_groups:
+                group["lr"] = training.lr(epoch)
+            if position.step == 0:
+                training.before_epoch(epoch)
+
+            training.network.train()
+            batches = Timed(data.train.epoch(draw("batches"), position.step, shared=True))
+            for images, labels in batches:
+                stop, store = run.asked(stage) if position.step else (0, False)
+                if stop or store:
+                    position.save(started)
+                if stop:
+                    run.stop(stop)
+                progress.at(epoch, position.step)
+                whole = data.train.size(position.step)
+                position.meter += train_step(training, position.step, images, labels, whole)
+                position.step += 1
+            training.after_steps()
+            average_statistics(training.network)
+            position.check()  # and, on a GPU, the end of the work that was asked for
+            speed = batches.throughput()
+
+            row = {"phase": stage, "epoch": epoch, **_measured(training, data, draw, position.meter, epoch)}
+            position.count_epoch()
+            training.after_epoch(epoch, draw)
+            assert_same_on_all_ranks(training.network.state_dict(), f"after epoch {epoch} of {stage}")
+            row["seconds"] = round(position.seconds + time.perf_counter() - started, 3)
+            # Before the checkpoint: events that come twice are dropped on resuming.
+            show(run, stage, training, row, speed)
+            stop, store = run.asked(stage, epoch)
+            position.next_epoch(row, bool(stop or store))
+            progress.epoch_done(epoch, _figures(row))
+            warn_of_collapse(stage, position.rows, len(data.spec.classes))
+            if stop:
+                run.stop(stop)
+
+
+def train_step(training: Training, step: int, images: Tensor, labels: Tensor, whole: int | None = None) -> Tensor:
+    """One step, no waiting for the device in it.
+
+    Args:
+        training: what is trained.
+        step: 0-based in its epoch.
+        images, labels: a batch, or this rank's part of one, which may be empty.
+        whole: images in the whole batch.
+
+    Returns:
+        (3,) summed loss, correct predictions, images, of the whole batch; on the device.
+    """
+    training.before_step(step)
+    counts, whole = torch.zeros(3, device=images.device), whole or len(labels)
+    parts = ranks.in_parts(len(labels), training.accumulate)
+    for part, targets in zip(images.tensor_split(parts), labels.tensor_split(parts)) if len(labels) else ():
+        logits = training.forward(part)
+        loss = training.loss(logits, targets, part)
+        (loss if len(targets) == whole else loss * (len(targets) / whole)).backward()
+        correct = (logits.detach().argmax(1) == targets).sum()
+        counts += torch.stack([loss.detach() * len(targets), correct, loss.new_full((), len(targets))])
+    if ranks.is_distributed():
+        ranks.all_reduce_in_place([counts, *training.gradients])
+    if (penalty := training.penalty()) is not None:
+        penalty.backward()
+    training.before_update()
+    training.optimizer.step()
+    # Gradients stay where they are, as zeros: they are views of `training.gradients`.
+    training.optimizer.zero_grad(set_to_none=False)
+    training.after_step()
+    return counts
+
+
+def most_parts(count: int, parts: int) -> int:
+    """The size of most of the parts that `tensor_split` makes of so many images; of two as frequent, the larger."""
+    parts = ranks.in_parts(count, parts)
+    each, larger = divmod(count, parts)
+    return each + (2 * larger >= parts)
+
+
+@torch.inference_mode()
+def evaluate(network: nn.Module, batches: Iterable[Batch] | None, precision: str = "fp32") -> float | None:
+    """Top-1 accuracy in percent, in evaluation mode; None without batches. One read from the device.
+
+    Of several ranks each is given its own batches, and all get the accuracy on all of them. Where a batch does not fit
+    into memory, it and those after it go through the network in parts.
+
+    Args:
+        network: on the device of the batches.
+        batches: normalised images and labels.
+        precision: of the forward passes, as the option of that name.
+    """
+    if batches is None:
+        return None
+    was_training = network.training
+    network.eval()
+    correct, count, parts = 0, 0, 1
+    for images, labels in batches:
+        with mixed(precision, images.device):
+            predicted, parts = _predicted(network, images, parts)
+        correct, count = correct + (predicted == labels).sum(), count + len(labels)
+    network.train(was_training)
+    correct, count = ranks.all_reduce(int(correct), count)
+    return 100.0 * correct / count
+
+
+def _predicted(network: nn.Module, images: Tensor, parts: int) -> tuple[Tensor, int]:
+    """The class of every image, and in how many parts memory sufficed for them: twice as many whenever it does not."""
+    while True:
+        try:
+            return torch.cat([network(part).argmax(1) for part in images.chunk(parts)]), parts
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or parts >= len(images):
+                raise
+            parts *= 2
+
+
+def _drawing(run: Run, stage: str, epoch: int) -> Draw:
+    return lambda stream: run.rng(stage, stream, epoch)
+
+
+def _measured(training: Training, data: Splits, draw: Draw, meter: Tensor, epoch: int) -> Row:
+    """The row's figures, in the order of the table's columns."""
+    loss, correct, seen = meter.tolist()
+    found = training.measure(data, draw)
+    return {
+        "lr": training.lr(epoch),
+        "test_acc_before_rounding": found.get("test_acc_before_rounding"),
+        "test_acc": found["test_acc"],
+        "val_acc": found["val_acc"],
+        "train_acc": 100.0 * correct / seen,
+        "train_loss": loss / seen,
+        "regularization_loss": found.get("regularization_loss", 0.0),
+        "model_sparsity": found["model_sparsity"],
+    }
+
+
+def _figures(row: Row) -> dict[str, str]:
+    return {
+        "loss": f"{row['train_loss']:.3f}",
+        "train": f"{row['train_acc']:.1f}%",
+        "test": f"{row['test_acc']:.1f}%",
+        "remaining": f"{row['model_sparsity']:.2f}%",
+    }

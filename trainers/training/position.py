@@ -1,0 +1,182 @@
+"""What a checkpoint of a stage has to look like: it may be anyone's, and its checksum says only that it is whole."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from trainers.training.batchnorm import average_statistics
+from trainers.training.cost import Cost
+from trainers.training.divergence import check_finite
+from trainers.training.training import Training
+from utils.errors import UserError, abbreviate
+from utils.run.run import Row, Run
+
+Count = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+
+
+class _Cost(_Strict):
+    """The `figures` of `trainers.training.cost.Cost`."""
+
+    epochs: Count
+    steps: Count
+    images: Count
+    exposure: dict[str, Finite]
+    peak_memory_bytes: Count
+    teacher_images: Count = 0
+
+
+class _Row(_Strict):
+    """A row of the table."""
+
+    phase: str
+    epoch: Count
+    lr: float
+    test_acc_before_rounding: float | None
+    test_acc: float
+    val_acc: float | None
+    train_acc: float
+    train_loss: float
+    regularization_loss: float
+    model_sparsity: float
+    seconds: float
+
+
+class StoredPosition(_Strict):
+    """How far a stage had come, and `training`, which is `take_up`'s to check."""
+
+    epoch: Count
+    step: Count
+    done: bool
+    seconds: Finite
+    meter: Annotated[list[Finite], Field(min_length=3, max_length=3)]
+    rows: list[_Row]
+    training: dict[str, Any]
+    cost: _Cost | None = None
+
+
+def validate_position(stored: Any, first_epoch: int, where: str) -> dict[str, Any]:
+    """A stage's stored position, as it was stored.
+
+    Args:
+        stored: what was in the checkpoint.
+        first_epoch: of the stage.
+        where: which checkpoint, for the message.
+
+    Raises:
+        UserError: it is no position.
+    """
+    try:
+        position = StoredPosition.model_validate(stored)
+    except ValidationError as error:
+        one = error.errors(include_input=False)[0]
+        place = abbreviate(".".join(map(str, one["loc"]))) or "all of it"
+        raise UserError(f"{where} cannot be gone on from: {place}: {one['msg']}") from error
+    if len(position.rows) != position.epoch - first_epoch or (position.step > 0 and position.meter[2] <= 0):
+        raise UserError(f"{where} cannot be gone on from: its rows or counts are not those of epoch {position.epoch}")
+    return stored
+
+
+def restore(training: Training, stored: dict[str, Any], where: str) -> None:
+    """Load what `training.state` returned when it was stored.
+
+    Args:
+        training: fresh.
+        stored: the state.
+        where: which checkpoint, for the message.
+
+    Raises:
+        UserError: it is the state of something else.
+    """
+    # A ticket's training takes up a round of imp, which has more to say than it needs.
+    own = training.state().items()
+    wrong = next((name for name, value in own if name not in stored or not _is_alike(stored[name], value)), None)
+    if wrong is not None:
+        raise UserError(f"{where} does not fit the run: {abbreviate(wrong)} is that of something else")
+    try:
+        training.load_state(stored)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{where} does not fit the run: {abbreviate(str(error))}") from error
+
+
+def _is_alike(stored: Any, own: Any) -> bool:
+    """Whether a value is of the kind, and a tensor of the shape, that a fresh training has in its place.
+
+    What is empty, or None, in a fresh one may have been filled since.
+    """
+    if own is None:
+        return stored is None or isinstance(stored, Tensor | float)
+    if isinstance(own, Tensor):
+        return isinstance(stored, Tensor) and stored.shape == own.shape and stored.layout == own.layout
+    if isinstance(own, dict) and own and isinstance(stored, dict) and "param_groups" not in own:
+        return set(own) == set(stored) and all(_is_alike(stored[name], value) for name, value in own.items())
+    return type(stored) is type(own) or (isinstance(own, float) and type(stored) is int)
+
+
+class Position:
+    """How far a stage has come, in step with its checkpoint."""
+
+    def __init__(self, run: Run, stage: str, training: Training, device: torch.device, first_epoch: int) -> None:
+        self._run, self._stage, self._training = run, stage, training
+        fresh = {"epoch": first_epoch, "step": 0, "done": False, "seconds": 0.0, "meter": [0.0] * 3, "rows": []}
+        stored, where = run.load(stage), f"the checkpoint of {stage} in {run.folder}"
+        stored = fresh if stored is None else validate_position(stored, first_epoch, where)
+        self._cost = Cost(device, stored.get("cost"))
+        self.epoch, self.step, self.done = stored["epoch"], stored["step"], stored["done"]
+        self.seconds = stored["seconds"]
+        self.meter = torch.as_tensor(stored["meter"], dtype=torch.float32).to(device)
+        self.rows: list[Row] = stored["rows"]
+        if "training" in stored:
+            restore(training, stored["training"], where)
+        else:
+            self.save()
+        run.record(stage, self.rows, self._cost.figures)
+
+    def check(self) -> None:
+        """Raises: NotFinite: the loss or a parameter is no longer finite."""
+        check_finite(self._training.network, self.meter[0])
+
+    def count_epoch(self) -> None:
+        """Enter the epoch that was just trained into the costs."""
+        training, images = self._training, int(self.meter[2])
+        self._cost.count(self.step, images, training.layer_densities(), training.has_teacher)
+
+    def save(self, started: float | None = None, finished_epoch: int | None = None) -> None:
+        """Store the position; in the middle of an epoch (`started`), with the seconds it took so far.
+
+        Raises:
+            NotFinite: there is nothing worth storing; the checkpoint stays that of before.
+        """
+        self.check()
+        if started is not None:  # averaging now and at the epoch's end comes to the same: it is linear
+            average_statistics(self._training.network)
+        seconds = self.seconds + time.perf_counter() - started if started is not None else 0.0
+        state = {
+            "epoch": self.epoch, "step": self.step, "done": self.done, "seconds": seconds,
+            "meter": self.meter.tolist(), "rows": self.rows, "training": self._training.state(),
+            "cost": self._cost.figures,
+        }  # fmt: skip
+        self._run.save(self._stage, state, finished_epoch)
+
+    def next_epoch(self, row: Row, save: bool) -> None:
+        """Move to the start of the next epoch; store that, if it is to be."""
+        self.rows.append(row)
+        self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
+        self.meter = torch.zeros_like(self.meter)
+        if save:
+            self.save(finished_epoch=self.epoch - 1)
+        self._run.record(self._stage, self.rows, self._cost.figures)
+
+    def finish(self) -> None:
+        """Store that the stage needs no more training."""
+        self.done = True
+        self.save()

@@ -1,0 +1,71 @@
+"""Scores to masks for evaluation, by the options `round`, `noise` and `num_test`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from args_helper import Config
+from models.layers import MaskedFullyConnected, Rule, SubnetLinear
+from models.masking import FlatScores, masked_layers
+
+
+def is_noisy(config: Config) -> bool:
+    """Whether noise is added to scores before they are rounded."""
+    return config.noise and config.noise_ratio > 0
+
+
+def naive_mask(flat: FlatScores, rule: Rule, scores: Tensor) -> Tensor:
+    """What the rule switches on at these scores under the flags, (N + N_bias,) bool."""
+    flags = flat.split(flat.flags)
+    return torch.cat([rule.mask(part, flags[name]).flatten() for name, part in flat.split(scores).items()])
+
+
+def rounded_masks(
+    network: nn.Module, flat: FlatScores, rule: Rule, config: Config, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """`num_test` masks by the option `round`, or a single one where nothing is left to chance.
+
+    Args:
+        network: masked.
+        flat: its scores, in [0, 1] where they are drawn from, and flags.
+        rule: of the naive rounding.
+        config: `round`, `noise`, `noise_ratio` and `num_test`.
+        generator: on the CPU, so that the draws are the same on every device.
+
+    Returns:
+        One after another, (N + N_bias,) bool.
+    """
+    scores, noisy = flat.scores.detach(), is_noisy(config)
+    random = noisy or config.round in ("prob", "naive_prob")
+    for _ in range(config.num_test if random else 1):
+        noise = torch.randn(scores.shape, generator=generator).to(scores.device) if noisy else 0.0
+        perturbed = scores + config.noise_ratio * noise
+        chance = torch.rand(scores.shape, generator=generator).to(scores.device) if random else None
+        if config.round == "all_ones":
+            mask = torch.ones_like(flat.flags)
+        elif config.round == "prob":
+            mask = chance < perturbed
+        else:
+            mask = naive_mask(flat, rule, perturbed)
+        if config.round == "naive_prob":
+            _draw_first_linear(network, flat, mask, chance < perturbed)
+        yield mask & flat.flags
+
+
+def _draw_first_linear(network: nn.Module, flat: FlatScores, mask: Tensor, drawn: Tensor) -> None:
+    """Take the places of the first linear layer from `drawn`, in place."""
+    layers = masked_layers(network).items()
+    first = next((name for name, layer in layers if isinstance(layer, (MaskedFullyConnected, SubnetLinear))), None)
+    parts = flat.split(drawn)
+    for name, part in flat.split(mask).items():
+        if name.rpartition(".")[0] == first:
+            part.copy_(parts[name])
+
+
+def share(flat: FlatScores, mask: Tensor) -> float:
+    """The fraction of the weights (not the biases) that a flat mask keeps."""
+    weights = mask[flat.segments[0]]
+    return int(weights.sum()) / weights.numel()

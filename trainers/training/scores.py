@@ -1,0 +1,222 @@
+"""A Training of scores: what every algorithm that learns a mask by gradient shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from args_helper import Config
+from data.batches import PlainBatches
+from data.load import Splits
+from models.folding import FoldedNetwork
+from models.layers import Rule, Soft
+from models.masking import FlatScores, layer_parameters, masked_layers, plain_state, set_rule, to_plain
+from trainers.tickets.recipe import Recipe
+from trainers.training.loop import evaluate
+from trainers.training.rounding import is_noisy, naive_mask, rounded_masks, share
+from trainers.training.tensorboard import MaskMoves
+from trainers.training.training import Draw, Training
+from utils.masks import is_bias, masked_state
+from utils.run.run import Row
+
+# ---- penalties -----------------------------------------------------------------------------------------------------
+
+Penalty = Callable[[Tensor, Tensor, float, float], Tensor]
+"""(scores in [0, 1], weights beside them, α, α′) -> their penalty, a number."""
+
+
+def _l2(scores: Tensor, _weights: Tensor, _a: float, _b: float) -> Tensor:
+    return scores.square().sum()
+
+
+def _l1(scores: Tensor, _weights: Tensor, _a: float, _b: float) -> Tensor:
+    return scores.abs().sum()
+
+
+def _l1_l2(scores: Tensor, weights: Tensor, a: float, b: float) -> Tensor:
+    return _l1(scores, weights, a, b) + _l2(scores, weights, a, b)
+
+
+def _var_red_1(scores: Tensor, _weights: Tensor, a: float, b: float) -> Tensor:
+    return (scores**a * (1 - scores) ** b).sum()
+
+
+def _var_red_2(scores: Tensor, weights: Tensor, _a: float, _b: float) -> Tensor:
+    return (weights.square() * scores * (1 - scores)).sum()
+
+
+def _bin_entropy(scores: Tensor, _weights: Tensor, _a: float, _b: float) -> Tensor:
+    # At 0 and 1 the entropy is 0 and its slope infinite: such scores are left out, of the gradient too.
+    inside = (scores > 0) & (scores < 1)
+    s = torch.where(inside, scores, 0.5)
+    return -torch.where(inside, s * s.log() + (1 - s) * (1 - s).log(), 0.0).sum()
+
+
+PENALTIES: dict[str, Penalty] = {
+    "L2": _l2,
+    "L1": _l1,
+    "L1_L2": _l1_l2,
+    "var_red_1": _var_red_1,
+    "var_red_2": _var_red_2,
+    "bin_entropy": _bin_entropy,
+}
+"""R(s) by name. Source: Rare Gems (arXiv 2202.12002), §3 and appendix."""
+
+# The part of a penalty that is not a weight decay: L2's gradient 2λs is one, and costs no work per step.
+_BEYOND_DECAY = {"none": "none", "L2": "none", "L1_L2": "L1"}
+
+
+# ---- training ------------------------------------------------------------------------------------------------------
+
+
+class ScoreTraining(Training):
+    """Learns the scores of a masked network; its weights stay as they are unless `freeze_weights` is off.
+
+    Batch-norm scales and shifts, if there are any, are frozen. Scores are projected to [0, 1].
+
+    Args:
+        network: masked, on its device; not to be moved or copied afterwards.
+        rule: how scores become the factors of the weights in the forward pass.
+        config: optimizer, schedule, penalty and rounding.
+    """
+
+    def __init__(self, network: nn.Module, rule: Rule, config: Config) -> None:
+        self._plain = to_plain(deepcopy(network))
+        self._folded = FoldedNetwork(self._plain)
+        self.flat = FlatScores(network)
+        self.rule = rule
+        set_rule(network, rule)
+        self._config = config
+        self._penalty = PENALTIES.get(config.regularization)
+        self._penalty_in_loss = PENALTIES.get(_BEYOND_DECAY.get(config.regularization, config.regularization))
+        recipe = self.recipe(config)
+        optimizer = self._optimizer(network, recipe)
+        super().__init__(network, optimizer, recipe.rate, recipe.label_smoothing, recipe.precision)
+        self.flat.share_gradient()
+        self.accumulate = recipe.accumulate
+        self.pruned_now = False
+        self._moves = MaskMoves()
+
+    @staticmethod
+    def recipe(config: Config) -> Recipe:
+        """How the scores are trained."""
+        return Recipe.of_search(config)
+
+    def _optimizer(self, network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+        config = self._config
+        network.requires_grad_(False)
+        for layer in masked_layers(network).values():
+            for scores in (layer.scores, layer.bias_scores):
+                if scores is not None:
+                    scores.requires_grad_(True)
+        decay = recipe.wd + (2 * config.lmbda if "L2" in config.regularization else 0.0)
+        groups = [{"params": [self.flat.scores], "weight_decay": decay}]
+        if not config.freeze_weights:
+            weights = [weight.requires_grad_(True) for weight in layer_parameters(network).values()]
+            groups.append({"params": weights, "weight_decay": recipe.wd})
+        return recipe.optimizer_of(groups)
+
+    # ---- a step ------------------------------------------------------------------------------------------------------
+
+    def penalty(self) -> Tensor | None:
+        """λR(s) where it is more than a weight decay."""
+        return None if self._penalty_in_loss is None else self._weighed(self._penalty_in_loss)
+
+    def before_step(self, step: int) -> None:
+        """Project the scores, every `project_freq` steps."""
+        if self._config.differentiate_clamp or step % self._config.project_freq == 0:
+            self.project()
+
+    def after_steps(self) -> None:
+        """Project the scores for the evaluation."""
+        self.project()
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Clamp every score to [0, 1]."""
+        self.flat.scores.clamp_(0.0, 1.0)
+
+    def _weighed(self, penalty: Penalty) -> Tensor:
+        config = self._config
+        return config.lmbda * penalty(self.flat.scores, self._flat_weights(), config.alpha, config.alpha_prime)
+
+    def _flat_weights(self) -> Tensor:
+        """Weights and biases in the order of the flat scores, (N + N_bias,)."""
+        if self._config.regularization != "var_red_2":
+            return self.flat.scores.detach()  # no other penalty reads them
+        layers = masked_layers(self.network).values()
+        biases = [layer.bias for layer in layers if layer.bias_scores is not None]
+        return torch.cat([part.detach().flatten() for part in [*(layer.weight for layer in layers), *biases]])
+
+    # ---- an epoch ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def measure(self, data: Splits, draw: Draw) -> Row:
+        """Accuracy with the forward pass as trained, and under rounded masks, averaged over `num_test` draws."""
+        config = self._config
+        masks = list(rounded_masks(self.network, self.flat, self.rule, config, draw("rounding")))
+        tests = [self._accuracy(mask, data.test) for mask in masks]
+        vals = [self._accuracy(mask, data.val) for mask in masks] if data.val else []
+        # Rounded in the forward pass already, naively and without noise: before and after are the same bits.
+        same = not isinstance(self.rule, Soft) and config.round == "naive" and not is_noisy(config)
+        before = tests[0] if same else self._accuracy(self._factors(), data.test)
+        return {
+            "test_acc_before_rounding": before,
+            "test_acc": sum(tests) / len(tests),
+            "val_acc": sum(vals) / len(vals) if vals else None,
+            "regularization_loss": float(self._weighed(self._penalty)) if self._penalty else 0.0,
+            "model_sparsity": 100.0 * sum(map(self._share, masks)) / len(masks),
+        }
+
+    def naive_mask(self) -> Tensor:
+        """The subnetwork that is switched on, flat, by the rule and the present scores."""
+        return naive_mask(self.flat, self.rule, self.flat.scores.detach())
+
+    def _factors(self) -> Tensor:
+        """What the forward pass multiplies weights and biases with, flat; a rule is for a layer at a time."""
+        scores, flags = self.flat.split(self.flat.scores), self.flat.split(self.flat.flags)
+        return torch.cat([self.rule(part, flags[name]).flatten() for name, part in scores.items()])
+
+    def _accuracy(self, factors: Tensor, batches: PlainBatches | None) -> float | None:
+        """Accuracy of the plain network with its weights multiplied by these factors, flat."""
+        self._plain.load_state_dict(masked_state(plain_state(self.network), self.flat.split(factors)))
+        return evaluate(self._folded.refreshed(), batches, self.precision)
+
+    def _share(self, mask: Tensor) -> float:
+        """The fraction of the weights (not the biases) that a flat mask keeps."""
+        return share(self.flat, mask)
+
+    def layer_densities(self) -> dict[str, float]:
+        """The density of every layer as it is switched on now."""
+        masks = self.flat.split(self.naive_mask())
+        names = [name for name in masks if not is_bias(name)]
+        shares = torch.stack([masks[name].float().mean() for name in names]).tolist()
+        return {name.removesuffix(".weight"): share for name, share in zip(names, shares)}
+
+    def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Weights in play, the density of every layer, in percent, and how many weights have changed side."""
+        by_layer = {f"layers/{name}": 100.0 * share for name, share in self.layer_densities().items()}
+        mask = self.naive_mask()[self.flat.segments[0]]
+        moves = self._moves.look(mask, self.pruned_now)
+        return {"weights_in_play_percent": 100.0 * self._share(self.flat.flags), **by_layer, **moves}, {}
+
+    def state(self) -> dict[str, Any]:
+        """All of a Training's, and what the next masks are compared to."""
+        return {**super().state(), "moves": self._moves.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+        super().load_state(state)
+        self._moves.load_state(state["moves"], self.flat.scores.device)
+
+    def histograms(self) -> dict[str, Tensor]:
+        """The scores of every layer that are still in play."""
+        return {
+            f"scores/{name}": layer.scores.detach()[layer.flag]
+            for name, layer in masked_layers(self.network).items()
+            if bool(layer.flag.any())
+        }

@@ -1,0 +1,123 @@
+"""What TensorBoard shows of a stage beyond its table: how the mask moves, and whether the data keep up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.normalise import Batch
+from trainers.training.training import Training
+from utils.run.run import Row, Run
+
+LAYOUT = {
+    "search": {
+        "density of the layers (%)": ["Multiline", ["layers/.*"]],
+        "accuracy before and after rounding (%)": ["Multiline", ["accuracy/test", "accuracy/test_before_rounding"]],
+        "loss and regularisation": ["Multiline", ["loss/.*"]],
+        "weights that changed side": ["Multiline", ["mask/.*"]],
+    }
+}
+"""Charts of several lines, on TensorBoard's page of custom scalars."""
+
+
+_TAGS = {
+    "lr": "lr",
+    "test_acc_before_rounding": "accuracy/test_before_rounding",
+    "test_acc": "accuracy/test",
+    "val_acc": "accuracy/val",
+    "train_acc": "accuracy/train",
+    "train_loss": "loss/train",
+    "regularization_loss": "loss/regularization",
+    "model_sparsity": "weights_remaining_percent",
+    "seconds": "seconds",
+}
+
+
+def show(run: Run, stage: str, training: Training, row: Row, speed: Mapping[str, float]) -> None:
+    """Write an epoch to TensorBoard.
+
+    Args:
+        run: whose events they are.
+        stage: that the epoch is of.
+        training: what was trained, which may have more to tell.
+        row: of the table.
+        speed: as `Timed.throughput` has it.
+    """
+    scalars, histograms = training.describe()
+    figures = {tag: row[name] for name, tag in _TAGS.items() if row[name] is not None}
+    run.log(stage, row["epoch"], {**figures, **scalars, **speed}, histograms)
+    if stage == "search":  # elsewhere the density stays
+        accuracies = {f"against_density/{tag}": value for tag, value in figures.items() if tag.startswith("accuracy/")}
+        run.log_against(stage, round(1000 * row["model_sparsity"]), accuracies)
+
+
+class MaskMoves:
+    """How many weights change side: from one epoch to the next, and since the last pruning."""
+
+    def __init__(self) -> None:
+        self._epoch_before: Tensor | None = None
+        self._at_pruning: Tensor | None = None
+
+    def look(self, mask: Tensor, pruned: bool) -> dict[str, float]:
+        """Hamming distances, in weights, to the mask of the epoch before and to that right after the last pruning.
+
+        Args:
+            mask: (N,) bool, at the end of an epoch.
+            pruned: whether the epoch ended in a pruning; the distance is still that to the one before.
+
+        Returns:
+            Scalars by tag; none for what has not been there yet.
+        """
+        earlier = {"mask/changed_in_epoch": self._epoch_before, "mask/distance_to_last_pruning": self._at_pruning}
+        distances = {tag: float((mask != other).sum()) for tag, other in earlier.items() if other is not None}
+        self._epoch_before = mask.clone()
+        if pruned:
+            self._at_pruning = self._epoch_before
+        return distances
+
+    def state(self) -> dict[str, Any]:
+        """Both masks."""
+        return {"epoch_before": self._epoch_before, "at_pruning": self._at_pruning}
+
+    def load_state(self, state: dict[str, Any], device: torch.device) -> None:
+        """Take up what `state` returned."""
+        masks = {name: None if mask is None else mask.to(device) for name, mask in state.items()}
+        self._epoch_before, self._at_pruning = masks["epoch_before"], masks["at_pruning"]
+
+
+class Timed:
+    """Batches, and the seconds that were spent waiting for them on the host.
+
+    Args:
+        batches: of an epoch.
+    """
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self._batches = iter(batches)
+        self._started = time.perf_counter()
+        self.waited = 0.0
+        self.images = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        asked = time.perf_counter()
+        try:
+            batch = next(self._batches)
+        finally:
+            self.waited += time.perf_counter() - asked
+        self.images += len(batch[1])
+        return batch
+
+    def throughput(self) -> dict[str, float]:
+        """Images a second since the beginning, and the share of the time that was spent waiting, in percent."""
+        passed = time.perf_counter() - self._started
+        return {
+            "throughput/images_a_second": self.images / passed,
+            "throughput/waiting_for_data_percent": 100.0 * self.waited / passed,
+        }

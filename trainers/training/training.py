@@ -1,0 +1,144 @@
+"""What a stage trains: a network, its optimizer, and what a step and an epoch do beside the loop's own work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from data.load import Splits
+from trainers.training.optim import flat_gradients
+from utils.environment import mixed
+from utils.run.run import Row
+
+Draw = Callable[[str], torch.Generator]
+"""Stream -> this stage's generator of it at this epoch."""
+
+
+class Training:
+    """What one stage trains, and all of it that has to be saved. `train` owns the loop, `Run` where and when to save.
+
+    Args:
+        network: whose forward pass is trained.
+        optimizer: over the parameters that learn.
+        lr: the learning rate of every epoch (0-based).
+        label_smoothing: of the cross-entropy.
+        precision: of forward passes, in training and in evaluation.
+
+    Attributes:
+        over: set at the end of an epoch to end the stage before its last one.
+        accumulate: parts that a batch goes through the network in, one after another, its gradient being their mean.
+        has_teacher: whether every image of a step goes forward through another, dense network too.
+        full_batch: images that go through the network at once, where the batch is not short.
+        gradients: few flat tensors, of which the gradients of all parameters that learn are views; ranks sum them.
+    """
+
+    over = False
+    has_teacher = False
+    accumulate = 1
+    full_batch: int | None = None
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        lr: Callable[[int], float],
+        label_smoothing: float = 0.0,
+        precision: str = "fp32",
+    ) -> None:
+        self.network = network
+        self.optimizer = optimizer
+        self.lr = lr
+        self._label_smoothing = label_smoothing
+        self.precision = precision
+        # Before the first step: the first backward pass of a compiled network would make them outputs of its recorded
+        # CUDA graph, whose memory the next replay overwrites.
+        self.gradients = flat_gradients([one for group in optimizer.param_groups for one in group["params"]])
+
+    # ---- what a step does beside forward, backward and the optimizer's update; nothing here may wait for the device --
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The network's logits, in single precision."""
+        return self.through(self.network, images)
+
+    def through(self, network: nn.Module, images: Tensor) -> Tensor:
+        """The logits of this or another network, in single precision, computed as those of the one that is trained."""
+        # Where the network is compiled, it is for full batches: a short one would have it compiled once more.
+        is_short = self.full_batch is not None and len(images) != self.full_batch
+        forward = network.forward if is_short else network
+        with mixed(self.precision, images.device):
+            logits = forward(images)
+        return logits.float() if logits.dtype == torch.bfloat16 else logits
+
+    def loss(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        """The loss of the task, to which `penalty` is added for the gradient."""
+        return F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
+
+    def penalty(self) -> Tensor | None:
+        """What is added to the loss, where the optimizer's weight decay does not do it; None for nothing."""
+        return None
+
+    def before_step(self, step: int) -> None:
+        """Called before the forward pass of every step (0-based in its epoch)."""
+
+    def before_update(self) -> None:
+        """Called when the gradients are there, before the optimizer's update."""
+
+    def after_step(self) -> None:
+        """Called after the optimizer's update."""
+
+    # ---- what an epoch does beside its steps -------------------------------------------------------------------------
+
+    def before_epoch(self, epoch: int) -> None:
+        """Called before the first step of an epoch, also when it was begun, stopped and gone on with: once."""
+
+    def after_steps(self) -> None:
+        """Called after the last step of an epoch, before the network is measured."""
+
+    def measure(self, data: Splits, draw: Draw) -> Row:
+        """The figures of this epoch's row: at least test_acc, val_acc (None without val), and model_sparsity."""
+        raise NotImplementedError
+
+    def after_epoch(self, epoch: int, draw: Draw) -> None:
+        """Called when the epoch was measured: the place to prune."""
+
+    def layer_densities(self) -> dict[str, float]:
+        """Layer -> the fraction of its weights that takes part in the forward pass, for the ledger of costs."""
+        return {}
+
+    def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """More to log of the epoch: scalars by tag, and tensors whose histograms are of interest."""
+        return {}, {}
+
+    # ---- what is saved -----------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the rest of the stage depends on; tensors, numbers, strings and containers of them."""
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "over": self.over}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned, in place; decay, momentum and the like are those of this run's options."""
+        self.network.load_state_dict(state["network"])
+        groups, kept = self.optimizer.param_groups, {"params", "lr"}  # the rate is set anew every epoch
+        options = [{name: value for name, value in group.items() if name not in kept} for group in groups]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, options):
+            group.update(own)
+        self._check_optimizer()
+        self.over = state["over"]
+
+    def _check_optimizer(self) -> None:
+        """Raises: ValueError: what the optimizer took up of a parameter, unseen, is not of its shape."""
+        for parameter, kept in self.optimizer.state.items():
+            names = {"step", "exp_avg", "exp_avg_sq"} if isinstance(self.optimizer, Adam) else {"momentum_buffer"}
+            fits = all(
+                (value is None and name == "momentum_buffer")
+                or (isinstance(value, Tensor) and value.shape == (parameter.shape if name != "step" else ()))
+                for name, value in kept.items()
+            )  # fmt: skip
+            if set(kept) != names or not fits:
+                raise ValueError(f"the optimizer's state of a parameter of shape {tuple(parameter.shape)} is another's")

@@ -1,0 +1,83 @@
+"""A Training of weights under fixed masks: fine-tuning, and all else that trains a plain network."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from data.load import Splits
+from models.folding import FoldedNetwork
+from trainers.tickets.recipe import Recipe
+from trainers.tickets.ticket import Ticket
+from trainers.training.loop import evaluate, train
+from trainers.training.optim import decay_groups
+from trainers.training.training import Draw, Training
+from utils.masks import per_layer
+from utils.run.run import Row, Run
+
+
+class WeightTraining(Training):
+    """Trains the weights that the masks keep; the others are exactly 0 at every step.
+
+    Args:
+        network: plain; it takes up the ticket's state.
+        ticket: what is trained; a parameter without a mask is trained whole.
+        recipe: how.
+    """
+
+    def __init__(self, network: nn.Module, ticket: Ticket, recipe: Recipe) -> None:
+        network.load_state_dict(ticket.state)
+        network.requires_grad_(True)
+        optimizer = recipe.optimizer_of(decay_groups(network, recipe.wd, recipe.no_bn_decay))
+        super().__init__(network, optimizer, recipe.rate, recipe.label_smoothing, recipe.precision)
+        self.accumulate = recipe.accumulate
+        self._folded = FoldedNetwork(network)
+        parameters = dict(network.named_parameters())
+        self._masked = [parameters[name] for name in ticket.masks]
+        self._factors = [mask.to(parameters[name]) for name, mask in ticket.masks.items()]
+        self._layers = per_layer(ticket.masks)
+        self.mask_weights()
+
+    def after_step(self) -> None:
+        """Take back what momentum and decay did to pruned weights."""
+        self.mask_weights()
+
+    @torch.no_grad()
+    def mask_weights(self) -> None:
+        """Set every pruned weight to exactly 0."""
+        torch._foreach_mul_(self._masked, self._factors)
+
+    def layer_densities(self) -> dict[str, float]:
+        """The density of every masked layer."""
+        return {name: kept / size for name, (kept, size) in self._layers.items()}
+
+    def measure(self, data: Splits, _draw: Draw) -> Row:
+        """Accuracy on test and val."""
+        kept, sizes = (sum(counts) for counts in zip(*self._layers.values()))
+        folded = self._folded.refreshed()
+        return {
+            "test_acc": evaluate(folded, data.test, self.precision),
+            "val_acc": evaluate(folded, data.val, self.precision),
+            "model_sparsity": 100.0 * kept / sizes,
+        }
+
+
+def train_ticket(run: Run, stage: str, network: nn.Module, ticket: Ticket, data: Splits, recipe: Recipe) -> Row:
+    """Train a ticket, with fresh momentum, from its state on; at once when the stage is finished.
+
+    Args:
+        run: where it is kept.
+        stage: under which name.
+        network: plain, of the ticket's architecture, on its device; afterwards it is the trained ticket.
+        ticket: what to train.
+        data: what to train on.
+        recipe: how; control networks get the recipe of their ticket.
+
+    Returns:
+        The row of the last epoch.
+
+    Source: Rare Gems (arXiv 2202.12002), §3.
+    """
+    training = WeightTraining(network, ticket, recipe)
+    train(run, stage, training, data, recipe.epochs if recipe.stop is None else recipe.stop, recipe.first_epoch)
+    return run.rows(stage)[-1]

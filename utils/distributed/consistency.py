@@ -1,0 +1,39 @@
+"""Proof that the processes that share a run hold the same: every tensor's hash, compared over all of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from utils.distributed import collectives as ranks
+from utils.errors import DistributedError
+
+
+def assert_same_on_all_ranks(tensors: Mapping[str, Tensor], when: str) -> None:
+    """Compare the hashes of all tensors over the ranks.
+
+    Args:
+        tensors: by name, such as a state_dict.
+        when: at what point of the run, for the message.
+
+    Raises:
+        RanksApart: a rank has another one than the first rank has.
+    """
+    if not ranks.is_distributed():
+        return
+    own = {name: _digest(tensor) for name, tensor in tensors.items()}
+    first, *others = ranks.all_gather(own)
+    for number, its in enumerate(others, start=1):
+        for name, digest in first.items():
+            if its.get(name) != digest:
+                raise DistributedError(
+                    f"rank {number} has another {name} than rank 0 has, {when}: the run ends here. Its last checkpoint "
+                    "is from before; a GPU that computes wrongly, or different versions on the machines, can be why"
+                )
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()

@@ -1,0 +1,19 @@
+"""Parts of a text that are made by a program, between two markers in comments."""
+
+from __future__ import annotations
+
+from utils.errors import UserError
+
+
+def replace_between_markers(text: str, name: str, part: str) -> str:
+    """A text with `part` between its markers `<!-- NAME: begin -->` and `<!-- NAME: end -->`.
+
+    Raises:
+        UserError: the markers do not stand there once each, in order.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed or begin in after or end in after:
+        raise UserError(f"the {name} go between {begin} and {end}, which have to stand in the text once each")
+    return f"{before}{begin}\n\n{part}\n\n{end}{after}"

@@ -1,0 +1,264 @@
+"""From YAML files and flags to the values of options, and what is wrong with them: all of it, with its place."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+import yaml
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from utils.errors import UserError, abbreviate, nearest
+from utils.options.types import Options, allowed, choices_of, is_bool, is_list
+from utils.options.yaml_file import plain_value, read_nodes
+
+Kind = TypeVar("Kind", bound=Options)
+
+MISSING = object()
+"""The value of a flag that was given without one."""
+
+
+class Given(NamedTuple):
+    """A value as it was given, and where."""
+
+    value: Any
+    where: str
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """The options that there are.
+
+    Attributes:
+        groups: classes with the options as fields, each a section of `--help`.
+        retired: options that are known and do nothing any more -> what to use instead.
+        flags_only: options that say what to do with a config file, and have no place in one.
+    """
+
+    groups: tuple[type[Options], ...]
+    retired: Mapping[str, str]
+    flags_only: frozenset[str]
+
+    @cached_property
+    def fields(self) -> dict[str, FieldInfo]:
+        """Option -> its declaration."""
+        return {name: field for group in self.groups for name, field in group.model_fields.items()}
+
+    @cached_property
+    def canonical(self) -> dict[str, str]:
+        """Other name of an option -> its name."""
+        return {alias: name for name, field in self.fields.items() for alias in field.json_schema_extra["aliases"]}
+
+    def take(self, options: dict[str, Given], name: str, given: Given, problems: list[str]) -> None:
+        """Enter a known option under its canonical name; warn of a retired one; a problem for any other."""
+        name = self.canonical.get(name, name)
+        if name in self.fields:
+            if given.value is MISSING:
+                problems.append(f"{given.where}: a value is missing")
+            elif given.value is not None:
+                options[name] = given
+        elif name in self.retired:
+            warnings.warn(f"{given.where}: this option does nothing any more; {self.retired[name]}", stacklevel=2)
+        else:
+            problems.append(self.unknown(given.where, name, given.value))
+
+    def unknown(self, where: str, name: str, value: Any) -> str:
+        """The message for an option that does not exist."""
+        near = nearest(name, [*self.fields, *self.canonical])
+        return f"{where}: no such option" + ("" if near is None else _corrected(where, near, value))
+
+
+# ---- flags ---------------------------------------------------------------------------------------------------------
+
+
+def read_flags(declared: Declarations, argv: list[str] | None) -> tuple[dict[str, Given], list[str]]:
+    """Flags as canonical name -> what was given; the rest are problems."""
+    words = _joined([_spelled(word) for word in (sys.argv[1:] if argv is None else argv)])
+    problems: list[str] = []
+    parsed, rest = _parser(declared).parse_known_args(words)
+    flags: dict[str, Given] = {}
+    for name, value in vars(parsed).items():
+        declared.take(flags, name, Given(MISSING if value == [] else value, f"--{name}"), problems)
+    for before, word, after in zip(["", *rest], map(abbreviate, rest), [*map(abbreviate, rest[1:]), ""]):
+        flag, equals, value = word.partition("=")
+        if word.startswith("-"):
+            value = value if equals or after.startswith("-") else after
+            problems.append(declared.unknown(flag, flag.lstrip("-"), value or None))
+        elif not before.startswith("-"):  # else it is the value of an unknown flag
+            problems.append(f"{word}: not expected; an option is written --name value")
+    return flags, problems
+
+
+def _spelled(word: str) -> str:
+    """A flag with `_` for `-` in its name; a value as it is."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def _joined(words: list[str]) -> list[str]:
+    """`--lmbda -1e-4` as `--lmbda=-1e-4`: argparse takes some negative numbers for flags."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and _is_number(word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return word.startswith("-")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def _parser(declared: Declarations) -> argparse.ArgumentParser:
+    parser = _Parser(
+        usage="python main.py --config FILE.yml [--option value ...]",
+        description="Find and compare lottery tickets at initialisation.",
+        epilog="Options may be written with - or _. A flag beats the YAML file, which beats the default.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for group in declared.groups:
+        section = parser.add_argument_group(group.__doc__)
+        for name, field in group.model_fields.items():
+            _add_flag(section, name, field)
+    silent = parser.add_argument_group()
+    for name in declared.retired:
+        silent.add_argument(f"--{name}", nargs="?", const=True, help=argparse.SUPPRESS)
+        silent.add_argument(f"--no_{name}", dest=name, action="store_const", const=False, help=argparse.SUPPRESS)
+    return parser
+
+
+def _add_flag(section: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
+    spellings = [f"--{name}", *(f"-{a}" if len(a) == 1 else f"--{a}" for a in field.json_schema_extra["aliases"])]
+    default = str(field.default).lower() if is_bool(field) else field.default
+    named = is_bool(field) or choices_of(field)  # which the flag itself shows
+    notes = [*([] if default in (None, ()) else [str(default)]), *([] if named else [allowed(field)])]
+    text = f"{field.description} [{'; '.join(notes)}]" if notes else field.description
+    text = text.replace("%", "%%")
+    if is_bool(field):
+        section.add_argument(*spellings, nargs="?", const=True, metavar="true|false", help=text)
+        section.add_argument(f"--no_{name}", dest=name, action="store_const", const=False, help=argparse.SUPPRESS)
+        return
+    choices = choices_of(field)
+    kind = "|".join(choices) if choices else name.rpartition("_")[2].upper()
+    arity = {"nargs": "*"} if is_list(field) else {"nargs": "?", "const": MISSING}
+    section.add_argument(*spellings, metavar=kind, help=text, **arity)
+
+
+# ---- YAML files ----------------------------------------------------------------------------------------------------
+
+
+def read_yaml(declared: Declarations, path: Path, problems: list[str]) -> dict[str, Given]:
+    """The options in a flat YAML file, by canonical name, with the line each stands in.
+
+    Raises:
+        UserError: no such file, or not a YAML mapping.
+    """
+    root = read_nodes(path, "config file")
+    if root is None:
+        return {}
+    if not isinstance(root, yaml.MappingNode) or not all(isinstance(key, yaml.ScalarNode) for key, _ in root.value):
+        raise UserError(f"{path} is not a list of options: lines such as 'lr: 0.1' were looked for")
+    options: dict[str, Given] = {}
+    seen: dict[str, str] = {}
+    for key, value in root.value:
+        where = f"{path}:{key.start_mark.line + 1}"
+        name = abbreviate(key.value).replace("-", "_")
+        try:
+            given = plain_value(value)
+        except ValueError as error:
+            problems.append(f"{name} ({where}): {error}")
+            continue
+        first = seen.setdefault(declared.canonical.get(name, name), f"{name} ({where})")
+        if first != f"{name} ({where})":
+            problems.append(f"{name} ({where}): given before, at {first}")
+        elif name in declared.flags_only and given is not None:
+            problems.append(f"{name} ({where}): belongs on the command line, as --{name}")
+        else:
+            declared.take(options, name, Given(given, f"{name} ({where})"), problems)
+    return options
+
+
+# ---- values --------------------------------------------------------------------------------------------------------
+
+
+def validated(kind: type[Kind], given: Mapping[str, Given], problems: list[str]) -> tuple[Kind, set[str]]:
+    """The options of these values; those whose values are not allowed stay at their defaults.
+
+    Args:
+        kind: of the options.
+        given: option -> its value.
+        problems: takes what is wrong with any of them.
+
+    Returns:
+        The options, and the names of those that were wrong.
+    """
+    values, wrong = {name: one.value for name, one in given.items()}, set()
+    try:
+        return kind(**values), wrong
+    except ValidationError as error:
+        for one in error.errors():
+            name = str(one["loc"][0])
+            if name not in wrong:
+                where, near = given[name].where, getattr(one.get("ctx", {}).get("error"), "nearest", None)
+                corrected = "" if near is None else _corrected(where, name, near)
+                problems.append(f"{where}: {_complaint(one)}{corrected}")
+            wrong.add(name)
+        return kind(**{name: value for name, value in values.items() if name not in wrong}), wrong
+
+
+def _corrected(where: str, name: str, value: Any) -> str:
+    """The line, the flag or the argument that was probably meant in this place."""
+    if where.startswith("-"):
+        return f"; did you mean '--{name}{'' if value is None else f' {value}'}'?"
+    if where.endswith("="):
+        return f"; did you mean {name}={value!r}?"
+    try:
+        written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).partition("\n")[0]
+    except ValueError:  # a number too long to be written out
+        written = abbreviate(value)
+    return f"; did you mean '{name}: {abbreviate(written)}'?"
+
+
+_COMPLAINTS: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {
+    "int_parsing": lambda given, _: f"'{given}' is not a whole number",
+    "int_from_float": lambda given, _: f"{given} is not a whole number",
+    "int_type": lambda given, _: f"{given} is not a whole number",
+    "float_parsing": lambda given, _: f"'{given}' is not a number",
+    "float_type": lambda given, _: f"{given} is not a number",
+    "finite_number": lambda given, _: f"{given} is not a finite number",
+    "bool_parsing": lambda given, _: f"'{given}' is neither true nor false",
+    "bool_type": lambda given, _: f"{given} is neither true nor false",
+    "string_type": lambda given, _: f"{given} is not a text",
+    "greater_than": lambda given, limit: f"{given} is too small: it has to be above {limit['gt']:g}",
+    "greater_than_equal": lambda given, limit: f"{given} is too small: it has to be at least {limit['ge']:g}",
+    "less_than": lambda given, limit: f"{given} is too large: it has to be below {limit['lt']:g}",
+    "less_than_equal": lambda given, limit: f"{given} is too large: it may be at most {limit['le']:g}",
+    "value_error": lambda _, about: str(about["error"]),
+}
+
+
+def _complaint(error: Mapping[str, Any]) -> str:
+    """A pydantic error in the words of this tool's messages."""
+    say = _COMPLAINTS.get(error["type"])
+    return say(abbreviate(error["input"]), error.get("ctx", {})) if say else error["msg"]

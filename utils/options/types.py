@@ -1,0 +1,218 @@
+"""How options are declared: their types, with the checks of what a person may give, and what `--help` says of them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import PurePath
+from typing import Annotated, Any, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic.fields import FieldInfo
+
+from utils.errors import abbreviate, nearest
+from utils.run.stopping import seconds_of
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The names an option allows; stands beside its type for `--help`."""
+
+    names: tuple[str, ...]
+
+
+def one_of(
+    *names: str,
+    aliases: Mapping[Any, str] | None = None,
+    also: Mapping[str, str] | None = None,
+) -> Any:
+    """The type of an option that allows these names only.
+
+    Args:
+        names: what is allowed.
+        aliases: other spellings.
+        also: what else is allowed, as it is described -> a regular expression for all of it.
+    """
+    described = ", ".join((*names, *(also or {})))
+
+    def check(given: Any) -> str:
+        if not isinstance(given, str | bool | int | float):
+            raise ValueError(f"{abbreviate(given)} is not one of {described}")
+        name = (aliases or {}).get(given, given)
+        if name in names or any(re.fullmatch(pattern, abbreviate(name)) for pattern in (also or {}).values()):
+            return name
+        raise _NotOneOf(f"'{abbreviate(given)}' is not one of {described}", nearest(abbreviate(given), names))
+
+    return Annotated[str, BeforeValidator(check), Choices((*names, *(also or {})))]
+
+
+class _NotOneOf(ValueError):
+    """A value that is not allowed, and the allowed one that was probably meant."""
+
+    def __init__(self, text: str, nearest: str | None) -> None:
+        super().__init__(text)
+        self.nearest = nearest
+
+
+def _no_bool(given: Any) -> Any:
+    if isinstance(given, bool):
+        raise ValueError(f"{str(given).lower()} is not a number")
+    return given
+
+
+LARGEST = 2**63
+"""Numbers from here on are no counts: PyTorch has none so large."""
+
+
+def _whole(given: Any) -> Any:
+    """A whole number in the scientific way, `1e2`, is one, though YAML 1.1 takes it for a text."""
+    try:
+        number = float(_no_bool(given))
+    except (TypeError, ValueError):
+        return _no_bool(given)
+    except OverflowError:
+        number = math.inf
+    if abs(number) >= LARGEST:
+        raise ValueError(f"{abbreviate(given)} is too large")
+    return int(number) if number.is_integer() else given
+
+
+def _listed(given: Any) -> Any:
+    parts = given if isinstance(given, list | tuple) else [given]
+    words = (part.replace(",", " ").split() if isinstance(part, str) else [_no_bool(part)] for part in parts)
+    return [word for some in words for word in some]
+
+
+def _one_or_more(given: Any) -> Any:
+    """Folders: one, or a list; a name may have blanks in it."""
+    return [given] if isinstance(given, str) else given
+
+
+def _inside(given: Any) -> Any:
+    path = PurePath(abbreviate(given))
+    if path.is_absolute() or ".." in path.parts or not abbreviate(given).strip():
+        raise ValueError(f"'{abbreviate(given)}' is not a plain name or relative path")
+    return given
+
+
+def _time(given: Any) -> Any:
+    if seconds_of(abbreviate(given)) is None:
+        raise ValueError(f"'{abbreviate(given)}' is not a length of time such as 2h, 90m, 45s or 1h30m")
+    return str(given)
+
+
+def _period(given: Any) -> Any:
+    text = abbreviate(_no_bool(given))
+    if seconds_of(text) is None and not (text.isdecimal() and int(text) > 0):
+        raise ValueError(
+            f"'{abbreviate(given)}' is neither a number of epochs, such as 1, nor a length of time, such as 10m"
+        )
+    return text
+
+
+Int = Annotated[int, BeforeValidator(_whole)]
+
+
+Float = Annotated[float, BeforeValidator(_no_bool)]
+
+
+Ints = Annotated[tuple[Int, ...], BeforeValidator(_listed)]
+
+
+Paths = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
+
+
+Folders = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_more)]
+
+
+Inside = Annotated[str, BeforeValidator(_inside)]
+
+
+Time = Annotated[str, BeforeValidator(_time)]
+
+
+Period = Annotated[str, BeforeValidator(_period)]
+
+
+def option(
+    default: Any,
+    text: str,
+    *,
+    affects: bool = True,
+    aliases: tuple[str, ...] = (),
+    changeable: bool = False,
+    **bounds: Any,
+) -> Any:
+    """Declare an option.
+
+    Args:
+        default: its value when nothing is given.
+        text: its meaning, for `--help`.
+        affects: whether it affects the result; only those that do enter `config_hash`.
+        aliases: other names for it; a single letter is a short flag.
+        changeable: whether a run that has begun can go on with another value of it (`resume_anyway`).
+        bounds: `ge`, `gt`, `le`, `lt`, as pydantic has them.
+    """
+    about = {"affects": affects, "aliases": list(aliases), "changeable": changeable}
+    return Field(default, description=text, json_schema_extra=about, **bounds)
+
+
+_NO_TEXT = re.compile(r"[\0\ud800-\udfff]")
+
+
+class Options(BaseModel):
+    # Names such as model_... are taken by pydantic unless this is lifted.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True, protected_namespaces=()
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_text(cls, given: Any) -> Any:
+        """What no file system, no YAML and no terminal takes is no value of any option."""
+        if isinstance(given, bytes) or (isinstance(given, int) and abs(given) >= LARGEST):
+            raise ValueError(f"{abbreviate(given)} is neither a text nor a number that can be used")
+        if isinstance(given, str) and _NO_TEXT.search(given):
+            raise ValueError(f"'{abbreviate(given)}' has signs that are no text, such as NUL, or is not UTF-8")
+        return given
+
+
+def parts_of(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for part in get_args(annotation):
+        yield from parts_of(part)
+
+
+def is_bool(field: FieldInfo) -> bool:
+    return field.annotation is bool
+
+
+def is_list(field: FieldInfo) -> bool:
+    return any(get_origin(part) is tuple for part in parts_of(field.annotation))
+
+
+def choices_of(field: FieldInfo) -> tuple[str, ...]:
+    """The names an option allows, also where it may be left out (`one_of(...) | None`)."""
+    inner = (getattr(part, "__metadata__", ()) for part in parts_of(field.annotation))
+    return next((extra.names for extra in chain(field.metadata, *inner) if isinstance(extra, Choices)), ())
+
+
+_SIGNS = {Gt: (">", "gt"), Ge: ("≥", "ge"), Lt: ("<", "lt"), Le: ("≤", "le")}
+
+
+def allowed(field: FieldInfo) -> str:
+    """What an option allows, in words: its names, or its kind and bounds."""
+    if is_bool(field):
+        return "true, false"
+    if names := choices_of(field):
+        return ", ".join(names)
+    kinds = set(parts_of(field.annotation))
+    kind = "whole" if int in kinds else "number" if float in kinds else "text"
+    if is_list(field):
+        kind = "whole numbers" if kind == "whole" else "texts"
+    bounds = [(_SIGNS[type(one)], one) for one in field.metadata if type(one) in _SIGNS]
+    return ", ".join([kind, *(f"{sign} {getattr(one, at):g}" for (sign, at), one in bounds)])

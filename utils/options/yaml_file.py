@@ -1,0 +1,85 @@
+"""YAML of anyone's making: no code, no aliases that grow without end, no more of it than a person writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils.errors import UserError, abbreviate
+
+LARGEST_BYTES = 2**18
+_TEXT = "tag:yaml.org,2002:str"
+
+
+def read_nodes(path: Path, title: str) -> yaml.Node | None:
+    """The nodes of a YAML file, no value made of them yet; None of an empty one.
+
+    Args:
+        path: the file.
+        title: of its kind, for messages.
+
+    Raises:
+        UserError: it cannot be read, is not YAML, or is larger or deeper than such a file ever is.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_BYTES + 1)
+        if len(content) > LARGEST_BYTES:
+            raise UserError(f"{path} is larger than {LARGEST_BYTES // 1024} KiB: it is no {title}")
+        return yaml.SafeLoader(content.decode()).get_single_node()
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no path
+        raise UserError(f"cannot read the {title} {path}: {getattr(error, 'strerror', None) or error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {_complaint(error)}") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply: it is no {title}") from error
+
+
+def read_document(path: Path, title: str) -> Any:
+    """What a YAML file says, aliases and merged mappings included; for files that hold more than options.
+
+    Raises:
+        UserError: as `read_nodes`, or it asks for values that there are not.
+    """
+    node = read_nodes(path, title)
+    try:
+        return None if node is None else yaml.SafeLoader("").construct_document(node)
+    except (yaml.YAMLError, ValueError, ArithmeticError, TypeError, LookupError) as error:  # from constructors
+        told = _complaint(error) if isinstance(error, yaml.YAMLError) else abbreviate(str(error))
+        raise UserError(f"cannot read the {title} {path}: {told}") from error
+
+
+def plain_value(node: yaml.Node) -> Any:
+    """The text, number, truth value, date or nothing that a node stands for, or a list of such.
+
+    Raises:
+        ValueError: it stands for anything else; says what.
+    """
+    if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
+        return [_scalar(part) for part in node.value]
+    return _scalar(node)
+
+
+def _scalar(node: yaml.Node) -> Any:
+    loader = yaml.SafeLoader("")
+    # Other tags than those its looks give it could ask for a number where there is none, or for an object.
+    if not isinstance(node, yaml.ScalarNode) or node.tag not in (
+        _TEXT, loader.resolve(yaml.ScalarNode, node.value, (True, False))
+    ):  # fmt: skip
+        raise ValueError(f"neither a plain value nor a list of them ({_kind(node)})")
+    try:
+        return loader.construct_object(node)
+    except OverflowError as error:  # 1:1:...:1.0, a number to the base of 60
+        raise ValueError(str(error)) from error
+
+
+def _kind(node: yaml.Node) -> str:
+    return abbreviate(node.tag.removeprefix("tag:yaml.org,2002:"))
+
+
+def _complaint(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    text = abbreviate(getattr(error, "problem", None) or str(error).splitlines()[0])
+    return f"{text}, line {mark.line + 1}, column {mark.column + 1}" if mark else text

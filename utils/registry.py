@@ -1,0 +1,42 @@
+"""Functions from a user's own file, named as `path/to/file.py:function`."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError, did_you_mean
+
+
+def load_function(place: str) -> Callable[..., Any]:
+    """The function that `path/to/file.py:function` names; the file is run to get it.
+
+    Raises:
+        UserError: there is no such file, it fails, or it has no such function.
+    """
+    name, function = place.rpartition(":")[::2]
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(f"there is no file {path} to take {function} from")
+    spec = spec_from_file_location(f"own_{path.stem}", path)
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # a dataclass looks its own module up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path} cannot be used: {complaint(error, path)}") from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        names = [name for name, value in vars(module).items() if callable(value) and value.__module__ == spec.name]
+        raise UserError(f"there is no function {function} in {path}{did_you_mean(function, names)}")
+    return found
+
+
+def complaint(error: Exception, path: Path) -> str:
+    """What went wrong in a user's file, with the line where there is one."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    return f"{type(error).__name__}: {error}" + (f" (line {lines[-1]})" if lines else "")

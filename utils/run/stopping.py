@@ -1,0 +1,95 @@
+"""What asks a process to stop: a signal, or that the time it was given is nearly over."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from utils.errors import Stopped
+
+STARTED = time.monotonic()
+"""About when the process began: options are read first of all, and reading them needs this module."""
+
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)  # SIGUSR1 is what Slurm is told to send some time before it ends a job
+OUT_OF_TIME = 75
+"""Exit code of a run that ran out of `max_time`: try again later (EX_TEMPFAIL)."""
+
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+_TIME = re.compile(r"(\d+(\.\d+)?[dhms])+")
+
+
+def seconds_of(text: str) -> float | None:
+    """Seconds of a length of time such as `2h`, `90m` or `1h30m`; None for anything else, and for no time at all."""
+    if not _TIME.fullmatch(text):
+        return None
+    return sum(float(part) * _UNITS[unit] for part, unit in re.findall(r"([\d.]+)([dhms])", text)) or None
+
+
+class Stopping:
+    """Whether a run is to stop, asked between its steps.
+
+    Args:
+        limit: seconds the process may take from its start; None for no limit.
+        echo: seconds within which a second signal counts as the first, which came by two ways.
+    """
+
+    def __init__(self, limit: float | None = None, echo: float = 0.0) -> None:
+        self._limit, self._echo = limit, echo
+        self._deadline = None if limit is None else STARTED + limit
+        self._signum: int | None = None
+        self._came = 0.0
+        self._asked_last: float | None = None
+        self._longest_pause = 0.0
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Within: a signal asks to stop at the next step; a second one interrupts at once."""
+        if threading.current_thread() is not threading.main_thread():  # only the main thread may take signals
+            yield
+            return
+        previous = {name: signal.signal(name, self._take) for name in SIGNALS}
+        try:
+            yield
+        finally:
+            for name, handler in previous.items():
+                signal.signal(name, signal.SIG_DFL if handler is None else handler)
+
+    def _take(self, signum: int, _frame: FrameType | None) -> None:
+        if self._signum is None:
+            self._signum, self._came = signum, time.monotonic()
+        elif time.monotonic() - self._came >= self._echo:
+            raise KeyboardInterrupt
+
+    @property
+    def asked(self) -> int:
+        """The exit code to save and `leave` with, for a signal, or the deadline before this is asked again; 0: none."""
+        if self._signum is not None:
+            return 128 + self._signum
+        return OUT_OF_TIME if self._is_nearly_over() else 0
+
+    def _is_nearly_over(self) -> bool:
+        if self._deadline is None:
+            return False
+        now = time.monotonic()
+        # An evaluation, a pruning, a checkpoint: the longest pause so far, and as much again for storing.
+        self._longest_pause = max(self._longest_pause, now - (self._asked_last or now))
+        self._asked_last = now
+        return now + 2 * self._longest_pause >= self._deadline
+
+    def raise_stopped(self, folder: Path, code: int) -> None:
+        """Leave the run in `folder`, everything being saved, for what `asked` gave here or on another rank.
+
+        Raises:
+            Stopped: always.
+        """
+        if code != OUT_OF_TIME:
+            raise Stopped(f"stopped by {signal.Signals(code - 128).name}", code, folder)
+        raise Stopped(f"stopped before {self._limit:g} seconds were over", code, folder)
