@@ -19,7 +19,7 @@ import yaml
 
 from data import DATASETS, DEFINED_BY_PATH, OF_FOLDERS
 from models import MODELS, TORCHVISION, WITHOUT_MASKS
-from trainers.algorithms import ALGORITHMS, CTS_SEARCH
+from trainers.algorithms import ALGORITHMS, DENSE, FROM_FILE, Algorithm, facts_of
 from utils.errors import UserError
 from utils.files import safetensors_header
 from utils.options.parser import Declarations, Given, read_flags, read_yaml, validated
@@ -201,7 +201,7 @@ class ModelOptions(Options):
 class SearchOptions(Options):
     """Search"""
 
-    algo: one_of(*ALGORITHMS, aliases={"wt": "training", "dense": "training"}, also=OWN_FILE) = option(
+    algo: one_of(*ALGORITHMS, aliases={"wt": DENSE, "dense": DENSE}, also=OWN_FILE) = option(
         "hc_iter", "algorithm, or the function of a file of one's own"
     )
     epochs: Int = option(10, "epochs of the search", ge=1)
@@ -410,6 +410,11 @@ class Config(*reversed(GROUPS)):
     """All options of a run. Frozen: what changes while a run goes on is state of the run, not configuration."""
 
     @property
+    def algorithm(self) -> Algorithm:
+        """What is known of the algorithm before it is imported."""
+        return facts_of(self.algo)
+
+    @property
     def keeping(self) -> dict[str, Any]:
         """When checkpoints are stored and which are kept, as `utils.run.checkpoints.Keeping` has it."""
         seconds = seconds_of(self.checkpoint_every)
@@ -497,7 +502,7 @@ class Config(*reversed(GROUPS)):
     @property
     def kept_epochs(self) -> Container[int]:
         """The epochs of the search after which a copy of its checkpoint is kept."""
-        pruned = self.prunings if self.checkpoint_at_prune and self.algo == "hc_iter" else range(0)
+        pruned = self.prunings if self.checkpoint_at_prune and self.algorithm.gradual else range(0)
         return _Either(self.ckpt_at_fixed_epochs, pruned)
 
     @property
@@ -590,11 +595,11 @@ def contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             yield ("nesterov", "momentum", of), "nesterov needs a momentum above 0"
             break
     yield from _network_contradictions(config)
-    if config.algo in ("hc", "hc_iter", "ep", "global_ep", "global_ep_iter", "cts"):
+    if config.algorithm.learns_mask and config.algo in ALGORITHMS:
         yield from _mask_contradictions(config)
-    if config.algo in ("hc_iter", "global_ep_iter"):
+    if config.algorithm.gradual:
         yield from _schedule_contradictions(config)
-    if config.algo == "imp":
+    if config.algorithm.search == "rounds":
         yield from _imp_contradictions(config)
     yield from _baseline_contradictions(config)
     yield from _mode_contradictions(config)
@@ -615,13 +620,14 @@ def _mask_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]
     if config.without_masks:
         name = "conv_type" if config.conv_type == "DenseConv" else "arch"
         yield (name, "algo"), f"algo {config.algo} learns masks, which {name} {getattr(config, name)} has not"
-    if config.bottom_k_on_forward and config.algo != "hc_iter":
+    if config.bottom_k_on_forward and not (config.algorithm.gradual and config.algorithm.bounded):
         yield ("bottom_k_on_forward", "algo"), "bottom_k_on_forward takes its fraction from the prunings of hc_iter"
     elif config.bottom_k_on_forward and not config.hc_quantized:
         yield ("bottom_k_on_forward", "hc_quantized"), "bottom_k_on_forward rounds as it goes: set hc_quantized"
     if config.bottom_k_on_forward and config.bias:
         yield ("bottom_k_on_forward", "bias"), "bottom_k_on_forward ranks weights only: it cannot be had with bias"
-    if config.algo in ("ep", "global_ep") and config.override_prune_rate and not 0 < config.prune_rate < 1:
+    by_rate = "prune_rate" in config.algorithm.density_options
+    if by_rate and config.override_prune_rate and not 0 < config.prune_rate < 1:
         yield (
             ("prune_rate", "algo"),
             f"algo {config.algo} needs a prune_rate between 0 and 1, not {config.prune_rate:g}",
@@ -652,22 +658,23 @@ def _imp_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]
 
 
 def _baseline_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    if config.algo == "random_subnet" and not 0 < config.prune_rate <= 1:
+    facts = config.algorithm
+    if "prune_rate" in facts.density_options and not facts.learns_mask and not 0 < config.prune_rate <= 1:
         yield (
             ("prune_rate", "algo", "random_subnet"),
             f"random_subnet keeps each weight by chance prune_rate, which cannot be {config.prune_rate:g}",
         )
     if (config.chg_mask or config.chg_weight) and not (config.shuffle or config.reinit):
         yield ("chg_mask", "chg_weight"), "chg_mask and chg_weight say what shuffle or reinit is of: give one of these"
-    if config.algo == "given" and not config.ticket:
+    if config.algo == FROM_FILE and not config.ticket:
         yield ("algo", "ticket"), "algo given is a ticket from a file: name the file by ticket"
-    if config.algo == "cts" and config.rewind_epoch >= config.tuning_epochs:
+    if facts.rewinds and config.rewind_epoch >= config.tuning_epochs:
         yield (
             ("rewind_epoch", "fine_tune_epochs", "epochs"),
             f"rewind_epoch {config.rewind_epoch} leaves none of the {config.tuning_epochs} epochs of fine-tuning",
         )
-    if config.algo == "cts" and config.density == 1:
-        yield ("algo", "target_sparsity"), "algo cts needs a target_sparsity below 100"
+    if facts.rewinds and config.density == 1:
+        yield ("algo", "target_sparsity"), f"algo {config.algo} needs a target_sparsity below 100"
 
 
 def _mode_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -867,23 +874,29 @@ def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
     if config.scale_fan and config.init in SCALED_INITS and config.prune_rate == -1:
         implied["scale_fan"] = False
     algo = _algorithm_meant(config)
+    facts = facts_of(algo)
     if algo != config.algo:
         implied["algo"] = algo
-    if algo in ("ep", "global_ep") and "prune_rate" in given and "target_sparsity" not in given:
+    if (
+        "prune_rate" in facts.density_options
+        and facts.learns_mask
+        and "prune_rate" in given
+        and "target_sparsity" not in given
+    ):
         implied["override_prune_rate"] = True
-    if algo == "imp" and ("prune_rate" not in given or config.prune_rate <= 0):  # 0 and −1: not used, in old files
-        implied["prune_rate"] = 0.2
-    if algo == "cts":
-        implied |= {name: value for name, value in CTS_SEARCH.items() if name not in given}
+    for name, value in facts.defaults.items():
+        # A prune_rate of 0 or −1 in old files means that it is not used.
+        if name not in given or (name == "prune_rate" and config.prune_rate <= 0):
+            implied[name] = value
     return implied
 
 
 def _algorithm_meant(config: Config) -> str:
     """The algorithm, by `algo` or by one of the switches that published files have for it."""
     if config.ticket and not config.evaluate:
-        return "given"
+        return FROM_FILE
     if config.weight_training or config.dense_training:
-        return "training"
+        return DENSE
     if config.random_subnet:
         return "random_subnet" if config.smart_ratio < 0 else "smart_ratio"
     return config.algo

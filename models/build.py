@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import torch
 from torch import nn
 
@@ -15,6 +13,7 @@ from models.initialise import WeightDraw, draw_weights
 from models.masking import keep_dense, leave_biases, require_prunable
 from models.spec import ModelSpec
 from models.state_files import load_weights, read_state
+from utils.registry import load_named
 from utils.rng import derive_rng
 
 
@@ -62,5 +61,4 @@ def _network(arch: str, spec: ModelSpec) -> nn.Module:
         from models.networks.external import torchvision_network
 
         return torchvision_network(arch.removeprefix(TORCHVISION), spec)
-    module, _, factory = MODELS[arch.removesuffix(WITHOUT_MASKS)].partition(":")
-    return getattr(import_module(module), factory)(spec)
+    return load_named(MODELS[arch.removesuffix(WITHOUT_MASKS)])(spec)

@@ -33,7 +33,8 @@ from trainers.training.loop import evaluate
 from trainers.training.weights import train_ticket
 from utils.environment import device_name, peak_memory, reset_peak_memory
 from utils.errors import Stopped
-from utils.masks import all_kept, ceil_count, floor_count, is_bias
+from utils.masks import all_kept, floor_count, is_bias
+from utils.registry import load_named
 from utils.run.run import Run
 from utils.run.stopping import Stopping
 
@@ -106,43 +107,21 @@ def _layers(sizes: dict[str, tuple[int, ...]], config: Config) -> Iterator[str]:
 
 def _unpruned(config: Config, net: nn.Module) -> int | None:
     """Weights in play when the search begins, by the flags of the `pretrained` file; None: it has none, all are."""
-    masked = to_masked(deepcopy(net)) if config.algo == "hc_iter" and config.pretrained else None
+    facts = config.algorithm
+    masked = to_masked(deepcopy(net)) if facts.gradual and facts.bounded and config.pretrained else None
     if masked is None or not load_scores(masked, read_state(config.pretrained), config.pretrained):
         return None
     return sum(int(layer.flag.sum()) for layer in masked_layers(masked).values())
 
 
 def _prunings(config: Config, weights: int, unpruned: int) -> Iterator[str]:
-    """When a gradual algorithm prunes, and how many weights then remain of so many that are in play."""
-    if config.algo == "hc_iter" and not config.prunings_ahead:
-        yield f"prunings     none: start_epoch {config.start_epoch} lies after that of epoch {config.prunings[-1]}"
-    elif config.algo == "hc_iter" and config.prune_type == "FixThresholding":
-        epochs = ", ".join(map(str, config.prunings_ahead))
-        yield f"prunings     after epochs {epochs}: of every weight whose score is up to 0.5, however many these are"
-    elif schedule := list(_schedule(config, weights, unpruned)):
+    """When a gradual algorithm prunes, and how many weights are then left of so many unpruned ones."""
+    planned = config.algorithm.prunings and load_named(config.algorithm.prunings)(config, weights, unpruned)
+    if isinstance(planned, str):
+        yield f"prunings     {planned}"
+    elif planned:
         yield "prunings     weights in play afterwards, where none tie"
-        yield from (f"  {when:<14} {left:>12,}  {100 * left / weights:8.3f}%" for when, left in schedule)
-
-
-def _schedule(config: Config, whole: int, left: int) -> Iterator[tuple[str, int]]:
-    target = max(1, floor_count(config.density, whole))
-    if config.algo == "hc_iter":
-        ahead, rate = config.prunings_ahead, config.rate_from(left / whole)
-        for epoch in ahead:
-            before, left = left, left - ceil_count(rate, left)
-            if config.prune_type == "ExactBottomK" and epoch == ahead[-1] and not config.override_prune_rate:
-                left = min(before, target)
-            yield f"after epoch {epoch}", left
-    elif config.algo == "global_ep_iter":
-        for number, epoch in enumerate(config.prunings, start=1):
-            left = whole - ceil_count(1.0 - (1.0 - config.pruning_rate) ** number, whole)
-            yield f"from epoch {0 if number == 1 else epoch + 1}", left
-    elif config.algo == "imp":
-        for number in range(1, config.imp_prunings + 1):
-            left -= ceil_count(config.prune_rate, left)
-            if config.imp_rounds < 0 and number == config.imp_prunings:
-                left = target
-            yield f"before round {number}", left
+        yield from (f"  {when:<14} {left:>12,}  {100 * left / weights:8.3f}%" for when, left in planned)
 
 
 # ---- what it costs -------------------------------------------------------------------------------------------------

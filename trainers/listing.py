@@ -9,7 +9,7 @@ from pathlib import Path
 from args_helper import Config
 from data import DATASETS
 from models import MODELS
-from trainers.algorithms import ALGORITHMS
+from trainers.algorithms import ALGORITHMS, Algorithm
 
 PROJECT = Path(__file__).resolve().parent.parent
 REGISTRIES = {"algorithms": ALGORITHMS, "models": MODELS, "datasets": DATASETS}
@@ -23,13 +23,14 @@ def print_list(config: Config) -> None:
         print(f"{name:<{width}}  {text}")
 
 
-def _registered(registry: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _registered(registry: Mapping[str, str | Algorithm]) -> Iterator[tuple[str, str]]:
     """Name -> the first line of what its function or module says of itself; names of one thing together."""
-    names: dict[str, list[str]] = {}
-    for name, target in registry.items():
-        names.setdefault(target, []).append(name)
-    for target, of_it in names.items():
-        yield ", ".join(of_it), _first_line(target)
+    names: dict[tuple[str, str], list[str]] = {}
+    for name, row in registry.items():
+        target, title = (row.function, f"{row.title}: ") if isinstance(row, Algorithm) else (row, "")
+        names.setdefault((target, title), []).append(name)
+    for (target, title), of_it in names.items():
+        yield ", ".join(of_it), title + _first_line(target)
 
 
 def _first_line(target: str) -> str:

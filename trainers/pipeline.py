@@ -74,7 +74,7 @@ def _run_trials(config: Config, go_on: bool) -> Path:
             print(f"{folder} is finished: nothing to do")
         else:
             _run_trial(trial, folder)
-        if config.with_dense and config.algo != "training" and not _has_dense(trial):
+        if config.with_dense and not config.algorithm.is_dense and not _has_dense(trial):
             dense = dense_config(trial).model_copy(update={"num_trial": 1})
             if not is_finished(folder_of(dense), dense, resumed=True):
                 _run_trial(dense, folder_of(dense))

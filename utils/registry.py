@@ -1,15 +1,22 @@
-"""Functions from a user's own file, named as `path/to/file.py:function`."""
+"""Functions by name: `module:function` of the project's, and `path/to/file.py:function` of a user's own."""
 
 from __future__ import annotations
 
 import sys
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError, did_you_mean
+
+
+def load_named(place: str) -> Callable[..., Any]:
+    """The function that `module:function` names."""
+    module, _, function = place.partition(":")
+    return getattr(import_module(module), function)
 
 
 def load_function(place: str) -> Callable[..., Any]:

@@ -26,7 +26,7 @@ from utils.run.run import Run
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
-    """Learn scores whose largest magnitudes are switched on: in every layer, in the network, or in it ever fewer."""
+    """Learn scores; the weights with the largest |score| are switched on: of each layer, or of the whole network."""
     to_masked(net)
     draw_scores(net, derive_rng(config.init_seed, "init", "scores"), "signed")
     if config.pretrained:
@@ -42,6 +42,15 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     elif config.algo == "ep":
         reason = "of every layer the int((1 − k)·n) smallest go, so that its count is rounded up"
     return Ticket(plain_state(net), search.flat.split(search.naive_mask()), facts={"density_reason": reason})
+
+
+def planned_prunings(config: Config, whole: int, _left: int) -> list[tuple[str, int]]:
+    """From which epochs on fewer weights are switched on, and how many."""
+    planned = []
+    for number, epoch in enumerate(config.prunings, start=1):
+        left = whole - ceil_count(1.0 - (1.0 - config.pruning_rate) ** number, whole)
+        planned.append((f"from epoch {0 if number == 1 else epoch + 1}", left))
+    return planned
 
 
 class EdgePopup(ScoreTraining):

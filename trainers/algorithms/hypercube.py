@@ -29,7 +29,7 @@ from utils.run.run import Run
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
-    """Learn a score in [0, 1] for every weight through its rounding; `hc_iter` prunes the lowest ever again, `hc` none.
+    """Learn a score in [0, 1] for every weight through its rounding; `hc_iter` also prunes the lowest scores.
 
     Args:
         net: plain, its weights drawn; masked in place.
@@ -59,6 +59,22 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
         warnings.warn("hc prunes nothing for good, so that unflagging restores the dense network", stacklevel=2)
     masks = search.flat.split(search.flat.flags.clone()) if config.unflag_before_finetune else gem
     return Ticket(state, masks, gem, {"rescued": False, "density_reason": search.density_reason()})
+
+
+def planned_prunings(config: Config, whole: int, left: int) -> str | list[tuple[str, int]]:
+    """After which epochs it prunes and how many of `left` unpruned weights are then left, where none tie."""
+    ahead, rate, planned = config.prunings_ahead, config.rate_from(left / whole), []
+    if not ahead:
+        return f"none: start_epoch {config.start_epoch} lies after that of epoch {config.prunings[-1]}"
+    if config.prune_type == "FixThresholding":
+        epochs = ", ".join(map(str, ahead))
+        return f"after epochs {epochs}: of every weight whose score is up to 0.5, however many these are"
+    for epoch in ahead:
+        before, left = left, left - ceil_count(rate, left)
+        if config.prune_type == "ExactBottomK" and epoch == ahead[-1] and not config.override_prune_rate:
+            left = min(before, max(1, floor_count(config.density, whole)))
+        planned.append((f"after epoch {epoch}", left))
+    return planned
 
 
 class GemMiner(ScoreTraining):

@@ -49,6 +49,17 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
         ticket = Ticket({**trained.state, **({} if config.imp_no_rewind else rewound)}, masks)
 
 
+def planned_prunings(config: Config, whole: int, left: int) -> list[tuple[str, int]]:
+    """Before which rounds it prunes, and how many weights are then left."""
+    planned = []
+    for number in range(1, config.imp_prunings + 1):
+        left -= ceil_count(config.prune_rate, left)
+        if config.imp_rounds < 0 and number == config.imp_prunings:
+            left = max(1, floor_count(config.density, whole))
+        planned.append((f"before round {number}", left))
+    return planned
+
+
 class Round(WeightTraining):
     """A round's training, which in round 0 takes the snapshot that later rounds are rewound to.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from data.load import Splits
 from trainers.algorithms import ALGORITHMS
 from trainers.tickets.ticket import Ticket
 from utils.errors import Diverged, Stopped, UserError
-from utils.registry import complaint, load_function
+from utils.registry import complaint, load_function, load_named
 from utils.run.run import Run
 
 FindTicket = Callable[[nn.Module, Splits, Config, Run], Ticket]
@@ -28,8 +27,7 @@ def load_algorithm(name: str) -> FindTicket:
     """
     if name not in ALGORITHMS:
         return _guarded(load_function(name), Path(name.rpartition(":")[0]))
-    module, _, function = ALGORITHMS[name].partition(":")
-    return getattr(import_module(module), function)
+    return load_named(ALGORITHMS[name].function)
 
 
 def _guarded(find_ticket: FindTicket, path: Path) -> FindTicket:

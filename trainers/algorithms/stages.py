@@ -6,10 +6,7 @@ import warnings
 from typing import Literal, NamedTuple
 
 from args_helper import Config
-from trainers.algorithms import ALGORITHMS
 from trainers.checks.controls import CHECKS
-
-LEARN_SCORES = ("hc", "hc_iter", "ep", "global_ep", "global_ep_iter")
 
 
 class Stage(NamedTuple):
@@ -32,15 +29,15 @@ def stages_of(config: Config) -> list[Stage]:
     A user's own algorithm is taken to learn scores for `epochs`. What only the search can tell is left out: that it
     dies before its last epoch, or that its ticket keeps everything, which has no checks.
     """
-    search = _search(config)
-    if config.algo == "training":
+    facts, search = config.algorithm, _search(config)
+    if facts.is_dense:
         return search
-    if config.algo == "imp":  # the last round is the trained ticket
+    if facts.search == "rounds":  # the last one is the trained ticket
         trained, length = search, config.iter_period
     elif config.skip_fine_tune:
         return search
     else:
-        length = config.tuning_epochs - (config.rewind_epoch if config.algo == "cts" else 0)
+        length = config.tuning_epochs - (config.rewind_epoch if facts.rewinds else 0)
         trained = [*search, Stage("finetune", length, "weights")]
     if config.skip_sanity_checks or _keeps_all(config):
         return trained
@@ -51,7 +48,7 @@ def warn_of_idle_milestones(config: Config) -> None:
     """Warn of a part of the run whose learning rate no milestone steps down: search and fine-tuning share them."""
     trained = {stage.name.partition("/")[0] for stage in stages_of(config)}
     parts = {
-        "search": (config.lr_policy, config.iter_period if config.algo == "imp" else config.epochs),
+        "search": (config.lr_policy, config.iter_period if config.algorithm.search == "rounds" else config.epochs),
         "finetune": (config.fine_tune_lr_policy, config.tuning_epochs),
     }
     for part, (policy, epochs) in parts.items():
@@ -66,23 +63,23 @@ def warn_of_idle_milestones(config: Config) -> None:
 
 def _keeps_all(config: Config) -> bool:
     """Whether the ticket is sure to be the dense network, of which no check differs."""
-    if config.algo == "imp":
+    facts = config.algorithm
+    if facts.search == "rounds":
         return config.imp_prunings == 0
-    return config.algo == "hc" and config.unflag_before_finetune
+    return facts.bounded and not facts.gradual and config.unflag_before_finetune
 
 
 def _search(config: Config) -> list[Stage]:
     """The stages that end with the ticket; of a score that takes a pass or a few, none."""
-    if config.algo == "imp":
+    facts = config.algorithm
+    if facts.search == "rounds":
         return _rounds(config)
-    if config.algo == "cts":
+    if facts.search == "none":
+        return []
+    if facts.rewinds:
         dense = [Stage("search/dense", config.rewind_epoch, "weights")] if config.rewind_epoch else []
-        return [*dense, Stage("search", config.epochs, "scores")]
-    if config.algo == "training":
-        return [Stage("search", config.epochs - config.start_epoch, "weights")]
-    if config.algo in LEARN_SCORES or config.algo not in ALGORITHMS:
-        return [Stage("search", config.epochs - config.start_epoch, "scores")]
-    return []
+        return [*dense, Stage("search", config.epochs, facts.search)]
+    return [Stage("search", config.epochs - config.start_epoch, facts.search)]
 
 
 def _rounds(config: Config) -> list[Stage]:

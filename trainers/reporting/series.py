@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from args_helper import OPTIONS, TASK_OPTIONS, Config
+from trainers.algorithms import facts_of
 from trainers.checks.verdict import Verdict
 from trainers.reporting.gather import Outcome, RunRecord
 from trainers.results.trials import Spread, judge_checks
 
-DENSE = "training"
-OF_DENSITY = {"target_sparsity", "imp_rounds", "smart_ratio"}
-"""The options that say how much remains; runs that differ in these alone are one series."""
-OF_DENSITY_TOO = {"random_subnet": {"prune_rate"}, "ep": {"prune_rate"}, "global_ep": {"prune_rate"}}
 MOST_OPTIONS = 3
 """Options in the name of a series; with more of them, it is named by its folder."""
 
@@ -91,7 +88,7 @@ class Series:
     @property
     def is_dense(self) -> bool:
         """Whether this is the dense network, which everything is measured against."""
-        return self.algo == DENSE
+        return facts_of(self.algo).is_dense
 
     @property
     def also_differs(self) -> dict[str, list[str]]:
@@ -181,7 +178,7 @@ def _by_options(experiment: Experiment) -> tuple:
 
 def _options(config: Config) -> dict[str, Any]:
     """The options that affect the result, those of density and of the task left out."""
-    left_out = OF_DENSITY | OF_DENSITY_TOO.get(config.algo, set()) | (set(TASK_OPTIONS) - {"seed"})
+    left_out = {"target_sparsity", *config.algorithm.density_options} | (set(TASK_OPTIONS) - {"seed"})
     return {name: value for name, value in config.deciding().items() if name not in left_out}
 
 
@@ -197,7 +194,7 @@ def _names(groups: Sequence[tuple[Experiment, ...]]) -> list[str]:
         alike = [_options(other[0].config) for other in groups if other[0].config.algo == config.algo]
         differing = _differing(alike)
         family = family_of(config)
-        own = "dense" if config.algo == DENSE else config.algo
+        own = "dense" if config.algorithm.is_dense else config.algo
         if family and (config.name or len(differing) > MOST_OPTIONS):
             names.append(family.removeprefix(f"{config.subfolder}/"))
         elif len(differing) <= MOST_OPTIONS:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from args_helper import Config, DataOptions, ModelOptions, RunOptions, SearchOptions
+from trainers.algorithms import DENSE
 from trainers.results.summary import read_summary
 from trainers.tickets.recipe import Recipe
 from utils.errors import UserError
@@ -25,14 +26,14 @@ class Found(NamedTuple):
 
 def dense_config(config: Config) -> Config:
     """The config of the dense run of the same data, network, seed and trial, trained as the ticket is."""
-    if config.algo == "imp":  # its rounds are trained by the search's own options
+    if config.algorithm.search == "rounds":  # which are trained by the search's own options
         recipe = Recipe.of_search(config, epochs=config.iter_period, gamma=config.lr_gamma)
     else:
         recipe = Recipe.of_tuning(config)
     same = {*RunOptions.model_fields, *DataOptions.model_fields, *ModelOptions.model_fields} - OF_MASKS
     options = {name: getattr(config, name) for name in same}
     options |= {name: value for name, value in asdict(recipe).items() if name in SearchOptions.model_fields}
-    own = {"algo": "training", "warmup_length": recipe.warmup, "start_epoch": 0, "resume": None}
+    own = {"algo": DENSE, "warmup_length": recipe.warmup, "start_epoch": 0, "resume": None}
     name = f"{config.name}_dense" if config.name else "dense"
     return Config().model_copy(update={**options, **own, "name": name})
 
@@ -46,7 +47,7 @@ def find_dense(config: Config) -> Found | None:
     found = [
         one
         for one in _finished(Path(config.results_dir))
-        if one.summary["algo"] == "training"
+        if one.summary["algo"] == DENSE
         and one.summary.get("task_hash") == config.task_hash
         and one.summary["trial"] == config.trial_num
     ]

@@ -9,6 +9,7 @@ from torch import nn
 
 from args_helper import Config
 from data.load import Splits
+from trainers.algorithms import facts_of
 from trainers.checks.connectivity import connectivity
 from trainers.results.references import find_dense, find_upright
 from trainers.results.summary import AVERAGED, Summary
@@ -90,7 +91,7 @@ def related(summary: Summary, config: Config) -> Summary:
         summary: of a finished run.
         config: the run's.
     """
-    dense = None if summary["algo"] == "training" else find_dense(config)
+    dense = None if facts_of(summary["algo"]).is_dense else find_dense(config)
     beside = beside_dense(summary, dense and dense.summary, dense and dense.folder)
     if not config.invert_sanity_check:
         return beside

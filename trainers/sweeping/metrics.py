@@ -34,7 +34,7 @@ def misses_target(summary: Mapping[str, Any], config: Config, tolerance: float |
         tolerance: the fraction by which the target may be exceeded; None: by any.
     """
     remaining, target = summary["weights_remaining_percent"], config.target_sparsity
-    if tolerance is None or config.algo == "training" or remaining <= target * (1 + tolerance):
+    if tolerance is None or config.algorithm.is_dense or remaining <= target * (1 + tolerance):
         return None
     return f"{remaining:.3g}% of the weights remain where {target:g}% were asked for"
 

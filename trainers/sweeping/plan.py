@@ -10,8 +10,6 @@ from args_helper import FLAGS_ONLY, OPTIONS, Config, config_of
 from trainers.sweeping.sweep_file import Options, Range, Study, Sweep, read_sweep, runs_of
 from utils.errors import UserError, did_you_mean
 
-ACCURATE_UNTRAINED = ("hc_iter", "hc", "ep", "global_ep", "global_ep_iter")
-"""The algorithms that search for what is accurate before any training."""
 LENGTHS = ("epochs", "iter_period", "fine_tune_epochs", "imp_rounds", "start_epoch")
 """The options by which the same epoch is another part of the whole."""
 
@@ -157,7 +155,7 @@ def _study_problems(study: Study, config: Config, sought: Mapping[str, SearchSpa
     if study.metric == "val_acc_after_finetune":
         if config.skip_fine_tune:
             yield "skip_fine_tune leaves no val_acc_after_finetune (study.metric)"
-    elif config.algo not in ACCURATE_UNTRAINED and ":" not in config.algo:
+    elif not config.algorithm.accurate_untrained:
         yield f"the accuracy before training is not what {config.algo} looks for; study.metric: val_acc_after_finetune"
     else:
         for option in sought:
