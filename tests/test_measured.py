@@ -9,7 +9,7 @@ import yaml
 from tests.conftest import PROJECT, SMALL, Outcome
 from trainers.reporting import measured
 from trainers.reporting.published import PUBLISHED
-from utils.markers import replace_between_markers
+from utils.markdown import replace_between_markers
 
 Call = Callable[..., Outcome]
 

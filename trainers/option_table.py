@@ -13,22 +13,16 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from args_helper import GROUPS
-from utils.markers import replace_between_markers
+from utils.markdown import markdown_table, replace_between_markers
 from utils.options.types import allowed, choices_of, is_bool
+
+HEADINGS = ("option", "default", "allowed", "meaning", "affects the result")
 
 
 def option_table() -> str:
     """One table a group of options, one row an option."""
     return "\n\n".join(
-        "\n".join(
-            [
-                f"**{group.__doc__}**",
-                "",
-                "| option | default | allowed | meaning | affects the result |",
-                "|---|---|---|---|---|",
-                *(_row(name, field) for name, field in group.model_fields.items()),
-            ]
-        )
+        f"**{group.__doc__}**\n\n" + markdown_table(HEADINGS, (_row(*one) for one in group.model_fields.items()))
         for group in GROUPS
     )
 
@@ -42,17 +36,16 @@ def with_table(text: str) -> str:
     return replace_between_markers(text, "options", option_table())
 
 
-def _row(name: str, field: FieldInfo) -> str:
+def _row(name: str, field: FieldInfo) -> list[str]:
     aliases = [f"`-{a}`" if len(a) == 1 else f"`{a}`" for a in field.json_schema_extra["aliases"]]
     default = str(field.default).lower() if is_bool(field) else field.default
-    cells = [
+    return [
         ", ".join([f"`{name}`", *aliases]),
         "" if default in (None, ()) else f"`{default}`",
         _plain(allowed(field)) if choices_of(field) else allowed(field),
         _plain(field.description),
         "✓" if field.json_schema_extra["affects"] else "",
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _plain(text: str) -> str:

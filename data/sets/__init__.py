@@ -1,0 +1,1 @@
+"""The data sets: a module each, with what it declares (`SPEC`) and how it is read (`load`)."""

@@ -1,0 +1,1 @@
+"""Families of networks: plain PyTorch layers, no masks."""

@@ -1,0 +1,1 @@
+"""Analyses of trained networks and of tickets. Nothing is trained."""

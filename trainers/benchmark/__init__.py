@@ -1,0 +1,1 @@
+"""`python -m trainers.benchmark`: how fast the parts of a run are."""

@@ -30,6 +30,7 @@ from trainers.training.cost import BACKWARD_AND_FORWARD, activation_bytes, forwa
 from utils.environment import describe_environment, device_of_doubles, peak_memory, reset_peak_memory
 from utils.errors import UserError, did_you_mean
 from utils.files import write_json
+from utils.markdown import markdown_table
 from utils.run.run import Row
 
 SETTING = (
@@ -146,16 +147,16 @@ def against_the_device(start: Start, sides: dict[str, OurSide | PlainSide], rows
 def report(rows: list[dict[str, Any]], precisions: Sequence[str], extra: Row) -> str:
     """A Markdown table of the parts, and what else was measured."""
     titles = ["part", "plain, ms", *(title for name in precisions for title in (f"{name}, ms", "ratio")), "n"]
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    table = []
     for row in rows:
         cells = [row["part"], _spread(row["plain"], "ms", 1)]
         for name in precisions:
             cells += [_spread(row[name], "ms", 1), _spread(row[name], "ratio", 2)]
-        lines.append(f"| {' | '.join([*cells, str(row['n'])])} |")
-    lines += [
+        table.append([*cells, str(row["n"])])
+    others = [
         f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}" for name, value in extra.items()
     ]
-    return "\n".join(lines)
+    return "\n".join([markdown_table(titles, table), *others])
 
 
 def _spread(values: dict[str, float], name: str, digits: int) -> str:

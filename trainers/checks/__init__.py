@@ -1,0 +1,1 @@
+"""Sanity checks of tickets: control networks, verdicts, connectivity."""

@@ -1,0 +1,1 @@
+"""Trained networks for other tools, and what their zeros save."""

@@ -1,1 +1,1 @@
-"""The report: any set of run folders as one page, its tables and its figures."""
+"""The report: any set of run folders as one page with tables and plots."""

@@ -23,7 +23,7 @@ from trainers.reporting.series import Experiment, tasks_of
 from trainers.reporting.tables import NONE, Column, Table, number, spread, text
 from utils.errors import UserError
 from utils.files import write_atomic
-from utils.markers import replace_between_markers
+from utils.markdown import replace_between_markers
 
 MEASURED = Path(__file__).resolve().parents[2] / "configs" / "resnet20" / "measured"
 COMMAND = "python main.py --sweep configs/sweeps/paper_resnet20.yml"

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from utils.markdown import markdown_table
+
 Row = Mapping[str, Any]
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
 
@@ -57,20 +59,14 @@ class Table:
 
     def markdown(self) -> str:
         """The table in GitHub's Markdown."""
-        lines = [_line(plain(column.heading) for column in self.columns), _line("---" for _ in self.columns)]
-        for row in self.rows:
-            lines.append(_line(_cell(column, row) for column in self.columns))
-        return "\n".join(lines)
+        cells = ([_cell(column, row) for column in self.columns] for row in self.rows)
+        return markdown_table([plain(column.heading) for column in self.columns], cells)
 
 
 def _cell(column: Column, row: Row) -> str:
     if column.links is None:
         return plain(column.show(row))
     return ", ".join(f"[{plain(text)}]({address})" for text, address in column.links(row)) or NONE
-
-
-def _line(cells: Any) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def plain(text: str) -> str:

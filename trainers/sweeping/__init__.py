@@ -1,1 +1,1 @@
-"""Many runs, by many workers: what a sweep's file says, who does what, and the search for good options."""
+"""Sweeps: many runs by many workers, and the search for good options."""

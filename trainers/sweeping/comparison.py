@@ -9,6 +9,7 @@ from typing import Any
 from trainers.checks.verdict import Verdict
 from trainers.results.trials import write_trials
 from utils.files import write_atomic, write_csv
+from utils.markdown import markdown_table
 
 Row = dict[str, Any]
 FIGURES = {
@@ -46,17 +47,13 @@ def write_comparison(folder: Path, rows: Sequence[Row]) -> str:
     write_csv(folder / "comparison.csv", rows)
     checks = [key.removesuffix("_margin") for key in (rows[0] if rows else {}) if key.endswith("_margin")]
     heading = ["run", *FIGURES.values(), *(f"ticket − {check}" for check in checks), "trials"]
-    lines = [_line(heading), _line(["---"] * len(heading))]
+    cells = []
     for row in rows:
         figures = [_spread(row[f"{figure}_mean"], row[f"{figure}_sd"]) for figure in FIGURES]
-        lines.append(_line([row["run"], *figures, *(_verdict(row, check) for check in checks), str(row["trials"])]))
-    text = "\n".join(lines) + "\n"
+        cells.append([row["run"], *figures, *(_verdict(row, check) for check in checks), str(row["trials"])])
+    text = markdown_table(heading, cells) + "\n"
     write_atomic(folder / "comparison.md", text)
     return text
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _spread(mean: float | None, sd: float | None) -> str:
@@ -70,5 +67,4 @@ def _verdict(row: Row, check: str) -> str:
         return "–"
     figures = (row[f"{check}_{part}"] for part in ("margin", "low", "high", "passes"))
     verdict = Verdict(row["trials"], *figures)
-    word = {True: "passes", False: "fails", None: "undecided"}[verdict.passes]
-    return f"{verdict.margin:+.2f}, {word}"
+    return f"{verdict.margin:+.2f}, {verdict.word}"

@@ -1,0 +1,1 @@
+"""The ticket: what a search hands on, and its file."""

@@ -1,0 +1,1 @@
+"""Processes that train together: how they were started, and what they exchange."""

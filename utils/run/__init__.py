@@ -1,0 +1,1 @@
+"""A run on disk: stages, checkpoints, the lock of its folder, stopping, progress."""

@@ -1,8 +1,16 @@
-"""Parts of a text that are made by a program, between two markers in comments."""
+"""Tables in GitHub's Markdown, and generated parts of a text."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from utils.errors import UserError
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table of cells, each of which is Markdown already."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def replace_between_markers(text: str, name: str, part: str) -> str:
