@@ -104,7 +104,7 @@ def test_a_long_run_and_a_plan_tell_of_a_processor_with_bf16(
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able)
     config = resolved(parse_args([*SMALL, "--device", "cpu", *words.split()]))
     prepared(config, build_model(config), load_data(config))
-    assert ("this processor has bf16: --precision bf16 takes about 0.6" in capsys.readouterr().out) == told
+    assert ("this processor has bf16: --precision bf16 takes about 0.7" in capsys.readouterr().out) == told
 
 
 def test_without_a_compiler_there_is_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:

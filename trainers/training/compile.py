@@ -26,7 +26,7 @@ WORTHWHILE_FLOPS_A_THREAD = 30 * 60 * 5e10
 WORTHWHILE_STEPS = 10_000
 TRITON_CAPABILITY = (7, 0)
 # Measured by `trainers.benchmark` on two cores with AVX512-BF16: an epoch of ResNet-20 in bf16 over one in fp32.
-BF16_SHARE = 0.6
+BF16_SHARE = 0.7
 
 
 def prepared(config: Config, net: nn.Module, data: Splits) -> Config:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from utils.errors import UserError
-from utils.files import load_tensors, sealed, write_atomic
+from utils.files import load_tensors, write_atomic
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Checkpoints:
         """
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        content = sealed(buffer.getvalue())
+        content = buffer.getvalue()
         write_atomic(checkpoint_path(self._folder, stage), content, make_room=lambda: self._step_back(stage))
         if finished_epoch is not None and self._is_copied(stage, finished_epoch):
             write_atomic(checkpoint_path(self._folder, f"{stage}_epoch_{finished_epoch:03d}"), content)
