@@ -1,4 +1,4 @@
-"""A user's own folder of images: `train/<class>/*`, `test/<class>/*` and, optionally, `val/<class>/*`."""
+"""A user's folder of images: `train/<class>/*`, `test/<class>/*` and, optionally, `val/<class>/*`."""
 
 from __future__ import annotations
 
