@@ -493,7 +493,7 @@ class Config(*reversed(GROUPS)):
     def imp_prunings(self) -> int:
         """The number of prunings in iterative magnitude pruning, one less than its rounds.
 
-        ⌈ln d / ln(1 − q)⌉ prunings, each of which keeps the fraction 1 − q, reach the density d.
+        Source: ⌈ln d / ln(1 − q)⌉ prunings, each of which keeps the fraction 1 − q, reach the density d.
         """
         if self.imp_rounds > 0:
             return self.imp_rounds - 1
