@@ -1,7 +1,7 @@
-"""Every option, declared once: its type, default, bounds, meaning, and whether it affects the result.
+"""Declares every option once: its type, default, bounds, meaning, and whether it affects the result.
 
-Flags, the checks of YAML files, `--help` and the defaults all come from these declarations. A value is taken from the
-defaults, then from the YAML file, then from the flags; what was wrong with any of it is said in one message.
+Flags, the checks of YAML files, `--help` and the defaults all come from these declarations. A flag overrides the YAML
+file, which overrides the default; one message reports all problems.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from utils.run.stopping import seconds_of
 from utils.schedules import pruning_epochs, pruning_rate
 
 OWN_FILE = {"<file>.py:<function>": r".+\.py:\w+"}
-"""What else than a name of ours stands for an algorithm or a network."""
+"""Description -> pattern of a user's own algorithm or network, which is allowed in place of a built-in name."""
 
 
 LrPolicy = one_of("constant_lr", "cosine_lr", "multistep_lr", aliases={"None": "constant_lr"})
@@ -359,7 +359,7 @@ TASK_OPTIONS = (
 )  # fmt: skip
 """The options that a dense reference shares with a ticket."""
 
-# Options that are known and do nothing any more, and what to use instead.
+# Options that no longer do anything -> what to use instead.
 RETIRED = {
     "weight_decay": "use wd and fine_tune_wd",
     "iter_ep": "use algo: global_ep_iter",
@@ -397,7 +397,7 @@ RETIRED = {
 
 @dataclass(frozen=True)
 class _Either(Container[int]):
-    """What is in one or the other, not listed: a range may be without end."""
+    """The union of two containers, tested without listing them, because a range may be very long."""
 
     one: Container[int]
     other: Container[int]
@@ -407,16 +407,16 @@ class _Either(Container[int]):
 
 
 class Config(*reversed(GROUPS)):
-    """All options of a run. Frozen: what changes while a run goes on is state of the run, not configuration."""
+    """All options of a run. It is frozen: what changes during a run is state of the run, not configuration."""
 
     @property
     def algorithm(self) -> Algorithm:
-        """What is known of the algorithm before it is imported."""
+        """The algorithm's row of facts, which needs no import of the algorithm."""
         return facts_of(self.algo)
 
     @property
     def keeping(self) -> dict[str, Any]:
-        """When checkpoints are stored and which are kept, as `utils.run.checkpoints.Keeping` has it."""
+        """When checkpoints are stored and which are kept: the arguments of `utils.run.checkpoints.Keeping`."""
         seconds = seconds_of(self.checkpoint_every)
         return {
             "every_epochs": 1 if seconds else int(self.checkpoint_every),
@@ -428,12 +428,12 @@ class Config(*reversed(GROUPS)):
 
     @property
     def torch_device(self) -> str:
-        """The device as PyTorch names it; `device` has to be resolved before."""
+        """PyTorch's name of the device; `device: auto` has to be resolved before."""
         return f"cuda:{self.gpu}" if self.device == "cuda" else self.device
 
     @property
     def without_masks(self) -> bool:
-        """Whether the network has no layer that could learn a mask."""
+        """Whether the network has no layer that can learn a mask."""
         named_so = self.arch.removesuffix(WITHOUT_MASKS) in MODELS and self.arch.endswith(WITHOUT_MASKS)
         return named_so or self.conv_type == "DenseConv"
 
@@ -444,23 +444,23 @@ class Config(*reversed(GROUPS)):
 
     @property
     def density(self) -> float:
-        """The fraction of the prunable weights that is to remain, in (0, 1]."""
+        """The target fraction of the prunable weights that remain, in (0, 1]."""
         return self.target_sparsity / 100.0
 
     @property
     def effective_seed(self) -> int:
-        """What the run's random streams derive from: another number for every trial."""
-        # Of seed 0, the product would be the same in every trial; no product of another seed is below 0.
+        """The seed of the run's random streams, different for every trial."""
+        # With seed 0 the product would be the same in every trial; negative numbers are products of no other seed.
         return self.seed * self.trial_num if self.seed else 1 - self.trial_num
 
     @property
     def init_seed(self) -> int:
-        """What the draws of weights and scores derive from."""
+        """The seed for drawing weights and scores."""
         return self.seed_fixed_init if self.fixed_init else self.effective_seed
 
     @property
     def tuning_epochs(self) -> int:
-        """Epochs of fine-tuning."""
+        """The number of epochs of fine-tuning."""
         return self.epochs if self.fine_tune_epochs is None else self.fine_tune_epochs
 
     @property
@@ -470,19 +470,19 @@ class Config(*reversed(GROUPS)):
 
     @property
     def pruning_rate(self) -> float:
-        """The fraction of the weights in play that one pruning of a gradual search removes."""
+        """The fraction of the unpruned weights that each pruning of a gradual search removes."""
         return self.prune_rate if self.override_prune_rate else pruning_rate(self.density, len(self.prunings))
 
     @property
     def prunings_ahead(self) -> range:
-        """Those of `hc_iter` that are still to come at `start_epoch`."""
+        """The epochs after which `hc_iter` prunes, from `start_epoch` on."""
         return pruning_epochs(self.epochs, self.iter_period, max(self.iter_start, self.start_epoch - 1))
 
     def rate_from(self, share: float) -> float:
-        """The fraction of the weights in play that each pruning of `hc_iter` removes.
+        """Return the fraction of the unpruned weights that each pruning of `hc_iter` removes.
 
         Args:
-            share: of all weights, what is in play when the search begins, in [0, 1].
+            share: the fraction of all weights that is unpruned when the search begins, in [0, 1].
         """
         if self.override_prune_rate:
             return self.prune_rate
@@ -491,9 +491,9 @@ class Config(*reversed(GROUPS)):
 
     @property
     def imp_prunings(self) -> int:
-        """How many prunings iterative magnitude pruning makes, one less than its rounds.
+        """The number of prunings in iterative magnitude pruning, one less than its rounds.
 
-        Source: ⌈ln d / ln(1 − q)⌉ rounds of (1 − q) reach the density d.
+        Source: ⌈ln d / ln(1 − q)⌉ prunings, each of which keeps the fraction 1 − q, reach the density d.
         """
         if self.imp_rounds > 0:
             return self.imp_rounds - 1
@@ -501,40 +501,40 @@ class Config(*reversed(GROUPS)):
 
     @property
     def kept_epochs(self) -> Container[int]:
-        """The epochs of the search after which a copy of its checkpoint is kept."""
+        """The epochs of the search after which a permanent copy of its checkpoint is kept."""
         pruned = self.prunings if self.checkpoint_at_prune and self.algorithm.gradual else range(0)
         return _Either(self.ckpt_at_fixed_epochs, pruned)
 
     @property
     def task_hash(self) -> str:
-        """A name for what a dense reference shares with a ticket: the data, the network's shape, and the seed."""
+        """A hash of what a dense reference shares with a ticket: the data, the network's shape, and the seed."""
         shared = {name: value for name, value in self.deciding().items() if name in TASK_OPTIONS}
         return _digest(shared)
 
     @property
     def config_hash(self) -> str:
-        """A name for the experiment: equal for configs that differ only in what does not affect the result.
+        """A hash of the experiment: equal for configs that differ only in options that do not affect the result.
 
-        The trial is no part of it, so that trials of one experiment share it.
+        It leaves out the trial, so the trials of one experiment share it.
         """
-        # Defaults are left out, so that an option which a later version adds renames no earlier experiment.
+        # Without defaults, so that an option added by a later version does not change the hash of older experiments.
         defaults = json.loads(Config().model_dump_json())
         chosen = {name: value for name, value in self.deciding().items() if value != defaults[name]}
         return _digest(chosen)
 
     def deciding(self) -> dict[str, Any]:
-        """The options that affect the result, by name."""
+        """Return the options that affect the result, by name."""
         names = {name for name, field in OPTIONS.items() if field.json_schema_extra["affects"]}
         decided = json.loads(self.model_dump_json(include=names))
-        if self.dataset in DEFINED_BY_PATH:  # by the path it began with: the run may have moved since
+        if self.dataset in DEFINED_BY_PATH:  # the run's first path: the data may have moved since
             decided["data"] = self.data_at_first or self.data
-        for name in ("algo", "arch"):  # a user's own: what the file says counts, not its name
+        for name in ("algo", "arch"):  # of a user's file the content counts, not only the name
             if (path := _own_file(decided[name])) is not None:
                 decided[name] += f" {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
         return decided
 
     def of_network(self) -> dict[str, Any]:
-        """What a ticket tells of the network it is of and the data it was found on, where it is not the default."""
+        """Return what a ticket file stores about its network and data: `dataset`, `arch`, and non-default options."""
         told = {name: getattr(self, name) for name in OF_TICKETS}
         if not self.scale_fan:
             del told["prune_rate"]
@@ -542,13 +542,13 @@ class Config(*reversed(GROUPS)):
         return {name: value for name, value in told.items() if name in always or value != OPTIONS[name].default}
 
     def to_yaml(self) -> str:
-        """The options as YAML, itself a valid config file."""
+        """Write the options as YAML that is itself a valid config file."""
         given = json.loads(self.model_dump_json(exclude={*FLAGS_ONLY, "resume_anyway"}, exclude_none=True))
         return yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
 
 
 def _own_file(name: str) -> Path | None:
-    """The user's file that an algorithm or a network comes from, if it comes from one that is there."""
+    """Return the existing user's file that an algorithm or a network comes from, or None."""
     path = Path(name.rpartition(":")[0])
     return path if path.suffix == ".py" and path.is_file() else None
 
@@ -558,24 +558,24 @@ def _digest(options: Mapping[str, Any]) -> str:
 
 
 FLAGS_ONLY = frozenset({"config", "resume", "print_config", "sweep"})
-"""Options that say what to do with a config file, and have no place in one."""
+"""Options that a config file cannot hold, because they say what to do with one."""
 
 OF_TICKETS = (
     "dataset", "image_size", "arch", "width", "hidden_size", "bias", "first_layer_dense", "last_layer_dense",
     "first_layer_type", "bn_type", "init", "mode", "nonlinearity", "scale_fan", "prune_rate",
 )  # fmt: skip
-"""Options that a ticket brings along: where neither the config file nor a flag gives them, they are the ticket's."""
+"""Options that a ticket file stores: they apply if neither the config file nor a flag gives them."""
 
 DECLARED = Declarations(GROUPS, RETIRED, FLAGS_ONLY)
 OPTIONS = DECLARED.fields
 
 
 SCALED_INITS = ("signed_constant", "unsigned_constant", "kaiming_normal")
-"""The draws of weights whose fan `scale_fan` multiplies."""
+"""The values of `init` to which `scale_fan` applies."""
 
 
 def contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What cannot be meant although each option by itself is allowed: (the options concerned, what is wrong)."""
+    """Yield contradictory combinations of options as (the options concerned, what is wrong)."""
     if config.scale_fan and config.init in SCALED_INITS and not 0 <= config.prune_rate < 1:
         yield (
             ("scale_fan", "prune_rate", "init"),
@@ -716,21 +716,21 @@ def _schedule_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], 
         )
 
 
-# ---- from files and flags to a Config ------------------------------------------------------------------------------
+# ---- a Config from files and flags ---------------------------------------------------------------------------------
 
 
 def parse_args(argv: list[str] | None = None) -> Config:
-    """The config of a command line: defaults, under the YAML file it names, under its flags.
+    """Read a config from a command line: flags override the YAML file, which overrides the defaults.
 
-    With `--resume FOLDER` the file is the `config.yml` in that folder, and no option that affects the result may
-    differ from it.
+    With `--resume FOLDER`, `config.yml` in that folder is read, and no option that affects the result may differ from
+    it, unless `--resume_anyway` is given.
 
     Args:
-        argv: the words after the program's name; by default the process's own.
+        argv: the arguments after the program's name; by default the process's own.
 
     Raises:
-        UserError: anything wrong with any of it, all of it in one message.
-        SystemExit: `--help` was asked for.
+        UserError: any of the options is wrong; one message lists all problems.
+        SystemExit: `--help` was given.
     """
     flags, problems = read_flags(DECLARED, argv)
     if "resume" in flags:
@@ -741,14 +741,14 @@ def parse_args(argv: list[str] | None = None) -> Config:
 
 
 def config_of(options: Mapping[str, Any], source: str) -> Config:
-    """The config of options that stand somewhere else than in a config file, checked in the same way.
+    """Make a config from options that come neither from a config file nor from flags; check them in the same way.
 
     Args:
-        options: by name, as a YAML file or a flag would give them.
-        source: where they stand, for messages.
+        options: name -> value, as a YAML file or a flag would give it.
+        source: where the options come from, for messages.
 
     Raises:
-        UserError: anything wrong with any of them, all of it in one message.
+        UserError: any of the options is wrong; one message lists all problems.
     """
     given: dict[str, Given] = {}
     problems: list[str] = []
@@ -758,14 +758,14 @@ def config_of(options: Mapping[str, Any], source: str) -> Config:
 
 
 def config_from(path: str | Path | None, options: Mapping[str, Any]) -> Config:
-    """The config of a YAML file with options over it, as a call gives them; checked in the same way.
+    """Make a config from a YAML file and the keyword arguments that override it; check them in the same way.
 
     Args:
-        path: of the file; None for the defaults.
-        options: by name.
+        path: the file; None for the defaults.
+        options: name -> value.
 
     Raises:
-        UserError: anything wrong with any of them, all of it in one message.
+        UserError: any of the options is wrong; one message lists all problems.
     """
     problems: list[str] = []
     given = read_yaml(DECLARED, Path(path), problems) if path is not None else {}
@@ -796,10 +796,10 @@ def _resumed(flags: dict[str, Given], problems: list[str]) -> Config:
 
 
 def _changed(before: Config, after: Config, where: str) -> Config:
-    """The config of a run that goes on with other options than it began with, if that was asked for.
+    """Return the config of a run that is resumed with changed options, if `resume_anyway` is given.
 
     Raises:
-        UserError: it was not, or the run cannot take it.
+        UserError: it is not given, or a run cannot change one of these options.
     """
     told = difference(before, after)
     able = {name for name, field in OPTIONS.items() if field.json_schema_extra["changeable"]}
@@ -814,13 +814,13 @@ def _changed(before: Config, after: Config, where: str) -> Config:
 
 
 def differing(before: Config, after: Config) -> dict[str, str]:
-    """The options, `trial_num` among them, that affect the result and differ -> both values, in words."""
+    """Return option -> "old → new" for options that differ and affect the result, and for `trial_num` if it differs."""
     old, new = ({**config.deciding(), "trial_num": config.trial_num} for config in (before, after))
     return {name: f"{old.get(name)} → {new.get(name)}" for name in OPTIONS if old.get(name) != new.get(name)}
 
 
 def difference(before: Config, after: Config) -> str:
-    """The options that affect the result and differ, with both values."""
+    """Describe the options that affect the result and differ, with both values."""
     return ", ".join(f"{name} {values}" for name, values in differing(before, after).items())
 
 
@@ -828,7 +828,7 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
     """Validate all values together.
 
     Raises:
-        UserError: the problems found before, and those found now.
+        UserError: there are problems, found before or now; the message lists all of them.
     """
     given = {**_of_ticket(given), **given}
     if "regularization" in given and given["regularization"].value in (True, "True", "true"):
@@ -851,26 +851,26 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
 
 
 def _of_ticket(given: Mapping[str, Given]) -> dict[str, Given]:
-    """The options that the ticket brings along, if one is given and tells of them.
+    """Return the options stored in the ticket file, if one is given and stores them.
 
-    A file of another's may not say which code is run: an `arch` in a file of its maker's has to be given.
+    A ticket from someone else must not choose which code runs, so an `arch` from a `.py` file is ignored.
     """
     path = given["ticket"].value if "ticket" in given else None
     try:
         told = json.loads(safetensors_header(Path(path)).get("about", "{}"))["options"] if path else {}
         told = {name: told[name] for name in OF_TICKETS if name in told and ".py:" not in str(told[name])}
-    except (ValueError, TypeError, KeyError, RecursionError):  # not a ticket, or an early one, which tells nothing
+    except (ValueError, TypeError, KeyError, RecursionError):  # not a ticket, or an old one without options
         return {}
     if "dataset" in given:
-        told.pop("image_size", None)  # of the ticket's data
+        told.pop("image_size", None)  # it belongs to the ticket's data set
     return {name: Given(value, f"{name} (of the ticket {path})") for name, value in told.items()}
 
 
 def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
-    """What follows from which options were given, written down, so that a copy of the config means the same."""
+    """Return the options implied by the given ones; stored explicitly, so that a copy of the config means the same."""
     implied: dict[str, Any] = {}
     if config.subfolder is None and config.config is not None and (stem := Path(config.config).stem).strip("."):
-        implied["subfolder"] = stem  # not that of `...yml`, which is the folder above
+        implied["subfolder"] = stem  # not the stem of `...yml`, which is `..`
     if config.scale_fan and config.init in SCALED_INITS and config.prune_rate == -1:
         implied["scale_fan"] = False
     algo = _algorithm_meant(config)
@@ -885,14 +885,14 @@ def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
     ):
         implied["override_prune_rate"] = True
     for name, value in facts.defaults.items():
-        # A prune_rate of 0 or −1 in old files means that it is not used.
+        # In old config files a prune_rate of 0 or −1 means "not used".
         if name not in given or (name == "prune_rate" and config.prune_rate <= 0):
             implied[name] = value
     return implied
 
 
 def _algorithm_meant(config: Config) -> str:
-    """The algorithm, by `algo` or by one of the switches that published files have for it."""
+    """Return the algorithm that `algo` names, or one of the switches in published config files."""
     if config.ticket and not config.evaluate:
         return FROM_FILE
     if config.weight_training or config.dense_training:

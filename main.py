@@ -25,8 +25,8 @@ MODES = {
     "only_sanity": "trainers.missing_checks:check_runs",
     "": "trainers.pipeline:run_trials",
 }
-"""Option that asks for it -> module:function; without any of them, runs are run. torch takes seconds to import: the
-function is looked up only when the options are right."""
+"""Option that selects a mode -> module:function; with none of them, trials are run. torch takes seconds to import, so
+the function is imported only after the options are checked."""
 
 FIRST_COMMANDS = """nothing was asked for; to begin with:
   python main.py --config configs/quickstart.yml    find, train and check a ticket, in minutes on a CPU
@@ -38,8 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run what the command line asks for.
 
     Returns:
-        The exit code: 0 done, 1 another process of the run was lost, 2 what was given cannot be used, 3 the run
-        diverged, 75 its `max_time` was over, 128 + n stopped by signal n.
+        The exit code: 0 done, 1 another process of the run was lost, 2 the input cannot be used, 3 the run diverged,
+        75 `max_time` was reached, 128 + n stopped by signal n.
     """
     warnings.showwarning = _say_warning
     threading.excepthook = _say_thread_error
@@ -59,7 +59,7 @@ def _main(argv: list[str] | None) -> int:
     except UserError as error:
         _say(f"error: {printable(error)}")
         return 2
-    except OSError as error:  # a path that may not be looked at, is too long, goes round in circles
+    except OSError as error:  # no permission, a path that is too long, a loop of links
         _say(f"error: {printable(error.strerror or error)}: {printable(error.filename)}")
         return 2
     except (Diverged, DistributedError) as ended:
@@ -68,9 +68,9 @@ def _main(argv: list[str] | None) -> int:
     except Stopped as stopped:
         here = launched()
         if here.rank:
-            return 0  # the first rank says it for all, when it has stored everything
+            return 0  # rank 0 prints it for all ranks, once it has saved everything
         print(stopped, file=sys.stderr)
-        return 0 if here.may_restart else stopped.exit_code  # torchrun would start again what ends with a code
+        return 0 if here.may_restart else stopped.exit_code  # torchrun restarts processes that end with another code
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -112,7 +112,7 @@ def _say_warning(message: Warning | str, *_: object) -> None:
 
 
 def _say_thread_error(failed: threading.ExceptHookArgs) -> None:
-    """TensorBoard writes in a thread of its own, and passes what goes wrong there on: here one line is enough."""
+    """Print one line for an OSError in a thread, because TensorBoard's writer thread may raise one."""
     if isinstance(failed.exc_value, OSError):
         print(f"warning: {failed.exc_value}", file=sys.stderr)
     else:

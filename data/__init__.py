@@ -1,4 +1,4 @@
-"""Data sets by name: plain strings, so that listing them imports nothing. `data.load` reads one."""
+"""The table of data sets, as plain strings, so that listing them imports nothing; `data.load` reads a set."""
 
 DATASETS = {
     "Digits": "data.sets.digits",
@@ -10,10 +10,10 @@ DATASETS = {
     "Caltech101": "data.sets.caltech101",
     "ImageFolder": "data.sets.image_folder",
 }
-"""Name -> module with `SPEC` (None where only the files tell it) and `load(config) -> Source`."""
+"""Name -> module with `SPEC` (None if it depends on the files) and `load(config) -> Source`."""
 
 DEFINED_BY_PATH = frozenset({"ImageFolder"})
-"""The data sets that are whatever lies in the folder `data`; the others are the same wherever they lie."""
+"""Data sets whose content is whatever the folder `data` holds; the others are the same in any folder."""
 
 OF_FOLDERS = ("TinyImageNet", "ImageNet", "Caltech101", "ImageFolder")
-"""The data sets that lie in folders of images, which `image_size` brings to a size; those of the others have one."""
+"""Data sets stored as folders of images, which `image_size` resizes; the images of the others have a fixed size."""

@@ -1,6 +1,6 @@
-"""Splits and batches: whole sets as uint8 on the device; cropping, flipping and normalising there, in batches.
+"""Batches of splits that are held on the device as uint8, and cropped, flipped and normalised there.
 
-Sets too large for that are streamed, by `data.streamed_batches`.
+`data.streamed_batches` streams sets that are too large for this.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from utils.distributed.collectives import own_part, own_share
 
 
 def batch_for_evaluation(device: str, shape: tuple[int, int, int]) -> int:
-    """How many images to evaluate at once.
+    """Return how many images to evaluate at once.
 
-    On a CPU, small batches keep activations in the cache. A GPU wants to be filled, by large images or many small
-    ones: memory grows with the pixels.
+    On a CPU, small batches keep activations in the cache. A GPU is fast only when it is full, and memory grows with
+    the number of pixels, so large images make small batches.
 
     Args:
         device: `cpu`, `cuda` or `mps`.
@@ -31,11 +31,11 @@ def batch_for_evaluation(device: str, shape: tuple[int, int, int]) -> int:
 
 
 class PlainBatches:
-    """A split in order, normalised, for evaluation; of several ranks each gets its own of the batches.
+    """The batches of a split for evaluation, in order and normalised; each rank gets its share of the batches.
 
     Args:
         images: the split.
-        spec: its statistics.
+        spec: the data set's statistics and image shape.
     """
 
     def __init__(self, images: ImageSet, spec: DataSpec) -> None:
@@ -53,25 +53,25 @@ class PlainBatches:
 
 
 class TrainBatches:
-    """Batches of the training split. All that is random in an epoch is drawn at its start; a step only indexes.
+    """Batches of the training split. All random numbers of an epoch are drawn at its start; a step only indexes.
 
     Args:
         images: the split.
-        spec: its statistics and augmentation.
-        batch_size: of every batch but the last (see `data.split.batch_cuts`).
+        spec: the data set's statistics and augmentation.
+        batch_size: size of every batch but the last (see `data.split.batch_cuts`).
     """
 
     def __init__(self, images: ImageSet, spec: DataSpec, batch_size: int) -> None:
         _, height, width = spec.shape
-        # Black before normalising, as when PIL pads; padding by nothing would copy all the same.
+        # Zeros before normalising are black, as with PIL's padding. `F.pad` would copy even for a pad of 0.
         padded = F.pad(images.images, (spec.pad,) * 4) if spec.pad else images.images
-        # Held once: the images are a view of the padded ones.
+        # The images are a view of the padded ones, so memory holds them once.
         self.images = ImageSet(padded.narrow(2, spec.pad, height).narrow(3, spec.pad, width), images.labels)
         self.spec = spec
         self.batch_size = batch_size
         self._cuts = batch_cuts(len(images), batch_size)
         self._normalise = Normalise(spec, images.images.device)
-        # Every crop of every image, (n, 2·pad + 1, 2·pad + 1, C, H, W): one index then copies whole rows of pixels.
+        # A view of every crop of every image, (n, 2·pad + 1, 2·pad + 1, C, H, W): indexing it copies whole pixel rows.
         self._crops = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
 
     def __len__(self) -> int:
@@ -79,20 +79,20 @@ class TrainBatches:
 
     @property
     def device(self) -> torch.device:
-        """Where the batches are."""
+        """The device of the batches."""
         return self.images.images.device
 
     def size(self, step: int) -> int:
-        """How many images the batch of this step (0-based in its epoch) has."""
+        """Return the number of images in the batch of this step (0-based in its epoch)."""
         return self._cuts[step].stop - self._cuts[step].start
 
     def epoch(self, generator: torch.Generator, first_step: int = 0, shared: bool = False) -> Iterator[Batch]:
-        """The batches of one epoch from `first_step` on, each image once in the whole epoch.
+        """Yield the batches of one epoch from `first_step` on; a whole epoch has each image once.
 
         Args:
-            generator: of this epoch, on the CPU, so that the draws are the same on every device and rank.
-            first_step: how many batches to leave out, without drawing anything differently.
-            shared: give only this rank's part of each batch, which may be empty.
+            generator: this epoch's, on the CPU, so that it draws the same numbers on every device and rank.
+            first_step: how many batches to skip; the random numbers of the others do not change.
+            shared: yield only this rank's part of each batch, which may be empty.
         """
         count, device = len(self.images), self.device
         order = torch.randperm(count, generator=generator).to(device)
@@ -108,11 +108,11 @@ class TrainBatches:
             yield self._normalise(images), self.images.labels[chosen]
 
     def unaugmented(self) -> TrainBatches:
-        """The same images, shuffled alike, neither cropped nor flipped."""
+        """Return batches of the same images, shuffled in the same way, but neither cropped nor flipped."""
         return TrainBatches(self.images, replace(self.spec, pad=0, flip=False), self.batch_size)
 
     def stratified(self, per_class: int, generator: torch.Generator) -> Batch:
-        """So many images of every class (all it has, where it has fewer), not augmented, in random order."""
+        """Draw `per_class` images of every class (all of a smaller class), not augmented, in random order."""
         chosen = some_of_every_class(self.images.labels.cpu(), per_class, generator)
         batch = self.images.subset(chosen.to(self.device))
         return self._normalise(batch.images), batch.labels

@@ -1,4 +1,4 @@
-"""Folders of classes: which classes there are, and which image files each has."""
+"""Finds the classes of a data set stored as one folder per class, and their image files."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Part:
 
     Attributes:
         root: the folder that the names are relative to.
-        names: of the files.
-        labels: the index of each one's class.
+        names: the file names.
+        labels: the class index of each file.
     """
 
     root: Path
@@ -29,21 +29,21 @@ class Part:
 
     @property
     def paths(self) -> list[Path]:
-        """Of the files, in order."""
+        """The paths of the files, in order."""
         return [self.root / name for name in self.names]
 
 
 def find_root(data: Path, folders: Sequence[str], title: str, advice: str) -> Path:
-    """Where a set of `train/` and `val/` lies: in one of these folders of `data`, or `data` itself.
+    """Find the folder with `train/` and `val/`: one of `folders` inside `data`, or `data` itself.
 
     Args:
-        data: as it was given.
+        data: the folder the user gave.
         folders: names that the set's folder may have.
-        title: of the set, for the message.
-        advice: where to get it, for the message.
+        title: the set's name, for the message.
+        advice: where to get the set, for the message.
 
     Raises:
-        UserError: in none of them.
+        UserError: none of these folders has both.
     """
     for place in (*(data / name for name in folders), data):
         if (place / "train").is_dir() and (place / "val").is_dir():
@@ -55,24 +55,24 @@ def find_root(data: Path, folders: Sequence[str], title: str, advice: str) -> Pa
 
 
 def find_classes(folder: Path) -> tuple[str, ...]:
-    """The names of the folders in a folder, hidden ones left out, in order."""
+    """Return the sorted names of the folders in a folder, without hidden ones."""
     return tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not _hidden(entry)))
 
 
 def find_part(folder: Path, classes: Sequence[str], layout: str, inner: str = "", aside: str = "") -> Part:
-    """The images in the folders of classes within a folder; a class may be missing.
+    """List the images in the class folders of a split; a class folder may be missing.
 
-    Warns of folders inside a class that hold images, which are not read, and of classes that are there and empty.
+    Warns about images in folders inside a class folder, which are not read, and about empty class folders.
 
     Args:
-        folder: of the split.
-        classes: their names, in the order of the labels.
-        layout: what should be where, for the message.
-        inner: a folder inside a class's that may hold its images in place of the class's own.
-        aside: a folder that is no class.
+        folder: the split's folder.
+        classes: the class names, in the order of the labels.
+        layout: the expected layout, for the message.
+        inner: the name of a folder that may hold a class's images inside the class folder.
+        aside: the name of a folder that is not a class.
 
     Raises:
-        UserError: a class that is none of `classes`, or no images at all.
+        UserError: a class is not one of `classes`, or there are no images at all.
     """
     strange = sorted(set(find_classes(folder)) - {*classes, aside})
     if strange:
@@ -97,12 +97,12 @@ def find_part(folder: Path, classes: Sequence[str], layout: str, inner: str = ""
 
 
 def image_names(folder: Path) -> list[str]:
-    """The names of the image files in a folder, told by their endings, hidden ones left out, in order."""
+    """Return the sorted names of the image files in a folder, by their extensions, without hidden ones."""
     return sorted(entry.name for entry in os.scandir(folder) if is_image(entry.name) and not _hidden(entry))
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's ending, in capitals or not, is that of an image."""
+    """Return whether a file has an image's extension, in upper or lower case."""
     return os.path.splitext(name)[1].lower() in IMG_EXTENSIONS
 
 

@@ -1,4 +1,4 @@
-"""One image file to pixels."""
+"""Decodes one image file to pixels."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
 from utils.errors import UserError
 
-# Image files by what is in them. PIL knows more; one of them, PostScript, it would have another program run.
+# The allowed formats, recognised by content. PIL knows more, but runs another program to read PostScript.
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-# 89 million by default, half of what PIL refuses: what a file says of its size takes memory before a pixel is read.
+# 89 million by default, half of PIL's own limit. The size in a file's header costs memory before any pixel is read.
 _MOST_PIXELS = Image.MAX_IMAGE_PIXELS
-# These hold at most 16 bits a pixel; PIL hands them over as 32-bit numbers all the same.
+# These formats hold at most 16 bits per channel, but PIL may return 32-bit integers.
 _SIXTEEN_BITS_AT_MOST = ("PNG", "PPM")
-# Of an image that is brought to a square, in its shorter sides.
+# The longest side, as a multiple of the shorter one, of an image that is resized to a square.
 _LONGEST_SIDE = 16
 
 
 def read_image(path: Path) -> Tensor:
-    """The pixels of an image file as RGB, (3, height, width) uint8, turned upright as its EXIF data says.
+    """Read an image file as RGB, (3, height, width) uint8, rotated upright by its EXIF data.
 
     Raises:
-        UserError: it is no image, damaged, or its pixels are numbers of no known range.
+        UserError: the file is not an image, is damaged or too large, or the range of its pixel values is unknown.
     """
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # reading a pipe would block
             raise ValueError("it is no file, or a link to none")
         with Image.open(path, formats=_FORMATS) as image:
             return _pixels(image)
@@ -39,7 +39,7 @@ def read_image(path: Path) -> Tensor:
 
 
 def _pixels(image: Image.Image) -> Tensor:
-    """Raises: UserError: what is wrong with the image, after its name."""
+    """Raises: UserError: what is wrong with the image; the caller puts the path in front."""
     if image.width * image.height > _MOST_PIXELS:
         raise UserError(f"is too large an image: {image.width}×{image.height} pixels, more than {_MOST_PIXELS:,}")
     sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS_AT_MOST)
@@ -53,14 +53,14 @@ def _pixels(image: Image.Image) -> Tensor:
 
 
 def middle_square(pixels: Tensor, size: int, shorter: int | None = None) -> Tensor:
-    """Bring the shorter side to `shorter` pixels (default: `size`), and take the square of `size` in the middle.
+    """Resize the shorter side to `shorter` pixels (default: `size`), and crop the central square of side `size`.
 
     Args:
         pixels: (3, height, width) uint8.
-        size: of the square.
+        size: side of the square.
         shorter: at least `size`.
     """
-    # Of a strip, the longer side would grow as the shorter does: 1×60000 to 1000×60000000.
+    # Cut long strips first: their longer side grows with the shorter one, as from 1×60000 to 1000×60000000.
     longest = _LONGEST_SIDE * min(pixels.shape[1:])
     if max(pixels.shape[1:]) > longest:
         pixels = center_crop(pixels, [min(side, longest) for side in pixels.shape[1:]])
@@ -68,5 +68,5 @@ def middle_square(pixels: Tensor, size: int, shorter: int | None = None) -> Tens
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Sixteen-bit grey scaled to eight, which PIL would cut off."""
+    """Scale sixteen-bit grey to eight bits, because PIL would clip it."""
     return Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")

@@ -1,4 +1,4 @@
-"""Image files decoded into memory once, and kept beside the data in one file until the files change."""
+"""Decodes image files into memory once, and caches them in one file beside the data until the files change."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from utils.errors import UserError
 from utils.files import write_atomic
 
 CACHE = ".decoded_{size}.safetensors"
-# To be raised when decoding changes, so that what an older version decoded is not taken for the same.
+# Raise this when decoding changes, so that caches of older versions are not used.
 DECODING = 2
-# What a decoded set may take: more would not fit beside the network on the machines this is for.
+# Largest decoded set: more would not fit beside the network on typical machines.
 LARGEST_BYTES = 8 * 2**30
 
 
 def read_decoded(root: Path, parts: dict[str, Part], size: int, config: Config) -> dict[str, ImageSet]:
-    """All images of all splits in memory, decoded by a thread each.
+    """Read all images of all splits into memory, from the cache or by decoding them in `workers` threads.
 
     Args:
-        root: where the decoded images are cached.
-        parts: split -> its files, those of "train" among them.
-        size: bring images to squares of this size; 0: they stay as they are, and all have to be of one size.
-        config: `workers` is how many threads.
+        root: the folder of the cache file.
+        parts: split -> its files; has to include "train".
+        size: resize images to squares of this size; 0: leave them as they are, all of one size.
+        config: its `workers` is the number of threads.
 
     Returns:
         Split -> images (n, 3, height, width) uint8, and labels.
 
     Raises:
-        UserError: an image cannot be read, sizes differ, or all together would be too large.
+        UserError: an image cannot be read, sizes differ, or the decoded set is larger than `LARGEST_BYTES`.
     """
     cache = root / CACHE.format(size=size or "native")
     fingerprint = _fingerprint(root, parts)
@@ -50,7 +50,7 @@ def read_decoded(root: Path, parts: dict[str, Part], size: int, config: Config) 
         shape = (size, size) if size else tuple(read_image(parts["train"].paths[0]).shape[1:])
         _refuse_too_large(sum(len(part.names) for part in parts.values()), shape)
         read = partial(_read_square, size=size) if size else partial(_read_as_it_is, shape=shape)
-        # Each image goes to its place at once: a list of all of them would be a second copy.
+        # Each image is copied into the result at once: a list of all images would be a second copy.
         fill = lambda place, path: place.copy_(read(path))  # noqa: E731
         decoded = {name: torch.empty(len(part.names), 3, *shape, dtype=torch.uint8) for name, part in parts.items()}
         with ThreadPoolExecutor(max(1, config.workers)) as pool:
@@ -87,7 +87,7 @@ def _read_as_it_is(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 
 def _fingerprint(root: Path, parts: dict[str, Part]) -> str:
-    """A hash of every file's name, size and time of change, and of how they are decoded."""
+    """Hash every file's name, size and modification time, and the version of the decoding."""
     listing = [(str(path.relative_to(root)), *_stat(path)) for part in parts.values() for path in part.paths]
     return hashlib.sha256(json.dumps([DECODING, listing]).encode()).hexdigest()
 
@@ -109,12 +109,12 @@ def _read_cache(cache: Path, fingerprint: str, parts: dict[str, Part], size: int
                 return None
             decoded = {name: file.get_tensor(name) for name in parts}
     except (OSError, SafetensorError, OverflowError, RuntimeError, TypeError):
-        return None  # a damaged cache is only a cache
+        return None  # a damaged cache is written again
     return decoded if _is_whole(decoded, parts, size) else None
 
 
 def _is_whole(decoded: dict[str, Tensor], parts: dict[str, Part], size: int) -> bool:
-    """Whether a cache, which may be anyone's, has bytes of as many images as there are files, all of one size."""
+    """Return whether an untrusted cache holds uint8 images of one size, as many as there are files."""
     wanted = (3, size, size) if size else (3, *decoded["train"].shape[2:4])
     return min(wanted) > 0 and all(
         found.dtype == torch.uint8 and found.shape == (len(parts[name].names), *wanted) and len(wanted) == 3

@@ -1,4 +1,4 @@
-"""From the name of a data set to batches of its splits."""
+"""Loads a data set by name and divides it into batches of its splits."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run trains on, what it may choose by, and what it only reports.
+    """The batches that a run trains on, the ones it may select by, and the ones it only reports.
 
     Attributes:
-        spec: of the data set.
-        train: batches, augmented and shuffled.
-        val: held out of training, never augmented; None when nothing was held out.
-        test: never augmented, and nothing is ever selected on it.
+        spec: the data set's declaration.
+        train: augmented and shuffled batches.
+        val: held out of training, never augmented; None if nothing is held out.
+        test: never augmented, and never used to select anything.
     """
 
     spec: DataSpec
@@ -37,10 +37,10 @@ class Splits:
 
 
 def divide(source: Source, config: Config) -> Splits:
-    """Hold the validation set out of the training set by the seed, and move what is in memory to the device.
+    """Hold out the validation images, chosen by the seed, and move sets in memory to the device.
 
     Raises:
-        UserError: nothing is left to train on, or there is nothing to test on.
+        UserError: there is no training image left, or no test image.
     """
     train, val = source.train, source.val
     if config.use_full_data:
@@ -74,10 +74,10 @@ def _plain(images: ImageSet | ImageFiles, spec: DataSpec, config: Config) -> Pla
 
 
 def declared_spec(dataset: str) -> DataSpec:
-    """Shape and classes of a named data set, without its files.
+    """Return the `DataSpec` of a named data set without reading its files.
 
     Raises:
-        UserError: only its files tell.
+        UserError: the spec depends on the files.
     """
     spec = import_module(DATASETS[dataset]).SPEC
     if spec is None:
@@ -89,7 +89,7 @@ def load_data(config: Config) -> Splits:
     """Read a config's data set and divide it into train, val and test, on the config's device.
 
     Raises:
-        UserError: the data cannot be had, or cannot be read.
+        UserError: the data are missing and cannot be downloaded, or cannot be read.
     """
     source = import_module(DATASETS[config.dataset]).load(config)
     return divide(source, config)

@@ -1,4 +1,4 @@
-"""Pixels to what a network takes."""
+"""Normalises uint8 pixels to the input of a network."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Normalise:
-    """Images uint8 (B, C, H, W) to float32 with mean 0 and deviation 1 over the training set, channel by channel.
+    """Normalises uint8 images (B, C, H, W) to float32 with mean 0 and standard deviation 1 of each channel.
 
     Args:
-        spec: its statistics.
-        device: of the images.
+        spec: the mean and standard deviation over the training set.
+        device: the images' device.
     """
 
     def __init__(self, spec: DataSpec, device: torch.device) -> None:
@@ -24,6 +24,6 @@ class Normalise:
         self._scale, self._shift = 1.0 / (255.0 * std), -mean / std
 
     def __call__(self, images: Tensor) -> Tensor:
-        # Channels last is what convolutions are fastest in; the rest of a network keeps to the form it is given.
+        # Convolutions are fastest in channels_last, and the other layers keep the memory format of their input.
         scaled = images.float().mul_(self._scale).add_(self._shift)
         return scaled.contiguous(memory_format=torch.channels_last)

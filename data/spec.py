@@ -1,4 +1,4 @@
-"""What a data set declares about itself, and the splits that training sees."""
+"""The types of a data set: its declaration, images in memory or on disk, and a set as read."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Shape, classes, statistics and augmentation of a data set.
+    """The shape, classes, statistics and augmentation of a data set.
 
     Attributes:
         shape: (channels, height, width) of an image.
-        classes: their names, in the order of the labels.
-        mean, std: of each channel over the training set, pixels in [0, 1].
-        pad: training images are padded by so many black pixels on every side and cropped back at random; 0: never.
-        flip: whether training images are mirrored, every other one by chance.
-        zoom: whether training images are random parts of their files' images instead (see `data.streamed_batches`).
+        classes: the class names, in the order of the labels.
+        mean, std: average and standard deviation of each channel over the training set, with pixels in [0, 1].
+        pad: black pixels added on every side of a training image before a random crop to its size; 0: no crop.
+        flip: whether training images are mirrored with probability 1/2.
+        zoom: whether training images are random crops of the image files instead (see `data.streamed_batches`).
     """
 
     shape: tuple[int, int, int]
@@ -35,20 +35,20 @@ class DataSpec:
 
 
 def numbered(count: int) -> tuple[str, ...]:
-    """Stand-ins for the names of classes that are known only once a set's folders are read."""
+    """Make placeholder class names, for sets whose class names are only known from their folders."""
     return tuple(f"class {number}" for number in range(count))
 
 
 def as_found(spec: DataSpec, classes: tuple[str, ...], size: int, title: str) -> DataSpec:
-    """What a set declares, with the classes whose folders were found, and images of the size that was asked for.
+    """Adapt a declared spec to the classes found on disk and to the image size the user asked for.
 
-    Warns of another number of classes: a part of a set can be trained on, but its figures are not the set's.
+    Warns if the number of classes differs: a part of a set can be trained on, but its metrics are not comparable.
 
     Args:
-        spec: as declared.
-        classes: as found.
-        size: of squares; 0: as declared.
-        title: of the set.
+        spec: the declared spec.
+        classes: the classes found.
+        size: side of the square images; 0: the declared shape.
+        title: the set's name.
     """
     if len(classes) != len(spec.classes):
         warnings.warn(f"{title} has {len(spec.classes)} classes, but {len(classes)} were found", stacklevel=3)
@@ -71,21 +71,21 @@ class ImageSet:
         return len(self.labels)
 
     def subset(self, indices: Tensor) -> ImageSet:
-        """The images and labels at these indices."""
+        """Return the images and labels at these indices."""
         return ImageSet(self.images[indices], self.labels[indices])
 
     def to(self, device: str) -> ImageSet:
-        """The same on another device."""
+        """Return the same set on another device."""
         return ImageSet(self.images.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images that stay on the disk, and their labels.
+    """Image files that are not held in memory, and their labels.
 
     Attributes:
         root: the folder that the names are relative to.
-        names: (n,) of the files, as bytes: a million `Path`s in every process that decodes would take gigabytes.
+        names: (n,) file names as bytes: a million `Path`s in every decoding process would take gigabytes.
         labels: (n,) int64.
     """
 
@@ -97,23 +97,23 @@ class ImageFiles:
         return len(self.labels)
 
     def subset(self, indices: Tensor) -> ImageFiles:
-        """The files and labels at these indices."""
+        """Return the files and labels at these indices."""
         return ImageFiles(self.root, self.names[indices.numpy()], self.labels[indices])
 
     def path(self, index: int) -> Path:
-        """Of the file at an index."""
+        """Return the path of the file at an index."""
         return self.root / os.fsdecode(self.names[index])
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as it was read, before anything is held out.
+    """A data set as read, before anything is held out.
 
     Attributes:
-        spec: what it declares.
-        train, test: as the data set itself divides them; in memory, or files to be streamed where they do not fit.
-        val: a validation set of its own, if it has one.
-        val_size: how many training images to hold out for validation where it has none.
+        spec: the set's declaration.
+        train, test: the set's own split; in memory, or files to be streamed if they do not fit.
+        val: the set's own validation set, or None.
+        val_size: how many training images to hold out for validation if `val` is None.
     """
 
     spec: DataSpec

@@ -1,4 +1,4 @@
-"""Dividing a set: into batches, and class by class."""
+"""Divides a set into batches, and draws or divides images class by class."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def batch_cuts(count: int, size: int) -> list[slice]:
-    """The places of `count` images in batches of `size`, the last of what is left.
+    """Cut `count` images into batches of `size`; the last batch has the remainder.
 
-    One image that is left joins the batch before it: BatchNorm has no variance of a single one.
+    A remainder of one image joins the batch before it, because BatchNorm has no variance of one image.
     """
     whole = count - 1 if count % size == 1 and count > size else count
     cuts = [slice(start, min(start + size, count)) for start in range(0, whole, size)]
@@ -17,11 +17,11 @@ def batch_cuts(count: int, size: int) -> list[slice]:
 
 
 def some_of_every_class(labels: Tensor, per_class: int, generator: torch.Generator) -> Tensor:
-    """The indices, in random order, of so many of every class, or of all it has, where it has fewer.
+    """Draw the indices of `per_class` images of every class (all of a smaller class), in random order.
 
     Args:
         labels: (n,) on the CPU.
-        per_class: how many.
+        per_class: number of images of a class.
         generator: on the CPU.
     """
     order = torch.randperm(len(labels), generator=generator)
@@ -31,11 +31,11 @@ def some_of_every_class(labels: Tensor, per_class: int, generator: torch.Generat
 
 
 def part_every_class(labels: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Divide every class: the indices of what is left, and of a share of each, rounded; both in order.
+    """Draw a share of every class; return the sorted indices of the images not drawn, and of those drawn.
 
     Args:
         labels: (n,) on the CPU.
-        share: in [0, 1].
+        share: in [0, 1]; the number of images of each class is rounded.
         generator: on the CPU.
     """
     order = torch.randperm(len(labels), generator=generator)

@@ -1,7 +1,7 @@
-"""Batches of images that are decoded as they are needed, by worker processes; flips and normalising on the device.
+"""Batches of images that worker processes decode when needed, flipped and normalised on the device.
 
-What is random is drawn in the main process, at the start of an epoch: the order, a flip for each image, and the seed of
-each image's crop. So batches depend neither on the number of workers nor on which of them is first.
+The main process draws all random numbers at the start of an epoch: the order, and each image's flip and crop seed. So
+batches do not depend on the number of workers, nor on which of them is fastest.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from utils.errors import UserError
 
 AREA = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
-# Evaluated images are brought to 256 pixels for a square of 224, and to as much more than the square at other sizes.
+# For evaluation, the shorter side is resized to 256 pixels for a square of 224, and in this ratio for other sizes.
 MARGIN = 256 / 224
 
 
 def files_of(part: Part) -> ImageFiles:
-    """The files of a split, to be streamed."""
+    """Convert a split's files to `ImageFiles`, for streaming."""
     return ImageFiles(part.root, np.array([os.fsencode(name) for name in part.names]), torch.tensor(part.labels))
 
 
 class StreamedPlainBatches:
-    """A split in order, its images' middle squares, normalised, for evaluation; of several ranks each gets its own.
+    """The central squares of a split for evaluation, in order and normalised; each rank gets its share of the batches.
 
     Args:
         images: the split.
-        spec: its statistics and the size of the squares.
-        batch_size: as in training, which is known to fit.
-        device: where the batches go.
-        workers: processes that decode, as far as there are processors for them; 0: this one does.
+        spec: the data set's statistics, and the size of the squares.
+        batch_size: as in training, because that is known to fit.
+        device: the device of the batches.
+        workers: number of decoding processes, limited by the processors; 0: this process decodes.
     """
 
     def __init__(self, images: ImageFiles, spec: DataSpec, batch_size: int, device: str, workers: int) -> None:
@@ -65,16 +65,16 @@ class StreamedPlainBatches:
 
 
 class StreamedTrainBatches:
-    """Batches of the training split, as `data.batches.TrainBatches` gives them.
+    """Batches of the training split, with the interface of `data.batches.TrainBatches`.
 
-    With the spec's `zoom`, an image is a random part of 8 to 100% of its file's, brought to the spec's size.
+    If the spec has `zoom`, an image is a random crop of 8 to 100% of its file's area, resized to the spec's shape.
 
     Args:
         images: the split.
-        spec: its statistics and augmentation.
-        batch_size: of every batch but the last (see `data.split.batch_cuts`).
-        device: where the batches go.
-        workers: processes that decode, as far as there are processors for them; 0: this one does.
+        spec: the data set's statistics and augmentation.
+        batch_size: size of every batch but the last (see `data.split.batch_cuts`).
+        device: the device of the batches.
+        workers: number of decoding processes, limited by the processors; 0: this process decodes.
     """
 
     def __init__(self, images: ImageFiles, spec: DataSpec, batch_size: int, device: str, workers: int) -> None:
@@ -87,23 +87,23 @@ class StreamedTrainBatches:
 
     @property
     def device(self) -> torch.device:
-        """Where the batches are."""
+        """The device of the batches."""
         return self._stream.device
 
     def __len__(self) -> int:
         return len(self._cuts)
 
     def size(self, step: int) -> int:
-        """How many images the batch of this step (0-based in its epoch) has."""
+        """Return the number of images in the batch of this step (0-based in its epoch)."""
         return self._cuts[step].stop - self._cuts[step].start
 
     def epoch(self, generator: torch.Generator, first_step: int = 0, shared: bool = False) -> Iterator[Batch]:
-        """The batches of one epoch from `first_step` on, each image once in the whole epoch.
+        """Yield the batches of one epoch from `first_step` on; a whole epoch has each image once.
 
         Args:
-            generator: of this epoch, on the CPU.
-            first_step: how many batches to leave out, neither decoding them nor drawing anything differently.
-            shared: give only this rank's part of each batch, which may be empty.
+            generator: this epoch's, on the CPU.
+            first_step: how many batches to skip without decoding; the random numbers of the others do not change.
+            shared: yield only this rank's part of each batch, which may be empty.
         """
         count, cuts = len(self.images), self._cuts[first_step:]
         order = torch.randperm(count, generator=generator)
@@ -116,19 +116,19 @@ class StreamedTrainBatches:
             yield self._normalise(torch.where(flips[cut], images.flip(-1), images)), labels
 
     def unaugmented(self) -> StreamedTrainBatches:
-        """The same images, shuffled alike, neither zoomed nor flipped."""
+        """Return batches of the same images, shuffled in the same way, but neither zoomed nor flipped."""
         plain = replace(self.spec, zoom=False, flip=False)
         return StreamedTrainBatches(self.images, plain, self.batch_size, str(self.device), self._stream.workers)
 
     def stratified(self, per_class: int, generator: torch.Generator) -> Batch:
-        """So many images of every class (all it has, where it has fewer), not augmented, in random order."""
+        """Draw `per_class` images of every class (all of a smaller class), not augmented, in random order."""
         chosen = some_of_every_class(self.images.labels, per_class, generator)
         images, labels = zip(*self._stream.batches(chosen, batch_cuts(len(chosen), self.batch_size)))
         return self._normalise(torch.cat(images)), torch.cat(labels)
 
 
 class _Stream:
-    """Decodes chosen images of a split, and moves them to the device, some batches ahead."""
+    """Decodes chosen images of a split some batches ahead, and moves them to the device."""
 
     def __init__(self, images: ImageFiles, spec: DataSpec, device: str, workers: int) -> None:
         self.device = torch.device(device)
@@ -142,12 +142,12 @@ class _Stream:
     def batches(
         self, chosen: Tensor, cuts: list[slice], crops: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (B, 3, H, W) uint8 and labels (B,) on the device.
+        """Yield images (B, 3, H, W) uint8 and labels (B,) on the device.
 
         Args:
             chosen: indices of images, in order.
-            cuts: of them, each a batch.
-            crops: the seed of each one's crop; None for the squares in their middles.
+            cuts: slices of `chosen`, one per batch.
+            crops: the crop seed of each chosen image, in the same order; None: the central squares.
 
         Raises:
             UserError: an image cannot be read.
@@ -155,12 +155,12 @@ class _Stream:
         work = [(chosen[cut].numpy(), None if crops is None else crops[cut].numpy()) for cut in cuts]
         loader = DataLoader(
             self._decoder,
-            batch_size=None,  # a batch is one piece of work: one hand-over between processes, and not one an image
+            batch_size=None,  # a sample is a whole batch: processes exchange one message per batch, not per image
             sampler=work,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_leave_signals_to_the_run,
-            generator=torch.Generator(),  # or it would draw from PyTorch's own
+            generator=torch.Generator(),  # otherwise it draws from PyTorch's global generator
         )
         where = chosen.to(self.device)
         for cut, images in zip(cuts, loader):
@@ -170,7 +170,7 @@ class _Stream:
 
 
 class _Decoder(Dataset):
-    """(indices, crop seeds or None) -> images (B, 3, size, size) uint8, or what is wrong with one of them."""
+    """Maps (indices, crop seeds or None) to images (B, 3, size, size) uint8, or to the `UserError` of one of them."""
 
     def __init__(self, images: ImageFiles, size: int) -> None:
         self._images = images
@@ -179,7 +179,7 @@ class _Decoder(Dataset):
     def __getitem__(self, work: tuple[np.ndarray, np.ndarray | None]) -> Tensor | UserError:
         indices, crops = work
         seeds = [None] * len(indices) if crops is None else crops.tolist()
-        if not len(indices):  # of a batch of fewer images than ranks
+        if not len(indices):  # the batch has fewer parts than ranks
             return torch.empty(0, 3, self._size, self._size, dtype=torch.uint8)
         try:
             return torch.stack([self._image(index, seed) for index, seed in zip(indices.tolist(), seeds)])
@@ -194,17 +194,17 @@ class _Decoder(Dataset):
 
 
 def usable_workers(asked: int) -> int:
-    """So many, but no more than there are processors for this process and its like: decoding keeps one busy."""
+    """Limit the number of workers to this process's share of the processors, because each worker keeps one busy."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(asked, max(1, there // launched().local_world))
 
 
 def crop_box(height: int, width: int, seed: int) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a random part: 8 to 100% of the area, its sides 3:4 to 4:3.
+    """Draw a random crop (top, left, height, width): 8 to 100% of the area, aspect ratio from 3:4 to 4:3.
 
     Args:
-        height, width: of the image.
-        seed: which alone decides.
+        height, width: size of the image.
+        seed: the only source of randomness.
 
     Source: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015 (arXiv 1409.4842), §6.
     """
@@ -215,12 +215,12 @@ def crop_box(height: int, width: int, seed: int) -> tuple[int, int, int, int]:
         high, wide = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < high <= height and 0 < wide <= width:
             return draw.randint(0, height - high), draw.randint(0, width - wide), high, wide
-    # An image so narrow that none fitted: of its middle, as much as has such sides.
+    # The image is so narrow that no crop fitted: take the largest central crop of an allowed aspect ratio.
     high, wide = min(height, round(width * RATIO[1])), min(width, round(height * RATIO[1]))
     return (height - high) // 2, (width - wide) // 2, max(1, high), max(1, wide)
 
 
 def _leave_signals_to_the_run(_worker: int) -> None:
-    """Ctrl-C reaches all processes, but the run wants to finish its step, and for that its workers have to live."""
+    """Ignore SIGINT and SIGTERM in a worker: Ctrl-C reaches it too, but the run needs it to finish the step."""
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)

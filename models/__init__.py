@@ -1,4 +1,4 @@
-"""Networks by name: plain strings, so that listing them imports nothing. `models.build` builds one."""
+"""The table of networks, as plain strings, so that listing them imports nothing; `models.build` builds a network."""
 
 MODELS = {
     "FC": "models.networks.conv:FC",
@@ -6,7 +6,7 @@ MODELS = {
     "Conv4": "models.networks.conv:conv4",
     "Conv6": "models.networks.conv:conv6",
     "Conv8": "models.networks.conv:conv8",
-    # Published as the networks whose widths `width_mult` scales; here `width` scales every network.
+    # In the published code `width_mult` scales only these two; here `width` scales every network.
     "Conv4Wide": "models.networks.conv:conv4",
     "Conv6Wide": "models.networks.conv:conv6",
     "resnet20": "models.networks.resnet_cifar:resnet20",
@@ -22,15 +22,15 @@ MODELS = {
     "WideResNet28": "models.networks.wideresnet:wide_resnet28_2",
     "vgg16": "models.networks.vgg:vgg16",
     "MobileNetV2": "models.networks.mobilenet:MobileNetV2",
-    # For the 64×64 images of Tiny ImageNet. The means over the image that end these networks fit any size.
+    # For the 64×64 images of Tiny ImageNet; these networks end in average pooling over the image, so any size fits.
     "TinyResNet18": "models.networks.resnet:resnet18",
     "tinyvgg16": "models.networks.vgg:vgg16",
     "tinyMobileNetV2": "models.networks.mobilenet:MobileNetV2",
 }
-"""Name -> module:factory; a factory takes a `ModelSpec` and returns a network of ordinary PyTorch layers."""
+"""Name -> module:factory; the factory takes a `ModelSpec` and returns a network of ordinary PyTorch layers."""
 
 WITHOUT_MASKS = "Normal"
-"""Ending of the published names of networks without masks: `resnet20Normal` is resnet20, to be trained dense."""
+"""Suffix of the published names of networks without masks: `resnet20Normal` is resnet20 for dense training."""
 
 TORCHVISION = "torchvision/"
-"""In front of the name of a torchvision classifier."""
+"""Prefix of the name of a torchvision classifier."""

@@ -1,4 +1,4 @@
-"""From the name of a network to the network, its weights drawn."""
+"""Builds a network by name and draws its weights."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from utils.rng import derive_rng
 
 
 def build_model(config: Config, spec: DataSpec | None = None) -> nn.Module:
-    """The plain network that a config names, its weights drawn from the config's seed, on the default device.
+    """Build the plain network that a config names, on the default device, with weights drawn from the config's seed.
 
-    With `weights` or `pretrained`, weights and BatchNorm then come from torchvision or from that file; its scores and
-    flags, if it has any, are for the search to load.
+    With `weights` (torchvision) or `pretrained` (a file), weights and BatchNorm are then loaded from there; the search
+    loads the file's scores and flags, if it has any.
 
     Args:
-        config: `arch`, its layer options, and the init.
-        spec: shape and classes of the data; by default those the data set declares.
+        config: gives `arch`, the layer options, and the init.
+        spec: shape and classes of the data; by default what the data set declares.
 
     Raises:
-        UserError: the data set's shape is only known from its files and no spec is given, the images are too small
-            for the network, there is no such network, it has nothing to prune, or weights are missing or do not fit.
+        UserError: the network does not exist or has nothing to prune, the images are too small for it, weights are
+            missing or do not fit, or no spec is given although the data set's shape depends on its files.
     """
     spec = spec or declared_spec(config.dataset)
     wanted = ModelSpec(spec.shape, len(spec.classes), config.width, config.bias, config.bn_type, config.hidden_size)
     with torch.random.fork_rng(devices=[]):
-        # Parameters that are of no convolution or linear layer (a user's own) are drawn as the network is made.
+        # Parameters outside convolutions and linear layers (in a user's network) are drawn here, at construction.
         torch.manual_seed(derive_rng(config.init_seed, "init", "others").initial_seed())
         network = _network(config.arch, wanted)
     if not config.bias:
-        leave_biases(network)  # those that a network from elsewhere has all the same
+        leave_biases(network)  # torchvision's and users' networks have biases regardless of this option
     keep_dense(network, config.first_is_dense, config.last_layer_dense)
     require_prunable(network)
     draw_weights(network, derive_rng(config.init_seed, "init", "weights"), WeightDraw.of(config))
@@ -52,7 +52,7 @@ def build_model(config: Config, spec: DataSpec | None = None) -> nn.Module:
 
 
 def _network(arch: str, spec: ModelSpec) -> nn.Module:
-    """A network of this table, of torchvision's, or of a user's own file."""
+    """Build a network of `MODELS`, of torchvision, or of a user's file."""
     if ".py:" in arch:
         from models.networks.external import own_network
 

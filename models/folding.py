@@ -1,4 +1,4 @@
-"""BatchNorm folded into the convolutions before it: the same network in evaluation, with fewer passes over memory."""
+"""Folds BatchNorm into the convolutions before it: the same network in evaluation, with fewer passes over memory."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
 class FoldedNetwork:
-    """The folded copy of a plain network, to be brought up to date with it before it is used.
+    """The folded copy of a plain network; `refreshed` updates it before each use.
 
-    A network whose graph cannot be traced is used as it is.
+    If the network's graph cannot be traced, the network itself is used.
 
     Args:
-        network: plain; its parameters and statistics may change later, its layers not.
+        network: plain; its parameters and statistics may change later, but not its layers.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -24,7 +24,7 @@ class FoldedNetwork:
         self._pairs: list[tuple[str, str]] = []
         try:
             self._copy = fx.symbolic_trace(deepcopy(network).eval().requires_grad_(False))
-        except Exception:  # a network of the user's own may branch on its input
+        except Exception:  # a user's network may branch on its input
             self._copy = None
             return
         modules = dict(self._copy.named_modules())
@@ -35,7 +35,7 @@ class FoldedNetwork:
                 continue
             conv, norm = modules[before.target], modules[node.target]
             if norm.running_mean is None or calls.count(before.target) > 1 or calls.count(node.target) > 1:
-                continue  # it normalises by the batch's own statistics, or a layer stands in two places
+                continue  # it has no running statistics, or a layer is called twice
             if conv.bias is None:
                 conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels), requires_grad=False)
             node.replace_all_uses_with(before)
@@ -45,7 +45,7 @@ class FoldedNetwork:
 
     @torch.no_grad()
     def refreshed(self) -> nn.Module:
-        """The folded copy with the network's present parameters and statistics, in evaluation mode."""
+        """Update the folded copy with the network's current parameters and statistics; return it in evaluation mode."""
         if self._copy is None:
             return self._network.eval()
         folded = {name for pair in self._pairs for name in pair}

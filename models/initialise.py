@@ -1,4 +1,4 @@
-"""Draws of weights and scores. Every draw is made on the CPU, so that a seed gives the same network on any device."""
+"""Draws weights and scores, always on the CPU, so that a seed gives the same network on any device."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from utils.masks import is_bias, weight_beside
 
 
 class WeightDraw:
-    """How weights are drawn.
+    """The distribution that weights are drawn from.
 
     Args:
-        init: `signed_constant` (± gain/√fan by a fair coin), `unsigned_constant` (+ gain/√fan), `kaiming_normal`,
-            `kaiming_uniform`, `xavier_normal`, `xavier_constant` (± the deviation of xavier_normal) or `standard`
-            (PyTorch's own: Kaiming-uniform with a = √5).
+        init: `signed_constant` (± gain/√fan with equal probability), `unsigned_constant` (+ gain/√fan),
+            `kaiming_normal`, `kaiming_uniform`, `xavier_normal`, `xavier_constant` (± the standard deviation of
+            xavier_normal) or `standard` (PyTorch's default: Kaiming-uniform with a = √5).
         mode: `fan_in` or `fan_out`.
         nonlinearity: a name that `torch.nn.init.calculate_gain` knows.
-        kept: in (0, 1], the fan is multiplied with it (`scale_fan`) for the two constants and kaiming_normal.
+        kept: in (0, 1]; multiplies the fan (`scale_fan`) of signed_constant, unsigned_constant and kaiming_normal.
 
     Source: He et al. 2015 (arXiv 1502.01852), Glorot & Bengio 2010; signed constants: Ramanujan et al., CVPR 2020,
     and Zhou et al., NeurIPS 2019.
@@ -41,17 +41,17 @@ class WeightDraw:
 
     @classmethod
     def of(cls, config: Config) -> WeightDraw:
-        """The draw that a config asks for."""
+        """Make the distribution that a config asks for."""
         return cls(**cls.arguments_of(config))
 
     @staticmethod
     def arguments_of(config: Config) -> dict[str, Any]:
-        """The arguments of the draw that a config asks for."""
+        """Return the arguments of the distribution that a config asks for."""
         kept = 1.0 - config.prune_rate if config.scale_fan else 1.0
         return {"init": config.init, "mode": config.mode, "nonlinearity": config.nonlinearity, "kept": kept}
 
     def parameter(self, name: str, weight_shape: torch.Size, generator: torch.Generator) -> Tensor:
-        """A weight of this shape (out, in, ...), or the bias (out,) beside one: U[−1/√fan_in, 1/√fan_in] always."""
+        """Draw a weight of shape (out, in, ...), or its layer's bias (out,), always from U[−1/√fan_in, 1/√fan_in]."""
         if is_bias(name):
             bound = 1.0 / math.sqrt(_fans(weight_shape)[0])
             return torch.empty(weight_shape[0]).uniform_(-bound, bound, generator=generator)
@@ -86,7 +86,7 @@ class WeightDraw:
 
 
 def draw_weights(network: nn.Module, generator: torch.Generator, how: WeightDraw) -> None:
-    """Draw every weight and bias of the convolutions and linear layers anew, in network order."""
+    """Draw every weight and bias of the convolutions and linear layers again, in place, in network order."""
     for name, parameter in layer_parameters(network).items():
         if not parameter.is_meta:
             shape = network.get_parameter(weight_beside(name)).shape
@@ -94,13 +94,14 @@ def draw_weights(network: nn.Module, generator: torch.Generator, how: WeightDraw
 
 
 def draw_scores(network: nn.Module, generator: torch.Generator, how: str) -> None:
-    """Draw the scores of every masked layer, in network order: weights' first, then biases' likewise.
+    """Draw the scores of all masked layers in place: first for all weights, then for all biases, in network order.
 
     Args:
         network: masked.
         generator: on the CPU.
-        how: `unif` U[0, 1], `half` (all 0.5), `all_one`, `bern` (0 or 1 at even odds), `bimodal` Beta(0.1, 0.1), `skew`
-            Beta(1, 5), or `signed` U[−1/√fan_in, 1/√fan_in] (Kaiming-uniform with a = √5; biases U[−1, 1]).
+        how: `unif` U[0, 1], `half` (all 0.5), `all_one`, `bern` (0 or 1 with equal probability), `bimodal`
+            Beta(0.1, 0.1), `skew` Beta(1, 5), or `signed` U[−1/√fan_in, 1/√fan_in] (Kaiming-uniform with a = √5; for
+            biases U[−1, 1]).
     """
     layers = masked_layers(network).values()
     scores = [layer.scores for layer in layers] + [layer.bias_scores for layer in layers]
@@ -114,8 +115,8 @@ def _bernoulli(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 
 def _bimodal(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    # Jöhnk 1964: given X + Y <= 1, X / (X + Y) is Beta(a, b) for X = U^(1/a), Y = V^(1/b). In logarithms, since
-    # U^10 underflows; for shapes of 0.1 nearly every pair is accepted. PyTorch's own Beta takes no generator.
+    # Jöhnk 1964: given X + Y <= 1, X / (X + Y) is Beta(a, b) for X = U^(1/a), Y = V^(1/b). Computed in logarithms, as
+    # U^10 underflows; for a = b = 0.1 nearly every pair is accepted. PyTorch's Beta takes no generator.
     drawn = torch.empty(shape, dtype=torch.float64)
     flat = drawn.view(-1)
     missing = torch.arange(flat.numel())
@@ -128,7 +129,7 @@ def _bimodal(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 
 def _skew(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    # The inverse of Beta(1, 5)'s distribution function 1 - (1 - s)^5; 1 - u is as uniform as u.
+    # Inverts the distribution function of Beta(1, 5), 1 - (1 - s)^5; 1 - u is uniform because u is.
     return 1.0 - torch.rand(shape, generator=generator) ** 0.2
 
 
@@ -149,7 +150,7 @@ _SCORE_DRAWS = {
 
 
 def _fans(shape: torch.Size) -> tuple[int, int]:
-    """(fan_in, fan_out) of a weight (out, in, ...)."""
+    """Return (fan_in, fan_out) of a weight of shape (out, in, ...)."""
     receptive = math.prod(shape[2:])
     return shape[1] * receptive, shape[0] * receptive
 

@@ -1,4 +1,4 @@
-"""Masked layers, the rules by which scores become masks, and batch-norm types."""
+"""Masked layers, the rules that turn scores into masks, and the BatchNorm types."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor, nn
 
 from utils.masks import kth_lowest
 
-# ---- rules: scores and flags -> the factor of the weights ----------------------------------------------------------
+# ---- rules: scores and flags -> factors of the weights -------------------------------------------------------------
 
 
 class _StraightThrough(torch.autograd.Function):
-    """The mask forward; backward, the gradient as if the mask were the scores, where the gate lets it through.
+    """Straight-through estimator: returns the mask; its backward pass sends gradient · gate to the scores.
 
     Source: Bengio et al. 2013 (arXiv 1308.3432); Rare Gems, Algorithm 1.
     """
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, mask: Tensor, gate: Tensor) -> Tensor:
-        ctx.save_for_backward(gate)  # the flag buffer itself: nothing is kept that was not there anyway
+        ctx.save_for_backward(gate)  # usually the flag buffer itself, so this takes no extra memory
         return mask.to(scores.dtype)
 
     @staticmethod
@@ -34,23 +34,23 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class Rule(Protocol):
-    """How the scores and flags of a layer become the factor of its weights."""
+    """Turns the scores and flags of a layer's weight or bias into a mask, and into the factor in the forward pass."""
 
     def mask(self, scores: Tensor, flag: Tensor) -> Tensor:
-        """What is switched on, bool, of the scores' shape, which is the weight's or the bias's own."""
+        """Return the mask: bool, of the scores' shape, which is the weight's or the bias's shape."""
 
     def __call__(self, scores: Tensor, flag: Tensor) -> Tensor:
-        """What the weights are multiplied with, of the scores' shape and differentiable by them."""
+        """Return the factor of the weights, of the scores' shape and differentiable with respect to the scores."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """1[s > threshold] · f forward, the gradient straight through wherever the flag is set.
+    """Round scores s under flags f: factor 1[s > threshold] · f, straight-through gradient where the flag is set.
 
-    A flagged score under the threshold still learns, and can come back.
+    A flagged score at or below the threshold still gets a gradient, so its weight can come back.
 
     Attributes:
-        threshold: a number, or a tensor of no dimensions that its owner may change between steps.
+        threshold: a number, or a tensor without dimensions that its owner may change between steps.
 
     Source: Rare Gems, Algorithm 1.
     """
@@ -58,7 +58,7 @@ class Round:
     threshold: float | Tensor = 0.5
 
     def mask(self, scores: Tensor, flag: Tensor) -> Tensor:
-        """What is switched on, bool."""
+        """Return the mask, bool."""
         return (scores > self.threshold) & flag
 
     def __call__(self, scores: Tensor, flag: Tensor) -> Tensor:
@@ -67,16 +67,16 @@ class Round:
 
 @dataclass(frozen=True)
 class Soft:
-    """s · f: the scores themselves as the mask, rounded only when the search is over (`hc_quantized: False`).
+    """Use the scores themselves, s · f, as the factor; they are rounded only after the search (`hc_quantized: False`).
 
     Attributes:
-        threshold: at which they are rounded then.
+        threshold: where the scores are rounded after the search.
     """
 
     threshold: float = 0.5
 
     def mask(self, scores: Tensor, flag: Tensor) -> Tensor:
-        """What is switched on once rounded, bool."""
+        """Return the mask after rounding, bool."""
         return (scores > self.threshold) & flag
 
     def __call__(self, scores: Tensor, flag: Tensor) -> Tensor:
@@ -85,10 +85,10 @@ class Soft:
 
 @dataclass(frozen=True)
 class TopKInLayer:
-    """1 for all but the int((1 − kept) · n) smallest |s| of the layer; the gradient straight through, times sign(s).
+    """Keep all but the int((1 − kept) · n) smallest |s| of each layer; straight-through gradient times sign(s).
 
     Attributes:
-        kept: the fraction of each layer that is switched on, in [0, 1].
+        kept: the fraction of each layer's scores to keep, in [0, 1].
 
     Source: Ramanujan et al., "What's Hidden in a Randomly Weighted Neural Network?", CVPR 2020 (arXiv 1911.13299).
     """
@@ -96,7 +96,7 @@ class TopKInLayer:
     kept: float
 
     def mask(self, scores: Tensor, _flag: Tensor) -> Tensor:
-        """What is switched on, bool; among equals the first go."""
+        """Return the mask, bool; among ties the first entries are dropped."""
         magnitudes = scores.abs().flatten()
         dropped = int((1 - self.kept) * scores.numel())
         if dropped < 1:
@@ -112,11 +112,11 @@ class TopKInLayer:
 
 @dataclass(frozen=True)
 class GlobalThreshold:
-    """1[|s| > θ] with one θ for all weights of the network, and one for all biases; straight through, times sign(s).
+    """Keep |s| > θ, with one θ for all weights and one for all biases; straight-through gradient times sign(s).
 
     Attributes:
-        threshold: θ of the weights, a tensor of no dimensions that its owner keeps where it belongs.
-        of_biases: the same of the biases, which are told by their one dimension.
+        threshold: θ of the weights, a tensor without dimensions that its owner updates.
+        of_biases: the same for biases, which are recognised by having one dimension.
 
     Source: Rare Gems (arXiv 2202.12002), §5 (global edge-popup).
     """
@@ -125,7 +125,7 @@ class GlobalThreshold:
     of_biases: Tensor
 
     def mask(self, scores: Tensor, _flag: Tensor) -> Tensor:
-        """What is switched on, bool."""
+        """Return the mask, bool."""
         return scores.abs() > (self.of_biases if scores.dim() == 1 else self.threshold)
 
     def __call__(self, scores: Tensor, flag: Tensor) -> Tensor:
@@ -136,13 +136,13 @@ class GlobalThreshold:
 
 
 class _Masked:
-    """What a masked layer has beside its plain counterpart: `scores` and `flag` for the weight, the same for a bias.
+    """What a masked layer adds to its plain counterpart: scores, flags and a rule.
 
     Attributes:
         scores: parameter of the weight's shape, in [0, 1].
-        flag: boolean buffer of the weight's shape, True where the weight is still in play.
-        bias_scores, bias_flag: the same for the bias; None without one, and where the bias is left unmasked.
-        rule: how scores and flags become the factor of the weights.
+        flag: boolean buffer of the weight's shape, True where the weight is unpruned.
+        bias_scores, bias_flag: the same for the bias; None without a bias or for an unmasked one.
+        rule: turns scores and flags into the factor of the weights.
     """
 
     weight: nn.Parameter
@@ -159,11 +159,11 @@ class _Masked:
         self.register_buffer("bias_flag", torch.ones_like(self.bias, dtype=torch.bool) if has_bias else None)
 
     def effective_weight(self) -> Tensor:
-        """The weight times its factor, as the forward pass uses it."""
+        """Return the weight times its factor, as the forward pass uses it."""
         return self.weight * self.rule(self.scores, self.flag)
 
     def effective_bias(self) -> Tensor | None:
-        """The bias times its factor, as it is where it is left unmasked, or None."""
+        """Return the bias times its factor, an unmasked bias unchanged, or None without a bias."""
         return self.bias if self.bias_scores is None else self.bias * self.rule(self.bias_scores, self.bias_flag)
 
 
@@ -190,9 +190,9 @@ class SubnetLinear(_Masked, nn.Linear):
 
 
 class FullyConnected(nn.Conv2d):
-    """A linear layer kept as a 1×1 convolution on (B, C, 1, 1), the form that published state_dicts have.
+    """A linear layer as a 1×1 convolution on (B, C, 1, 1), the shape that published state_dicts have.
 
-    A type of its own because `round: naive_prob` treats the first linear layer apart. Arguments as for
+    It is a separate type because `round: naive_prob` treats the first linear layer differently. Arguments as for
     `torch.nn.Conv2d`.
     """
 
@@ -202,19 +202,19 @@ class MaskedFullyConnected(SubnetConv):
 
 
 class DenseConv(nn.Conv2d):
-    """A convolution that stays dense: its type takes it out of all that is masked, pruned and counted."""
+    """A convolution that stays dense: because of its type it is not masked, pruned or counted."""
 
 
 class DenseLinear(nn.Linear):
     """A linear layer that stays dense."""
 
 
-# ---- batch norm ----------------------------------------------------------------------------------------------------
+# ---- BatchNorm -----------------------------------------------------------------------------------------------------
 
 BATCH_NORMS: dict[str, Callable[[int], nn.Module]] = {
-    # No scale and shift: nothing but the mask is learned in a search, and fine-tuning trains weights alone.
+    # Without scale and shift: a search learns only the mask, and fine-tuning trains only weights.
     "NonAffineBatchNorm": partial(nn.BatchNorm2d, affine=False),
-    # Two published names of one layer: scale and shift, frozen in a search and trained in fine-tuning.
+    # Two published names of one layer: its scale and shift are frozen in a search and trained in fine-tuning.
     "AffineBatchNorm": nn.BatchNorm2d,
     "LearnedBatchNorm": nn.BatchNorm2d,
 }

@@ -1,4 +1,4 @@
-"""Masking as a transformation: any plain network becomes a masked one and back, names kept."""
+"""Turns any plain network into a masked one and back; the names of its layers and parameters do not change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from models.layers import DenseConv, DenseLinear, FullyConnected, MaskedFullyCon
 from utils.errors import UserError
 from utils.masks import Masks
 
-# By exact type: a user's own subclass of a layer has a forward of its own, which a swap would lose.
+# By exact type: a user's subclass of a layer may have its own forward, which a swap would lose.
 _MASKED_COUNTERPART = {nn.Conv2d: SubnetConv, FullyConnected: MaskedFullyConnected, nn.Linear: SubnetLinear}
 _PLAIN_COUNTERPART = {masked: plain for plain, masked in _MASKED_COUNTERPART.items()}
 _DENSE_COUNTERPART = {nn.Conv2d: DenseConv, FullyConnected: DenseConv, nn.Linear: DenseLinear}
@@ -18,32 +18,31 @@ _SCORE_NAMES = ("scores", "flag", "bias_scores", "bias_flag")
 
 
 def to_masked(network: nn.Module) -> nn.Module:
-    """Swap every convolution and linear layer, but those that stay dense, for its masked counterpart, in place.
+    """Swap every convolution and linear layer that does not stay dense for its masked counterpart, in place.
 
-    Weights are the same tensors as before, scores and flags all ones. Returns the network.
+    Weights remain the same tensors; scores and flags are all ones. Returns the network.
 
     Raises:
-        UserError: a layer is used under two names, or the network is nothing but one layer: neither can be swapped;
-            or there is no layer to swap.
+        UserError: a layer has two names or is the whole network, so it cannot be swapped; or there is no layer to swap.
     """
     require_prunable(network)
     return _swap(network, _MASKED_COUNTERPART)
 
 
 def to_plain(network: nn.Module) -> nn.Module:
-    """Undo `to_masked`: plain layers with the (unmasked) weights; scores and flags are gone. Returns the network."""
+    """Undo `to_masked` in place: plain layers with the unmasked weights, no scores or flags. Returns the network."""
     return _swap(network, _PLAIN_COUNTERPART)
 
 
 def keep_dense(network: nn.Module, first: bool, last: bool) -> nn.Module:
-    """Take the first layer or the last one, in network order, out of what is masked, pruned and counted, in place.
+    """Make the first or last layer, in network order, stay dense, in place: not masked, pruned or counted.
 
     Args:
         network: plain.
-        first, last: which. Returns the network.
+        first, last: which of the two. Returns the network.
 
     Raises:
-        UserError: a layer is used under two names, or the network is nothing but one layer.
+        UserError: a layer has two names or is the whole network.
     """
     names = [name for name, module in network.named_modules() if type(module) in _DENSE_COUNTERPART]
     chosen = (names[:1] if first else []) + (names[-1:] if last else [])
@@ -51,32 +50,32 @@ def keep_dense(network: nn.Module, first: bool, last: bool) -> nn.Module:
 
 
 def leave_biases(network: nn.Module) -> nn.Module:
-    """Take the biases of all layers out of what is masked, pruned and counted, in place: a search leaves them alone.
+    """Leave the biases of all layers unmasked, in place: they are not pruned or counted, and a search keeps them fixed.
 
     Args:
         network: plain. Returned.
     """
     for module in network.modules():
         if type(module) in _DENSE_COUNTERPART:
-            module.bias_is_free = True  # an attribute of the layer: it outlives swaps and copies
+            module.bias_is_free = True  # as an attribute of the layer it survives swaps and copies
     return network
 
 
 def masked_layers(network: nn.Module) -> dict[str, SubnetConv | SubnetLinear]:
-    """The masked layers by name, in network order."""
+    """Return the masked layers by name, in network order."""
     return {name: module for name, module in network.named_modules() if isinstance(module, (SubnetConv, SubnetLinear))}
 
 
 def prunable_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> weight or bias of every convolution and linear layer, plain or masked, in network order.
+    """Return name -> weight or bias of every convolution and linear layer, plain or masked, in network order.
 
-    Layers that stay dense are left out, and so are biases that are left unmasked.
+    Without layers that stay dense and without unmasked biases.
     """
     return _parameters_of(network, _PRUNABLE, with_free_biases=False)
 
 
 def layer_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
-    """The same, with those of the layers that stay dense and the biases that are left unmasked."""
+    """Return the same as `prunable_parameters`, plus layers that stay dense and unmasked biases."""
     return _parameters_of(network, _PRUNABLE | {*_DENSE_COUNTERPART.values()})
 
 
@@ -84,7 +83,7 @@ def require_prunable(network: nn.Module) -> None:
     """Refuse a network in which nothing can be pruned.
 
     Raises:
-        UserError: it has no layer that is exactly a Conv2d or Linear and does not stay dense.
+        UserError: the network has no layer that is exactly a Conv2d or Linear and does not stay dense.
     """
     if not prunable_parameters(network):
         raise UserError(
@@ -94,25 +93,25 @@ def require_prunable(network: nn.Module) -> None:
 
 
 def set_rule(network: nn.Module, rule: Rule) -> None:
-    """Give every masked layer the rule by which its scores become a mask."""
+    """Set the rule that turns scores into masks in every masked layer."""
     for layer in masked_layers(network).values():
         layer.rule = rule
 
 
 def plain_state(network: nn.Module) -> dict[str, Tensor]:
-    """A copy of the state_dict of the plain counterpart of a masked network; no weight is multiplied by its mask."""
+    """Copy the state_dict of a masked network without scores and flags; no weight is multiplied by its mask."""
     own = {f"{layer}.{kind}" for layer in masked_layers(network) for kind in _SCORE_NAMES}
     return {name: value.detach().clone() for name, value in network.state_dict().items() if name not in own}
 
 
 class FlatScores:
-    """All scores of a masked network as one parameter, all flags as one buffer; the layers' own become views of them.
+    """Flattens all scores of a masked network into one parameter and all flags into one tensor; layers get views.
 
     One kernel then clamps, penalises, updates or ranks all of them. Weights come first, in network order, then
-    biases. To be made last: moving, casting or copying the network afterwards would part the views from the whole.
+    biases. Make it last: moving, casting or copying the network afterwards would detach the views.
 
     Attributes:
-        scores: (N + N_bias,) parameter; its gradient is allocated here, and to be kept.
+        scores: (N + N_bias,) parameter; its gradient is allocated here; keep it, or call `share_gradient`.
         flags: (N + N_bias,) bool.
         segments: the slices of the weights and, if there are any, of the biases.
     """
@@ -137,12 +136,12 @@ class FlatScores:
         self.segments = [slice(0, weights)] + ([biases] if biases.stop > weights else [])
 
     def share_gradient(self) -> None:
-        """Make the gradients of the layers' scores views of the whole's, where that has become another tensor."""
+        """Make the gradients of the layers' scores views of `scores.grad`, after that has become another tensor."""
         for part, gradient in zip(self._parts, self.split(self.scores.grad).values()):
             part.grad = gradient
 
     def split(self, whole: Tensor) -> Masks:
-        """Views of a flat tensor (N + N_bias,) as parameter name -> tensor of the parameter's shape."""
+        """Split a flat tensor (N + N_bias,) into views: parameter name -> tensor of the parameter's shape."""
         parts = whole.split([shape.numel() for shape in self._shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts)}
 
@@ -162,7 +161,7 @@ def _parameters_of(
 def _swap(
     network: nn.Module, counterparts: dict[type[nn.Module], type[nn.Module]], chosen: list[str] | None = None
 ) -> nn.Module:
-    """Swap the layers of the types in `counterparts`, or only those of the chosen names."""
+    """Swap the layers of the types in `counterparts`, or only those with the chosen names."""
     places: dict[nn.Module, str] = {}
     for name, layer in network.named_modules(remove_duplicate=False):
         if type(layer) in counterparts:
@@ -180,7 +179,7 @@ def _swap(
 
 
 def _counterpart_of(layer: nn.Module, cls: type[nn.Module]) -> nn.Module:
-    """A layer of the class `cls` with the geometry, mode and very parameters of `layer`."""
+    """Make a layer of class `cls` with the geometry, mode and the same parameter tensors as `layer`."""
     if isinstance(layer, nn.Linear):
         made = cls(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
     else:

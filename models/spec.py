@@ -1,4 +1,4 @@
-"""What a family of networks needs to know to build one of its members."""
+"""The specification from which a network is built."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from utils.errors import UserError
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The shape of the task and the options of the layers.
+    """The image shape, the number of classes, and the layer options of a network.
 
     Attributes:
         shape: (channels, height, width) of an image.
-        classes: how many.
+        classes: number of classes.
         width: factor of every hidden width.
-        bias: whether convolutions and linear layers have one.
-        batch_norm: a name of `models.layers.BATCH_NORMS`.
-        hidden_size: units of FC's hidden layers.
+        bias: whether convolutions and linear layers have a bias.
+        batch_norm: a key of `models.layers.BATCH_NORMS`.
+        hidden_size: units of each hidden layer of FC.
     """
 
     shape: tuple[int, int, int]
@@ -29,18 +29,18 @@ class ModelSpec:
 
     @property
     def channels(self) -> int:
-        """Channels of an image."""
+        """The channels of an image."""
         return self.shape[0]
 
     def scaled(self, channels: int) -> int:
-        """A hidden width times `width`, at least 1."""
+        """Multiply a hidden width by `width`; the result is at least 1."""
         return max(1, round(channels * self.width))
 
     def check_poolings(self, count: int) -> None:
-        """Refuse images of which `count` poolings by 2 would leave nothing.
+        """Refuse images too small for `count` poolings by 2.
 
         Raises:
-            UserError: they are smaller than 2^count pixels on a side.
+            UserError: a side of the images is below 2^count pixels.
         """
         _, height, width = self.shape
         if min(height, width) < 2**count:

@@ -1,4 +1,4 @@
-"""State_dicts from files: our own checkpoints, the published code's, any network's. Loading one runs no code."""
+"""Loads state_dicts from files: this tool's checkpoints, the published code's, or any network's; it runs no code."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _SCORES = ("scores", "flag", "bias_scores", "bias_flag")
 
 
 def read_state(path: str | Path) -> State:
-    """Read the state_dict in a `.safetensors` file, or in what `torch.save` wrote: bare, or inside a checkpoint.
+    """Read a state_dict from a `.safetensors` file or a `torch.save` file, either bare or inside a checkpoint.
 
-    A `module.` in front of every name (DataParallel) is taken off, and so are the one-element `bias_scores` and
-    `bias_flag` that published layers without a bias carry.
+    A `module.` prefix of all names (DataParallel) is removed, and so are the one-element `bias_scores` and `bias_flag`
+    of published layers without a bias.
 
     Raises:
-        UserError: no such file, a file of another kind, one that would have to run code to load, or no tensors in it.
+        UserError: the file does not exist, has another format, needs code to load, or holds no tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -43,12 +43,12 @@ def read_state(path: str | Path) -> State:
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str | Path, adapt: bool = True) -> None:
-    """Load weights and BatchNorm into a plain network; scores and flags in the state are passed over.
+    """Load weights and BatchNorm into a plain network; scores and flags in the state are ignored.
 
-    A last layer of another number of classes stays as it was drawn, and one warning says so, unless not to `adapt`.
+    If `adapt` and only the number of classes differs, the last layer keeps its drawn weights, with a warning.
 
     Raises:
-        UserError: a name or a shape does not fit otherwise; the network is left as it was.
+        UserError: any other name or shape does not fit; the network is unchanged.
     """
     if _load(network, {name: value for name, value in state.items() if not _is_score(name)}, source, adapt):
         warnings.warn(
@@ -58,13 +58,13 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str | 
 
 
 def load_scores(network: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> bool:
-    """Load scores and flags into a masked network, where the state has any; as `load_weights`, without the warning.
+    """Load scores and flags, if the state has any, into a masked network; as `load_weights`, without the warning.
 
     Returns:
-        Whether it had.
+        Whether the state has scores.
 
     Raises:
-        UserError: a name or a shape does not fit; the network is left as it was.
+        UserError: a name or a shape does not fit; the network is unchanged.
     """
     scores = {name: value for name, value in state.items() if _is_score(name)}
     if not scores:
@@ -75,7 +75,7 @@ def load_scores(network: nn.Module, state: Mapping[str, Tensor], source: str | P
 
 
 def _load(network: nn.Module, state: Mapping[str, Tensor], source: str | Path, adapt: bool = True) -> bool:
-    """Load what fits in all but, perhaps, the number of classes; returns whether the last layer stayed as it was."""
+    """Load a state that fits, except perhaps in the number of classes; return whether the last layer was kept."""
     own = network.state_dict()
     problems = _misfits(own, state)
     adapted = {**state, **_last_layer(network, state)} if problems and adapt else state
@@ -100,18 +100,18 @@ def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str
 
 
 def _last_layer(network: nn.Module, state: Mapping[str, Tensor]) -> State:
-    """What the state has of the last convolution or linear layer, from the network, if only its classes are others."""
+    """Return the network's entries for the last layer's misfits, if only the number of classes differs; else {}."""
     layers = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     own = {name: value for name, value in network.state_dict().items() if name.rpartition(".")[0] in layers[-1:]}
     others = {name: value for name, value in own.items() if name in state and state[name].shape != value.shape}
-    # All of weight and bias, or all of scores and flags, of one and the same number of classes.
+    # The misfits have to be all of weight and bias, or all of scores and flags, with a single number of classes.
     complete = all(name in others for name in own if _is_score(name) in map(_is_score, others))
     alike = all(state[name].shape[1:] == value.shape[1:] for name, value in others.items())
     return others if complete and alike and len({state[name].shape[:1] for name in others}) == 1 else {}
 
 
 def unwrapped(found: object) -> State:
-    """The mapping of names to tensors in a file's content, from wherever a checkpoint keeps it; empty of any other."""
+    """Find the state_dict in a file's content, bare or inside a checkpoint; return {} if there is none."""
     for key in ("state_dict", "training", "network"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
@@ -122,7 +122,7 @@ def unwrapped(found: object) -> State:
 
 
 def _is_entry(name: object, value: object) -> bool:
-    """Whether it is the name of a tensor, and one that has its values in it, as numbers."""
+    """Return whether this is a name and an ordinary dense CPU tensor."""
     if not (isinstance(name, str) and isinstance(value, Tensor)):
         return False
     return value.device.type == "cpu" and value.layout == torch.strided and not (value.is_quantized or value.is_nested)

@@ -1,1 +1,1 @@
-"""What knows neither models nor algorithms: masks, files, the run on disk, options, processes."""
+"""Code that knows neither models nor algorithms: masks, files, the run on disk, options, processes."""

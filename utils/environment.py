@@ -1,4 +1,4 @@
-"""The machine a run is on: its device, and what has to be known to repeat the run."""
+"""The machine of a run: its device, its memory, and the versions needed to repeat the run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def choose_device(wanted: str, gpu: int, no_cuda: bool) -> str:
-    """`cpu`, `cuda` or `mps` for what was wanted; `auto` is CUDA where there is such a GPU.
+    """Return `cpu`, `cuda` or `mps`; `auto` chooses CUDA if the GPU with this number exists.
 
     Raises:
-        UserError: a device was named that is not there.
+        UserError: the named device does not exist.
     """
     if wanted == "auto":
         return "cuda" if not no_cuda and gpu < torch.cuda.device_count() else "cpu"
@@ -39,19 +39,19 @@ def choose_device(wanted: str, gpu: int, no_cuda: bool) -> str:
 
 
 def device_name(device: str) -> str:
-    """The device in words, such as `cpu (2 threads)`."""
+    """Describe the device, such as `cpu (2 threads)`."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return f"{device} ({torch.get_num_threads()} threads)" if device == "cpu" else device
 
 
 def device_of_doubles(device: str) -> str:
-    """Where to compute in float64 for a device: on itself, or, as MPS has no float64, on the CPU."""
+    """Return the device for float64 computations: the device itself, but the CPU for MPS, which has no float64."""
     return "cpu" if device.startswith("mps") else device
 
 
 def describe_environment(device: str) -> dict[str, Any]:
-    """Versions, commit, machine and device, as JSON values."""
+    """Collect versions, commit, machine and device as JSON values."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -65,25 +65,25 @@ def describe_environment(device: str) -> dict[str, Any]:
 
 
 def mixed(precision: str, device: torch.device) -> torch.autocast:
-    """Within: convolutions and matrix products in bfloat16 where `precision` is `bf16`; else nothing is different."""
+    """Return a context that computes convolutions and matrix products in bfloat16 if `precision` is `bf16`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def be_deterministic(wanted: bool) -> None:
-    """Let PyTorch take only operations that give the same bits at every run, or the fastest; before a GPU is used."""
+    """Make PyTorch use deterministic operations only, or else the fastest; call it before a GPU is used."""
     if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # matrix products on a GPU need it
-    # Batches have one size, but for the last: trying out cuDNN's convolutions pays. Which is fastest is left to chance.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on a GPU need it
+    # All batches but the last have one size, so benchmarking cuDNN's algorithms pays; which one wins varies by run.
     torch.backends.cudnn.benchmark = not wanted
     torch.use_deterministic_algorithms(wanted)
 
 
 @contextlib.contextmanager
 def naming_nondeterminism() -> Iterator[None]:
-    """Within: an operation that cannot be deterministic, where it has to be, is an error that names it.
+    """Turn PyTorch's error about a nondeterministic operation inside the block into a `UserError` that names it.
 
     Raises:
-        UserError: there was one.
+        UserError: an operation has no deterministic implementation although one is required.
     """
     try:
         yield
@@ -95,7 +95,7 @@ def naming_nondeterminism() -> Iterator[None]:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory` count from here on, where the system can."""
+    """Make `peak_memory` count from here on, if the operating system can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -104,7 +104,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of tensors allocated on a GPU, else resident in this process; the most since `reset_peak_memory`."""
+    """Return the peak since `reset_peak_memory` in bytes: of allocated GPU tensors, else of the process's RSS."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError, StopIteration):
@@ -124,7 +124,7 @@ def _version(package: str) -> str | None:
 
 
 def _git(*words: str) -> str | None:
-    """What git says of the project; None where it is no checkout or there is no git."""
+    """Return git's output for the project; None if it is not a checkout or git is missing."""
     try:
         done = subprocess.run(["git", *words], cwd=PROJECT, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""What goes wrong in a way its user can mend: one clear message, never a traceback."""
+"""Errors that a user can fix: each prints one clear message and no traceback."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from utils.distributed.launch import launched
 
 
 class UserError(Exception):
-    """A problem with what was given (an option, a file, a folder); `main.py` prints it and exits with code 2."""
+    """A problem with an option, a file or a folder that the user gave; `main.py` prints it and exits with code 2."""
 
 
 class Stopped(Exception):
-    """A run that was asked to stop, and has saved itself.
+    """Raised when a run was asked to stop and has saved its state.
 
     Args:
-        why: what asked it, in words.
-        exit_code: for the process to end with.
-        folder: the run's.
+        why: what asked it to stop, in words.
+        exit_code: the exit code of the process.
+        folder: the run folder.
     """
 
     def __init__(self, why: str, exit_code: int, folder: Path) -> None:
@@ -32,16 +32,16 @@ class Stopped(Exception):
 
 
 class Diverged(Exception):
-    """A run whose loss or weights are no longer finite; its last good checkpoint is kept."""
+    """Raised when the loss or the weights of a run are no longer finite; its last good checkpoint is kept."""
 
     exit_code = 3
 
 
 class SweepStopped(Stopped):
-    """A worker of a sweep that was asked to stop, by way of its run or itself.
+    """Raised when a sweep worker was asked to stop, directly or through its run.
 
     Args:
-        exit_code: of its run.
+        exit_code: the exit code of its run.
     """
 
     def __init__(self, exit_code: int) -> None:
@@ -50,7 +50,7 @@ class SweepStopped(Stopped):
 
 
 class DistributedError(Exception):
-    """Processes that train together and cannot go on so: one of them is lost, or holds something else."""
+    """Raised when processes cannot go on training together: one was lost, or their tensors differ."""
 
     exit_code = 1
 
@@ -62,17 +62,17 @@ _NO_MEMORY = re.compile(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is too little memory, in whichever of PyTorch's ways."""
+    """Return whether an error reports too little memory, in any of PyTorch's wordings."""
     return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
 
 
 def resume_command(folder: Path) -> str:
-    """The command that goes on with a run."""
+    """Return the command that resumes a run."""
     return f"{launched().command} main.py --resume {shlex.quote(str(folder))}"
 
 
 def printable(told: object) -> str:
-    """A message as a terminal may be given it: what is not to be printed, such as an escape in a name, is spelled."""
+    """Make a message safe for a terminal: unprintable characters, such as an escape in a file name, are spelled out."""
     return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in str(told))
 
 
@@ -83,7 +83,7 @@ class _Short(reprlib.Repr):
         self.maxstring = self.maxother = self.maxlong = _LONGEST
 
     def repr_int(self, number: int, level: int) -> str:
-        digits = number.bit_length() * 3 // 10  # Python refuses to write out numbers of many thousands
+        digits = number.bit_length() * 3 // 10  # Python refuses to write out thousands of digits
         return super().repr_int(number, level) if digits < _LONGEST else f"a number of about {digits} digits"
 
 
@@ -91,20 +91,20 @@ _LONGEST = 120
 
 
 def abbreviate(given: Any) -> str:
-    """A value in a message: in short, whatever it is, where its own text might be without end."""
+    """Shorten any value for a message, because its own text may be very long."""
     if not isinstance(given, str):
         return _Short().repr(given)
     return printable(given if len(given) <= _LONGEST else f"{given[: _LONGEST // 2]}...{given[-_LONGEST // 2 :]}")
 
 
 def nearest(given: str, known: Iterable[str]) -> str | None:
-    """The known name nearest to `given`; None where none is near."""
+    """Return the known name nearest to `given`; None if none is near."""
     lowered = {name.lower(): name for name in known}
     near = difflib.get_close_matches(given[:_LONGEST].lower(), list(lowered), n=1, cutoff=0.6)
     return lowered[near[0]] if near else None
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the known name nearest to `given`, or nothing where none is near."""
+    """Return `"; did you mean 'x'?"` for the known name nearest to `given`, or "" if none is near."""
     near = nearest(given, known)
     return "" if near is None else f"; did you mean '{near}'?"

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Reads files, and writes them atomically: a file is complete or absent."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from utils.errors import UserError
 
 
 def write_atomic(path: Path, content: bytes | str, make_room: Callable[[], None] | None = None) -> None:
-    """Write `content` to `path` so that a reader, or a crash at any moment, finds the old file or the new one, whole.
+    """Write `content` to `path` atomically: after a crash at any moment, the old or the new file is there, complete.
 
     Args:
         path: the file.
-        content: of it.
-        make_room: called when all is on disk under another name, right before it takes its place.
+        content: its content; a string is encoded as UTF-8.
+        make_room: called when the content is on disk under a temporary name, right before it is renamed to `path`.
 
     Raises:
-        UserError: the folder cannot be written to, or the disk is full; an older file stays as it was.
+        UserError: the folder cannot be written to, or the disk is full; an existing file stays unchanged.
     """
     raw = content.encode() if isinstance(content, str) else content
     scratch = None
@@ -35,23 +35,23 @@ def write_atomic(path: Path, content: bytes | str, make_room: Callable[[], None]
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(scratch, 0o666 & ~_umask())  # mkstemp is private to its user; results are shared
+        os.chmod(scratch, 0o666 & ~_umask())  # mkstemp makes a private file, but results are shared
         if make_room:
             make_room()
         os.replace(scratch, path)
         _sync_folder(path.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:  # after a failure or an interruption; a finished file has been renamed away
+    finally:  # removes the temporary file after a failure; after success it no longer has this name
         if scratch:
             Path(scratch).unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, where there is none.
+    """Make a folder and its parents unless they exist.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: the folder cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -60,12 +60,12 @@ def make_folder(path: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as readable JSON, whole (see `write_atomic`)."""
+    """Write `content` as indented JSON, atomically (see `write_atomic`)."""
     write_atomic(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as a table whose columns are the first row's, whole (see `write_atomic`); no rows, no file."""
+    """Write rows as a CSV table with the columns of the first row, atomically; write no file if there are no rows."""
     if rows:
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
@@ -87,9 +87,9 @@ def read_json(path: Path) -> Any:
 
 
 def safetensors_header(path: Path) -> dict[str, str]:
-    """What the header of a `.safetensors` file says beside names and shapes; nothing where it is no such file.
+    """Read the metadata in the header of a `.safetensors` file; return {} for any other file.
 
-    Without torch, which the options do not wait for.
+    It does not import torch, because options are read before torch is needed.
     """
     try:
         with path.open("rb") as file:
@@ -104,18 +104,18 @@ _LONGEST_HEADER = 100_000_000  # the format's own limit
 
 
 def load_tensors(path: Path) -> Any:
-    """What `torch.save` wrote to a file, on the CPU; only tensors and plain values are taken, and no code is run.
+    """Load a `torch.save` file to the CPU; only tensors and plain values are accepted, and no code is run.
 
     Raises:
-        UserError: the file cannot be read, is damaged, or holds something else.
+        UserError: the file cannot be read, is damaged, or holds anything else.
     """
     import torch  # not at the top: the options are read before torch is needed
 
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # reading a pipe would block
             raise ValueError("it is no file")
         content = path.read_bytes()
-        # PyTorch checks nothing when it loads: a flipped bit in a tensor would pass for a weight.
+        # PyTorch verifies no checksum when it loads: a flipped bit in a tensor would go unnoticed.
         if zipfile.is_zipfile(io.BytesIO(content)) and zipfile.ZipFile(io.BytesIO(content)).testzip():
             raise ValueError("a checksum in it is another")
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -132,7 +132,7 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, where the system lets a folder be opened."""
+    """Make a rename survive a power cut, if the operating system can open a folder."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

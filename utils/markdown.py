@@ -1,4 +1,4 @@
-"""Tables in GitHub's Markdown, and generated parts of a text."""
+"""GitHub Markdown tables, and the replacement of generated parts of a text."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from utils.errors import UserError
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table of cells, each of which is Markdown already."""
+    """Make a Markdown table from cells that are already Markdown."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def replace_between_markers(text: str, name: str, part: str) -> str:
-    """A text with `part` between its markers `<!-- NAME: begin -->` and `<!-- NAME: end -->`.
+    """Put `part` between the markers `<!-- NAME: begin -->` and `<!-- NAME: end -->` of a text.
 
     Raises:
-        UserError: the markers do not stand there once each, in order.
+        UserError: the text does not have each marker exactly once, in this order.
     """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, found, rest = text.partition(begin)

@@ -9,43 +9,43 @@ import torch
 from torch import Tensor
 
 Masks = dict[str, Tensor]
-"""Parameter name -> boolean tensor of the parameter's shape; True where it is kept."""
+"""Parameter name -> boolean tensor of the parameter's shape; True where the weight or bias is kept."""
 
 
 def ceil_count(fraction: float, n: int) -> int:
-    """⌈fraction · n⌉, unmoved by the last bits of a floating-point product (0.1 · 30 is 3)."""
+    """Return ⌈fraction · n⌉, robust to floating-point rounding of the product (0.1 · 30 is 3)."""
     return math.ceil(fraction * n - 1e-12 * n)
 
 
 def floor_count(fraction: float, n: int) -> int:
-    """⌊fraction · n⌋, unmoved by the last bits of a floating-point product (0.29 · 100 is 29)."""
+    """Return ⌊fraction · n⌋, robust to floating-point rounding of the product (0.29 · 100 is 29)."""
     return math.floor(fraction * n + 1e-12 * n)
 
 
 def kth_lowest(values: Tensor, k: int) -> Tensor:
-    """The k-th lowest value, a tensor of no dimensions; the device is not waited for.
+    """Return the k-th lowest value as a tensor without dimensions, and without waiting for the device.
 
     Args:
         values: (N,).
         k: from 1 to N.
     """
-    # On a GPU `kthvalue` takes up to twenty times as long as sorting, and PyTorch has versions that refuse it where
-    # operations have to be deterministic, for its index among equals, which nobody reads here.
+    # On a GPU `kthvalue` takes up to twenty times as long as sorting. Some PyTorch versions also refuse it in
+    # deterministic mode, because the index it returns for ties varies; that index is not used here.
     return values.kthvalue(k).values if values.device.type == "cpu" else values.sort().values[k - 1]
 
 
 def prune_lowest(rank: Tensor, unpruned: Tensor, fraction: float) -> Tensor:
-    """Remove every place in play whose rank is at most the ⌈fraction · n⌉-th lowest of the n in play.
+    """Prune every entry whose rank is at most the ⌈fraction · n⌉-th lowest of the n unpruned entries.
 
-    Ties at that rank all go, so that more than the fraction may. Source: Rare Gems, Algorithm 1.
+    All ties at that rank are pruned, so more than the fraction may be. Source: Rare Gems, Algorithm 1.
 
     Args:
-        rank: (N,) what places are ordered by.
+        rank: (N,) the values that order the entries.
         unpruned: (N,) bool.
         fraction: in [0, 1].
 
     Returns:
-        (N,) bool, the places that stay in play.
+        (N,) bool, the entries that stay unpruned.
     """
     candidates = rank[unpruned]
     count = ceil_count(fraction, candidates.numel())
@@ -55,16 +55,16 @@ def prune_lowest(rank: Tensor, unpruned: Tensor, fraction: float) -> Tensor:
 
 
 def prune_exactly(rank: Tensor, unpruned: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Remove exactly the `count` lowest-ranked places in play; which of those tied at the boundary go is drawn.
+    """Prune exactly the `count` lowest-ranked unpruned entries; choose among ties at the boundary at random.
 
     Args:
-        rank: (N,) what places are ordered by.
+        rank: (N,) the values that order the entries.
         unpruned: (N,) bool, at least `count` of them True.
-        count: how many go, at least 0.
-        generator: on the CPU; for the ties.
+        count: how many entries to prune, at least 0.
+        generator: on the CPU; breaks the ties.
 
     Returns:
-        (N,) bool, the places that stay in play.
+        (N,) bool, the entries that stay unpruned.
     """
     if count < 1:
         return unpruned.clone()
@@ -79,13 +79,13 @@ def prune_exactly(rank: Tensor, unpruned: Tensor, count: int, generator: torch.G
 def prune_apart(
     ranks: Mapping[str, Tensor], unpruned: Masks, how_many: Callable[[int, int], int], generator: torch.Generator
 ) -> Masks:
-    """Remove the lowest-ranked of all weights of the network; likewise, apart from them, of all biases.
+    """Prune the lowest-ranked weights of the whole network, and separately the lowest-ranked biases.
 
     Args:
-        ranks: parameter name -> what places are ordered by.
-        unpruned: of the same names; places that are not in play stay so.
-        how_many: (places in play, places in all) -> how many go; asked for the weights, then for the biases.
-        generator: on the CPU; decides among equals.
+        ranks: parameter name -> the values that order its entries.
+        unpruned: the masks so far, of the same names; pruned entries stay pruned.
+        how_many: (unpruned entries, all entries) -> entries to prune; called for the weights, then for the biases.
+        generator: on the CPU; breaks the ties.
     """
     masks: Masks = {}
     for biases in (False, True):
@@ -100,12 +100,12 @@ def prune_apart(
 
 
 def keep_highest(scores: Mapping[str, Tensor], density: float, generator: torch.Generator) -> Masks:
-    """Keep the ⌊density · N⌋ highest of all weights, at least one; likewise, apart from them, of all biases.
+    """Keep the ⌊density · N⌋ highest-scored weights of the network, at least one; the same separately for biases.
 
     Args:
-        scores: parameter name -> what places are ordered by.
+        scores: parameter name -> the values that order its entries.
         density: in (0, 1].
-        generator: on the CPU; decides among equals.
+        generator: on the CPU; breaks the ties.
     """
     return prune_apart(
         scores, all_kept(scores), lambda _, whole: whole - max(1, floor_count(density, whole)), generator
@@ -113,7 +113,7 @@ def keep_highest(scores: Mapping[str, Tensor], density: float, generator: torch.
 
 
 def random_masks(like: Mapping[str, Tensor], counts: Mapping[str, int], generator: torch.Generator) -> Masks:
-    """Masks with exactly so many places of each tensor kept, drawn uniformly."""
+    """Draw masks uniformly that keep exactly `counts[name]` entries of each tensor."""
     masks: Masks = {}
     for name, tensor in like.items():
         mask = torch.zeros(tensor.numel(), dtype=torch.bool)
@@ -123,17 +123,17 @@ def random_masks(like: Mapping[str, Tensor], counts: Mapping[str, int], generato
 
 
 def total(masks: Masks) -> int:
-    """How many weights there are, kept or not (biases, which are counted apart, left out)."""
+    """Count all weights, kept or not; biases are counted separately and left out."""
     return sum(mask.numel() for name, mask in masks.items() if not is_bias(name))
 
 
 def remaining(masks: Masks) -> int:
-    """How many weights are kept (biases left out)."""
+    """Count the kept weights; biases are left out."""
     return sum(int(mask.sum()) for name, mask in masks.items() if not is_bias(name))
 
 
 def per_layer(masks: Masks) -> dict[str, tuple[int, int]]:
-    """Layer -> (weights kept, weights in all), biases left out."""
+    """Return layer name -> (weights kept, all weights); biases are left out."""
     return {
         name.removesuffix(".weight"): (int(mask.sum()), mask.numel())
         for name, mask in masks.items()
@@ -142,12 +142,12 @@ def per_layer(masks: Masks) -> dict[str, tuple[int, int]]:
 
 
 def all_kept(like: Mapping[str, Tensor]) -> Masks:
-    """The masks of the dense network: everything is kept."""
+    """Make the masks of the dense network, which keep every entry."""
     return {name: torch.ones_like(tensor, dtype=torch.bool) for name, tensor in like.items()}
 
 
 def thin_layers(masks: Masks) -> dict[str, tuple[int, int]]:
-    """Layer -> (weights kept, filters), for the layers that keep less than one weight a filter on average."""
+    """Return layer name -> (weights kept, filters) for layers that keep less than one weight per filter on average."""
     counts = {
         name.removesuffix(".weight"): (int(mask.sum()), mask.shape[0])
         for name, mask in masks.items()
@@ -157,15 +157,15 @@ def thin_layers(masks: Masks) -> dict[str, tuple[int, int]]:
 
 
 def is_bias(name: str) -> bool:
-    """Whether a parameter of this name is a bias."""
+    """Return whether a parameter of this name is a bias."""
     return name.rpartition(".")[2] == "bias"
 
 
 def weight_beside(name: str) -> str:
-    """The name of the weight beside a bias; of a weight, its own."""
+    """Return the name of the weight in the same layer as this bias; a weight's name is returned unchanged."""
     return f"{name.rpartition('.')[0]}.weight"
 
 
 def masked_state(state: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state_dict with each named parameter multiplied by its mask (or other factor); the rest as it is."""
+    """Multiply each named parameter of a state_dict by its mask (or other factor); keep the rest unchanged."""
     return {name: value * factors[name] if name in factors else value for name, value in state.items()}

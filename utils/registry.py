@@ -1,4 +1,4 @@
-"""Functions by name: `module:function` of the project's, and `path/to/file.py:function` of a user's own."""
+"""Loads functions by name: the project's as `module:function`, a user's as `path/to/file.py:function`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from utils.errors import UserError, did_you_mean
 
 
 def load_named(place: str) -> Callable[..., Any]:
-    """The function that `module:function` names."""
+    """Import the function that `module:function` names."""
     module, _, function = place.partition(":")
     return getattr(import_module(module), function)
 
 
 def load_function(place: str) -> Callable[..., Any]:
-    """The function that `path/to/file.py:function` names; the file is run to get it.
+    """Run a user's file and return the function that `path/to/file.py:function` names.
 
     Raises:
-        UserError: there is no such file, it fails, or it has no such function.
+        UserError: the file does not exist or fails, or it has no such function.
     """
     name, function = place.rpartition(":")[::2]
     path = Path(name)
@@ -31,7 +31,7 @@ def load_function(place: str) -> Callable[..., Any]:
         raise UserError(f"there is no file {path} to take {function} from")
     spec = spec_from_file_location(f"own_{path.stem}", path)
     module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # a dataclass looks its own module up there
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -44,6 +44,6 @@ def load_function(place: str) -> Callable[..., Any]:
 
 
 def complaint(error: Exception, path: Path) -> str:
-    """What went wrong in a user's file, with the line where there is one."""
+    """Describe an error in a user's file, with the line number if the traceback has one."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
     return f"{type(error).__name__}: {error}" + (f" (line {lines[-1]})" if lines else "")

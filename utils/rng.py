@@ -1,4 +1,4 @@
-"""Random streams as pure functions of a seed: nothing of them needs saving."""
+"""Random streams as pure functions of a seed, so that no generator state needs saving."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import torch
 
 
 def derive_rng(seed: int, *path: str | int) -> torch.Generator:
-    """A generator on the CPU that is a pure function of the seed and a path such as ("search", "batches", 3).
+    """Derive a CPU generator from the seed and a path such as ("search", "batches", 3).
 
-    Streams are independent of one another: a new one shifts none that was there, and a resumed run draws what the
-    undisturbed one would have drawn.
+    Streams are independent: adding one changes no other, and a resumed run draws what an uninterrupted one draws.
     """
     digest = hashlib.sha256("/".join(map(str, (seed, *path))).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

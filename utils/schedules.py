@@ -1,31 +1,31 @@
-"""Schedules as pure functions of the epoch: learning rates and prunings. No state, nothing to save, no torch."""
+"""Learning-rate and pruning schedules as pure functions of the epoch: no state to save, no torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 
-# Epochs at which the published recipes divide the learning rate, by length of training.
+# Number of epochs -> the epochs at which the published recipes divide the learning rate.
 PUBLISHED_MILESTONES = {100: (50, 80), 150: (80, 120), 160: (80, 120), 200: (100, 150), 300: (150, 250)}
 
 
 def default_milestones(epochs: int) -> tuple[int, ...]:
-    """The epochs at which `multistep_lr` steps down when none are given; a half and two thirds for unusual lengths."""
+    """Return the default milestones of `multistep_lr`: the published ones, else a half and two thirds of `epochs`."""
     return PUBLISHED_MILESTONES.get(epochs, (epochs // 2, 2 * epochs // 3))
 
 
 def lr_factor(
     policy: str, epochs: int, gamma: float = 0.1, milestones: Sequence[int] | None = None, warmup: int = 0
 ) -> Callable[[int], float]:
-    """What the initial learning rate is multiplied with in each epoch.
+    """Return the factor of the initial learning rate as a function of the epoch.
 
     Args:
         policy: `constant_lr`, `cosine_lr` (half a cosine from 1 to 0 over all epochs) or `multistep_lr`.
         epochs: length of the training.
-        gamma: factor of each step of `multistep_lr`.
-        milestones: epochs of those steps; by default `default_milestones(epochs)`.
-        warmup: epochs over which the factor first rises linearly, from 1/warmup to 1; the cosine then runs over the
-            rest, while milestones stay where they are.
+        gamma: factor at each milestone of `multistep_lr`.
+        milestones: epochs at which `multistep_lr` applies `gamma`; by default `default_milestones(epochs)`.
+        warmup: epochs over which the factor first rises linearly from 1/warmup to 1; the cosine then spans the
+            remaining epochs, while milestones do not move.
 
     Returns:
         A function from the epoch (0-based) to the factor.
@@ -43,13 +43,13 @@ def lr_factor(
 
 
 def pruning_epochs(epochs: int, period: int, start: int = 0) -> range:
-    """The epochs (0-based) after whose evaluation a gradual search prunes: e > start with e mod period = 0."""
+    """Return the epochs (0-based) after whose evaluation a gradual search prunes: e > start with e mod period = 0."""
     first = (start // period + 1) * period
     return range(first, epochs, period)
 
 
 def pruning_rate(density: float, prunings: int) -> float:
-    """The fraction p of the weights in play that each of `prunings` prunings removes to end at `density`.
+    """Return the fraction p of the unpruned weights that each of `prunings` prunings removes to reach `density`.
 
     Source: Rare Gems (arXiv 2202.12002), Algorithm 1: (1 - p)^prunings = density.
     """

@@ -1,1 +1,1 @@
-"""The data sets: a module each, with what it declares (`SPEC`) and how it is read (`load`)."""
+"""The data sets, one module each, with a declaration (`SPEC`) and a function that reads it (`load`)."""

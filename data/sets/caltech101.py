@@ -17,23 +17,22 @@ from data.streamed_batches import files_of
 from utils.errors import UserError
 from utils.rng import derive_rng
 
-# Statistics and augmentation are ImageNet's, which a transferred network was trained with.
+# The statistics and augmentation of ImageNet, with which a transferred network was trained.
 SPEC = replace(imagenet.SPEC, classes=numbered(101))
 FOLDERS = ("caltech101/101_ObjectCategories", "101_ObjectCategories")
 BACKGROUND = "BACKGROUND_Google"
 LAYOUT = "Caltech-101 has 101_ObjectCategories/<class>/*.jpg"
-# The test part is the same for every seed, so that accuracies over trials are about the same images.
+# The test split is the same for every seed, so that the accuracies of all trials are measured on the same images.
 TEST_SEED = 0
 
 
 def load(config: Config) -> Source:
-    """Of every class a fifth for testing, another, drawn by the run's seed, for validation, the rest for training.
+    """Split every class: a fifth for testing, a fifth, drawn by the run's seed, for validation, the rest for training.
 
-    The folder of pictures that show none of the things is left out. With `use_full_data` the fifth for validation is
-    trained on as well.
+    The folder of background pictures is left out. With `use_full_data` the validation fifth joins the training set.
 
     Raises:
-        UserError: it is not there.
+        UserError: the data set is not found.
     """
     root = _root(Path(config.data))
     classes = tuple(name for name in find_classes(root) if name != BACKGROUND)
@@ -41,7 +40,7 @@ def load(config: Config) -> Source:
     rest, tested = part_every_class(everything.labels, 1 / 5, derive_rng(TEST_SEED, "data", "test"))
     train, test, val = everything.subset(rest), everything.subset(tested), None
     if not config.use_full_data:
-        # A quarter of the four fifths that are left is a fifth of all.
+        # A quarter of the remaining four fifths is a fifth of the class.
         rest, held_out = part_every_class(train.labels, 1 / 4, derive_rng(config.effective_seed, "data", "split"))
         train, val = train.subset(rest), train.subset(held_out)
     return Source(as_found(SPEC, classes, config.image_size, "Caltech-101"), train, test, val, 0)

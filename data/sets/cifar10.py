@@ -21,9 +21,9 @@ FILES = "cifar-10-python.tar.gz, or the folder cifar-10-batches-py that it unpac
 
 
 def load(config: Config) -> Source:
-    """50,000 images for training, of which 5,000 are for validation, and 10,000 for testing.
+    """Read 50,000 training images, of which 5,000 are held out for validation, and 10,000 test images.
 
     Raises:
-        UserError: it is not there and cannot be downloaded.
+        UserError: the data set is not found and cannot be downloaded.
     """
     return load_fetched("CIFAR10", SPEC, config, FILES)

@@ -23,15 +23,15 @@ CLASSES = tuple(
     wardrobe whale willow_tree wolf woman worm
     """.split()
 )
-"""The fine labels."""
+"""The 100 fine labels, not the 20 coarse ones."""
 SPEC = replace(cifar.SPEC, classes=CLASSES, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
 FILES = "cifar-100-python.tar.gz, or the folder cifar-100-python that it unpacks to,"
 
 
 def load(config: Config) -> Source:
-    """50,000 images for training, of which 5,000 are for validation, and 10,000 for testing; shaped as CIFAR-10's.
+    """Read 50,000 training images, of which 5,000 are held out for validation, and 10,000 test images.
 
     Raises:
-        UserError: it is not there and cannot be downloaded.
+        UserError: the data set is not found and cannot be downloaded.
     """
     return load_fetched("CIFAR100", SPEC, config, FILES)

@@ -10,14 +10,14 @@ import torch
 from args_helper import Config
 from data.spec import DataSpec, ImageSet, Source
 
-# Eight pixels leave no room for a crop, and a mirrored 2 is no digit. Statistics of the training part.
+# Eight pixels leave no room for a crop, and a mirrored 2 is not a digit. The statistics are the training split's.
 SPEC = DataSpec(shape=(1, 8, 8), classes=tuple("0123456789"), mean=(0.3049,), std=(0.3761,))
-# The test part is the same for every seed, so that accuracies over trials are about the same images.
+# The test split is the same for every seed, so that the accuracies of all trials are measured on the same images.
 TEST_SEED = 0
 
 
 def load(_config: Config) -> Source:
-    """Four fifths for training, a fifth, stratified by class, for testing."""
+    """Read four fifths for training, a tenth of them for validation, and a fifth, stratified by class, for testing."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

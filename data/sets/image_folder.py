@@ -1,4 +1,4 @@
-"""A folder of images: `train/<class>/*`, `test/<class>/*` and, if there is one, `val/<class>/*`."""
+"""A user's folder of images: `train/<class>/*`, `test/<class>/*` and, optionally, `val/<class>/*`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from utils.errors import UserError
 
 SPEC = None
 LAYOUT = "an ImageFolder has train/<class>/*.jpg, test/<class>/*.jpg and, if you like, val/<class>/*.jpg"
-# Shifts by an eighth are for images that are all object. Larger ones are photographs, of which that much of a border,
-# in black, would be more of a disturbance than a variation: they are mirrored only.
+# Random shifts by up to an eighth suit small images, which the object fills. Larger images are photographs, which a
+# black border that wide would distort, so they are only mirrored.
 LARGEST_PADDED = 64
 
 
 def load(config: Config) -> Source:
-    """Read the folder `config.data`; images of one size stay as they are, or all become `image_size` squares.
+    """Read the folder `config.data`; images are resized to `image_size` squares, or with 0 keep their common size.
 
-    The decoded images are cached beside the data, in one file, until a name, a size or a time in the folder changes.
+    The decoded images are cached beside the data, in one file, until a file's name, size or modification time changes.
 
     Raises:
-        UserError: no such folder, no images, classes that differ between splits, an image that cannot be read.
+        UserError: the folder or its images are missing, a split has unknown classes, or an image cannot be read.
     """
     root = Path(config.data)
     classes, parts = _find(root)
@@ -36,7 +36,7 @@ def load(config: Config) -> Source:
 
 
 def _find(root: Path) -> tuple[tuple[str, ...], dict[str, Part]]:
-    """The classes, which are the folders of `train/`, and the files of each split."""
+    """Find the classes, which are the folders in `train/`, and the files of each split."""
     for name in ("train", "test"):
         if not (root / name).is_dir():
             raise UserError(f"there is no folder {root / name}; {LAYOUT} under --data")
@@ -46,7 +46,7 @@ def _find(root: Path) -> tuple[tuple[str, ...], dict[str, Part]]:
 
 
 def _spec(images: Tensor, classes: tuple[str, ...]) -> DataSpec:
-    """Statistics of the training images; small ones are cropped by an eighth of their size, all are mirrored."""
+    """Compute the statistics of the training images; pad small images by an eighth of their size, mirror all."""
     histogram = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]).double()
     pixel = torch.arange(256, dtype=torch.float64) / 255
     share = histogram / histogram.sum(1, keepdim=True)

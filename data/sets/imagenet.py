@@ -27,13 +27,13 @@ HELD_OUT = 10_000
 
 
 def load(config: Config) -> Source:
-    """1.28 million images for training, of which 10,000 are for validation, and 50,000 for testing.
+    """Find 1.28 million training images, of which 10,000 are held out for validation, and 50,000 test images.
 
-    Those for testing are what the set calls its validation set: the labels of its test set were never published. Of a
-    part of the set with fewer than 100,000 images a tenth is for validation.
+    The test images are the ones the authors call the validation set: the labels of their test set were never
+    published. If there are fewer than 100,000 training images, a tenth of them is held out.
 
     Raises:
-        UserError: it is not there.
+        UserError: the data set is not found.
     """
     root = find_root(Path(config.data), FOLDERS, "ImageNet", ADVICE)
     classes = find_classes(root / "train")

@@ -14,7 +14,7 @@ from data.decoded_cache import read_decoded
 from data.spec import DataSpec, Source, as_found, numbered
 from utils.errors import UserError
 
-# Crops and flips, as for CIFAR; the published code turned its images by up to 20° in place of cropping them.
+# Crops and flips as for CIFAR; the published code rotates images by up to 20° instead of cropping them.
 SPEC = DataSpec(
     shape=(3, 64, 64),
     classes=numbered(200),
@@ -29,13 +29,13 @@ ANNOTATIONS = "val_annotations.txt"
 
 
 def load(config: Config) -> Source:
-    """100,000 images for training, of which a tenth is for validation, and 10,000 for testing.
+    """Read 100,000 training images, of which a tenth is held out for validation, and 10,000 test images.
 
-    Those for testing are what the set calls its validation set: the labels of its test set were never published. The
-    folders are read as `load_tiny_imagenet.sh` arranges them, and as they are unpacked.
+    The test images are the ones the authors call the validation set: the labels of their test set were never
+    published. Both folder layouts are read: as unpacked, and as `load_tiny_imagenet.sh` arranges them.
 
     Raises:
-        UserError: it is not there, or cannot be read.
+        UserError: the data set is not found, or cannot be read.
     """
     root = find_root(Path(config.data), FOLDERS, "Tiny ImageNet", "get it with ./load_tiny_imagenet.sh")
     classes = find_classes(root / "train")
@@ -53,11 +53,11 @@ def _test_part(root: Path, classes: tuple[str, ...]) -> Part:
 
 
 def _text(path: Path) -> str:
-    return os.fsdecode(path.read_bytes())  # names of files may be no UTF-8
+    return os.fsdecode(path.read_bytes())  # file names may not be UTF-8
 
 
 def _annotated(folder: Path, classes: tuple[str, ...]) -> Part:
-    """The images of `images/`, with the classes that the lines `<image> <class> <box>` of the annotations give."""
+    """List the files of `images/` with their classes, from the annotation lines `<image> <class> <box>`."""
     labels, there = {name: label for label, name in enumerate(classes)}, set(image_names(folder / "images"))
     lines = [line.split() for line in _text(folder / ANNOTATIONS).splitlines() if line.strip()]
     for line in lines or [[]]:

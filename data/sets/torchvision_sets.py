@@ -1,4 +1,4 @@
-"""Sets that torchvision reads, and downloads on first use."""
+"""Loads the sets that torchvision reads, and downloads on first use."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ HELD_OUT = 5000
 
 
 def load_fetched(name: str, spec: DataSpec, config: Config, files: str) -> Source:
-    """A set of torchvision's with its own training and test part; 5,000 training images are for validation.
+    """Load a torchvision set with its own training and test split; hold out 5,000 training images for validation.
 
     Args:
-        name: of its class in `torchvision.datasets`.
-        spec: what the set declares.
-        config: its `data` is the folder that has the set, or gets it.
-        files: what to put where, by hand, ending before "into <folder>".
+        name: the set's class in `torchvision.datasets`.
+        spec: the set's declaration.
+        config: its `data` is the folder that holds the set, or to which it is downloaded.
+        files: the files to fetch by hand, for the message "put FILES into FOLDER".
 
     Raises:
-        UserError: it is not there and cannot be downloaded, or what is there cannot be read.
+        UserError: the set is not found and cannot be downloaded, or its files cannot be read.
     """
     root, kind = Path(config.data), getattr(torchvision.datasets, name)
     try:
         train, test = (_in_memory(kind(str(root), train=train, download=True), spec) for train in (True, False))
-    # torchvision asserts and raises all kinds of errors where a file is cut off or of another kind.
+    # For truncated or wrong files torchvision raises AssertionError and many other errors.
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
@@ -41,10 +41,10 @@ def load_fetched(name: str, spec: DataSpec, config: Config, files: str) -> Sourc
 
 
 def _in_memory(part: Any, spec: DataSpec) -> ImageSet:
-    """Images (n, C, H, W), from (n, H, W, 3) or grey (n, H, W), and labels (n,).
+    """Convert images (n, H, W, 3), or grey (n, H, W), to (n, C, H, W), and labels to (n,).
 
     Raises:
-        ValueError: they are of another set, or damaged.
+        ValueError: the files are of another set, or damaged.
     """
     images = torch.as_tensor(part.data)
     images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2)
@@ -57,5 +57,5 @@ def _in_memory(part: Any, spec: DataSpec) -> ImageSet:
 
 
 def _title(name: str) -> str:
-    """CIFAR10 as its makers write it, CIFAR-10."""
+    """Write CIFAR10 as its authors do, CIFAR-10."""
     return name.replace("CIFAR", "CIFAR-")

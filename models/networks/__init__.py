@@ -1,1 +1,1 @@
-"""Families of networks: plain PyTorch layers, no masks."""
+"""The network families, made of plain PyTorch layers without masks."""

@@ -1,4 +1,4 @@
-"""Small networks without batch norm: VGG-like ConvN, and a fully connected one.
+"""Small networks without BatchNorm: VGG-like ConvN, and the fully connected FC.
 
 Source: Frankle & Carbin, ICLR 2019 (arXiv 1803.03635), Figure 2; Conv8: Ramanujan et al., CVPR 2020 (arXiv 1911.13299).
 """
@@ -18,7 +18,7 @@ class Conv(nn.Module):
 
     Args:
         spec: classes, image shape, layer options.
-        pairs: pairs of convolutions, of 64 channels and twice as many with every further pair.
+        pairs: number of pairs; the first has 64 channels, and each further pair twice as many.
 
     Raises:
         UserError: the images are too small for the poolings.
@@ -44,7 +44,7 @@ class Conv(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) to logits (B, classes)."""
+        """Map images (B, C, H, W) to logits (B, classes)."""
         return self.linear(self.convs(images).flatten(1)[:, :, None, None]).flatten(1)
 
 
@@ -63,7 +63,7 @@ class FC(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) to logits (B, classes)."""
+        """Map images (B, C, H, W) to logits (B, classes)."""
         return self.linear(images.flatten(1))
 
 

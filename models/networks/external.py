@@ -1,4 +1,4 @@
-"""Networks from elsewhere: torchvision's classifiers, and a user's own file."""
+"""Builds networks from other sources: torchvision's classifiers, and a user's file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from models.spec import ModelSpec
 from utils.errors import UserError, did_you_mean
 from utils.registry import complaint, load_function
 
-# Their auxiliary classifiers would make the output in training another than in evaluation; weights are drawn anyway.
+# Auxiliary classifiers would change the output in training. `init_weights` is off because the tool draws weights.
 _NO_AUXILIARY: dict[str, Any] = {"aux_logits": False, "init_weights": False}
 _ARGUMENTS = {"googlenet": _NO_AUXILIARY, "inception_v3": _NO_AUXILIARY}
 
 
 def torchvision_network(name: str, spec: ModelSpec) -> nn.Module:
-    """The classifier of this name as torchvision builds it, with an output for every class of the data.
+    """Build torchvision's classifier of this name, with one output per class of the data.
 
     Raises:
-        UserError: torchvision knows no such classifier, or it cannot take images of this shape.
+        UserError: torchvision has no such classifier, or it cannot take images of this shape.
     """
     known = torchvision_models.list_models(module=torchvision_models)
     if name not in known:
@@ -30,24 +30,24 @@ def torchvision_network(name: str, spec: ModelSpec) -> nn.Module:
     network = torchvision_models.get_model(name, num_classes=spec.classes, **_ARGUMENTS.get(name, {}))
     try:
         _check_output(network, spec)
-    except Exception as error:  # each family of theirs has its own way to say that images are too small
+    except Exception as error:  # each torchvision family reports images that are too small differently
         shape = "×".join(map(str, spec.shape))
         raise UserError(f"arch: torchvision/{name} cannot take images of shape {shape}: {error}") from error
     return network
 
 
 def load_torchvision_weights(network: nn.Module, name: str, weights: str) -> None:
-    """Load weights that torchvision publishes for this network; layers of another shape keep theirs.
+    """Load torchvision's published weights into a network; parameters of another shape keep their values.
 
-    That is the classifier, where the number of classes differs.
+    This concerns the classifier, if the number of classes differs.
 
     Args:
-        network: what `torchvision_network` built.
-        name: torchvision's.
-        weights: `DEFAULT`, or the name of one of the sets that there are for the network.
+        network: built by `torchvision_network`.
+        name: torchvision's name of the network.
+        weights: `DEFAULT`, or the name of one of torchvision's weight sets for the network.
 
     Raises:
-        UserError: there is no such set, or it cannot be downloaded.
+        UserError: the weight set does not exist, or cannot be downloaded.
     """
     known = torchvision_models.get_model_weights(name).__members__
     if weights not in known:
@@ -68,10 +68,10 @@ def load_torchvision_weights(network: nn.Module, name: str, weights: str) -> Non
 
 
 def own_network(place: str, spec: ModelSpec) -> nn.Module:
-    """What the factory at `path/to/file.py:factory` makes of a `ModelSpec`.
+    """Build a user's network by calling `path/to/file.py:factory` with a `ModelSpec`.
 
     Raises:
-        UserError: no such file or function, or what it returns is no network that maps these images to logits.
+        UserError: the file or function does not exist, or does not return a network that maps these images to logits.
     """
     factory, path = load_function(place), Path(place.rpartition(":")[0])
     try:
@@ -87,10 +87,10 @@ def own_network(place: str, spec: ModelSpec) -> nn.Module:
 
 
 def _check_output(network: nn.Module, spec: ModelSpec) -> None:
-    """Whether two black images make two rows of logits.
+    """Check that a network maps two black images to logits (2, classes).
 
     Raises:
-        UserError: they do not.
+        UserError: the output has another shape or type.
     """
     was_training = network.training
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""MobileNetV2 for small images: a stem and a second stage of stride 1, and projections where only the width changes.
+"""MobileNetV2 for small images: stem and second stage have stride 1; a shortcut projects if only the width changes.
 
 Source: Sandler et al., CVPR 2018 (arXiv 1801.04381), Table 2.
 """
@@ -16,13 +16,13 @@ STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3,
 
 
 class InvertedResidual(nn.Module):
-    """A 1×1 convolution that widens, a depthwise 3×3 one, a linear 1×1 one that narrows; of stride 1, a shortcut too.
+    """A widening 1×1, a depthwise 3×3 and a linear narrowing 1×1 convolution; with stride 1 also a shortcut.
 
     Args:
-        channels_in: of the input.
-        channels: of the output.
-        expansion: how many times wider than the input it is inside.
-        stride: of the depthwise convolution.
+        channels_in: input channels.
+        channels: output channels.
+        expansion: inner channels per input channel.
+        stride: stride of the depthwise convolution.
         spec: layer options.
     """
 
@@ -67,7 +67,7 @@ class MobileNetV2(nn.Module):
         self.linear = FullyConnected(head, spec.classes, 1, bias=spec.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) to logits (B, classes)."""
+        """Map images (B, C, H, W) to logits (B, classes)."""
         out = self.layers(F.relu(self.bn1(self.conv1(images))))
         out = F.relu(self.bn2(self.conv2(out)))
         return self.linear(F.adaptive_avg_pool2d(out, 1)).flatten(1)

@@ -1,9 +1,9 @@
-"""ResNets of four stages, for large images (7×7 stem) and small ones (3×3 stem), and wide ones.
+"""ResNets and wide ResNets of four stages, for large images (7×7 stem) and small ones (3×3 stem).
 
-Layers are named as torchvision names them; the networks for small images call a block's projection `shortcut` where
-the others say `downsample`, as published state_dicts do.
+Layers have torchvision's names, but in networks for small images a block's projection is called `shortcut` instead of
+`downsample`, as in published state_dicts.
 
-Source: He et al., CVPR 2016 (arXiv 1512.03385), Table 1, option-B shortcuts; a bottleneck's stride lies in its 3×3
+Source: He et al., CVPR 2016 (arXiv 1512.03385), Table 1, option-B shortcuts; a bottleneck strides in its 3×3
 convolution (Goyal et al. 2017, arXiv 1706.02677, §5.1). Wide: Zagoruyko & Komodakis, BMVC 2016 (arXiv 1605.07146).
 """
 
@@ -20,11 +20,11 @@ from models.spec import ModelSpec
 
 @dataclass(frozen=True)
 class Layout:
-    """What all blocks of a network share.
+    """The settings that all blocks of a network share.
 
     Attributes:
         spec: layer options.
-        small: for small images.
+        small: whether the network is for small images.
         inner: factor of a bottleneck's inner width.
     """
 
@@ -33,16 +33,16 @@ class Layout:
     inner: int = 1
 
     def conv(self, channels_in: int, channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-        """A convolution that keeps the image's size but for its stride."""
+        """Make a convolution whose padding keeps the image size at stride 1."""
         return nn.Conv2d(channels_in, channels, kernel, stride, padding=kernel // 2, bias=self.spec.bias)
 
     def norm(self, channels: int) -> nn.Module:
-        """The batch norm asked for."""
+        """Make the BatchNorm that the spec names."""
         return BATCH_NORMS[self.spec.batch_norm](channels)
 
 
 class Block(nn.Module):
-    """What both kinds of block have: a shortcut, a 1×1 convolution with batch norm wherever the shape changes."""
+    """Base of both kinds of block: a shortcut, which is a 1×1 convolution with BatchNorm if the shape changes."""
 
     def _add_shortcut(self, layout: Layout, channels_in: int, channels: int, stride: int) -> None:
         self._projection = None
@@ -56,7 +56,7 @@ class Block(nn.Module):
 
 
 class BasicBlock(Block):
-    """Two 3×3 convolutions beside a shortcut."""
+    """Two 3×3 convolutions and a shortcut."""
 
     expansion = 1
 
@@ -74,7 +74,7 @@ class BasicBlock(Block):
 
 
 class Bottleneck(Block):
-    """A 1×1, a 3×3 and a four times wider 1×1 convolution beside a shortcut."""
+    """A 1×1, a 3×3 and a four times wider 1×1 convolution, and a shortcut."""
 
     expansion = 4
 
@@ -97,9 +97,9 @@ class ResNet(nn.Module):
     """A ResNet of four stages of 64, 128, 256 and 512 channels (times the block's expansion).
 
     Args:
-        layout: layer options, the kind of stem.
-        block: basic or bottleneck.
-        depths: blocks of each stage.
+        layout: layer options and kind of stem.
+        block: `BasicBlock` or `Bottleneck`.
+        depths: number of blocks in each stage.
     """
 
     def __init__(self, layout: Layout, block: type[BasicBlock | Bottleneck], depths: tuple[int, int, int, int]) -> None:
@@ -118,7 +118,7 @@ class ResNet(nn.Module):
         self.fc = FullyConnected(channels, spec.classes, 1, bias=spec.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) to logits (B, classes)."""
+        """Map images (B, C, H, W) to logits (B, classes)."""
         out = self.maxpool(F.relu(self.bn1(self.conv1(images))))
         out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
         return self.fc(F.adaptive_avg_pool2d(out, 1)).flatten(1)

@@ -43,8 +43,8 @@ class CifarResNet(nn.Module):
 
     Args:
         spec: classes, image shape, layer options.
-        blocks: basic blocks in each stage.
-        stem: channels of the stem and the first stage; every further stage doubles them.
+        blocks: number of basic blocks in each stage.
+        stem: channels of the stem and the first stage; each further stage doubles them.
     """
 
     def __init__(self, spec: ModelSpec, blocks: int, stem: int = 16) -> None:
@@ -63,7 +63,7 @@ class CifarResNet(nn.Module):
         return nn.Sequential(first, *(BasicBlock(channels, channels, 1, spec) for _ in range(blocks - 1)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) to logits (B, classes)."""
+        """Map images (B, C, H, W) to logits (B, classes)."""
         out = F.relu(self.bn1(self.conv1(images)))
         out = self.layer3(self.layer2(self.layer1(out)))
         return self.fc(F.adaptive_avg_pool2d(out, 1)).flatten(1)

@@ -1,7 +1,6 @@
-"""VGG with batch norm and one linear layer, as it is used on small images.
+"""VGG with BatchNorm and one linear layer, the variant for small images.
 
-Source: Simonyan & Zisserman, ICLR 2015 (arXiv 1409.1556), Table 1, column D; its three linear layers of ImageNet are
-one here.
+Source: Simonyan & Zisserman, ICLR 2015 (arXiv 1409.1556), Table 1, column D; one linear layer replaces its three.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ from models.layers import BATCH_NORMS, FullyConnected
 from models.spec import ModelSpec
 
 STAGES_OF_16 = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
-"""(channels, convolutions) between two poolings."""
+"""(channels, convolutions) of each stage; each stage ends in a pooling."""
 
 
 class VGG(nn.Module):
-    """Stages of 3×3 convolutions, 2×2 max pooling after each, the mean over what remains of the image, a classifier.
+    """Stages of 3×3 convolutions, each followed by 2×2 max pooling; then average pooling and a linear classifier.
 
     Args:
         spec: classes, image shape, layer options.
-        stages: (channels, convolutions) of each.
+        stages: (channels, convolutions) of each stage.
 
     Raises:
         UserError: the images are too small for the poolings.
@@ -42,7 +41,7 @@ class VGG(nn.Module):
         self.classifier = FullyConnected(channels, spec.classes, 1, bias=spec.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) to logits (B, classes)."""
+        """Map images (B, C, H, W) to logits (B, classes)."""
         return self.classifier(F.adaptive_avg_pool2d(self.features(images), 1)).flatten(1)
 
 

@@ -1,4 +1,4 @@
-"""Wide residual networks for small images: batch norm and ReLU before each convolution.
+"""Wide ResNets for small images: BatchNorm and ReLU come before each convolution.
 
 Source: Zagoruyko & Komodakis, BMVC 2016 (arXiv 1605.07146): depth 6n + 4, stages k times as wide.
 """
@@ -13,7 +13,7 @@ from models.spec import ModelSpec
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions beside a shortcut; where the width changes, a 1×1 convolution of the activated input."""
+    """Two 3×3 convolutions and a shortcut; if the shape changes, it is a 1×1 convolution of the activated input."""
 
     def __init__(self, channels_in: int, channels: int, stride: int, spec: ModelSpec) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one width; a module of its own for the sake of published names (`block1.layer.0`)."""
+    """Blocks of one width, as a separate module because of the published names (`block1.layer.0`)."""
 
     def __init__(self, channels_in: int, channels: int, stride: int, blocks: int, spec: ModelSpec) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class WideResNet(nn.Module):
 
     Args:
         spec: classes, image shape, layer options.
-        depth: 6n + 4 layers, n blocks in each stage.
+        depth: number of layers, 6n + 4 with n blocks in each stage.
         widen: factor of the stages' 16, 32 and 64 channels.
     """
 
@@ -65,7 +65,7 @@ class WideResNet(nn.Module):
         self.fc = FullyConnected(widths[2], spec.classes, 1, bias=spec.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) to logits (B, classes)."""
+        """Map images (B, C, H, W) to logits (B, classes)."""
         out = self.block3(self.block2(self.block1(self.conv1(images))))
         return self.fc(F.adaptive_avg_pool2d(F.relu(self.bn1(out)), 1)).flatten(1)
 

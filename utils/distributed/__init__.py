@@ -1,1 +1,1 @@
-"""Processes that train together: how they were started, and what they exchange."""
+"""Distributed training: how its processes were started, and what they exchange."""

@@ -1,8 +1,8 @@
-"""What the processes that train together tell one another. In a process that is alone all of this does nothing.
+"""Communication between the processes of a distributed run. In a single process all of this does nothing.
 
-Every rank draws the same random numbers, holds the whole network, and takes every step; of each batch it computes its
-own part. What follows from sums over the ranks is the same on all of them to the bit, which `consistency` verifies.
-What is read, written or decided by the clock is the first rank's business (`rank_zero_only`).
+Every rank draws the same random numbers, holds the whole network, and takes every step, but computes only its own part
+of each batch. Gradients and metrics are summed over the ranks, so all ranks stay equal to the bit; `consistency`
+verifies this. Only rank 0 reads and writes the run's files and consults the clock (`rank_zero_only`).
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PATIENCE = timedelta(hours=1)
-"""For ranks that are alive: the first may download and decode a data set. One that has died is noticed at once."""
+"""Timeout for live ranks: rank 0 may take long to download and decode a data set. A dead rank is noticed at once."""
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
-# ---- who is there --------------------------------------------------------------------------------------------------
+# ---- ranks and the process group -----------------------------------------------------------------------------------
 
 
 def world_size() -> int:
-    """How many ranks there are."""
+    """Return the number of ranks."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which one this is, from 0."""
+    """Return this process's rank, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_distributed() -> bool:
-    """Whether the work at hand is that of several ranks, and not of one of them for all."""
+    """Return whether several ranks do the current work together; False inside a `rank_zero_only` function."""
     return world_size() > 1 and not _alone.get()
 
 
 @contextmanager
 def process_group(device: torch.device, backend: str) -> Iterator[None]:
-    """Within: the processes that torchrun has started together are one group.
+    """Make the processes that torchrun started together one process group for the block.
 
     Args:
-        device: of this one.
-        backend: `nccl` or `gloo`, for what is on a GPU; on the CPU it is always gloo.
+        device: this process's device.
+        backend: `nccl` or `gloo`, for tensors on a GPU; tensors on the CPU always use gloo.
 
     Raises:
-        RanksApart: they do not find one another.
+        DistributedError: the processes cannot reach one another.
     """
     if launched().world == 1:
         yield
@@ -68,9 +68,9 @@ def process_group(device: torch.device, backend: str) -> Iterator[None]:
         _join(f"cpu:gloo,cuda:{backend}" if device.type == "cuda" else "gloo")
     try:
         yield
-        broadcast(None)  # nobody leaves before all are done
+        broadcast(None)  # no rank leaves before all are done
     except BaseException as error:
-        # With a rank gone, taking leave of it could last for ever.
+        # All ranks stop together. After any other error a rank may be lost, and destroying the group could hang.
         if isinstance(error, Stopped):
             dist.destroy_process_group()
         raise
@@ -81,8 +81,8 @@ def _join(backends: str) -> None:
     store, number, count = next(rendezvous("env://", timeout=PATIENCE))
     here = launched()
     if here.world == here.local_world:
-        # On one machine torchrun keeps its store when it starts processes again, with the addresses of the dead in it.
-        # (Over several machines a restart is another for each of them; with --rdzv-backend=c10d the store is new.)
+        # On one machine torchrun keeps its store over a restart, with the addresses of the dead processes in it.
+        # (Over several machines the restart counts differ, and with --rdzv-backend=c10d the store is new.)
         store = dist.PrefixStore(f"start {here.restart}", store)
     dist.init_process_group(backends, store=store, rank=number, world_size=count, timeout=PATIENCE)
 
@@ -91,7 +91,7 @@ def _join(backends: str) -> None:
 def _together() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # of whatever kind its backend has
+    except RuntimeError as error:  # each backend raises its own subclass
         raise DistributedError(
             "another process of this run has ended or cannot be reached; `torchrun --max-restarts=N` starts all of "
             "them again, from the last checkpoint"
@@ -102,27 +102,27 @@ def _together() -> Iterator[None]:
 
 
 def own_part(start: int, stop: int) -> slice:
-    """This rank's part of the places from `start` to `stop`: `Tensor.tensor_split` into `in_parts`; all, if alone."""
+    """Return this rank's slice of `start`:`stop`, cut as `Tensor.tensor_split` does; all of it in a single process."""
     if not is_distributed():
         return slice(start, stop)
     each, over = divmod(stop - start, in_parts(stop - start, world_size()))
     begin, end = (min(start + n * each + min(n, over), stop) for n in (rank(), rank() + 1))
-    return slice(begin, end)  # empty for the last ranks, where there are fewer parts
+    return slice(begin, end)  # empty for the last ranks if there are fewer parts than ranks
 
 
 def in_parts(count: int, wanted: int) -> int:
-    """Into how many parts to cut `count` images: each has two at least, for BatchNorm has no variance of one."""
+    """Return how many parts to cut `count` images into: each needs two, as BatchNorm has no variance of one image."""
     return max(1, min(wanted, count // 2))
 
 
 def own_share(pieces: Iterable[T]) -> Iterator[T]:
-    """The pieces that are this rank's, dealt out in turns; all of them, if it is alone."""
+    """Return every `world_size`-th piece, starting at this rank; all pieces in a single process."""
     return islice(pieces, rank(), None, world_size()) if is_distributed() else iter(pieces)
 
 
 @torch.no_grad()
 def all_reduce_in_place(tensors: Sequence[Tensor]) -> None:
-    """Replace every tensor, contiguous, by its sum over the ranks; the host does not wait for a GPU's."""
+    """Replace each contiguous tensor by its sum over the ranks; the host does not wait for a GPU."""
     if not is_distributed():
         return
     with _together():
@@ -131,7 +131,7 @@ def all_reduce_in_place(tensors: Sequence[Tensor]) -> None:
 
 
 def all_reduce(*counts: int) -> list[int]:
-    """Every number's sum over the ranks."""
+    """Return the sum of each number over the ranks."""
     if not is_distributed():
         return list(counts)
     numbers = torch.tensor(counts)
@@ -141,15 +141,15 @@ def all_reduce(*counts: int) -> list[int]:
 
 
 class Agreement:
-    """Numbers of which every rank gets the largest, all of them at the same step."""
+    """Numbers of which every rank gets the maximum over the ranks, at the same step on all of them."""
 
     def __init__(self) -> None:
         self._under_way: tuple[dist.Work, Tensor] | None = None
 
     def soon(self, *mine: int) -> list[int]:
-        """The largest of what the ranks gave when this was called before; none waits: it is here, a step later.
+        """Return the maxima of the numbers that the ranks passed to the previous call, so that no rank waits.
 
-        When there was something, what is given now is not told: it will be given again, unless it is settled by then.
+        If one of these is not 0, the numbers of this call are not sent: the caller passes them again if still needed.
         """
         if not is_distributed():
             return list(mine)
@@ -157,12 +157,12 @@ class Agreement:
         if any(before):
             return before
         numbers = torch.tensor(mine)
-        with _together():  # on the CPU: the GPU goes on with its queue meanwhile
+        with _together():  # on the CPU, so that the GPU works on its queue meanwhile
             self._under_way = dist.all_reduce(numbers, dist.ReduceOp.MAX, async_op=True), numbers
         return before
 
     def now(self, *mine: int) -> list[int]:
-        """The largest of what the ranks give now, or gave when `soon` was last called."""
+        """Return the maxima of the numbers passed now and of those still under way from the last `soon`."""
         if not is_distributed():
             return list(mine)
         numbers = torch.tensor([max(pair) for pair in zip(mine, self._arrived(len(mine)))])
@@ -184,7 +184,7 @@ class Agreement:
 
 
 def broadcast(value: T) -> T:
-    """The first rank's value; tensors in it have to be on the CPU."""
+    """Return rank 0's value on every rank; tensors in it have to be on the CPU."""
     if not is_distributed():
         return value
     carried = [value]
@@ -194,7 +194,7 @@ def broadcast(value: T) -> T:
 
 
 def all_gather(value: T) -> list[T]:
-    """Every rank's value, in their order."""
+    """Return the values of all ranks, in rank order."""
     if not is_distributed():
         return [value]
     values: list[T | None] = [None] * world_size()
@@ -204,9 +204,9 @@ def all_gather(value: T) -> list[T]:
 
 
 def rank_zero_only(function: Callable[P, T]) -> Callable[P, T]:
-    """Called on every rank, run on the first, which tells the others what came of it, a UserError as well.
+    """Run a function on rank 0 only, and broadcast its result or its UserError to all ranks.
 
-    Nobody goes on before it is done. What it calls takes the first rank for being alone.
+    Every rank has to call it, and waits until it is done. Inside it, `is_distributed()` is False.
     """
 
     @wraps(function)
@@ -232,9 +232,9 @@ def rank_zero_only(function: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def rank_zero_first() -> Iterator[None]:
-    """Within: the first rank, then the first of every other machine, then the rest: what one gets, the next ones find.
+    """Run the block on rank 0, then on the first rank of every other machine, then on the remaining ranks.
 
-    So a data set is downloaded once on every machine, whether or not they share their disks.
+    So a data set is downloaded at most once on every machine, whether or not the machines share a disk.
     """
     here = launched()
     turn = 0 if rank() == 0 else 1 if here.local_rank == 0 else 2

@@ -1,4 +1,4 @@
-"""Proof that the processes that share a run hold the same: every tensor's hash, compared over all of them."""
+"""Verifies that all ranks of a run hold the same tensors, by comparing the hash of each tensor over the ranks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def assert_same_on_all_ranks(tensors: Mapping[str, Tensor], when: str) -> None:
 
     Args:
         tensors: by name, such as a state_dict.
-        when: at what point of the run, for the message.
+        when: the point of the run, for the message.
 
     Raises:
-        RanksApart: a rank has another one than the first rank has.
+        DistributedError: a tensor of some rank differs from rank 0's.
     """
     if not ranks.is_distributed():
         return

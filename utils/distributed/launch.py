@@ -1,4 +1,4 @@
-"""What torchrun says, in environment variables, to the processes that it starts; who of them speaks."""
+"""How torchrun started this process, from its environment variables, and which process prints."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 
 HEAD_START = 2.0
-"""Seconds that the first rank has for saying what went wrong: when it has ended, torchrun ends the others."""
+"""Seconds that rank 0 has to print an error: once it has ended, torchrun ends the other ranks."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A process among those that were started together; the defaults are those of one that was started alone.
+    """This process's position among those started together; the defaults describe a single process.
 
     Attributes:
-        rank, world: which one of how many.
-        local_rank, local_world: which one of how many on this machine.
-        restart: how often torchrun has started them again.
-        may_restart: whether torchrun was told to start them again when one ends.
-        by_torchrun: whether it was torchrun that has started this one.
+        rank, world: the rank, and the number of ranks.
+        local_rank, local_world: the same on this machine.
+        restart: how often torchrun has restarted the processes.
+        may_restart: whether torchrun restarts them when one ends (`--max-restarts`).
+        by_torchrun: whether torchrun started this process.
     """
 
     rank: int = 0
@@ -34,16 +34,16 @@ class Launch:
 
     @property
     def command(self) -> str:
-        """What such processes are started with, in front of `main.py`."""
+        """The command that starts such processes, up to `main.py`."""
         if self.world == 1:
             return "python"
-        # How several machines find one another is their user's to know.
+        # "...": only the user knows the rendezvous options of several machines.
         return f"torchrun --nproc-per-node={self.local_world}{' ...' if self.world > self.local_world else ''}"
 
 
 def launched() -> Launch:
-    """How this process was started."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:  # Slurm and others set RANK as well, and mean something else
+    """Return how this process was started."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # Slurm and others set RANK too, with another meaning
         return Launch()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
     numbers = [int(os.environ[name]) for name in names]
@@ -52,7 +52,7 @@ def launched() -> Launch:
 
 @contextmanager
 def printed_once() -> Iterator[None]:
-    """Within: only the first rank prints."""
+    """Discard the standard output of all ranks but rank 0 for the block."""
     if launched().rank == 0:
         yield
         return
@@ -61,6 +61,6 @@ def printed_once() -> Iterator[None]:
 
 
 def wait_for_first() -> None:
-    """Let the first rank say what went wrong; a rank that is still there afterwards has something of its own to say."""
+    """Give rank 0 time to print its error; a rank that still runs afterwards has an error of its own to print."""
     if launched().rank:
         time.sleep(HEAD_START)

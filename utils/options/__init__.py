@@ -1,1 +1,1 @@
-"""How options are declared, and read from YAML files and flags."""
+"""Declares options, and reads them from YAML files and flags."""

@@ -1,4 +1,4 @@
-"""From YAML files and flags to the values of options, and what is wrong with them: all of it, with its place."""
+"""Reads option values from YAML files and flags, and collects every problem with its file and line or its flag."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from utils.options.yaml_file import plain_value, read_nodes
 Kind = TypeVar("Kind", bound=Options)
 
 MISSING = object()
-"""The value of a flag that was given without one."""
+"""Stands for the value of a flag that was given without a value."""
 
 
 class Given(NamedTuple):
-    """A value as it was given, and where."""
+    """The value a user gave for an option, and where: a flag, or a line of a file."""
 
     value: Any
     where: str
@@ -34,12 +34,12 @@ class Given(NamedTuple):
 
 @dataclass(frozen=True)
 class Declarations:
-    """The options that there are.
+    """The declarations of all options.
 
     Attributes:
-        groups: classes with the options as fields, each a section of `--help`.
-        retired: options that are known and do nothing any more -> what to use instead.
-        flags_only: options that say what to do with a config file, and have no place in one.
+        groups: classes whose fields are the options; each class is a section of `--help`.
+        retired: options that no longer do anything -> what to use instead.
+        flags_only: options that a config file cannot hold, because they say what to do with one.
     """
 
     groups: tuple[type[Options], ...]
@@ -48,16 +48,16 @@ class Declarations:
 
     @cached_property
     def fields(self) -> dict[str, FieldInfo]:
-        """Option -> its declaration."""
+        """Option name -> its declaration."""
         return {name: field for group in self.groups for name, field in group.model_fields.items()}
 
     @cached_property
     def canonical(self) -> dict[str, str]:
-        """Other name of an option -> its name."""
+        """Alias of an option -> its canonical name."""
         return {alias: name for name, field in self.fields.items() for alias in field.json_schema_extra["aliases"]}
 
     def take(self, options: dict[str, Given], name: str, given: Given, problems: list[str]) -> None:
-        """Enter a known option under its canonical name; warn of a retired one; a problem for any other."""
+        """Store a known option under its canonical name; warn about a retired one; add a problem for any other."""
         name = self.canonical.get(name, name)
         if name in self.fields:
             if given.value is MISSING:
@@ -70,7 +70,7 @@ class Declarations:
             problems.append(self.unknown(given.where, name, given.value))
 
     def unknown(self, where: str, name: str, value: Any) -> str:
-        """The message for an option that does not exist."""
+        """Return the message for an option that does not exist."""
         near = nearest(name, [*self.fields, *self.canonical])
         return f"{where}: no such option" + ("" if near is None else _corrected(where, near, value))
 
@@ -79,7 +79,7 @@ class Declarations:
 
 
 def read_flags(declared: Declarations, argv: list[str] | None) -> tuple[dict[str, Given], list[str]]:
-    """Flags as canonical name -> what was given; the rest are problems."""
+    """Parse the command line; return canonical name -> given value, and the problems with the rest."""
     words = _joined([_spelled(word) for word in (sys.argv[1:] if argv is None else argv)])
     problems: list[str] = []
     parsed, rest = _parser(declared).parse_known_args(words)
@@ -91,13 +91,13 @@ def read_flags(declared: Declarations, argv: list[str] | None) -> tuple[dict[str
         if word.startswith("-"):
             value = value if equals or after.startswith("-") else after
             problems.append(declared.unknown(flag, flag.lstrip("-"), value or None))
-        elif not before.startswith("-"):  # else it is the value of an unknown flag
+        elif not before.startswith("-"):  # otherwise it is the value of an unknown flag
             problems.append(f"{word}: not expected; an option is written --name value")
     return flags, problems
 
 
 def _spelled(word: str) -> str:
-    """A flag with `_` for `-` in its name; a value as it is."""
+    """Replace `-` by `_` in a flag's name; leave a value unchanged."""
     if not word.startswith("--"):
         return word
     name, equals, value = word[2:].partition("=")
@@ -105,7 +105,7 @@ def _spelled(word: str) -> str:
 
 
 def _joined(words: list[str]) -> list[str]:
-    """`--lmbda -1e-4` as `--lmbda=-1e-4`: argparse takes some negative numbers for flags."""
+    """Join `--lmbda -1e-4` into `--lmbda=-1e-4`, because argparse takes some negative numbers for flags."""
     joined: list[str] = []
     for word in words:
         if joined and joined[-1].startswith("--") and "=" not in joined[-1] and _is_number(word):
@@ -151,7 +151,7 @@ def _parser(declared: Declarations) -> argparse.ArgumentParser:
 def _add_flag(section: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
     spellings = [f"--{name}", *(f"-{a}" if len(a) == 1 else f"--{a}" for a in field.json_schema_extra["aliases"])]
     default = str(field.default).lower() if is_bool(field) else field.default
-    named = is_bool(field) or choices_of(field)  # which the flag itself shows
+    named = is_bool(field) or choices_of(field)  # the metavar already shows these
     notes = [*([] if default in (None, ()) else [str(default)]), *([] if named else [allowed(field)])]
     text = f"{field.description} [{'; '.join(notes)}]" if notes else field.description
     text = text.replace("%", "%%")
@@ -169,10 +169,10 @@ def _add_flag(section: argparse._ArgumentGroup, name: str, field: FieldInfo) -> 
 
 
 def read_yaml(declared: Declarations, path: Path, problems: list[str]) -> dict[str, Given]:
-    """The options in a flat YAML file, by canonical name, with the line each stands in.
+    """Read the options of a flat YAML file, by canonical name, each with its line number.
 
     Raises:
-        UserError: no such file, or not a YAML mapping.
+        UserError: the file does not exist, or is not a YAML mapping.
     """
     root = read_nodes(path, "config file")
     if root is None:
@@ -203,15 +203,15 @@ def read_yaml(declared: Declarations, path: Path, problems: list[str]) -> dict[s
 
 
 def validated(kind: type[Kind], given: Mapping[str, Given], problems: list[str]) -> tuple[Kind, set[str]]:
-    """The options of these values; those whose values are not allowed stay at their defaults.
+    """Validate the given values; an option with an invalid value keeps its default.
 
     Args:
-        kind: of the options.
-        given: option -> its value.
-        problems: takes what is wrong with any of them.
+        kind: the class of the options.
+        given: option name -> its value.
+        problems: a message is appended for every invalid value.
 
     Returns:
-        The options, and the names of those that were wrong.
+        The options, and the names of those with invalid values.
     """
     values, wrong = {name: one.value for name, one in given.items()}, set()
     try:
@@ -228,14 +228,14 @@ def validated(kind: type[Kind], given: Mapping[str, Given], problems: list[str])
 
 
 def _corrected(where: str, name: str, value: Any) -> str:
-    """The line, the flag or the argument that was probably meant in this place."""
+    """Suggest the corrected YAML line, flag or keyword argument, in the form that `where` uses."""
     if where.startswith("-"):
         return f"; did you mean '--{name}{'' if value is None else f' {value}'}'?"
     if where.endswith("="):
         return f"; did you mean {name}={value!r}?"
     try:
         written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).partition("\n")[0]
-    except ValueError:  # a number too long to be written out
+    except ValueError:  # Python refuses to write out a number this long
         written = abbreviate(value)
     return f"; did you mean '{name}: {abbreviate(written)}'?"
 
@@ -259,6 +259,6 @@ _COMPLAINTS: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {
 
 
 def _complaint(error: Mapping[str, Any]) -> str:
-    """A pydantic error in the words of this tool's messages."""
+    """Reword a pydantic error for this tool's messages."""
     say = _COMPLAINTS.get(error["type"])
     return say(abbreviate(error["input"]), error.get("ctx", {})) if say else error["msg"]

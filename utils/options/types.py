@@ -1,4 +1,4 @@
-"""How options are declared: their types, with the checks of what a person may give, and what `--help` says of them."""
+"""The types of options: each checks the values a user may give, and describes them for `--help`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from utils.run.stopping import seconds_of
 
 @dataclass(frozen=True)
 class Choices:
-    """The names an option allows; stands beside its type for `--help`."""
+    """The names an option allows, attached to its type for `--help`."""
 
     names: tuple[str, ...]
 
@@ -30,12 +30,12 @@ def one_of(
     aliases: Mapping[Any, str] | None = None,
     also: Mapping[str, str] | None = None,
 ) -> Any:
-    """The type of an option that allows these names only.
+    """Make the type of an option that allows only these names.
 
     Args:
-        names: what is allowed.
-        aliases: other spellings.
-        also: what else is allowed, as it is described -> a regular expression for all of it.
+        names: the allowed names.
+        aliases: other spelling -> allowed name.
+        also: further allowed values, as description -> regular expression that matches the whole value.
     """
     described = ", ".join((*names, *(also or {})))
 
@@ -51,7 +51,7 @@ def one_of(
 
 
 class _NotOneOf(ValueError):
-    """A value that is not allowed, and the allowed one that was probably meant."""
+    """A value that is not allowed; `nearest` is the allowed name closest to it, or None."""
 
     def __init__(self, text: str, nearest: str | None) -> None:
         super().__init__(text)
@@ -65,11 +65,11 @@ def _no_bool(given: Any) -> Any:
 
 
 LARGEST = 2**63
-"""Numbers from here on are no counts: PyTorch has none so large."""
+"""Integers from here on are refused: PyTorch's int64 cannot hold them."""
 
 
 def _whole(given: Any) -> Any:
-    """A whole number in the scientific way, `1e2`, is one, though YAML 1.1 takes it for a text."""
+    """Accept a whole number in scientific notation (`1e2`), which YAML 1.1 reads as a string."""
     try:
         number = float(_no_bool(given))
     except (TypeError, ValueError):
@@ -88,7 +88,7 @@ def _listed(given: Any) -> Any:
 
 
 def _one_or_more(given: Any) -> Any:
-    """Folders: one, or a list; a name may have blanks in it."""
+    """Make a list of one folder; a string is not split, because a folder's name may contain spaces."""
     return [given] if isinstance(given, str) else given
 
 
@@ -150,12 +150,12 @@ def option(
     """Declare an option.
 
     Args:
-        default: its value when nothing is given.
-        text: its meaning, for `--help`.
-        affects: whether it affects the result; only those that do enter `config_hash`.
-        aliases: other names for it; a single letter is a short flag.
-        changeable: whether a run that has begun can go on with another value of it (`resume_anyway`).
-        bounds: `ge`, `gt`, `le`, `lt`, as pydantic has them.
+        default: the value when the user gives none.
+        text: the description for `--help`.
+        affects: whether the option affects the result; only such options enter `config_hash`.
+        aliases: other names; a single letter is a short flag.
+        changeable: whether a run can be resumed with another value of the option (`resume_anyway`).
+        bounds: `ge`, `gt`, `le`, `lt`, as in pydantic.
     """
     about = {"affects": affects, "aliases": list(aliases), "changeable": changeable}
     return Field(default, description=text, json_schema_extra=about, **bounds)
@@ -165,7 +165,7 @@ _NO_TEXT = re.compile(r"[\0\ud800-\udfff]")
 
 
 class Options(BaseModel):
-    # Names such as model_... are taken by pydantic unless this is lifted.
+    # protected_namespaces=(): otherwise pydantic reserves field names such as model_...
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True, protected_namespaces=()
     )
@@ -173,7 +173,7 @@ class Options(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _check_text(cls, given: Any) -> Any:
-        """What no file system, no YAML and no terminal takes is no value of any option."""
+        """Refuse bytes, huge integers, NUL and invalid UTF-8, which file systems, YAML or terminals cannot take."""
         if isinstance(given, bytes) or (isinstance(given, int) and abs(given) >= LARGEST):
             raise ValueError(f"{abbreviate(given)} is neither a text nor a number that can be used")
         if isinstance(given, str) and _NO_TEXT.search(given):
@@ -196,7 +196,7 @@ def is_list(field: FieldInfo) -> bool:
 
 
 def choices_of(field: FieldInfo) -> tuple[str, ...]:
-    """The names an option allows, also where it may be left out (`one_of(...) | None`)."""
+    """Return the names an option allows, also for an optional one (`one_of(...) | None`)."""
     inner = (getattr(part, "__metadata__", ()) for part in parts_of(field.annotation))
     return next((extra.names for extra in chain(field.metadata, *inner) if isinstance(extra, Choices)), ())
 
@@ -205,7 +205,7 @@ _SIGNS = {Gt: (">", "gt"), Ge: ("≥", "ge"), Lt: ("<", "lt"), Le: ("≤", "le")
 
 
 def allowed(field: FieldInfo) -> str:
-    """What an option allows, in words: its names, or its kind and bounds."""
+    """Describe the values an option allows: its names, or its type and bounds."""
     if is_bool(field):
         return "true, false"
     if names := choices_of(field):

@@ -1,4 +1,4 @@
-"""YAML of anyone's making: no code, no aliases that grow without end, no more of it than a person writes."""
+"""Reads untrusted YAML: runs no code, stops alias bombs, and refuses files larger than a person writes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _TEXT = "tag:yaml.org,2002:str"
 
 
 def read_nodes(path: Path, title: str) -> yaml.Node | None:
-    """The nodes of a YAML file, no value made of them yet; None of an empty one.
+    """Parse a YAML file into nodes without constructing values; return None for an empty file.
 
     Args:
         path: the file.
-        title: of its kind, for messages.
+        title: what kind of file it is, for messages.
 
     Raises:
-        UserError: it cannot be read, is not YAML, or is larger or deeper than such a file ever is.
+        UserError: the file cannot be read, is not YAML, is larger than `LARGEST_BYTES`, or is nested too deeply.
     """
     try:
         with path.open("rb") as file:
@@ -29,7 +29,7 @@ def read_nodes(path: Path, title: str) -> yaml.Node | None:
         if len(content) > LARGEST_BYTES:
             raise UserError(f"{path} is larger than {LARGEST_BYTES // 1024} KiB: it is no {title}")
         return yaml.SafeLoader(content.decode()).get_single_node()
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no path
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or an invalid path
         raise UserError(f"cannot read the {title} {path}: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {_complaint(error)}") from error
@@ -38,10 +38,10 @@ def read_nodes(path: Path, title: str) -> yaml.Node | None:
 
 
 def read_document(path: Path, title: str) -> Any:
-    """What a YAML file says, aliases and merged mappings included; for files that hold more than options.
+    """Read a YAML file that holds more than options, with aliases and merged mappings resolved.
 
     Raises:
-        UserError: as `read_nodes`, or it asks for values that there are not.
+        UserError: as for `read_nodes`, or a value cannot be constructed.
     """
     node = read_nodes(path, title)
     try:
@@ -52,10 +52,10 @@ def read_document(path: Path, title: str) -> Any:
 
 
 def plain_value(node: yaml.Node) -> Any:
-    """The text, number, truth value, date or nothing that a node stands for, or a list of such.
+    """Return the string, number, bool, date or None that a node holds, or a list of these.
 
     Raises:
-        ValueError: it stands for anything else; says what.
+        ValueError: the node holds anything else; the message says what.
     """
     if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
         return [_scalar(part) for part in node.value]
@@ -64,14 +64,14 @@ def plain_value(node: yaml.Node) -> Any:
 
 def _scalar(node: yaml.Node) -> Any:
     loader = yaml.SafeLoader("")
-    # Other tags than those its looks give it could ask for a number where there is none, or for an object.
+    # An explicit tag (`!!int abc`, `!!python/object`) could ask for a number that is none, or for an object.
     if not isinstance(node, yaml.ScalarNode) or node.tag not in (
         _TEXT, loader.resolve(yaml.ScalarNode, node.value, (True, False))
     ):  # fmt: skip
         raise ValueError(f"neither a plain value nor a list of them ({_kind(node)})")
     try:
         return loader.construct_object(node)
-    except OverflowError as error:  # 1:1:...:1.0, a number to the base of 60
+    except OverflowError as error:  # 1:1:...:1.0, a base-60 number
         raise ValueError(str(error)) from error
 
 

@@ -1,1 +1,1 @@
-"""A run on disk: stages, checkpoints, the lock of its folder, stopping, progress."""
+"""A run on disk: its stages, its checkpoints, the lock of its folder, stopping, and progress."""

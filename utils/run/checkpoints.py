@@ -1,4 +1,4 @@
-"""A run's checkpoints: stored whole and in time, checked when they are loaded, the last ones kept."""
+"""A run's checkpoints: written atomically at set times, verified when loaded; the newest ones are kept."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from utils.files import load_tensors, write_atomic
 
 @dataclass(frozen=True)
 class Keeping:
-    """When a stage is stored, and what is kept of it.
+    """When a stage is stored, and which of its checkpoints are kept.
 
     Attributes:
-        every_epochs: store after every so many epochs.
-        every_seconds: in place of that, store when so much time has passed, within an epoch as well.
+        every_epochs: epochs between two checkpoints.
+        every_seconds: replaces `every_epochs`: seconds between two checkpoints, which may fall within an epoch.
         last: how many of a stage's newest checkpoints are kept; with 1 there is none to fall back to.
-        copies_every: keep a copy for good every so many epochs (below 1: never).
-        copies_at: stage -> epochs after which a copy of it, or of its sub-stages, is kept for good as well.
+        copies_every: epochs between two permanent copies (below 1: no copies).
+        copies_at: stage -> further epochs after which it, or a sub-stage of it, gets a permanent copy.
     """
 
     every_epochs: int = 1
@@ -37,19 +37,19 @@ class Keeping:
 
 
 def checkpoint_path(folder: Path, stage: str, back: int = 0) -> Path:
-    """Where a run in this folder keeps a stage's checkpoint, or the one stored `back` times before it.
+    """Return the path of a stage's newest checkpoint in this run folder, or of the one `back` checkpoints older.
 
-    A copy kept after epoch e is that of a stage called `STAGE_epoch_EEE`.
+    The permanent copy after epoch e is stored as that of a stage `STAGE_epoch_EEE`.
     """
     return folder / "checkpoints" / f"{stage.replace('/', '-')}{f'.{back}' if back else ''}.pt"
 
 
 class Checkpoints:
-    """The checkpoints of the run in a folder.
+    """Stores and loads the checkpoints of a run.
 
     Args:
-        folder: the run's; they go to `checkpoints/` in it.
-        keeping: when, and how many.
+        folder: the run folder; checkpoints go to `checkpoints/` in it.
+        keeping: when to store, and how many to keep.
     """
 
     def __init__(self, folder: Path, keeping: Keeping) -> None:
@@ -58,13 +58,13 @@ class Checkpoints:
         self._stored = time.monotonic()
 
     def load(self, stage: str) -> dict[str, Any] | None:
-        """What was last stored of a stage, tensors on the CPU; None when it has not begun.
+        """Load a stage's newest readable checkpoint, with tensors on the CPU; None if the stage has not begun.
 
-        A checkpoint that is damaged is passed over, with a warning, for the one before it: the stage goes on from
-        there, and comes to the same end.
+        A damaged checkpoint is skipped with a warning: the stage resumes from the one before it, with the same final
+        result.
 
         Raises:
-            UserError: there are checkpoints, and none can be read.
+            UserError: the stage has checkpoints, but none can be read.
         """
         newest_first = (checkpoint_path(self._folder, stage, back) for back in range(max(2, self._keeping.last)))
         damaged: list[Path] = []
@@ -87,7 +87,7 @@ class Checkpoints:
         return None
 
     def is_due(self, stage: str, finished_epoch: int | None = None) -> bool:
-        """Whether it is time to store a stage, at the end of an epoch (0-based) or, without one, within it."""
+        """Return whether to store a stage now: at the end of `finished_epoch` (0-based), or if None within an epoch."""
         if finished_epoch is not None and self._is_copied(stage, finished_epoch):
             return True
         if self._keeping.every_seconds is not None:
@@ -95,10 +95,10 @@ class Checkpoints:
         return finished_epoch is not None and (finished_epoch + 1) % self._keeping.every_epochs == 0
 
     def save(self, stage: str, state: dict[str, Any], finished_epoch: int | None = None) -> None:
-        """Store a stage's state, the one before it stepping back; after an epoch that is to be kept, a copy as well.
+        """Store a stage's state as its newest checkpoint, and a permanent copy if `finished_epoch` is due one.
 
         Raises:
-            UserError: it cannot be written; what was stored before is still there.
+            UserError: the file cannot be written; earlier checkpoints are still there.
         """
         buffer = io.BytesIO()
         torch.save(state, buffer)

@@ -1,4 +1,4 @@
-"""A run folder belongs to one process at a time; the lock of a process that has died is free at once."""
+"""Locks that give a folder to one process at a time; the lock of a process that died is free at once."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from utils.errors import UserError
 
 try:
     import fcntl
-except ImportError:  # there is none on Windows
+except ImportError:  # Windows has no fcntl
     fcntl = None
 
 PATIENCE = 6.0
-"""Seconds until a lock counts as another's: the data workers of a process that was killed outlive it by up to 5."""
+"""Seconds to wait for a lock: the data workers of a killed process outlive it, and its lock, by up to 5."""
 
 
 @contextmanager
 def locked(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
-    """Hold a folder, which has to be there, for the time within.
+    """Lock an existing folder for the block.
 
     Args:
-        folder: of a run.
-        patience: seconds to wait for it.
+        folder: a run folder.
+        patience: seconds to wait for the lock.
 
     Raises:
-        UserError: another process is at work in it.
+        UserError: another process holds the lock.
     """
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=patience)
     except Timeout as error:
         raise UserError(f"{folder} is in use by another process: let it end, or stop it first") from error
-    except NotImplementedError:  # not every network file system has locks
+    except NotImplementedError:  # some network file systems have no locks
         warnings.warn(f"the file system of {folder} has no locks: see to it that no two processes use it", stacklevel=3)
     try:
         yield
@@ -47,7 +47,7 @@ def locked(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is at work in a folder now."""
+    """Return whether a process holds the lock of a folder now."""
     try:
         with locked(folder, patience=0):
             return False
@@ -56,20 +56,20 @@ def is_locked(folder: Path) -> bool:
 
 
 class Claim:
-    """A lock that a child process can be given: it is held until all who have it are gone, however they went.
+    """A lock that a child process can inherit; it is held until the last holder ends, even if it is killed.
 
     Args:
-        path: of the lock's file, which stays.
+        path: the lock file, which is not deleted.
 
     Attributes:
-        handles: what a child is given (`pass_fds`), so that it holds the claim as well.
+        handles: file descriptors to pass to a child (`pass_fds`), so that it holds the claim too.
     """
 
     def __init__(self, path: Path) -> None:
         self.handles: tuple[int, ...] = ()
         self._lock: FileLock | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
-        if fcntl is None:  # a child cannot hold it there
+        if fcntl is None:  # on Windows a child cannot inherit it
             self._lock = FileLock(path)
             self._lock.acquire(timeout=0)
             return
@@ -85,16 +85,16 @@ class Claim:
 
     @classmethod
     def of(cls, path: Path) -> Claim | None:
-        """The claim to what this file stands for, or None: another has it."""
+        """Take the claim of this lock file; return None if another process holds it."""
         try:
             return cls(path)
         except Timeout:
             return None
 
     def release(self) -> None:
-        """Give it up; a child that was given it keeps it until it ends."""
+        """Release the claim; a child that inherited it holds it until the child ends."""
         for handle in self.handles:
-            os.close(handle)  # unlocking it would take it from the child, too
+            os.close(handle)  # an explicit unlock would also release the child's
         self.handles = ()
         if self._lock is not None:
             self._lock.release()

@@ -1,4 +1,4 @@
-"""What a person sees while a stage runs: a bar on a terminal, one plain line an epoch anywhere else."""
+"""Shows the progress of a stage: a bar on a terminal, otherwise one plain line per epoch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from utils.distributed.launch import launched
 
 
 class Progress:
-    """Progress over the epochs and steps of one stage. Nothing is read from the device for it within an epoch.
+    """The progress over the epochs and steps of one stage; within an epoch it reads nothing from the device.
 
     Args:
-        stage: shown in front.
-        epochs: of the stage.
-        steps: of an epoch.
+        stage: the name in front of the bar or line.
+        epochs: number of epochs of the stage.
+        steps: number of steps per epoch.
         refresh_every: steps between two refreshes of the bar.
     """
 
@@ -39,12 +39,12 @@ class Progress:
             self._bar.close()
 
     def at(self, epoch: int, step: int) -> None:
-        """Step `step` of epoch `epoch` (both 0-based) is about to run."""
+        """Move the bar to step `step` of epoch `epoch` (both 0-based), which is about to run."""
         if self._bar is not None:
             self._bar.update(epoch * self._steps + step - self._bar.n)
 
     def epoch_done(self, epoch: int, figures: Mapping[str, str]) -> None:
-        """Show the figures of a finished epoch."""
+        """Show the metrics of a finished epoch (0-based)."""
         if self._bar is not None:
             self._bar.set_postfix(figures, refresh=False)
             self._bar.update((epoch + 1) * self._steps - self._bar.n)

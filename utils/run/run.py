@@ -1,4 +1,4 @@
-"""A run on disk: its folder, its random streams, its stages' checkpoints, its rows and its log."""
+"""A run on disk: its folder, random streams, stage checkpoints, table of rows, and TensorBoard log."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Row = dict[str, Any]
 
 
 class Run:
-    """Where and when things are kept. What is kept is its callers' business: it knows no model and no algorithm.
+    """Decides where and when a run is saved. Callers decide what is saved: it knows no model and no algorithm.
 
-    Of several ranks each has one and calls it alike; the first reads, writes, and has the clock.
+    Every rank has its own `Run` and makes the same calls; only rank 0 reads, writes, and consults the clock.
 
     Args:
-        folder: the run's folder; checkpoints go to `checkpoints/` in it.
-        log_folder: TensorBoard events, one sub-folder a stage.
-        seed: what every random stream derives from.
-        csv_name: the table of rows; that of a stage `check/NAME` is called after it.
-        keeping: when its stages are stored.
-        stopping: what asks it to stop.
+        folder: the run folder; checkpoints go to `checkpoints/` in it.
+        log_folder: TensorBoard events, one sub-folder per stage.
+        seed: the seed of all random streams.
+        csv_name: the table of rows; a stage `check/NAME` gets a table of its own, with NAME appended.
+        keeping: when stages are saved.
+        stopping: decides when the run stops.
         refresh_every: steps between two refreshes of the progress bar.
     """
 
@@ -61,17 +61,17 @@ class Run:
     # ---- randomness ------------------------------------------------------------------------------------------------
 
     def rng(self, stage: str, stream: str, epoch: int = 0, step: int = 0) -> torch.Generator:
-        """The generator of one stream of one stage at one epoch (and step); see `derive_rng`."""
+        """Derive the generator of a stage's stream at an epoch (and step); see `derive_rng`."""
         return derive_rng(self.seed, stage, stream, epoch, step)
 
     # ---- stages ----------------------------------------------------------------------------------------------------
 
     @rank_zero_only
     def load(self, stage: str) -> dict[str, Any] | None:
-        """What `save` last stored of a stage, tensors on the CPU; None when the stage has not begun.
+        """Load what `save` last stored for a stage, with tensors on the CPU; None if the stage has not begun.
 
         Raises:
-            UserError: there are checkpoints of it, and none can be read.
+            UserError: the stage has checkpoints, but none can be read.
         """
         return self._checkpoints.load(stage)
 
@@ -81,13 +81,13 @@ class Run:
         self._checkpoints.save(stage, state, finished_epoch)
 
     def is_due(self, stage: str, finished_epoch: int | None = None) -> bool:
-        """Whether it is time to store a stage; see `Checkpoints.is_due`."""
+        """Return whether it is time to store a stage; see `Checkpoints.is_due`."""
         return self._checkpoints.is_due(stage, finished_epoch)
 
     # ---- rows and events -------------------------------------------------------------------------------------------
 
     def record(self, stage: str, rows: list[Row], cost: Row | None = None) -> None:
-        """Take the rows a stage has so far, and what it cost so far; write the table the rows belong to anew."""
+        """Replace a stage's rows and cost by those so far, and rewrite the table that holds the rows."""
         self._rows[stage] = list(rows)
         self._costs[stage] = dict(cost or {})
         self._write_table(self._table(stage))
@@ -98,15 +98,15 @@ class Run:
         write_csv(self.folder / table, together)
 
     def rows(self, *stages: str) -> list[Row]:
-        """The rows so far of these stages and their sub-stages (`search` has `search/round_3`)."""
+        """Return the rows so far of these stages and their sub-stages (`search` includes `search/round_3`)."""
         return [row for name, rows in self._rows.items() if _is_under(name, stages) for row in rows]
 
     def costs(self, *stages: str) -> list[Row]:
-        """What these stages and their sub-stages have cost so far, each as it was recorded."""
+        """Return the recorded costs so far of these stages and their sub-stages, one row per stage."""
         return [cost for name, cost in self._costs.items() if _is_under(name, stages) and cost]
 
     def seconds(self, *stages: str) -> float:
-        """Seconds spent in these stages and their sub-stages, over all resumptions."""
+        """Return the seconds spent in these stages and their sub-stages, including before each resume."""
         return sum(row["seconds"] for row in self.rows(*stages))
 
     def _table(self, stage: str) -> Path:
@@ -114,7 +114,7 @@ class Run:
         return self._csv_name.with_stem(f"{self._csv_name.stem}_{check}") if kind == "check" else self._csv_name
 
     def _writer(self, stage: str = "", first_epoch: int | None = None) -> Any:
-        """The TensorBoard writer of a stage; events from `first_epoch` on that an earlier attempt left are dropped."""
+        """Return a stage's TensorBoard writer; it drops an earlier attempt's events from `first_epoch` on."""
         if stage not in self._writers:
             from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
@@ -126,7 +126,7 @@ class Run:
         """Write an epoch's scalars and histograms to TensorBoard.
 
         Raises:
-            UserError: they cannot be written.
+            UserError: the events cannot be written.
         """
         with self._logging():
             writer = self._writer(stage, epoch)
@@ -138,7 +138,7 @@ class Run:
 
     @rank_zero_only
     def log_against(self, stage: str, step: int, scalars: Mapping[str, float]) -> None:
-        """Write scalars over something else than epochs, which may come back to where it was; raises as `log` does."""
+        """Write scalars over an x-axis other than epochs, whose values may repeat; raises as `log` does."""
         with self._logging():
             writer = self._writer(f"{stage}/against")
             for tag, value in scalars.items():
@@ -147,7 +147,7 @@ class Run:
 
     @rank_zero_only
     def log_layout(self, layout: Mapping[str, Any]) -> None:
-        """Tell TensorBoard which scalars to show in one chart; raises as `log` does."""
+        """Configure which scalars TensorBoard shows in one chart; raises as `log` does."""
         with self._logging():
             self._writer().add_custom_scalars(layout)
             self._writer().flush()
@@ -160,7 +160,7 @@ class Run:
             self._writer().flush()
 
     def log_hparams(self, options: Mapping[str, Any], figures: Mapping[str, float]) -> None:
-        """Enter the run into TensorBoard's table of hyperparameters; raises as `log` does."""
+        """Add the run to TensorBoard's table of hyperparameters; raises as `log` does."""
         with self._logging():
             self._writer().add_hparams(dict(options), dict(figures), run_name=".")
             self._writer().flush()
@@ -175,31 +175,31 @@ class Run:
             ) from error
 
     def progress(self, stage: str, epochs: int, steps: int) -> Progress:
-        """A display of a stage's progress (see `utils.run.progress`)."""
+        """Make the progress display of a stage (see `utils.run.progress`)."""
         return Progress(stage, epochs, steps, self._refresh_every)
 
     # ---- stopping --------------------------------------------------------------------------------------------------
 
     @contextmanager
     def until_stopped(self) -> Iterator[Run]:
-        """Within: signals ask the run to stop at the next step; a second one stops it at once."""
+        """Handle signals for the block: the first asks the run to stop at the next step, a second stops it at once."""
         try:
             with self._stopping.installed():
                 yield self
         finally:
             for writer in self._writers.values():
-                with suppress(OSError):  # all that counts has been flushed, or its failure been told
+                with suppress(OSError):  # events were flushed before, or the failure was reported then
                     writer.close()
             self._writers.clear()
 
     def asked(self, stage: str, finished_epoch: int | None = None) -> tuple[int, bool]:
-        """What is to be done at this point of a stage; see `is_due` for the two kinds of points.
+        """Decide whether to stop or save now, at the end of an epoch or (`finished_epoch` None) within one.
 
-        Of several ranks one that is asked to stop asks all: at the end of an epoch at once, and within it at the next
-        step, so that no step waits.
+        If one rank is asked to stop, all stop: at the end of an epoch at once, within an epoch one step later, so that
+        no step waits for the other ranks.
 
         Returns:
-            The exit code to `stop` with when all is saved (0: go on), and whether it is time to save in any case.
+            The exit code to `stop` with once all is saved (0: go on), and whether it is time to save in any case.
         """
         agree = self._agreement.soon if finished_epoch is None else self._agreement.now
         due = rank() == 0 and self.is_due(stage, finished_epoch)
@@ -207,7 +207,7 @@ class Run:
         return code, bool(due)
 
     def stop(self, code: int) -> None:
-        """Leave the run, everything being saved.
+        """Stop the run, once all is saved.
 
         Raises:
             Stopped: always.

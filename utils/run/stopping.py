@@ -1,4 +1,4 @@
-"""What asks a process to stop: a signal, or that the time it was given is nearly over."""
+"""Decides when a process has to stop: on a signal, or shortly before its time limit."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from types import FrameType
 from utils.errors import Stopped
 
 STARTED = time.monotonic()
-"""About when the process began: options are read first of all, and reading them needs this module."""
+"""Approximate start of the process: reading the options, its first action, imports this module."""
 
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
-)  # SIGUSR1 is what Slurm is told to send some time before it ends a job
+)  # Slurm can send SIGUSR1 some time before it ends a job (`--signal`)
 OUT_OF_TIME = 75
-"""Exit code of a run that ran out of `max_time`: try again later (EX_TEMPFAIL)."""
+"""Exit code of a run that reached `max_time` (EX_TEMPFAIL: try again later)."""
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _TIME = re.compile(r"(\d+(\.\d+)?[dhms])+")
 
 
 def seconds_of(text: str) -> float | None:
-    """Seconds of a length of time such as `2h`, `90m` or `1h30m`; None for anything else, and for no time at all."""
+    """Convert a duration such as `2h`, `90m` or `1h30m` to seconds; return None for zero or any other text."""
     if not _TIME.fullmatch(text):
         return None
     return sum(float(part) * _UNITS[unit] for part, unit in re.findall(r"([\d.]+)([dhms])", text)) or None
 
 
 class Stopping:
-    """Whether a run is to stop, asked between its steps.
+    """Tells a run between its steps whether to stop.
 
     Args:
         limit: seconds the process may take from its start; None for no limit.
-        echo: seconds within which a second signal counts as the first, which came by two ways.
+        echo: seconds within which a second signal counts as a duplicate of the first, delivered by another route.
     """
 
     def __init__(self, limit: float | None = None, echo: float = 0.0) -> None:
@@ -51,8 +51,8 @@ class Stopping:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Within: a signal asks to stop at the next step; a second one interrupts at once."""
-        if threading.current_thread() is not threading.main_thread():  # only the main thread may take signals
+        """Install signal handlers for the block: the first signal asks to stop, a second one interrupts at once."""
+        if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
             yield
             return
         previous = {name: signal.signal(name, self._take) for name in SIGNALS}
@@ -70,7 +70,7 @@ class Stopping:
 
     @property
     def asked(self) -> int:
-        """The exit code to save and `leave` with, for a signal, or the deadline before this is asked again; 0: none."""
+        """The exit code to stop with: after a signal, or if time may run out before the next check; 0: go on."""
         if self._signum is not None:
             return 128 + self._signum
         return OUT_OF_TIME if self._is_nearly_over() else 0
@@ -79,13 +79,13 @@ class Stopping:
         if self._deadline is None:
             return False
         now = time.monotonic()
-        # An evaluation, a pruning, a checkpoint: the longest pause so far, and as much again for storing.
+        # The longest time between two checks so far (evaluation, pruning, checkpoint), and as much again for saving.
         self._longest_pause = max(self._longest_pause, now - (self._asked_last or now))
         self._asked_last = now
         return now + 2 * self._longest_pause >= self._deadline
 
     def raise_stopped(self, folder: Path, code: int) -> None:
-        """Leave the run in `folder`, everything being saved, for what `asked` gave here or on another rank.
+        """Stop the run in `folder`, once all is saved, with the code that `asked` returned here or on another rank.
 
         Raises:
             Stopped: always.
