@@ -1,6 +1,6 @@
-"""Algorithms by name: plain facts, so that knowing them imports nothing. `load` imports one.
+"""The table of algorithms: plain facts about each, so that reading it imports nothing. `load` imports one.
 
-A new algorithm is one file in this folder, one row here, and its options in `args_helper`.
+To add an algorithm: one file in this folder, one row here, and its options in `args_helper`.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from typing import Any, Literal, NamedTuple
 
 
 class Algorithm(NamedTuple):
-    """What the tool has to know of an algorithm before it is imported.
+    """What the tool knows about an algorithm without importing it.
 
     Attributes:
         function: `module:function`, with the signature `find_ticket(net, data, config, run) -> Ticket`.
-        title: as its paper calls it.
+        title: its name in the paper.
         search: what it trains to find a ticket: scores, or the dense network's weights, for `epochs`; rounds of
             weights, the last of which is the trained ticket; or nothing.
-        gradual: whether it prunes after the epochs that `iter_period` and `iter_start` name.
+        gradual: whether it prunes during the search, after epochs set by `iter_period` and `iter_start`.
         bounded: whether its scores lie in [0, 1].
         accurate_untrained: whether it searches for a subnetwork that is accurate before training.
-        rewinds: whether the search may follow `rewind_epoch` epochs of dense training.
-        density_options: options that ask for a density, beside `target_sparsity`.
-        defaults: option -> its value for this algorithm, unless it is given.
-        prunings: `module:function` (config, weights, unpruned weights) -> what `--dry_run` says of its prunings: pairs
-            of when and the weights that are left, or a sentence.
+        rewinds: whether `rewind_epoch` epochs of dense training may precede the search.
+        density_options: options that set a density, besides `target_sparsity`.
+        defaults: option -> its default for this algorithm.
+        prunings: `module:function` (config, number of weights, number of unpruned weights) -> what `--dry_run` reports
+            of its prunings: pairs (when, weights remaining), or a sentence.
     """
 
     function: str
@@ -52,7 +52,7 @@ class Algorithm(NamedTuple):
 _HERE = "trainers.algorithms"
 _GEM_MINER, _EDGE_POPUP, _IMP = f"{_HERE}.hypercube", f"{_HERE}.edge_popup", f"{_HERE}.imp"
 CTS_SEARCH = {"optimizer": "adam", "lr": 0.1, "lr_policy": "multistep_lr", "wd": 0.0}
-"""How the authors of `cts` run its search."""
+"""The search options that the authors of `cts` use."""
 
 ALGORITHMS = {
     "hc": Algorithm(
@@ -97,11 +97,11 @@ ALGORITHMS = {
 }  # fmt: skip
 
 OWN = Algorithm("", "an algorithm of one's own", "scores", accurate_untrained=True)
-"""What is assumed of a user's own `path/to/file.py:function`."""
+"""The facts assumed about a user's algorithm, `path/to/file.py:function`."""
 
 DENSE, FROM_FILE = "training", "given"
 
 
 def facts_of(name: str) -> Algorithm:
-    """The row of an algorithm, or what is assumed of a user's own."""
+    """Return an algorithm's row of the table; for a user's algorithm, `OWN`."""
     return ALGORITHMS.get(name, OWN)

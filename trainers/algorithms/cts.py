@@ -1,4 +1,4 @@
-"""Concrete ticket search: relaxed Bernoulli masks, learned under a budget whose weight balances the gradients.
+"""Concrete ticket search: learn relaxed Bernoulli masks under a density budget, weighted to balance the gradients.
 
 Source: Arora & Teuscher, "Concrete Ticket Search", 2025 (arXiv 2512.07142); the relaxation: Maddison et al., ICLR 2017
 (arXiv 1611.00712).
@@ -33,18 +33,18 @@ from utils.run.run import Row, Run
 
 TEMPERATURE = 2 / 3
 SLACK = 1.1
-"""The budget is met at 1.1 times the density that is wanted."""
+"""The budget is 1.1 times the target density."""
 CONSTRAINT_SCALE = 100.0
 KEPT_OF_MULTIPLIER = 0.99
 DROP_AFTER = 0.88
-"""The share of the epochs after which the learning rate is a tenth."""
+"""The share of the epochs after which the learning rate drops to a tenth."""
 TASK_SCALE = {"kl": 1e2, "ce": 1e2, "loss": 1e4}
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
-    """Learn a logit for every weight, frozen at initialisation or after `rewind_epoch` dense epochs; keep the ⌊dN⌋ top.
+    """Learn a logit for every weight, frozen as drawn or after `rewind_epoch` dense epochs; keep the ⌊dN⌋ highest.
 
-    A rewound ticket is then trained from that epoch on.
+    Fine-tuning of a rewound ticket starts at that epoch.
     """
     _warn_of_other_options(config)
     recipe = Recipe.of_tuning(config, first_epoch=config.rewind_epoch)
@@ -65,7 +65,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
 
 
 def _warn_of_other_options(config: Config) -> None:
-    """Options that all runs of a sweep share count as given, and take the place of what `cts` means by itself."""
+    """Warn that given options replace the authors'; options that all runs of a sweep share count as given."""
     own = {name: getattr(config, name) for name in CTS_SEARCH}
     others = [f"{name} {own[name]} ({theirs})" for name, theirs in CTS_SEARCH.items() if own[name] != theirs]
     if others:
@@ -78,16 +78,16 @@ def _warn_of_other_options(config: Config) -> None:
 
 @dataclass(frozen=True)
 class Concrete:
-    """σ((logistic noise + τα)/τ): a differentiable sample of the mask.
+    """A differentiable sample of the mask: σ((logistic noise + τα)/τ).
 
     Attributes:
-        noise: by shape, of the layer's weight and its bias; drawn anew by its owner before every step.
+        noise: shape of the layer's weight or bias -> its noise; `ConcreteSearch` redraws it before every step.
     """
 
     noise: Mapping[torch.Size, Tensor]
 
     def mask(self, scores: Tensor, _flag: Tensor) -> Tensor:
-        """The likelier value of every place, bool."""
+        """The likelier value of every mask entry, bool."""
         return scores > 0
 
     def __call__(self, scores: Tensor, _flag: Tensor) -> Tensor:
@@ -95,20 +95,20 @@ class Concrete:
 
 
 class ConcreteSearch(ScoreTraining):
-    """Learns logits α; the budget c(α) = 100 · (Σσ(α) / (1.1·d·N) − 1) pushes while it is exceeded.
+    """Learns logits α under a budget: c(α) = 100 · (Σσ(α) / (1.1·d·N) − 1) is penalised while it is positive.
 
     Args:
         network: masked, on its device.
-        teacher: the dense network, plain.
+        teacher: the plain dense network.
         config: the options of the search.
-        run: whose random streams the noise is drawn from.
+        run: its random streams draw the noise.
     """
 
     def __init__(self, network: nn.Module, teacher: nn.Module, config: Config, run: Run) -> None:
         super().__init__(network, Concrete({}), config)
         self._run, self._epoch = run, 0
         self.has_teacher = config.cts_loss != "ce"
-        self._teacher = teacher.train().requires_grad_(False)  # batch statistics, as the student
+        self._teacher = teacher.train().requires_grad_(False)  # batch statistics, like the student
         scores = self.flat.scores
         self._budget = SLACK * config.density * scores.numel()
         self._noise = torch.zeros_like(scores)
@@ -123,14 +123,14 @@ class ConcreteSearch(ScoreTraining):
 
     @staticmethod
     def recipe(config: Config) -> Recipe:
-        """The search's, its steps in the learning rate at 88% of the epochs unless `milestones` are given."""
+        """The recipe of the search; the learning rate drops at 88% of the epochs unless `milestones` are given."""
         recipe = Recipe.of_search(config)
         return recipe if recipe.milestones else replace(recipe, milestones=(int(DROP_AFTER * config.epochs),))
 
     # ---- steps -------------------------------------------------------------------------------------------------------
 
     def before_epoch(self, epoch: int) -> None:
-        """Remember which epoch it is, for the noise."""
+        """Store the epoch, for the seed of the noise."""
         self._epoch = epoch
 
     @torch.no_grad()
@@ -141,7 +141,7 @@ class ConcreteSearch(ScoreTraining):
         self._noise.uniform_(1e-7, 1 - 1e-7, generator=generator).logit_()
 
     def loss(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-        """What the masked network loses against the dense one on this batch, scaled as its authors do."""
+        """The distance to the dense network (`kl`, `loss`) or the cross-entropy (`ce`), scaled like the authors'."""
         how = self._config.cts_loss
         if how == "ce":
             return TASK_SCALE[how] * F.cross_entropy(logits, labels)
@@ -150,13 +150,13 @@ class ConcreteSearch(ScoreTraining):
         if how == "loss":
             ratio = F.cross_entropy(logits, labels) / F.cross_entropy(dense, labels)
             return TASK_SCALE[how] * (ratio - 1).abs()
-        # Reverse: KL(masked ‖ dense), their best.
+        # Reverse KL(masked ‖ dense): the authors' best.
         student, target = logits.log_softmax(1), dense.log_softmax(1)
         return TASK_SCALE[how] * F.kl_div(target, student, reduction="batchmean", log_target=True)
 
     @torch.no_grad()
     def before_update(self) -> None:
-        """Add λ∇c to the gradient; λ follows ‖∇task‖/‖∇c‖ while the budget is exceeded, and 0 otherwise."""
+        """Add λ∇c to the gradient; λ averages ‖∇task‖/‖∇c‖ while the budget is exceeded, and 0 otherwise."""
         task, chance = self.flat.scores.grad, torch.sigmoid(self.flat.scores)
         excess = chance.sum() / self._budget - 1
         slope = CONSTRAINT_SCALE / self._budget * chance * (1 - chance)
@@ -167,13 +167,13 @@ class ConcreteSearch(ScoreTraining):
         task.add_(self._multiplier * slope)
 
     def project(self) -> None:
-        """Logits are not bounded."""
+        """Do nothing: logits have no bounds."""
 
     # ---- an epoch ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def measure(self, data: Splits, draw: Draw) -> Row:
-        """Accuracy with every weight at its chance of being kept, and of the ⌊dN⌋ likeliest."""
+        """Accuracy with every weight times its probability of being kept, and with the ⌊dN⌋ likeliest weights."""
         logits = self.flat.split(self.flat.scores.detach())
         kept = keep_highest(logits, self._config.density, draw("ties"))
         mask = torch.cat([part.flatten() for part in kept.values()])
@@ -189,23 +189,23 @@ class ConcreteSearch(ScoreTraining):
         return torch.sigmoid(self.flat.scores).sum() / self._budget - 1
 
     def layer_densities(self) -> dict[str, float]:
-        """All weights take part, each by its share."""
+        """Empty: all weights take part, each by a fraction."""
         return {}
 
     # ---- what is logged and saved ------------------------------------------------------------------------------------
 
     def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """The weights that are expected to be kept, in percent, and the multiplier λ."""
+        """The expected weights remaining, in percent, and the multiplier λ."""
         expected = 100.0 * torch.sigmoid(self.flat.scores.detach()).mean()
         return {"weights_expected_percent": float(expected), "multiplier": float(self._multiplier)}, {}
 
     def state(self) -> dict[str, Any]:
-        """All of a Training's, the epoch and the multiplier."""
+        """The state of a Training, the epoch and the multiplier."""
         own = {"epoch": self._epoch, "multiplier": float(self._multiplier), "has_multiplier": self._has_multiplier}
         return {**super().state(), **own}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up what `state` returned."""
+        """Restore what `state` returned."""
         super().load_state(state)
         self._epoch, self._has_multiplier = state["epoch"], state["has_multiplier"]
         self._multiplier = self.flat.scores.new_tensor(state["multiplier"])

@@ -1,4 +1,4 @@
-"""Dense training: the reference every ticket is measured against, as a ticket that keeps everything."""
+"""Dense training: the reference for every ticket, as a ticket that keeps all weights."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ from utils.run.run import Run
 
 
 def find_ticket(net: nn.Module, _data: Splits, config: Config, _run: Run) -> Ticket:
-    """The whole network, to be trained by `epochs`, `optimizer`, `lr`, `lr_policy` and `wd`."""
+    """Return the dense network as a ticket, to be trained by `epochs`, `optimizer`, `lr`, `lr_policy` and `wd`."""
     return Ticket(plain_state(net), all_kept(prunable_parameters(net)), recipe=Recipe.of_search(config))

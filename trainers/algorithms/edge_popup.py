@@ -1,4 +1,4 @@
-"""Edge-popup (`ep`), with one threshold for the network (`global_ep`), and with that rising (`global_ep_iter`).
+"""Edge-popup per layer (`ep`), with one threshold for the network (`global_ep`), or a rising one (`global_ep_iter`).
 
 Source: Ramanujan et al., CVPR 2020 (arXiv 1911.13299), §3; the global and the gradual variant: Rare Gems (arXiv
 2202.12002), §5.
@@ -26,7 +26,7 @@ from utils.run.run import Run
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
-    """Learn scores; the weights with the largest |score| are switched on: of each layer, or of the whole network."""
+    """Learn a score for every weight; keep the weights with the largest |score| of each layer or of the network."""
     to_masked(net)
     draw_scores(net, derive_rng(config.init_seed, "init", "scores"), "signed")
     if config.pretrained:
@@ -35,7 +35,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     search = EdgePopup(net, config)
     train(run, "search", search, data, config.epochs, config.start_epoch)
 
-    search.before_epoch(config.epochs)  # what a schedule has in store for after the last epoch
+    search.before_epoch(config.epochs)  # apply a pruning scheduled after the last epoch
     reason = "weights that tie at the threshold all go"
     if config.override_prune_rate:
         reason = f"prune_rate {config.prune_rate:g} was asked for, whatever the target"
@@ -45,7 +45,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
 
 
 def planned_prunings(config: Config, whole: int, _left: int) -> list[tuple[str, int]]:
-    """From which epochs on fewer weights are switched on, and how many."""
+    """List from which epochs on how many weights are switched on."""
     planned = []
     for number, epoch in enumerate(config.prunings, start=1):
         left = whole - ceil_count(1.0 - (1.0 - config.pruning_rate) ** number, whole)
@@ -54,7 +54,7 @@ def planned_prunings(config: Config, whole: int, _left: int) -> list[tuple[str, 
 
 
 class EdgePopup(ScoreTraining):
-    """Scores of either sign, whose magnitudes are ranked at every forward pass.
+    """Learns scores of either sign and ranks their magnitudes at every forward pass.
 
     Args:
         network: masked, on its device.
@@ -74,9 +74,9 @@ class EdgePopup(ScoreTraining):
         return GlobalThreshold(torch.zeros((), device=device), torch.zeros((), device=device))
 
     def pruned_fraction(self, epoch: int) -> float:
-        """The fraction r of the network that is switched off in this epoch (0-based).
+        """The fraction r of the network's weights that is switched off in this epoch (0-based).
 
-        Gradually, it is 1 − (1 − p)^k after k prunings, and that of the first from the beginning.
+        With `global_ep_iter`, r = 1 − (1 − p)^k after k prunings; the first pruning applies from the start.
         """
         config = self._config
         if config.algo == "global_ep":
@@ -84,31 +84,31 @@ class EdgePopup(ScoreTraining):
         return 1.0 - (1.0 - config.pruning_rate) ** max(1, sum(pruned < epoch for pruned in config.prunings))
 
     def before_epoch(self, epoch: int) -> None:
-        """Set how much of the network is switched off from here on."""
+        """Set how many weights and biases are switched off from this epoch on."""
         if isinstance(self.rule, GlobalThreshold):
             fraction = self.pruned_fraction(epoch)
             self._switched_off = [ceil_count(fraction, part.stop - part.start) for part in self.flat.segments]
             self.project()
 
     def before_step(self, _step: int) -> None:
-        """The threshold is that of the present scores at every forward pass."""
+        """Update the thresholds to the current scores before every forward pass."""
         self.project()
 
     @torch.no_grad()
     def project(self) -> None:
-        """Scores are not bounded; the thresholds follow them: θ = the ⌈r·n⌉-th smallest |s| of weights or biases."""
+        """Set each threshold θ to the ⌈r·n⌉-th smallest |s| of the weights or biases; scores have no bounds."""
         if isinstance(self.rule, GlobalThreshold):
             thresholds = (self.rule.threshold, self.rule.of_biases)
             for part, threshold, count in zip(self.flat.segments, thresholds, self._switched_off):
                 threshold.copy_(kth_lowest(self.flat.scores[part].abs(), max(1, count)))
 
     def state(self) -> dict[str, Any]:
-        """All of a Training's, and how many weights, and how many biases, are switched off in this epoch."""
+        """The state of a Training, and how many weights and biases are switched off in this epoch."""
         names = ("switched_off", "biases_switched_off")
         return {**super().state(), **dict(zip(names, self._switched_off))}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up what `state` returned."""
+        """Restore what `state` returned."""
         super().load_state(state)
         self._switched_off = [state[name] for name in ("switched_off", "biases_switched_off") if name in state]
         self.project()

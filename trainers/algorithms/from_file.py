@@ -1,4 +1,4 @@
-"""A ticket from a file: of an earlier run, or someone else's claim as a state_dict whose zeros are the mask."""
+"""Tickets from a file: a ticket file of an earlier run, or any state_dict, whose zeros are the mask."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from utils.run.run import Run
 
 
 def find_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
-    """The ticket in the file `ticket`, to be trained and checked by this run's own options.
+    """Load the ticket in the file `ticket`, to be trained and checked by this run's options.
 
     Raises:
         UserError: see `ticket_for`.
@@ -29,18 +29,18 @@ def find_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Tick
 
 
 def ticket_for(net: nn.Module, path: Path, generator: torch.Generator) -> Ticket:
-    """The ticket in a file, on the network's device.
+    """Load the ticket in a file onto the network's device.
 
-    On data of another number of classes the last layer is drawn anew: its weights as this run draws them, its mask at
-    random, at the density that the ticket has in that layer.
+    If the data have another number of classes, the last layer is redrawn: its weights as this run draws them, its mask
+    at random with the ticket's density in that layer.
 
     Args:
-        net: plain; it takes up the ticket's state.
+        net: plain; the ticket's state is loaded into it.
         path: a ticket file, or a state_dict whose zeros are the mask.
-        generator: on the CPU; for the mask of another last layer.
+        generator: on the CPU; draws the mask of a redrawn last layer.
 
     Raises:
-        UserError: no such file, nothing in it that fits the network, or no zeros in it.
+        UserError: the file does not exist or does not fit the network; or the state_dict has no zeros, or only zeros.
     """
     if not path.is_file():
         raise UserError(f"there is no file {path} (ticket)")
@@ -56,10 +56,10 @@ def ticket_for(net: nn.Module, path: Path, generator: torch.Generator) -> Ticket
 
 
 def _claimed(net: nn.Module, path: Path) -> Ticket:
-    """The ticket of a state_dict: weights that are exactly 0 are pruned.
+    """Make a ticket from a state_dict: weights that are exactly 0 are pruned.
 
-    What stood in the pruned places is not known; it is filled in as this run draws weights, so that a control network
-    with permuted masks finds weights of the same kind there.
+    The values of the pruned weights are unknown. They are filled in as this run draws weights, so that control
+    networks with permuted masks find weights of the same kind there.
     """
     drawn = plain_state(net)
     load_weights(net, read_state(path), path)
@@ -75,7 +75,7 @@ def _claimed(net: nn.Module, path: Path) -> Ticket:
 
 
 def _fitted(net: nn.Module, ticket: Ticket, path: Path, generator: torch.Generator) -> tuple[Masks, Masks | None]:
-    """The ticket's masks and gem; of a layer whose shape is another, as many in proportion, drawn at random."""
+    """The ticket's masks and gem; a layer of another shape gets random masks of the same density."""
     shapes = {name: parameter.shape for name, parameter in prunable_parameters(net).items()}
     wrong = [name for name in ticket.masks if name not in shapes] + [
         name for name in shapes if name not in ticket.masks
@@ -88,7 +88,7 @@ def _fitted(net: nn.Module, ticket: Ticket, path: Path, generator: torch.Generat
             continue
         order = torch.randperm(shapes[name].numel(), generator=generator)
         for kind in (masks, gem):
-            if kind is not None:  # both of the same order, so that the gem stays among the masks
+            if kind is not None:  # one order for both, so that the gem stays a subset of the masks
                 count = round(float(kind[name].float().mean()) * len(order))
                 kind[name] = torch.zeros(len(order), dtype=torch.bool).index_fill_(0, order[:count], True)
                 kind[name] = kind[name].view(shapes[name])

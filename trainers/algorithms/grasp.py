@@ -27,22 +27,22 @@ TEMPERATURE = 200.0
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
-    """Score −w · (Hg), remove the highest and keep the ⌊dN⌋ lowest of the network."""
+    """Score every weight −w · (Hg), prune the highest and keep the ⌊dN⌋ lowest of the network."""
     images, labels = data.train.stratified(IMAGES_A_CLASS, run.rng("search", "batches"))
-    parts = in_parts(len(labels), max(2, config.score_parts))  # half-batches; more when they do not fit the memory
+    parts = in_parts(len(labels), max(2, config.score_parts))  # two halves; more parts if they do not fit in memory
     flow = gradient_flow(deepcopy(net), [*zip(images.tensor_split(parts), labels.tensor_split(parts))])
     # The lowest score −w · (Hg) is the highest w · (Hg).
     masks = keep_highest(flow, config.density, run.rng("search", "ties"))
-    # A gradient, and a gradient with its own backward pass, which is twice as long.
+    # One gradient; then another that is itself differentiated, by a backward pass twice as long.
     flops = scoring_flops(net, images) + scoring_flops(net, images, backward=3)
     return Ticket(plain_state(net), masks, facts={"scoring_flops": flops})
 
 
 def gradient_flow(net: nn.Module, batches: list[Batch]) -> dict[str, Tensor]:
-    """w · (Hg) of every prunable parameter, summed over the batches.
+    """w · (Hg) for every entry of the prunable parameters, summed over the batches.
 
     Args:
-        net: plain; its BatchNorm runs in training mode and its statistics are changed.
+        net: plain; BatchNorm runs in training mode, which changes its statistics.
         batches: g is the sum of their gradients, H the sum of their Hessians; logits are divided by 200.
     """
     net.train().requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Gem-Miner (`hc_iter`), and its search without prunings (`hc`).
+"""Gem-Miner (`hc_iter`), and the same search without pruning (`hc`).
 
 Source: Sreenivasan et al., "Rare Gems: Finding Lottery Tickets at Initialization", NeurIPS 2022 (arXiv 2202.12002),
 Algorithm 1.
@@ -29,17 +29,17 @@ from utils.run.run import Run
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
-    """Learn a score in [0, 1] for every weight through its rounding; `hc_iter` also prunes the lowest scores.
+    """Learn a score in [0, 1] for every weight through rounding; `hc_iter` also prunes the lowest scores.
 
     Args:
-        net: plain, its weights drawn; masked in place.
+        net: plain, with its weights drawn; its layers are masked in place.
         data: what to learn on.
         config: the options of the search.
-        run: where it is kept.
+        run: where the search is stored.
 
     Returns:
-        The ticket: its gem is what is switched on in the end; its masks are the same or, unflagged, all that was
-        never pruned.
+        The ticket. Its gem is what is switched on at the end; its masks are the same or, with `unflag_before_finetune`,
+        all weights that were never pruned.
     """
     to_masked(net)
     draw_scores(net, derive_rng(config.init_seed, "init", "scores"), config.score_init)
@@ -62,7 +62,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
 
 
 def planned_prunings(config: Config, whole: int, left: int) -> str | list[tuple[str, int]]:
-    """After which epochs it prunes and how many of `left` unpruned weights are then left, where none tie."""
+    """List after which epochs it prunes and how many of `left` unpruned weights then remain, if no scores tie."""
     ahead, rate, planned = config.prunings_ahead, config.rate_from(left / whole), []
     if not ahead:
         return f"none: start_epoch {config.start_epoch} lies after that of epoch {config.prunings[-1]}"
@@ -78,7 +78,7 @@ def planned_prunings(config: Config, whole: int, left: int) -> str | list[tuple[
 
 
 class GemMiner(ScoreTraining):
-    """Scores that are pruned, lowest first, every few epochs, and can be set back afterwards.
+    """Learns scores, prunes the lowest every `iter_period` epochs, and resets scores afterwards if `rewind_score`.
 
     Args:
         network: masked, on its device.
@@ -103,12 +103,12 @@ class GemMiner(ScoreTraining):
     def _rule(network: nn.Module, config: Config) -> Rule:
         if not config.hc_quantized:
             return Soft(config.quantize_threshold)
-        if config.bottom_k_on_forward:  # a threshold that moves with the scores
+        if config.bottom_k_on_forward:  # a threshold that follows the scores
             return Round(torch.zeros((), device=next(network.parameters()).device))
         return Round(config.quantize_threshold)
 
     def _why_out_of_reach(self, unpruned: int) -> str | None:
-        """Why the prunings ahead cannot end at the target, in words; None where they can, or are not meant to."""
+        """Say why the prunings ahead cannot end at the target; None if they can or need not."""
         config, target = self._config, max(1, floor_count(self._config.density, self.weights))
         if config.algo == "hc" or config.override_prune_rate or config.prune_type == "FixThresholding":
             return None
@@ -121,27 +121,27 @@ class GemMiner(ScoreTraining):
     # ---- steps -------------------------------------------------------------------------------------------------------
 
     def before_epoch(self, epoch: int) -> None:
-        """Take the snapshot that scores are set back to; at epoch 1 of a warm start, set scores by magnitude."""
+        """Take the snapshot for resetting scores; with `drop_bottom_half_weights`, score by magnitude at epoch 1."""
         if epoch == self._config.rewind_to_epoch:
             self._snapshot = self.flat.scores.detach().clone()
         if epoch == 1 and self._config.drop_bottom_half_weights:
             self._score_by_magnitude()
 
     def project(self) -> None:
-        """Clamp every score to [0, 1], and keep the moving threshold where it belongs."""
+        """Clamp every score to [0, 1] and update the moving threshold."""
         super().project()
         self._follow_threshold()
 
     @torch.no_grad()
     def _follow_threshold(self) -> None:
-        """With `bottom_k_on_forward`: θ = the ⌈p·n⌉-th smallest score of the n weights in play."""
+        """With `bottom_k_on_forward`: set θ to the ⌈p·n⌉-th smallest score of the n unpruned weights."""
         if self._config.bottom_k_on_forward:
             weights = self.flat.segments[0]
             ranked = torch.where(self.flat.flags[weights], self.flat.scores[weights], torch.inf)
             self.rule.threshold.copy_(kth_lowest(ranked, self._switched_off))
 
     def _flags_changed(self) -> None:
-        """Count anew how many weights the moving threshold switches off; reads from the device."""
+        """Recount how many weights the moving threshold switches off; reads from the device."""
         if self._config.bottom_k_on_forward:
             unpruned = int(self.flat.flags[self.flat.segments[0]].sum())
             self._switched_off = max(1, ceil_count(self._rate, unpruned))
@@ -149,7 +149,7 @@ class GemMiner(ScoreTraining):
 
     @torch.no_grad()
     def _score_by_magnitude(self) -> None:
-        """Score 0 for the ⌈n/2⌉ weights of smallest magnitude in the network, 1 for the others."""
+        """Set the score of the network's ⌈n/2⌉ weights of smallest magnitude to 0, that of the others to 1."""
         magnitudes = torch.cat([layer.weight.abs().flatten() for layer in masked_layers(self.network).values()])
         smallest = magnitudes.argsort(stable=True)[: ceil_count(0.5, self.weights)]
         scores = self.flat.scores[self.flat.segments[0]]
@@ -160,7 +160,7 @@ class GemMiner(ScoreTraining):
 
     @torch.no_grad()
     def after_epoch(self, epoch: int, draw: Draw) -> None:
-        """Prune when it is time; end the search when nothing is switched on any more."""
+        """Prune if this epoch has a pruning; end the search if no weight is switched on any more."""
         self.pruned_now = epoch in self._prunings
         if self.pruned_now:
             self._prune(last=epoch == self._prunings[-1], generator=draw("prune"))
@@ -168,7 +168,7 @@ class GemMiner(ScoreTraining):
             if self._config.rewind_score and self._snapshot is not None:
                 self.flat.scores.copy_(self._snapshot)
             self._flags_changed()
-        # Unrounded scores may all be low for a while and work; only at hand-over would nothing be left of them.
+        # Unrounded scores may all be low for a while and still work; only rounding them at the end would leave nothing.
         self.over = isinstance(self.rule, Round) and self.has_died()
 
     def has_died(self) -> bool:
@@ -176,7 +176,7 @@ class GemMiner(ScoreTraining):
         return not bool(self.naive_mask()[self.flat.segments[0]].any())
 
     def highest(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Masks of the `count` weights that rank highest of all, pruned or not; all biases are kept."""
+        """Masks that keep the `count` highest-ranked weights, pruned or not, and all biases."""
         masks = torch.ones_like(self.flat.flags)
         rank = self._rank()[self.flat.segments[0]]
         everything = masks[self.flat.segments[0]].clone()
@@ -184,7 +184,7 @@ class GemMiner(ScoreTraining):
         return self.flat.split(masks)
 
     def _rank(self) -> Tensor:
-        """What a pruning orders by, the lowest going first."""
+        """The ranks of all entries; a pruning removes the lowest first."""
         magnitude = self.flat.scores.detach().abs()
         return -magnitude if self._config.invert_sanity_check else magnitude
 
@@ -208,14 +208,14 @@ class GemMiner(ScoreTraining):
                     flags[segment] = prune_exactly(ranks, unpruned, self._exact_count(unpruned, last), generator)
 
     def _exact_count(self, unpruned: Tensor, last: bool) -> int:
-        """How many places ExactBottomK removes; the last pruning lands on ⌊dN⌋."""
+        """How many entries ExactBottomK prunes; the last pruning leaves ⌊dN⌋."""
         count = int(unpruned.sum())
         if last and not self._config.override_prune_rate:
             return max(0, count - max(1, floor_count(self._config.density, unpruned.numel())))
         return ceil_count(self._rate, count)
 
     def density_reason(self) -> str | None:
-        """Why the ticket may keep another count than the target says, in words; None where nothing speaks for it."""
+        """Say why the ticket may miss the target density; None if there is no such reason."""
         reasons = [self._out_of_reach] if self._out_of_reach else []
         if self._config.prune_type == "FixThresholding" and self._prunings:
             reasons.append("FixThresholding removes every score up to 0.5, whatever the target")
@@ -232,18 +232,18 @@ class GemMiner(ScoreTraining):
     # ---- what is logged and saved ------------------------------------------------------------------------------------
 
     def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Densities; after a pruning, how the scores lie."""
+        """Densities and, after a pruning, histograms of the scores."""
         scalars, _ = super().describe()
         return scalars, self.histograms() if self.pruned_now else {}
 
     def state(self) -> dict[str, Any]:
-        """All of a Training's, the snapshot, and the threshold, which between projections lags behind the scores."""
+        """The state of a Training, the snapshot, and the threshold, which lags behind scores between projections."""
         threshold = float(self.rule.threshold) if self._config.bottom_k_on_forward else None
         own = {"snapshot": self._snapshot, "threshold": threshold, "tied": self._tied, "thin": sorted(self._thin)}
         return {**super().state(), **own}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up what `state` returned."""
+        """Restore what `state` returned."""
         super().load_state(state)
         snapshot, self._tied, self._thin = state["snapshot"], state["tied"], set(state["thin"])
         self._snapshot = None if snapshot is None else snapshot.to(self.flat.scores)

@@ -1,4 +1,4 @@
-"""Iterative magnitude pruning: train, prune the smallest weights, rewind the others, and again.
+"""Iterative magnitude pruning: train, prune the smallest weights, rewind the others, repeat.
 
 Source: Frankle & Carbin, ICLR 2019 (arXiv 1803.03635), Strategy 1; rewinding: Frankle et al., ICML 2020 (arXiv
 1912.05671); keeping the weights and rewinding only the learning rate: Renda et al., ICLR 2020 (arXiv 2003.02389).
@@ -26,7 +26,7 @@ from utils.run.run import Run
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
-    """Rounds of `iter_period` epochs, a pruning between each and the next; the last round is the trained ticket."""
+    """Train rounds of `iter_period` epochs and prune between rounds; the last round is the trained ticket."""
     recipe = Recipe.of_search(config, epochs=config.iter_period, gamma=config.lr_gamma, first_epoch=0)
     snapshot_step = rewind_step(config, recipe.epochs * len(data.train))
     number, ticket, rewound = first_round(net, config, run)
@@ -50,7 +50,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
 
 
 def planned_prunings(config: Config, whole: int, left: int) -> list[tuple[str, int]]:
-    """Before which rounds it prunes, and how many weights are then left."""
+    """List before which rounds it prunes, and how many weights then remain."""
     planned = []
     for number in range(1, config.imp_prunings + 1):
         left -= ceil_count(config.prune_rate, left)
@@ -61,11 +61,11 @@ def planned_prunings(config: Config, whole: int, left: int) -> list[tuple[str, i
 
 
 class Round(WeightTraining):
-    """A round's training, which in round 0 takes the snapshot that later rounds are rewound to.
+    """The training of a round; in round 0 it takes the snapshot that later rounds rewind to.
 
     Args:
-        network: plain; it takes up the ticket's state.
-        ticket: what is trained, with its recipe.
+        network: plain; the ticket's state is loaded into it.
+        ticket: to train, with its recipe.
         snapshot_step: the optimizer step after which to take the snapshot; 0: before the first; None: never.
 
     Attributes:
@@ -79,7 +79,7 @@ class Round(WeightTraining):
         self._take_snapshot()
 
     def after_step(self) -> None:
-        """Mask, count, and take the snapshot when its step has come."""
+        """Mask pruned weights, count the step, and take the snapshot at its step."""
         super().after_step()
         self._steps += 1
         self._take_snapshot()
@@ -90,11 +90,11 @@ class Round(WeightTraining):
             self.snapshot = {name: weight.detach().clone() for name, weight in weights}
 
     def state(self) -> dict[str, Any]:
-        """All of a Training's, the steps so far and the snapshot."""
+        """The state of a Training, the steps so far and the snapshot."""
         return {**super().state(), "steps": self._steps, "snapshot": self.snapshot}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up what `state` returned."""
+        """Restore what `state` returned."""
         super().load_state(state)
         self._steps = state["steps"]
         device = next(self.network.parameters()).device
@@ -106,9 +106,9 @@ class Round(WeightTraining):
 
 @torch.no_grad()
 def smallest_pruned(ticket: Ticket, number: int, config: Config, run: Run) -> Masks:
-    """The masks of round `number`: of the n weights before it, the ⌈q·n⌉ of smallest magnitude in the network go.
+    """The masks of round `number`: prunes the ⌈q·n⌉ smallest magnitudes of the network's n unpruned weights.
 
-    Towards a target, the last pruning lands on ⌊dN⌋. Among equals, the draw decides.
+    With a target, the last pruning leaves ⌊dN⌋. Ties are broken at random.
     """
     magnitudes = {name: ticket.state[name].abs() for name in ticket.masks}
 

@@ -1,4 +1,4 @@
-"""What the rounds of iterative magnitude pruning leave behind, and how a run takes up another run's rounds."""
+"""The files that rounds of iterative magnitude pruning write, and resuming from another run's rounds."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SNAPSHOT = "rewind.safetensors"
 
 
 def rewind_step(config: Config, steps: int) -> int:
-    """The optimizer step of round 0 whose weights are rewound to; by default 1000, or 5% of a shorter round.
+    """The optimizer step of round 0 to rewind to; by default 1000, or 5% of a shorter round.
 
     Args:
         config: `imp_rewind_iter`.
-        steps: in round 0.
+        steps: number of steps in round 0.
 
     Raises:
-        UserError: the step that was asked for lies beyond round 0.
+        UserError: the given step lies beyond round 0.
     """
     asked = config.imp_rewind_iter
     if asked is None:
@@ -47,19 +47,19 @@ def rewind_step(config: Config, steps: int) -> int:
     return asked
 
 
-# ---- what a round leaves -------------------------------------------------------------------------------------------
+# ---- the files of a round ------------------------------------------------------------------------------------------
 
 
 @rank_zero_only
 def keep_round(run: Run, number: int, ticket: Ticket, rewound: dict[str, Tensor], config: Config) -> None:
-    """Write a finished round's network and masks, the table of all rounds so far, and the rewind snapshot once.
+    """Write a finished round's network and masks, the table of all rounds so far, and (once) the rewind snapshot.
 
     Args:
-        run: where.
+        run: whose folder they go to.
         number: of the round.
-        ticket: the round's masks on the network as it was trained.
+        ticket: the round's masks and trained network.
         rewound: the snapshot.
-        config: what of it describes the network goes into the ticket's header.
+        config: its options of the network go into the ticket's header.
     """
     folder = run.folder / "rounds"
     lines = [
@@ -79,16 +79,16 @@ def keep_round(run: Run, number: int, ticket: Ticket, rewound: dict[str, Tensor]
     write_csv(folder / "rounds.csv", lines)
 
 
-# ---- where a run begins --------------------------------------------------------------------------------------------
+# ---- the first round of a run --------------------------------------------------------------------------------------
 
 
 def first_round(net: nn.Module, config: Config, run: Run) -> tuple[int, Ticket, dict[str, Tensor]]:
     """The first round to train, the subnetwork it trains, and the weights to rewind to (empty: not known yet).
 
-    With `imp_resume_round` that round is the other run's, finished or up to a stored epoch and step.
+    With `imp_resume_round`, that round comes from another run, finished or up to a stored epoch and step.
 
     Raises:
-        UserError: the run, the round or the step that `imp_resume_*` name is not there.
+        UserError: the run, round or step that `imp_resume_*` name does not exist.
     """
     fresh = Ticket(plain_state(net), all_kept(prunable_parameters(net)))
     number, device = config.imp_resume_round, next(net.parameters()).device
@@ -102,7 +102,7 @@ def first_round(net: nn.Module, config: Config, run: Run) -> tuple[int, Ticket, 
     snapshot = folder / "rounds" / SNAPSHOT
     if not rewound and (stored_snapshot := _stored_snapshot(snapshot)):
         rewound = {name: value.to(device) for name, value in stored_snapshot.items()}
-        load_weights(net, {**net.state_dict(), **rewound}, snapshot)  # that they fit
+        load_weights(net, {**net.state_dict(), **rewound}, snapshot)  # checks that they fit
     begun = run.load(stage)
     stored = validate_position(_stored_position(folder, config) if begun is None else begun, 0, str(folder))
     load_weights(net, unwrapped(stored), folder)
@@ -120,7 +120,7 @@ def _stored_snapshot(path: Path) -> dict[str, Tensor]:
 
 @rank_zero_only
 def _stored_position(folder: Path, config: Config) -> dict[str, Any]:
-    """The checkpoint of a run's round: its end, or where it stood at `imp_resume_epoch` and step `imp_resume_iter`."""
+    """The checkpoint of another run's round: at its end, or at `imp_resume_epoch` and step `imp_resume_iter`."""
     number = config.imp_resume_round
     last = checkpoint_path(folder, f"search/round_{number}")
     wanted = None

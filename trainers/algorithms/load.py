@@ -1,4 +1,4 @@
-"""From the name of an algorithm to its function."""
+"""Loading an algorithm's function by name."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ FindTicket = Callable[[nn.Module, Splits, Config, Run], Ticket]
 
 
 def load_algorithm(name: str) -> FindTicket:
-    """The function of a registered algorithm, or that of a user's own `path/to/file.py:function`.
+    """Return the function of a registered algorithm or of a user's `path/to/file.py:function`.
 
     Raises:
-        UserError: the file cannot be used, or has no such function; or, when the user's own is called, it fails.
+        UserError: the file cannot be used or has no such function. A user's function raises it too when it fails.
     """
     if name not in ALGORITHMS:
         return _guarded(load_function(name), Path(name.rpartition(":")[0]))

@@ -1,5 +1,4 @@
-"""Random masks: of uniform density (`random`), of Erdős–Rényi-kernel densities (`random_erk`), and by a coin for every
-weight (`random_subnet`).
+"""Random masks: uniform (`random`), Erdős–Rényi-kernel (`random_erk`) and Bernoulli (`random_subnet`).
 
 Source: ERK: Evci et al., "Rigging the Lottery", ICML 2020 (arXiv 1911.11134), §3; Mocanu et al. 2018.
 """
@@ -23,20 +22,20 @@ from utils.run.run import Run
 
 
 def find_uniform_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
-    """Every layer at the same density, ⌊dN⌋ weights in all, drawn uniformly."""
+    """Keep ⌊dN⌋ weights, drawn uniformly, with the same density in every layer."""
     return _drawn(net, config, run, lambda shape: 1.0)
 
 
 def find_erk_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
-    """Layer densities in proportion to the sum over the product of a layer's dimensions, ⌊dN⌋ weights in all."""
+    """Keep ⌊dN⌋ random weights, layer densities proportional to the sum over the product of the layer's dimensions."""
     return _drawn(net, config, run, lambda shape: sum(shape) / math.prod(shape))
 
 
 def find_random_subnet(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
-    """Each weight kept by chance `prune_rate`; then, where it is asked for, the sanity check that is applied to it.
+    """Keep each weight with probability `prune_rate`, then apply the sanity checks that the options ask for.
 
-    `shuffle` permutes and `reinit` draws anew: the masks with `chg_mask`, the weights with `chg_weight`. With neither
-    of the two, `shuffle` is of the masks and `reinit` of the weights.
+    `shuffle` permutes and `reinit` redraws: the masks with `chg_mask`, the weights with `chg_weight`. With neither of
+    the two, `shuffle` permutes the masks and `reinit` redraws the weights.
     """
     coins = run.rng("search", "masks")
     masks = {
@@ -47,7 +46,7 @@ def find_random_subnet(net: nn.Module, _data: Splits, config: Config, run: Run) 
     applied = []
     if config.shuffle or config.reinit:
         if config.chg_mask or (config.shuffle and not config.chg_weight):
-            applied.append("mask_shuffle")  # a mask drawn anew, with its count: the same distribution
+            applied.append("mask_shuffle")  # redrawing a mask with its count: the same distribution
         if config.chg_weight or (config.reinit and not config.chg_mask):
             applied.append("weight_shuffle" if config.shuffle else "weight_reinit")
     for name in applied:
@@ -59,7 +58,7 @@ def find_random_subnet(net: nn.Module, _data: Splits, config: Config, run: Run) 
 def _drawn(net: nn.Module, config: Config, run: Run, raw_density: Callable[[torch.Size], float]) -> Ticket:
     parameters = prunable_parameters(net)
     counts: dict[str, int] = {}
-    for biases in (False, True):  # ranked and counted apart
+    for biases in (False, True):  # each counted separately
         shapes = {name: p.shape for name, p in parameters.items() if is_bias(name) == biases}
         if shapes:
             sizes = [math.prod(shape) for shape in shapes.values()]
@@ -70,10 +69,10 @@ def _drawn(net: nn.Module, config: Config, run: Run, raw_density: Callable[[torc
 
 
 def allocate(raw: Sequence[float], sizes: Sequence[int], wanted: int) -> list[int]:
-    """Divide `wanted` places among layers in proportion to raw · size, none getting more than its size.
+    """Divide `wanted` kept entries among layers in proportion to raw · size; no layer gets more than its size.
 
-    What a full layer cannot take is divided among the others; remainders go to the largest fractions first, so that
-    the total is exact.
+    What a full layer cannot take goes to the others. Remainders go to the largest fractions first, so that the total is
+    exact.
     """
     full: set[int] = set()
     while True:

@@ -25,7 +25,7 @@ SECOND_VERSION = {0.9856: (0.3449074074074074, 0.259375), 0.9628: (0.41435185185
 
 
 def find_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
-    """Keep ⌊ratio · n⌋ places, drawn at random, in each layer; biases at the target's density throughout."""
+    """Keep ⌊ratio · n⌋ random weights of each layer, and biases at the target density."""
     pruned = config.smart_ratio if config.smart_ratio >= 0 else 1.0 - config.density
     parameters = prunable_parameters(net)
     sizes = {name: parameter.numel() for name, parameter in parameters.items() if not is_bias(name)}
@@ -36,16 +36,16 @@ def find_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Tick
 
 
 def layer_counts(sizes: Sequence[int], pruned: float, arch: str, version: int = 1) -> list[int]:
-    """Weights kept in each layer.
+    """The number of weights to keep in each layer.
 
     Args:
-        sizes: weights of each layer in network order, the classifier last.
-        pruned: the fraction of all weights that goes, in [0, 1).
-        arch: for VGG the ratios fall faster.
+        sizes: number of weights of each layer in network order, the classifier last.
+        pruned: the fraction of all weights to prune, in [0, 1).
+        arch: network name; for VGG the ratios fall faster.
         version: 2 sets the ratios of the first layer and the classifier (ResNet-20 at two densities only).
 
     Raises:
-        UserError: version 2 for another network or density; so few weights that the classifier's share is too many.
+        UserError: version 2 for another network or density; or the classifier's share exceeds the weights to keep.
     """
     layers = len(sizes)
     wanted = (1.0 - pruned) * sum(sizes)
@@ -68,11 +68,11 @@ def layer_counts(sizes: Sequence[int], pruned: float, arch: str, version: int = 
 
 
 def _without_surplus(ratios: Sequence[float], sizes: Sequence[int]) -> list[int]:
-    """⌊ratio · n⌋ of each layer, what lies above 1 moved on to the next layers, never to the classifier."""
+    """⌊ratio · n⌋ of each layer; the surplus of a ratio above 1 moves to the next layers, never to the classifier."""
     counts, surplus = [], 0
     for ratio, size in zip(ratios[:-1], sizes[:-1]):
-        room = int((1 - ratio) * size)  # towards 0 on either side
-        if room <= surplus:  # full; below 0, room is a surplus of the layer's own
+        room = int((1 - ratio) * size)  # rounds towards 0, also below 0
+        if room <= surplus:  # full; negative room is a surplus of this layer
             counts.append(size)
             surplus -= room
         else:

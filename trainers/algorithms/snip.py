@@ -23,11 +23,11 @@ from utils.run.run import Run
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
     """Score |w · ∂L/∂w| over `score_batches` training batches and keep the ⌊dN⌋ highest of the network."""
-    scored = deepcopy(net).train().requires_grad_(True)  # a copy: BatchNorm statistics of the net itself stay
+    scored = deepcopy(net).train().requires_grad_(True)  # a copy, so that the BatchNorm statistics of `net` stay
     flops = 0
     for images, labels in islice(data.train.epoch(run.rng("search", "batches")), config.score_batches):
         flops += scoring_flops(net, images)
-        # In parts that fit the memory; the gradients of a mean over the batch add up.
+        # In parts that fit in memory; their gradients add up to that of the mean over the batch.
         parts = in_parts(len(labels), config.score_parts)
         for part, targets in zip(images.tensor_split(parts), labels.tensor_split(parts)):
             (F.cross_entropy(scored(part), targets, reduction="sum") / len(labels)).backward()

@@ -1,4 +1,4 @@
-"""The stages that a run of each algorithm goes through, known by its options before it begins."""
+"""The stages of a run, derived from its options before it starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Stage(NamedTuple):
 
     Attributes:
         name: as in the run's table and checkpoints.
-        epochs: that the run trains of it; 0: it takes another run's over, finished.
+        epochs: how many this run trains; 0: the stage comes finished from another run.
         trains: what a step updates.
     """
 
@@ -24,15 +24,15 @@ class Stage(NamedTuple):
 
 
 def stages_of(config: Config) -> list[Stage]:
-    """The stages in which a run trains, in order.
+    """List the stages in which a run trains, in order.
 
-    A user's own algorithm is taken to learn scores for `epochs`. What only the search can tell is left out: that it
-    dies before its last epoch, or that its ticket keeps everything, which has no checks.
+    A user's algorithm is assumed to learn scores for `epochs`. What only the search shows is ignored: that it dies
+    before its last epoch, or that its ticket keeps all weights and so has no checks.
     """
     facts, search = config.algorithm, _search(config)
     if facts.is_dense:
         return search
-    if facts.search == "rounds":  # the last one is the trained ticket
+    if facts.search == "rounds":  # the last round is the trained ticket
         trained, length = search, config.iter_period
     elif config.skip_fine_tune:
         return search
@@ -45,7 +45,7 @@ def stages_of(config: Config) -> list[Stage]:
 
 
 def warn_of_idle_milestones(config: Config) -> None:
-    """Warn of a part of the run whose learning rate no milestone steps down: search and fine-tuning share them."""
+    """Warn if no milestone lowers the learning rate of search or fine-tuning, which share `milestones`."""
     trained = {stage.name.partition("/")[0] for stage in stages_of(config)}
     parts = {
         "search": (config.lr_policy, config.iter_period if config.algorithm.search == "rounds" else config.epochs),
@@ -62,7 +62,7 @@ def warn_of_idle_milestones(config: Config) -> None:
 
 
 def _keeps_all(config: Config) -> bool:
-    """Whether the ticket is sure to be the dense network, of which no check differs."""
+    """Whether the ticket is certain to be the dense network, which has no checks."""
     facts = config.algorithm
     if facts.search == "rounds":
         return config.imp_prunings == 0
@@ -70,7 +70,7 @@ def _keeps_all(config: Config) -> bool:
 
 
 def _search(config: Config) -> list[Stage]:
-    """The stages that end with the ticket; of a score that takes a pass or a few, none."""
+    """The stages up to the ticket; none for algorithms that score weights in a few passes."""
     facts = config.algorithm
     if facts.search == "rounds":
         return _rounds(config)
@@ -83,7 +83,7 @@ def _search(config: Config) -> list[Stage]:
 
 
 def _rounds(config: Config) -> list[Stage]:
-    """Those of iterative magnitude pruning, from the one on that is taken over from another run."""
+    """The rounds of iterative magnitude pruning, from the one that `imp_resume_round` takes from another run."""
     first = max(0, config.imp_resume_round)
     rounds = range(first, config.imp_prunings + 1)
     lengths = dict.fromkeys(rounds, config.iter_period)

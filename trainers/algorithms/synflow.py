@@ -1,4 +1,4 @@
-"""SynFlow: iteratively keep the weights through which most synaptic flow passes; no data is looked at.
+"""SynFlow: iteratively keep the weights with the most synaptic flow, without data.
 
 Source: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow", NeurIPS 2020
 (arXiv 2006.05467), Algorithm 1.
@@ -24,7 +24,7 @@ ROUNDS = 100
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
-    """Prune in 100 rounds to d^((k+1)/100), by the flow of the network as masked so far."""
+    """Prune in 100 rounds, k = 0 to 99, to density d^((k+1)/100), by the synaptic flow of the network masked so far."""
     # Double precision: products over the layers of a deep network leave the range of single precision.
     device = next(net.parameters()).device
     flow = deepcopy(net).to(device_of_doubles(str(device))).double().eval().requires_grad_(True)
@@ -44,7 +44,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
 
 
 def synaptic_flow(net: nn.Module, ones: torch.Tensor) -> dict[str, torch.Tensor]:
-    """|w · ∂R/∂w| with R the sum of the outputs for an input of ones.
+    """|w · ∂R/∂w| of the prunable parameters, R being the sum of the outputs for an input of ones.
 
     Args:
         net: plain, in evaluation mode, all its parameters and buffers at least 0.

@@ -1,4 +1,4 @@
-"""What of a mask still connects input and output: thin layers, dead layers, weights that are cut off."""
+"""Connectivity of a mask: thin layers, dead layers, and weights that are cut off from input or output."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from utils.masks import Masks, is_bias, per_layer, thin_layers, total
 
 
 def warn_of_thin_layers(masks: Masks, when: str, said: set[str]) -> None:
-    """Warn, once a layer, when it keeps less than one weight a filter on average.
+    """Warn, once per layer, if it keeps less than one weight per filter on average.
 
     Args:
-        masks: as they are now.
-        when: in words, for the message.
-        said: the layers that were warned of already; this call's are added.
+        masks: the current masks.
+        when: the moment in words, for the message.
+        said: layers that were already warned about; this call adds its own.
     """
     thin = {name: counts for name, counts in thin_layers(masks).items() if name not in said}
     if thin:
@@ -30,13 +30,13 @@ def warn_of_thin_layers(masks: Masks, when: str, said: set[str]) -> None:
 
 
 def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[str, Any]:
-    """How much of a ticket lies on a path from input to output.
+    """Measure how much of a ticket lies on a path from input to output.
 
-    A kept weight counts as effective when the summed output has a gradient with respect to it in the network of
-    |w| · mask, for an input of ones, in double precision, batch norm taken as the identity.
+    A kept weight is effective if the summed output has a non-zero gradient with respect to it, in the network of
+    |w| · mask with BatchNorm as the identity, for an input of ones, in double precision.
 
     Args:
-        net: plain, the ticket's architecture; only its layers are looked at.
+        net: plain, of the ticket's architecture; only its layers are used.
         masks: of the ticket.
         shape: (channels, height, width) of an image.
 

@@ -19,7 +19,7 @@ from utils.masks import weight_beside
 
 
 def weight_reinit(ticket: Ticket, config: Config, generator: torch.Generator) -> Ticket:
-    """The same masks on weights drawn afresh by the run's own init."""
+    """Keep the masks and redraw the weights by the run's own init."""
     draw = WeightDraw.of(config)
     state = dict(ticket.state)
     for name in ticket.masks:
@@ -29,7 +29,7 @@ def weight_reinit(ticket: Ticket, config: Config, generator: torch.Generator) ->
 
 
 def mask_shuffle(ticket: Ticket, _config: Config, generator: torch.Generator) -> Ticket:
-    """The same weights under each layer's mask permuted: the random ticket with the same count in every layer."""
+    """Keep the weights and permute each layer's mask: a random ticket with the same count in every layer."""
     masks = {}
     for name, mask in ticket.masks.items():
         order = torch.randperm(mask.numel(), generator=generator).to(mask.device)
@@ -38,7 +38,7 @@ def mask_shuffle(ticket: Ticket, _config: Config, generator: torch.Generator) ->
 
 
 def weight_shuffle(ticket: Ticket, _config: Config, generator: torch.Generator) -> Ticket:
-    """The same masks, with each layer's surviving weights permuted among their places."""
+    """Keep the masks and permute each layer's kept weights among its kept entries."""
     state = dict(ticket.state)
     for name, mask in ticket.masks.items():
         survivors = ticket.state[name][mask]

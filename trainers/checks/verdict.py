@@ -1,4 +1,4 @@
-"""Whether a sanity check is passed: a paired test over trials."""
+"""Verdicts on sanity checks: a paired test over trials."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ TRIALS_NEEDED = 3
 
 @dataclass(frozen=True)
 class Verdict:
-    """A check's outcome over trials.
+    """The outcome of a sanity check over trials.
 
     Attributes:
-        trials: pairs of accuracies compared.
+        trials: number of pairs of accuracies compared.
         margin: mean of (ticket − check), in percentage points.
-        low, high: its 95% interval by the paired t-test; None with fewer than 2 trials that differ.
-        passes: whether the interval lies above 0; None, undecided, with fewer than 3 trials, and where all of them are
-            one and the same (the same two accuracies): copies of a trial say nothing about the next.
+        low, high: its 95% confidence interval by the paired t-test; None with fewer than 2 trials that differ.
+        passes: whether the interval lies above 0; None (undecided) with fewer than 3 trials, or if all trials have the
+            same two accuracies: copies of a trial say nothing about the next.
 
     Source: Frankle et al., ICLR 2021 (arXiv 2009.08576) for the comparison.
     """
@@ -34,7 +34,7 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        """What it comes to, in a word or two."""
+        """The verdict in a word or two."""
         if self.passes is None:
             return "undecided: identical trials" if self.trials > 1 and self.low is None else "undecided"
         return "passes" if self.passes else "fails"
@@ -46,7 +46,7 @@ class Verdict:
 
 
 def judge(ticket: Sequence[float], check: Sequence[float]) -> Verdict:
-    """Compare the accuracies of tickets and of their checks, trial by trial (percent, same length, at least 1)."""
+    """Compare the accuracies of tickets and of their controls, trial by trial (percent, same length, at least 1)."""
     pairs = list(zip(ticket, check, strict=True))
     differences = [kept - checked for kept, checked in pairs]
     trials, margin = len(differences), fmean(differences)

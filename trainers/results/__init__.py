@@ -1,1 +1,1 @@
-"""What a run leaves: its folder, summary, trials, plots, and what it prints."""
+"""The results of a run: its folder, summary, trials, plots and printed report."""

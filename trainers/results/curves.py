@@ -1,4 +1,4 @@
-"""Figures of a run, drawn by matplotlib without a screen."""
+"""Plots of a run by matplotlib, without a display."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from utils.files import write_atomic
 
-# Okabe and Ito's colours, which colour-blind readers tell apart.
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
 TEST, TRAIN, WEIGHTS = "#0072B2", "#999999", "#D55E00"
 
 
 def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
-    """Write the figure of `curves` to a PNG."""
+    """Write the plot of `curves` to a PNG file."""
     write_png(path, curves(rows, summary))
 
 
 def curves(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Figure:
-    """Accuracy above and weights remaining below, epoch by epoch, search and fine-tuning in one line.
+    """Plot accuracy (above) and weights remaining (below) by epoch, search and fine-tuning in one line.
 
     Args:
         rows: of the table, in order.
@@ -51,7 +51,7 @@ def curves(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Fig
 
 
 def write_png(path: Path, figure: Figure) -> None:
-    """Write a figure to a PNG, whole (see `write_atomic`)."""
+    """Write a plot to a PNG file atomically (see `write_atomic`)."""
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150)
     write_atomic(path, image.getvalue())

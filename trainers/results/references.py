@@ -1,4 +1,4 @@
-"""What a run is measured against among the results: the dense network, and the run that an inverted one inverts."""
+"""Finds the runs that a run is compared with: the dense network, and the run that `invert_sanity_check` inverts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainers.tickets.recipe import Recipe
 from utils.errors import UserError
 
 OF_MASKS = {"score_init", "freeze_weights", "conv_type"}
-"""The model options that say nothing of the dense network."""
+"""The model options that do not affect the dense network."""
 
 
 class Found(NamedTuple):
@@ -25,8 +25,8 @@ class Found(NamedTuple):
 
 
 def dense_config(config: Config) -> Config:
-    """The config of the dense run of the same data, network, seed and trial, trained as the ticket is."""
-    if config.algorithm.search == "rounds":  # which are trained by the search's own options
+    """The config of the dense run with the same data, network, seed and trial, trained like the ticket."""
+    if config.algorithm.search == "rounds":  # rounds are trained by the search's own options
         recipe = Recipe.of_search(config, epochs=config.iter_period, gamma=config.lr_gamma)
     else:
         recipe = Recipe.of_tuning(config)
@@ -39,9 +39,9 @@ def dense_config(config: Config) -> Config:
 
 
 def find_dense(config: Config) -> Found | None:
-    """A finished dense run of the same data, network, seed and trial among the results.
+    """Find a finished dense run with the same data, network, seed and trial in `results_dir`.
 
-    Of several, the one trained as the ticket is; else the one that is best on validation.
+    Of several, prefer the one that is trained like the ticket, then the best on validation.
     """
     same = dense_config(config).config_hash
     found = [
@@ -59,7 +59,7 @@ def find_dense(config: Config) -> Found | None:
 
 
 def find_upright(config: Config) -> Found | None:
-    """The finished run, of the same trial, that a run with `invert_sanity_check` is the inversion of."""
+    """Find the finished run of the same trial that a run with `invert_sanity_check` inverts."""
     upright = config.model_copy(update={"invert_sanity_check": False}).config_hash
     same = (
         one
@@ -73,5 +73,5 @@ def _finished(results: Path) -> Iterator[Found]:
     for path in sorted(results.rglob("summary.json")):
         try:
             yield Found(path.parent, read_summary(path))
-        except UserError:  # of another run, which it is to mend
+        except UserError:  # another run's summary, for that run to repair
             continue

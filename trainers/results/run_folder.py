@@ -1,4 +1,4 @@
-"""Where a run lives: its folder, what may already lie there, and how it is opened."""
+"""A run's folder: its path, what it may already hold, and how it is opened."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from utils.run.run import Run
 from utils.run.stopping import Stopping, seconds_of
 
 ECHO = 5.0
-"""Seconds: Ctrl-C reaches all processes of a terminal, and torchrun then sends it on to those that it has started."""
+"""Seconds of debounce: Ctrl-C reaches all processes of a terminal, and torchrun forwards it to those it started."""
 
 
 def resolved(config: Config) -> Config:
-    """`decided`, for a process that computes: from here on the GPU it names, if any, is PyTorch's current one.
+    """Do as `decided` for a process that computes: also make the chosen GPU, if any, PyTorch's current one.
 
     Raises:
         UserError: as `decided`.
     """
     config = decided(config)
-    if config.device == "cuda":  # or whatever does not name its GPU, such as pinned memory, takes room on number 0
+    if config.device == "cuda":  # else whatever names no GPU, such as pinned memory, uses memory of GPU 0
         torch.cuda.set_device(config.torch_device)
     return config
 
 
 def decided(config: Config) -> Config:
-    """The config with every `auto` decided; a GPU is not touched.
+    """Decide every `auto` of a config, without touching a GPU.
 
     Raises:
-        UserError: a device was named that is not there, or the processes that share the work are too many.
+        UserError: the named device does not exist, or too many processes share the work.
     """
     here = launched()
     shared = here.world > 1
@@ -62,7 +62,7 @@ def decided(config: Config) -> Config:
 
 
 def _refuse_too_many(here: Launch, device: str, batch_size: int) -> None:
-    """Raises: UserError: there is not a GPU, or are not two images of a batch, for each of the processes."""
+    """Raises: UserError: a process has no GPU or fewer than two images of a batch, or the device is mps."""
     if device == "cuda" and torch.cuda.device_count() < here.local_world:
         raise UserError(
             f"{here.local_world} processes on a machine with {torch.cuda.device_count()} GPUs: start as many as there "
@@ -77,12 +77,12 @@ def _refuse_too_many(here: Launch, device: str, batch_size: int) -> None:
 
 
 def folder_of(config: Config) -> Path:
-    """The folder of the config's first trial: the one that is resumed, whatever its name, or that of its options."""
+    """The folder of the config's first trial: the resumed one, whatever its name, or the one that its options name."""
     return Path(config.resume).resolve() if config.resume else Path(config.results_dir) / _place(config)
 
 
 def trial_of(config: Config, number: int) -> Config:
-    """The config of one of a config's trials, and of those after it: who resumes it goes on with these, beside it."""
+    """The config of trial `number` and of those after it: resuming that trial also runs these, in folders beside it."""
     left = config.trial_num + config.num_trial - number
     trial = config.model_copy(update={"trial_num": number, "num_trial": left})
     if config.resume and number != config.trial_num:
@@ -91,17 +91,17 @@ def trial_of(config: Config, number: int) -> Config:
 
 
 def _place(config: Config) -> Path:
-    """The run's folder under results_dir, and its events' under log_dir; parts that are not given are left out."""
+    """The path of the run under `results_dir`, and of its events under `log_dir`; parts not given are left out."""
     parts = (config.subfolder, config.name, config.run_idx, f"trial_{config.trial_num}")
     return Path(*(part for part in parts if part))
 
 
 @rank_zero_only
 def is_finished(folder: Path, config: Config, resumed: bool) -> bool:
-    """Whether this very run is there and finished; one that is resumed may be there unfinished.
+    """Whether this run is in the folder and finished; a resumed run may be unfinished.
 
     Raises:
-        UserError: another experiment lies there, or this one, unfinished.
+        UserError: the folder holds another experiment, or this run unfinished and not `resumed`.
     """
     stored = folder / "config.yml"
     if not stored.is_file():
@@ -121,18 +121,18 @@ def is_finished(folder: Path, config: Config, resumed: bool) -> bool:
 
 
 def _free_name(config: Config) -> str:
-    """A name under which there is no run folder yet."""
+    """A name for which there is no run folder yet."""
     names = (f"{config.name or 'run'}_{number}" for number in count(2))
     return next(name for name in names if not folder_of(config.model_copy(update={"name": name})).exists())
 
 
 def free_file(config: Config, name: str, *beside: str) -> Path:
-    """Where an analysis may write beside the config's trials: `name`, or numbered, so that nothing is written over.
+    """A free path for an analysis beside the config's trials: `name`, numbered if needed, so nothing is overwritten.
 
     Args:
-        config: whose `name`, `subfolder` and `results_dir` say in which folder.
+        config: its `name`, `subfolder` and `results_dir` give the folder.
         name: of the file.
-        beside: other endings (such as `.png`) that have to be free as well.
+        beside: other suffixes (such as `.png`) that must be free as well.
     """
     place = folder_of(config).parent / name
     candidates = chain([place], (place.with_stem(f"{place.stem}_{number}") for number in count(2)))
@@ -142,7 +142,7 @@ def free_file(config: Config, name: str, *beside: str) -> Path:
 
 @rank_zero_only
 def _create_and_lock(folder: Path, held: ExitStack) -> None:
-    """Make a run's folder and lock it, until what is held is let go."""
+    """Create and lock the run folder until `held` closes."""
     make_folder(folder)
     _refuse_links(folder)
     held.enter_context(locked(folder))
@@ -150,13 +150,13 @@ def _create_and_lock(folder: Path, held: ExitStack) -> None:
 
 @rank_zero_only
 def _record(config: Config, folder: Path) -> None:
-    """A run's options, and where it is run: the first time, and every time that is another."""
+    """Write a run's options and its environment: the first one, and any that differs on resuming."""
     write_atomic(folder / "config.yml", config.to_yaml())
     path, now = folder / "environment.json", describe_environment(config.torch_device)
     try:
         first = read_json(path)
         later = first.pop("resumed_in", [])
-    except (UserError, AttributeError):  # not there, or damaged
+    except (UserError, AttributeError):  # missing or damaged
         write_json(path, now)
         return
     if now != {**first, **(later[-1] if later else {})}:
@@ -165,7 +165,7 @@ def _record(config: Config, folder: Path) -> None:
 
 
 def _refuse_links(folder: Path) -> None:
-    """Raises: UserError: a link leads out of a run's folder, which may be anyone's, to where the run would write."""
+    """Raises: UserError: a link makes the run write outside its folder, which may come from anyone."""
     for path in folder.rglob("*"):
         if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{path} is a link out of the run's folder: put in its place what it leads to")
@@ -173,9 +173,9 @@ def _refuse_links(folder: Path) -> None:
 
 @contextmanager
 def opened(config: Config, folder: Path) -> Iterator[Run]:
-    """The run's folder, with its options and environment written down, until the run ends or is stopped.
+    """Open the run's folder, record options and environment, and hold it until the run ends or is stopped.
 
-    A run that cannot begin, for what it was given, leaves no folder behind. Of several ranks the first has the folder.
+    A run whose options do not let it start leaves no folder behind. Of several ranks, the first holds the folder.
     """
     log_folder = Path(config.log_dir) / _place(config)
     made = [one for place in (folder, log_folder) for one in (place, *place.parents) if not one.exists()]
@@ -199,7 +199,7 @@ def opened(config: Config, folder: Path) -> Iterator[Run]:
         if rank() == 0 and folder in made and not (folder / "checkpoints").exists():
             for place in (folder, log_folder):
                 shutil.rmtree(place, ignore_errors=True)
-            for above in made:  # from below; another run may have moved in meanwhile
+            for above in made:  # innermost first; another run may use one by now
                 with suppress(OSError):
                     above.rmdir()
         raise

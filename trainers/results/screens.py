@@ -1,4 +1,4 @@
-"""What a run prints when it has ended."""
+"""The report that a run prints at its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainers.results.summary import Summary
 
 
 def last_screen(summary: Summary, folder: Path, log_folder: Path) -> str:
-    """What a person sees when a run has ended."""
+    """Format the report of a finished run."""
     remaining, whole = summary["weights_remaining"], summary["weights_total"]
     lines = [
         "{arch} on {dataset}, {algo}, trial {trial}, seed {seed}".format(**summary),
@@ -28,7 +28,7 @@ def last_screen(summary: Summary, folder: Path, log_folder: Path) -> str:
     if summary.get("rescued"):
         lines.append("  rescued: the search had switched off every weight; these are the highest scores")
     lines += _checks_screen(summary["checks"])
-    if sizes := summary.get("ticket_bytes"):  # which runs of earlier versions have not
+    if sizes := summary.get("ticket_bytes"):  # missing in runs of earlier versions
         lines.append(f"  ticket               {size_line(sizes)}")
     lines += [
         f"  seconds              {summary['seconds']:.0f} on {summary['device']} "
@@ -55,7 +55,7 @@ def size_line(sizes: Mapping[str, int]) -> str:
 
 
 def _connection_screen(summary: Summary) -> list[str]:
-    """Why the density is not the target's, and what of the mask connects nothing; only where there is something."""
+    """Lines on a missed target density, cut-off weights and dead layers; only where there are any."""
     lines = []
     differs = f"{summary['weights_remaining_percent']:.2f}" != f"{summary['target_sparsity']:.2f}"
     if summary["density_reason"] and differs:

@@ -1,4 +1,4 @@
-"""What is said of a run when it has ended: its summary, and what of it TensorBoard's table shows."""
+"""The summary of a finished run, and its metrics in TensorBoard's table of hyperparameters."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from utils.run.run import Run
 def summarise(
     config: Config, run: Run, ticket: Ticket, net: nn.Module, data: Splits, outcome: dict[str, Any]
 ) -> Summary:
-    """The summary of a run.
+    """Compute the summary of a run.
 
     Args:
         config: the run's.
-        run: its rows and costs.
-        ticket: what was found.
+        run: has its rows and costs.
+        ticket: that was found.
         net: plain, of the ticket's architecture.
-        data: what it was trained on.
-        outcome: `test_acc_before_finetune` and its like on val, `tuned` (the last row of the ticket's training, or
-            None), `checks`, `search_seconds` (of a search without epochs), and `ticket_bytes` (of its file and the
-            file's parts).
+        data: that it was trained on.
+        outcome: `test_acc_before_finetune` and the same on val, `tuned` (the last row of the ticket's training, or
+            None), `checks`, `search_seconds` (of a search without epochs), and `ticket_bytes` (of the ticket's
+            file and its parts).
     """
     kept, whole, tuned = remaining(ticket.masks), total(ticket.masks), outcome["tuned"]
     facts = {"density_reason": None, **ticket.facts}
-    scoring = facts.pop("scoring_flops", 0)  # a cost, which stands with the others
+    scoring = facts.pop("scoring_flops", 0)  # a cost: reported with the others
     if kept == max(1, floor_count(config.density, whole)):
         facts["density_reason"] = None
     searching = run.seconds("search") if run.rows("search") else outcome["search_seconds"]
@@ -77,7 +77,7 @@ def summarise(
 
 
 def _cost(run: Run, flops: Mapping[str, int], searching: float, scoring: int) -> dict[str, Any]:
-    """The ledger: of the search, which took so many seconds and so many FLOPs of scoring, and of the fine-tuning."""
+    """The costs of the search (`searching` seconds and `scoring` FLOPs included) and of fine-tuning."""
     return {
         "search": {**summed(run.costs("search"), flops, searching), "scoring_flops": scoring},
         "finetune": summed(run.costs("finetune"), flops, run.seconds("finetune")),
@@ -85,7 +85,7 @@ def _cost(run: Run, flops: Mapping[str, int], searching: float, scoring: int) ->
 
 
 def related(summary: Summary, config: Config) -> Summary:
-    """A summary with what it is measured against among the results: the dense network; for an inversion, the upright.
+    """Add to a summary the runs it is compared with: the dense run and, for an inversion, the run it inverts.
 
     Args:
         summary: of a finished run.
@@ -104,7 +104,7 @@ def related(summary: Summary, config: Config) -> Summary:
 
 
 def log_outcome(run: Run, config: Config, summary: Summary) -> None:
-    """The options beside the final figures, for TensorBoard's table of hyperparameters."""
+    """Log the options and the final metrics to TensorBoard's table of hyperparameters."""
     deciding = config.deciding().items()
     options = {name: value if isinstance(value, int | float | str) else str(value) for name, value in deciding}
     figures = {f"final/{name}": summary[name] for name in AVERAGED if summary[name] is not None}

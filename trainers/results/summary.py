@@ -1,4 +1,4 @@
-"""Finished runs' summaries as they are read again: those beside a run may be damaged, or anyone's."""
+"""Reads and validates summaries of finished runs: those beside a run may be damaged or come from anyone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Dense(_Part):
 
 
 class _Summary(_Part):
-    """What other runs, and a table over trials, make use of."""
+    """The entries that other runs and a table over trials use."""
 
     algo: str
     config_hash: str
@@ -52,10 +52,10 @@ class _Summary(_Part):
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """A `summary.json`.
+    """Read a `summary.json` and validate it.
 
     Raises:
-        UserError: it cannot be read, or is no summary of a run.
+        UserError: it cannot be read, or is not the summary of a run.
     """
     found = read_json(path)
     try:

@@ -1,4 +1,4 @@
-"""What a finished run says: `summary.json`, `trials.json` over its siblings, and the last screen."""
+"""Writes a finished run's `summary.json`, and `trials.json` over the trials of its experiment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from utils.files import write_json
 
 
 class Spread(NamedTuple):
-    """Mean and sample standard deviation of n figures; None where there are too few."""
+    """Average and sample standard deviation of n values; None where there are too few."""
 
     mean: float | None
     sd: float | None
@@ -24,13 +24,13 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Spread:
-        """Of the values that are known."""
+        """The spread of the values that are not None."""
         known = [value for value in values if value is not None]
         return cls(fmean(known) if known else None, stdev(known) if len(known) > 1 else None, len(known))
 
 
 def write_summary(folder: Path, summary: Summary) -> Summary:
-    """Write a finished run's `summary.json`, its checks judged over all finished trials of the experiment.
+    """Write a finished run's `summary.json`, with checks judged over all finished trials of the experiment.
 
     Args:
         folder: the run's.
@@ -48,11 +48,11 @@ def write_summary(folder: Path, summary: Summary) -> Summary:
 
 
 def beside_dense(summary: Summary, dense: Summary | None, dense_folder: Path | None) -> Summary:
-    """A summary with the accuracy of the dense network beside its own and its checks', in percentage points below it.
+    """Add the dense network's accuracy to a summary, and how far below it ticket and checks are (percentage points).
 
     Args:
         summary: of a ticket.
-        dense: of the dense run of the same data, network and trial; None where there is none.
+        dense: of the dense run with the same data, network and trial; None if there is none.
         dense_folder: that run's.
     """
     own, reference = summary["test_acc_after_finetune"], dense and dense["test_acc_after_finetune"]
@@ -67,14 +67,14 @@ def beside_dense(summary: Summary, dense: Summary | None, dense_folder: Path | N
 
 
 def siblings(folder: Path, config_hash: str) -> list[Summary]:
-    """The summaries of the finished trials of the same experiment beside a run folder, its own among them, by trial."""
+    """The summaries of an experiment's finished trials in and beside a run folder, ordered by trial."""
     return list(finished_trials(folder, config_hash).values())
 
 
 def finished_trials(folder: Path, config_hash: str) -> dict[Path, Summary]:
-    """Run folder -> summary of those trials; of copies the folder itself counts, then one called after a trial.
+    """Run folder -> summary of an experiment's finished trials; of copies, prefer `folder`, then one named `trial_*`.
 
-    One that is damaged is left out, with a warning: it is its own run's to mend.
+    A damaged summary is left out, with a warning: its own run has to repair it.
     """
     found: dict[int, tuple[Path, Summary]] = {}
     paths = folder.parent.glob("*/summary.json")
@@ -96,14 +96,14 @@ def judge_checks(summaries: Iterable[Summary]) -> dict[str, Verdict]:
         for name, check in one["checks"].items():
             pair = (one["test_acc_after_finetune"], check["test_acc_after_finetune"])
             pairs.setdefault(name, []).append(pair)
-        if one.get("inverts"):  # such a run is itself the check of another
+        if one.get("inverts"):  # an inverted run is itself the check of another
             pair = (one["inverts"]["test_acc_after_finetune"], one["test_acc_after_finetune"])
             pairs.setdefault("score_inversion", []).append(pair)
     return {name: judge(*zip(*paired)) for name, paired in pairs.items()}
 
 
 def write_trials(folder: Path, config_hash: str) -> dict[str, Any]:
-    """Write `trials.json` above a run folder: mean and standard deviation over the experiment's finished trials."""
+    """Write `trials.json` above a run folder: average and standard deviation over the experiment's finished trials."""
     summaries = siblings(folder, config_hash)
     figures: dict[str, Any] = {name: _spread([one[name] for one in summaries]) for name in AVERAGED}
     known = [one["dense"] or {} for one in summaries]
@@ -125,6 +125,3 @@ def write_trials(folder: Path, config_hash: str) -> dict[str, Any]:
 
 def _spread(values: list[float | None]) -> dict[str, float | int | None]:
     return Spread.of(values)._asdict()
-
-
-# ---- display -------------------------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""The ticket: what a search hands on, and its file."""
+"""Tickets (what a search returns) and their files."""

@@ -1,4 +1,4 @@
-"""Tickets to take home: written with what it takes to draw their weights again, read whole, put into any network."""
+"""Write a ticket with what it takes to redraw its weights, read it back complete, and load it into any network."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from utils.errors import UserError
 from utils.masks import Masks, masked_state, remaining, total
 
 TICKET = "ticket.safetensors"
-"""A run's ticket, in its folder."""
+"""The name of a run's ticket file in its folder."""
 
 
 def write_ticket(
     path: Path, ticket: Ticket, network: nn.Module, config: Config, figures: Mapping[str, Any]
 ) -> dict[str, int]:
-    """Write a ticket; weights that are those of the config's draw are not stored, but the draw.
+    """Write a ticket; if its weights are those that the config draws, store only how to redraw them.
 
     Args:
         path: a `.safetensors` file.
         ticket: of the network.
         network: plain.
         config: of the run.
-        figures: what is known of it by now, for the header.
+        figures: metrics known by now, for the header.
 
     Returns:
-        The sizes of the file and its parts, as `write_stored` has them.
+        The sizes of the file and its parts, as `write_stored` returns them.
     """
     kept, whole = remaining(ticket.masks), total(ticket.masks)
     about = {
@@ -50,10 +50,10 @@ def write_ticket(
 
 
 def read_ticket(path: Path) -> tuple[Ticket, dict[str, Any]]:
-    """A ticket, its weights drawn again where only their draw is stored; on the CPU; and what was written about it.
+    """Read a ticket onto the CPU, redrawing weights that are not stored, and what its header says `about` it.
 
     Raises:
-        UserError: no such file, no ticket in it, it is damaged, or other weights are drawn here.
+        UserError: the file does not exist, is no ticket or is damaged, or this machine draws other weights.
     """
     stored = read_stored(path)
     return _whole(stored, path), stored.about
@@ -69,20 +69,20 @@ def _whole(stored: Stored, path: Path) -> Ticket:
 
 
 def load_ticket(path: str | Path, model: nn.Module, gem: bool = False) -> Masks:
-    """Put a ticket into a network: its weights, those that it prunes being 0, and BatchNorm.
+    """Load a ticket into a network: its weights, with the pruned ones set to 0, and BatchNorm.
 
     Args:
         path: the ticket's file.
         model: any network whose parameters and buffers have the names and shapes of the ticket's, on any device.
-        gem: put in only what the search had switched on, which is what the accuracy before training is of, where that
-            is fewer than what is to be trained.
+        gem: load only the weights that the search had switched on, whose accuracy before training is reported; they
+            can be fewer than the weights to train.
 
     Returns:
-        The masks that were put in: parameter name -> boolean tensor of its shape, on the parameter's device. Multiply
-        the parameters by them after every step of a training.
+        The masks that were loaded: parameter name -> boolean tensor of its shape, on the parameter's device. Multiply
+        the parameters by them after every training step.
 
     Raises:
-        UserError: the file cannot be used, or does not fit the network, which is then left as it was.
+        UserError: the file cannot be used, or does not fit the network, which is then unchanged.
     """
     ticket, about = read_ticket(Path(path))
     masks = ticket.untrained if gem else ticket.masks
@@ -95,7 +95,7 @@ def load_ticket(path: str | Path, model: nn.Module, gem: bool = False) -> Masks:
 
 
 def made_with(about: Mapping[str, Any]) -> str:
-    """The network and the data a ticket was found with, in words, to end a message of a misfit."""
+    """Name the network and data that a ticket was found with, to end a message that it does not fit."""
     options = about.get("options")
     if not isinstance(options, dict) or not options:
         return ""

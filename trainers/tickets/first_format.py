@@ -1,4 +1,4 @@
-"""What headers of tickets say, and the files that tickets were written to at first."""
+"""Parses the headers of ticket files, and reads ticket files in their first format."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from trainers.tickets.ticket import Ticket
 
 
 def parse_header(header: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any], Recipe | None, dict[str, Any]]:
-    """`about`, `facts`, `recipe` and `draw`.
+    """Parse `about`, `facts`, `recipe` and `draw` from the header of a ticket file.
 
     Raises:
-        ValueError, TypeError, KeyError: they are in no known form.
+        ValueError, TypeError, KeyError: one of them has an unknown form.
     """
     found = {name: json.loads(header.get(name, "null")) or {} for name in ("about", "facts", "recipe", "draw")}
     if not all(isinstance(value, dict) for value in found.values()):
@@ -30,10 +30,10 @@ def parse_header(header: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, A
 
 
 def read_first_format(header: Mapping[str, str], parts: Mapping[str, Tensor]) -> tuple[Ticket, dict[str, Any]]:
-    """A ticket as it was written at first, and what was said about it: `mask/NAME` and `gem/NAME` are 0 and 1.
+    """Read a ticket and its `about` from the first format, whose `mask/NAME` and `gem/NAME` are 0 and 1.
 
     Raises:
-        ValueError, TypeError, KeyError: it is none.
+        ValueError, TypeError, KeyError: it is not a ticket.
     """
     about, facts, recipe, _ = parse_header(header)
     found: dict[str, dict[str, Tensor]] = {"state": {}, "mask": {}, "gem": {}}

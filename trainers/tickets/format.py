@@ -1,12 +1,12 @@
-"""Tickets as files: `.safetensors` that any tool opens, small, told whole from damaged, and running no code.
+"""Ticket files: small `.safetensors` that any tool opens, that run no code, and whose damage is detected.
 
-    mask         the masks of all layers, one after another, as `trainers.tickets.mask_code` has it
-    gem          where it differs from the masks: the same, of their kept places only, where it is among them
-    state/NAME   the weights of a masked layer, unless they can be drawn again
-    others/TYPE  all else of the state, BatchNorm's statistics above all, one after another
-    layout       what stands where: names, shapes and types, as deflated JSON
+    mask         the masks of all layers, one after another, encoded by `trainers.tickets.mask_code`
+    gem          if it differs from the masks: encoded likewise; if it is a subset, only the entries that the masks keep
+    state/NAME   the weights of a masked layer, unless they can be redrawn
+    others/TYPE  the rest of the state, mostly BatchNorm's statistics, one after another
+    layout       the names, shapes and types of these parts, as deflated JSON
 
-In the header, as JSON: `format`; `about`, `facts` and `recipe`; `draw`, what it takes to draw the weights again; and
+In the header, as JSON: `format`; `about`, `facts` and `recipe`; `draw`, from which the weights can be redrawn; and
 `sha256`, over all the rest. A ticket keeps pruned weights too: control networks with permuted masks need them.
 """
 
@@ -45,13 +45,13 @@ _MOST_PLACES = 2**31
 
 @dataclass(frozen=True)
 class Stored:
-    """What a ticket's file holds.
+    """The content of a ticket file.
 
     Attributes:
-        ticket: its state without the weights that have to be drawn again.
-        about: what was written about it.
+        ticket: its state lacks the weights that have to be redrawn.
+        about: JSON values about it.
         shapes: parameter or buffer -> its shape, for the whole state, in the state_dict's order.
-        draw: what `write_stored` was given; None where the state is whole.
+        draw: as given to `write_stored`; None if the state is complete.
     """
 
     ticket: Ticket
@@ -60,7 +60,7 @@ class Stored:
     draw: dict[str, Any] | None = None
 
     def with_weights(self, drawn: Mapping[str, Tensor]) -> Ticket:
-        """The whole ticket, its state in the state_dict's order."""
+        """The complete ticket, its state in the state_dict's order."""
         everything = {**self.ticket.state, **drawn}
         return replace(self.ticket, state={name: everything[name] for name in self.shapes})
 
@@ -71,17 +71,17 @@ class Stored:
 def write_stored(
     path: Path, ticket: Ticket, about: Mapping[str, Any], draw: Mapping[str, Any] | None = None
 ) -> dict[str, int]:
-    """Write a ticket, whole.
+    """Write a ticket file atomically.
 
     Args:
         path: a `.safetensors` file.
         ticket: what to write.
         about: JSON values for the header.
-        draw: JSON values by which a reader can draw the weights named in its `names`; these are left out.
+        draw: JSON values from which a reader can redraw the weights named in its `names`; these are not stored.
 
     Returns:
-        Bytes: of the `file`, and in it of `mask`, `gem`, `weights`, `others` and, all the rest, `header`; and of the
-        `dense` network's state_dict.
+        Sizes in bytes: `file`; its parts `mask`, `gem`, `weights`, `others` and `header` (all the rest); `dense`, the
+        dense network's state_dict.
     """
     told = dict(draw or {})
     parts = _laid_out(ticket, told.pop("names", []))
@@ -99,7 +99,7 @@ def write_stored(
 
 
 def _laid_out(ticket: Ticket, drawn: list[str]) -> dict[str, Tensor]:
-    """The file's tensors; the weights named in `drawn` are left out."""
+    """The tensors of the file, without the weights named in `drawn`."""
     state = {name: value.detach().cpu().contiguous() for name, value in ticket.state.items()}
     parts: dict[str, Tensor] = {f"state/{name}": state[name].clone() for name in ticket.masks if name not in drawn}
     others = [name for name in state if name not in drawn and name not in ticket.masks]
@@ -118,7 +118,7 @@ def _laid_out(ticket: Ticket, drawn: list[str]) -> dict[str, Tensor]:
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:
-    """The SHA-256 of tensors: their elements in order, little-endian, one tensor after another."""
+    """The SHA-256 of tensors: their entries in order, little-endian, one tensor after another."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -126,7 +126,7 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
 
 
 def _gem_of(ticket: Ticket) -> tuple[str | None, dict[str, bytes]]:
-    """How the gem lies to the masks, and its code where it is another."""
+    """How the gem relates to the masks, and its encoding if it differs from them."""
     if ticket.gem is None:
         return None, {}
     mask, gem = _flat(ticket.masks), _flat({name: ticket.gem[name] for name in ticket.masks})
@@ -161,10 +161,10 @@ def _digest(header: Mapping[str, str], parts: Mapping[str, Tensor]) -> str:
 
 
 def read_stored(path: Path) -> Stored:
-    """A ticket's file, as `write_stored` or an earlier version wrote it; on the CPU.
+    """Read a ticket file that `write_stored` or an earlier version wrote, onto the CPU.
 
     Raises:
-        UserError: no such file, no ticket in it, or it is damaged.
+        UserError: the file does not exist, is no ticket, or is damaged.
     """
     if not path.is_file():
         raise UserError(f"there is no ticket {path}")
@@ -172,7 +172,7 @@ def read_stored(path: Path) -> Stored:
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
             parts = {name: file.get_tensor(name) for name in file.keys()}
-        if not header.get("format", "").startswith(KIND):  # which other tools have, too: "pt"
+        if not header.get("format", "").startswith(KIND):  # other tools write a format as well: "pt"
             ticket, about = read_first_format(header, parts)
             return Stored(ticket, about, {name: tuple(value.shape) for name, value in ticket.state.items()})
         if header["format"] != FORMAT:
@@ -180,12 +180,12 @@ def read_stored(path: Path) -> Stored:
         if header.pop("sha256", None) != _digest(header, parts):
             raise ValueError("its checksum is another")
         return _unpacked(header, parts)
-    except Exception as error:  # whatever a stranger's file may hold
+    except Exception as error:  # an untrusted file may cause any
         raise UserError(f"{path} is not a ticket, or is damaged: {abbreviate(str(error))}") from error
 
 
 def is_ticket_file(path: Path) -> bool:
-    """Whether a file is one of `write_stored`'s, or of an earlier version's."""
+    """Whether a file is a ticket that `write_stored` or an earlier version wrote."""
     try:
         with safe_open(str(path), framework="pt") as file:
             known = (file.metadata() or {}).get("format", "").startswith(KIND)

@@ -1,14 +1,14 @@
-"""Masks as few bytes: the gaps between kept places, deflated. Pure functions, the inverse of one another.
+"""Compact encoding of masks: the gaps between kept entries, deflated. Pure functions, inverse to one another.
 
-The first byte says how the rest, a zlib stream, is to be read:
+The first byte is the form of the rest, which is a zlib stream:
 
-    0  a byte for every kept place: how many places lie between it and the kept one before it. 255 adds 255 to the gap
-       of the next byte. What follows the last kept place is not told.
-    1  the same of the places that are not kept.
-    2  eight places a byte, the first in the highest bit.
+    0  a byte for every kept entry: the number of entries between it and the kept one before it. 255 adds 255 to the gap
+       of the next byte. Entries after the last kept one are not encoded.
+    1  the same for the pruned entries.
+    2  eight entries a byte, the first in the highest bit.
 
-A mask of N places of which a fraction d is kept cannot take less than N · H(d) / 8 bytes on average, H being the binary
-entropy, unless it has structure; gaps take 1.01 to 1.04 times that at densities from 5% to 0.6%.
+A mask of N entries and density d needs at least N · H(d) / 8 bytes on average, H being the binary entropy, unless it
+has structure. Gaps need 1.01 to 1.04 times that at densities from 5% to 0.6%.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import numpy as np
 
 KEPT, REMOVED, BITS = range(3)
 _ESCAPE = 255
-# Gaps have no repetitions to find: with the strategies that look for few or none, the code of the symbols fits better.
+# Gaps have no repetitions: the zlib strategies that search for few or none fit the code of the symbols better.
 _STRATEGIES = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED, zlib.Z_HUFFMAN_ONLY)
 _SPARSE = 0.05
 
 
 def encoded(mask: np.ndarray) -> bytes:
-    """The shortest of a mask's forms.
+    """Encode a mask in the shortest of its forms.
 
     Args:
         mask: (N,) bool.
@@ -34,17 +34,17 @@ def encoded(mask: np.ndarray) -> bytes:
     count, density = len(mask), float(mask.mean()) if len(mask) else 0.0
     form, places = (KEPT, mask) if density <= 0.5 else (REMOVED, ~mask)
     forms = {form: _gaps(np.flatnonzero(places))}
-    if _SPARSE * count < places.sum():  # below, bits are never shorter
+    if _SPARSE * count < places.sum():  # below this density, bits are never shorter
         forms[BITS] = np.packbits(mask).tobytes()
     found = (bytes([form]) + _deflated(raw, strategy) for form, raw in forms.items() for strategy in _STRATEGIES)
     return min(found, key=len)
 
 
 def decoded(code: bytes, count: int) -> np.ndarray:
-    """The mask that `encoded` took: (count,) bool.
+    """Decode the mask that `encoded` encoded: (count,) bool.
 
     Raises:
-        ValueError: the bytes are no code of so many places. Nothing larger than such a mask is ever unpacked.
+        ValueError: the bytes do not encode `count` entries. Nothing larger than that is ever unpacked.
     """
     read = _FORMS.get(code[0]) if code else None
     if read is None:
@@ -93,7 +93,7 @@ def _deflated(raw: bytes, strategy: int) -> bytes:
 
 
 def inflated(packed: bytes, limit: int) -> bytes:
-    """What a zlib stream holds, if that is at most `limit` bytes.
+    """Decompress a zlib stream that holds at most `limit` bytes.
 
     Raises:
         ValueError: it holds more, is cut off or damaged, or something follows it.

@@ -1,4 +1,4 @@
-"""How a stage trains: its length, its optimizer, its learning rates. Plain values, which a ticket can carry along."""
+"""How a stage trains: its length, optimizer and learning rates, as plain values that a ticket can carry."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Recipe:
     """How weights or scores are trained; control networks are trained by the recipe of their ticket.
 
     Attributes:
-        stage: where the ticket itself is trained; control networks have stages of their own.
-        epochs: the length that the schedule is made for.
-        optimizer, lr, lr_policy, wd, momentum, nesterov, no_bn_decay, label_smoothing: as the options of those names.
+        stage: the stage that trains the ticket; control networks have their own stages.
+        epochs: length of the schedule.
+        optimizer, lr, lr_policy, wd, momentum, nesterov, no_bn_decay, label_smoothing: as the options of these names.
         gamma, milestones: of `multistep_lr`.
-        precision, accumulate: as the options of those names.
+        precision, accumulate: as the options of these names.
         warmup: epochs of linear warm-up.
-        first_epoch: where training begins in the schedule.
-        stop: where it ends, if before the schedule does.
+        first_epoch: epoch of the schedule at which training starts.
+        stop: epoch at which training ends, if before the end of the schedule.
     """
 
     stage: str
@@ -47,7 +47,7 @@ class Recipe:
 
     @classmethod
     def of_search(cls, config: Config, **changes: Any) -> Recipe:
-        """By the options `epochs`, `optimizer`, `lr`, `lr_policy` and `wd`; what differs is given by name."""
+        """The recipe of the options `epochs`, `optimizer`, `lr`, `lr_policy` and `wd`, with `changes` to its fields."""
         chosen = {
             "stage": "search", "epochs": config.epochs, "optimizer": config.optimizer, "lr": config.lr,
             "lr_policy": config.lr_policy, "wd": config.wd, "warmup": config.warmup_length,
@@ -57,7 +57,7 @@ class Recipe:
 
     @classmethod
     def of_tuning(cls, config: Config, **changes: Any) -> Recipe:
-        """By the options `fine_tune_*`; what differs is given by name."""
+        """The recipe of the options `fine_tune_*`, with `changes` to its fields."""
         chosen = {
             "stage": "finetune", "epochs": config.tuning_epochs, "optimizer": config.fine_tune_optimizer,
             "lr": config.fine_tune_lr, "lr_policy": config.fine_tune_lr_policy, "wd": config.fine_tune_wd,
@@ -71,7 +71,7 @@ class Recipe:
     def optimizer_of(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
         """A fresh optimizer over parameter groups, each with its `params` and `weight_decay`."""
         from trainers.training.optim import (
-            build_optimizer,  # torch is imported by those who train, not by those who read options
+            build_optimizer,  # imported here, so that reading options does not import torch
         )
 
         return build_optimizer(self.optimizer, groups, self.lr, self.momentum, self.nesterov)

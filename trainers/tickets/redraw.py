@@ -1,4 +1,4 @@
-"""Weights that a ticket need not carry: drawn from a seed, they can be drawn again, and are known by their hash."""
+"""Redraws weights that a ticket file does not store, from their seed, and verifies them by their hash."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def draw_of(state: Mapping[str, Tensor], network: nn.Module, config: Config) -> dict[str, Any] | None:
-    """What it takes to draw a state's weights again; None where they are no longer those that the config draws.
+    """Describe how to redraw a state's weights; None if they are not those that the config draws.
 
-    Whether they were trained, rewound, or loaded from elsewhere need not be known: what is drawn is compared.
+    The weights are drawn and compared, so that it does not matter whether they were trained, rewound or loaded.
 
     Args:
         state: of the network.
-        network: plain; its layers' names and their order are looked at.
-        config: that drew its weights, or not.
+        network: plain; only the names and order of its layers are used.
+        config: whose draw the weights are compared with.
 
     Returns:
-        JSON values: the seed, the arguments of `WeightDraw`, the parameters' names in the order of the draw, and the
-        SHA-256 of what is drawn.
+        JSON values: the seed, the arguments of `WeightDraw`, the parameters' names in drawing order, the SHA-256 of the
+        drawn weights, and PyTorch's version.
     """
     names = list(layer_parameters(network))
     how = WeightDraw.arguments_of(config)
@@ -42,10 +42,10 @@ def draw_of(state: Mapping[str, Tensor], network: nn.Module, config: Config) -> 
 
 
 def drawn_again(draw: Mapping[str, Any], shapes: Shapes) -> dict[str, Tensor]:
-    """The weights that `draw_of` told how to draw.
+    """Redraw the weights that `draw_of` described.
 
     Raises:
-        ValueError: other weights are drawn here, or it tells of no draw.
+        ValueError: this machine draws other weights, or `draw` is invalid.
     """
     drawn = _drawn(draw, {name: torch.Size(shapes[name]) for name in draw["names"]})
     if digest_of(drawn.values()) != draw["sha256"]:

@@ -1,4 +1,4 @@
-"""The ticket: all that a search hands on."""
+"""The ticket: the result of a search."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from utils.masks import Masks
 
 @dataclass(frozen=True)
 class Ticket:
-    """A subnetwork as a search hands it on.
+    """A subnetwork that a search found.
 
     Attributes:
-        state: the plain network's whole state_dict at hand-over; pruned places are not zeroed, BatchNorm included.
+        state: the plain network's whole state_dict after the search, BatchNorm included; pruned weights are not zeroed.
         masks: the weights to train.
-        gem: the subset of `masks` that was switched on when the search ended (before unflagging), or None for a
-            method that knows no such difference.
-        facts: what the search has to say for the summary, by name (JSON values).
-        recipe: how it is trained, where the algorithm has a say in that; None: as the options for fine-tuning say.
+        gem: the subset of `masks` that was switched on when the search ended (before unflagging), or None for
+            algorithms without this distinction.
+        facts: what the search adds to the summary, by name (JSON values).
+        recipe: how to train it, if the algorithm decides that; None: by the options for fine-tuning.
     """
 
     state: dict[str, Tensor]
@@ -34,11 +34,11 @@ class Ticket:
 
     @property
     def untrained(self) -> Masks:
-        """The masks under which the ticket is judged before any weight of it was trained."""
+        """The masks for the accuracy before training: the gem, or the masks if there is none."""
         return self.masks if self.gem is None else self.gem
 
     def to(self, device: torch.device) -> Ticket:
-        """The same on another device."""
+        """The same ticket on another device."""
         moved = [part and {name: value.to(device) for name, value in part.items()} for part in (
             self.state, self.masks, self.gem
         )]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The network that a finished run has trained, taken up from what the run has left."""
+"""The trained network of a finished run, loaded from the run's folder."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Trained(NamedTuple):
 
     Attributes:
         network: pruned weights are 0.
-        masks: of what it keeps.
-        is_trained: whether anything was trained; else it is the gem, as the search left it.
+        masks: of the weights that it keeps.
+        is_trained: whether the ticket was trained; if not, the network is the gem as the search left it.
     """
 
     network: nn.Module
@@ -34,15 +34,15 @@ class Trained(NamedTuple):
 
 
 def trained(folder: Path, config: Config, spec: DataSpec | None = None) -> Trained:
-    """The network of the run in a folder.
+    """Load the network of the run in a folder.
 
     Args:
         folder: of a finished run.
         config: its options.
-        spec: of its data; by default that which the data set declares.
+        spec: of its data; by default, what the data set declares.
 
     Raises:
-        UserError: the weights are no longer there, or do not fit.
+        UserError: the weights are missing or do not fit.
     """
     net = build_model(config.model_copy(update={"pretrained": None, "weights": None, "device": "cpu"}), spec)
     ticket, _ = read_ticket(folder / TICKET)
@@ -53,10 +53,10 @@ def trained(folder: Path, config: Config, spec: DataSpec | None = None) -> Train
 
 
 def _trained_state(folder: Path, ticket: Ticket) -> State | None:
-    """The weights that the run's training ended with; None where nothing was trained.
+    """The weights at the end of the run's training; None if nothing was trained.
 
     Raises:
-        UserError: they are no longer there.
+        UserError: they are missing.
     """
     if read_json(folder / "summary.json")["test_acc_after_finetune"] is None:
         return None

@@ -1,1 +1,1 @@
-"""The training loop, and what it trains: scores under masks, or weights."""
+"""The training loop, and the training of scores and of weights."""

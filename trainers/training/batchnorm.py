@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics: of a network that nobody trained, and over the ranks."""
+"""BatchNorm's running statistics: recompute them, and average them over ranks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from utils.errors import UserError
 
 @torch.no_grad()
 def renew_statistics(net: nn.Module, batches: Iterable[Batch]) -> None:
-    """Set every BatchNorm's running mean and variance to the mean, over all images, of those of the batches.
+    """Set every BatchNorm's running mean and variance to the batches' average, weighted by their numbers of images.
 
-    Nothing else of the network trains or drops out meanwhile; it is left in evaluation mode.
+    All other layers run in evaluation mode, without dropout; the network is left in that mode.
     """
     norms = _norms(net)
     momenta = [norm.momentum for norm in norms]
@@ -29,7 +29,7 @@ def renew_statistics(net: nn.Module, batches: Iterable[Batch]) -> None:
         norm.train()
     seen = 0
     for images, labels in batches if norms else ():
-        if len(labels) > 1:  # of a single image there is no variance to be had
+        if len(labels) > 1:  # a single image has no variance over the batch
             seen += len(labels)
             for norm in norms:
                 norm.momentum = len(labels) / seen
@@ -41,21 +41,21 @@ def renew_statistics(net: nn.Module, batches: Iterable[Batch]) -> None:
 
 @torch.no_grad()
 def average_statistics(net: nn.Module) -> None:
-    """Give every BatchNorm's running mean and variance their mean over the ranks; alone, leave them."""
+    """Average every BatchNorm's running mean and variance over the ranks; do nothing in a single process."""
     norms = _norms(net)
     if not (ranks.is_distributed() and norms):
         return
     values = [value for norm in norms for value in (norm.running_mean, norm.running_var)]
     ranks.all_reduce_in_place(values)
     torch._foreach_div_(values, ranks.world_size())
-    # The first rank's part of a batch is never empty: it has counted all of them.
+    # The first rank's part of a batch is never empty, so it has counted all batches.
     counts = [norm.num_batches_tracked for norm in norms]
     torch._foreach_copy_(counts, list(ranks.broadcast(torch.stack(counts).cpu())))
 
 
 @torch.no_grad()
 def refuse_single_images(net: nn.Module, data: Splits) -> None:
-    """Raises: UserError: every batch is of one image, and the network has a BatchNorm that cannot train on one."""
+    """Raises: UserError: every batch has one image, and the network has a BatchNorm that cannot train on one."""
     if data.train.size(0) > 1:
         return
     tried = deepcopy(net).eval()

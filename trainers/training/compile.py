@@ -1,6 +1,6 @@
-"""Whether to compile a network's passes, and precision: how fast a run is, never what it computes.
+"""Compilation and precision of a network: how fast a run is, never what it computes.
 
-A compiled network's figures differ from an uncompiled one's by rounding only, and its runs repeat to the bit.
+A compiled network's metrics differ from an uncompiled one's by rounding only, and its runs repeat to the bit.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from data.load import Splits
 from trainers.algorithms.stages import stages_of
 from trainers.training.cost import BACKWARD_AND_FORWARD, forward_flops
 
-# Measured: compiling a search's and a fine-tuning's step takes a minute or two of a CPU core, and saves about a third
-# of the steps that follow. A core does some 5e10 FLOPs a second; half an hour of them pays for it several times over.
+# Measured: compiling the steps of search and fine-tuning takes a CPU core a minute or two and saves about a third of
+# their time. A core does about 5e10 FLOPs a second; half an hour of these pays for it several times over.
 WORTHWHILE_FLOPS_A_THREAD = 30 * 60 * 5e10
-# On a GPU, what is saved is launching kernels, and so counts by the step.
+# On a GPU, compiling saves kernel launches, so the number of steps counts.
 WORTHWHILE_STEPS = 10_000
 TRITON_CAPABILITY = (7, 0)
 # Measured by `trainers.benchmark` on two cores with AVX512-BF16: an epoch of ResNet-20 in bf16 over one in fp32.
@@ -30,11 +30,11 @@ BF16_SHARE = 0.7
 
 
 def prepared(config: Config, net: nn.Module, data: Splits) -> Config:
-    """Compile the network where that is asked for or worthwhile, and set the precision of products.
+    """Compile the network if the options ask for it or it is worthwhile, and set the precision of products.
 
     Args:
         config: `compile`, `precision` and the length of the run.
-        net: on its device; compiled in place, its names and parameters stay.
+        net: on its device; compiled in place, with its names and parameters unchanged.
         data: what it is trained on.
 
     Returns:
@@ -56,25 +56,25 @@ def prepared(config: Config, net: nn.Module, data: Splits) -> Config:
 
 
 def compile_in_place(net: nn.Module, device: str) -> None:
-    """Have a network's passes compiled when they are first taken; a copy of it is not compiled."""
-    # On a GPU, replay the kernels of a step from a recorded graph: launching them is what takes the time.
+    """Set a network to compile its passes when they first run; a copy of it is not compiled."""
+    # On a GPU, replay the kernels of a step from a recorded CUDA graph: launching them takes the time.
     net.compile(dynamic=False, mode="reduce-overhead" if device.startswith("cuda") else None)
 
 
 def allow_tf32(precision: str) -> None:
-    """Let products of a GPU be TF32's where `precision` is `tf32`, and only there; for the whole process."""
+    """Allow TF32 products on a GPU if and only if `precision` is `tf32`; for the whole process."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def _would_gain_from_bf16(config: Config) -> bool:
-    """Whether the run is on a CPU that computes in bfloat16, and nobody has chosen its precision."""
+    """Whether the run is on a CPU that computes in bfloat16, and its user has not chosen a precision."""
     able = torch.cpu.get_capabilities()
     has_bf16 = able.get("avx512_bf16") or able.get("amx_bf16")
     return bool(has_bf16) and config.torch_device == "cpu" and "precision" not in config.model_fields_set
 
 
 def _is_worthwhile(config: Config, net: nn.Module, data: Splits) -> bool:
-    """By the length of the run alone, so that the same run is always decided alike."""
+    """Whether compiling pays; depends on the run's length alone, so that the same run always decides alike."""
     epochs = sum(stage.epochs for stage in stages_of(config))
     if config.torch_device != "cpu":
         return epochs * len(data.train) >= WORTHWHILE_STEPS
@@ -84,12 +84,12 @@ def _is_worthwhile(config: Config, net: nn.Module, data: Splits) -> bool:
 
 
 def _missing_compiler(device: str) -> str | None:
-    """What is missing for compiling, in words, or how a tiny function failed to compile; None where all is well."""
+    """Say what is missing for compiling, or how a tiny function failed to compile; None if it compiles."""
     if missing := _missing_part(device):
         return missing
     try:
-        # About a second, once; the rest of its time is loading the compiler, which the network needs as well.
-        torch.compile(_plus_one)(torch.ones(8, device=device)).tolist()  # read back: a GPU's errors come late
+        # Takes about a second, once, besides loading the compiler, which the network needs as well.
+        torch.compile(_plus_one)(torch.ones(8, device=device)).tolist()  # read back, because a GPU reports errors late
     except Exception as error:  # Triton's, the C++ compiler's, the linker's, the driver's: no common type
         return f"a tiny function failed to compile: {' '.join(str(error).split())[:200] or repr(error)}"
     return None
@@ -103,7 +103,7 @@ def _missing_part(device: str) -> str | None:
             return f"the GPU has compute capability {name}, and Triton needs {'.'.join(map(str, TRITON_CAPABILITY))}"
         if not importlib.util.find_spec("triton"):
             return "triton is not installed"
-        # Triton for Windows brings its own.
+        # Triton for Windows includes a compiler.
         found = sys.platform == "win32" or _is_there("CC", "gcc", "clang")
         return None if found else "there is no C compiler (gcc, clang, $CC)"
     if device == "cpu" and sys.platform != "win32":

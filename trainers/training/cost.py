@@ -1,4 +1,4 @@
-"""What finding and training a ticket costs: epochs, steps, images, FLOPs and memory, stage by stage."""
+"""The cost of finding and training a ticket, by stage: epochs, steps, images, FLOPs and memory."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from models.masking import prunable_parameters
 from utils.environment import peak_memory, reset_peak_memory
 
 BACKWARD_AND_FORWARD = 3
-"""FLOPs of a training step as a multiple of the forward pass's: backward is taken to cost twice as much."""
+"""FLOPs of a training step over those of its forward pass: the backward pass is assumed to cost twice as much."""
 
 
 class Cost:
-    """What a stage has cost so far; saved with its position.
+    """The cost of a stage so far, saved with its position.
 
     Args:
-        device: whose memory is watched.
-        figures: as they were saved; None for a fresh stage.
+        device: whose peak memory is tracked.
+        figures: as saved; None for a fresh stage.
 
     Attributes:
-        figures: `epochs`, `steps`, `images`, `exposure` (layer -> images, each times the layer's density then),
-            `peak_memory_bytes`, and, where there is a teacher, `teacher_images` that went forward through it.
+        figures: `epochs`, `steps`, `images`, `exposure` (layer -> sum over images of its density at the time),
+            `peak_memory_bytes`, and, with a teacher, the `teacher_images` that went forward through it.
     """
 
     def __init__(self, device: torch.device, figures: Mapping[str, Any] | None = None) -> None:
@@ -36,9 +36,9 @@ class Cost:
         reset_peak_memory(device)
 
     def count(self, steps: int, images: int, densities: Mapping[str, float], has_teacher: bool = False) -> None:
-        """Add an epoch of so many steps and images, with each layer's density in it.
+        """Add an epoch: its numbers of steps and images, and each layer's density in it.
 
-        A teacher is a dense network that every image goes forward through as well.
+        A teacher is a second, dense network that every image goes forward through.
         """
         own = self.figures
         own["epochs"] += 1
@@ -52,7 +52,7 @@ class Cost:
 
 
 def forward_flops(net: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
-    """FLOPs of one image's forward pass: prunable layer -> its own, and `""` -> all of them together.
+    """FLOPs of one image's forward pass: prunable layer -> its own, and `""` -> the whole network's.
 
     Args:
         net: plain.
@@ -69,10 +69,10 @@ def forward_flops(net: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
 
 
 def activation_bytes(net: nn.Module, images: torch.Tensor) -> int:
-    """What a training-mode forward pass keeps for the backward pass, parameters and buffers left out.
+    """Bytes that a training-mode forward pass keeps for the backward pass, without parameters and buffers.
 
     Args:
-        net: its BatchNorm statistics are changed.
+        net: its BatchNorm statistics change.
         images: (B, C, H, W).
     """
     own = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers())}
@@ -85,26 +85,26 @@ def activation_bytes(net: nn.Module, images: torch.Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        output = net.train()(images)  # alive while it is counted, so that no storage is used twice
+        output = net.train()(images)  # kept alive while counting, so that no storage is reused
     del output
     return sum(kept.values())
 
 
 def scoring_flops(net: nn.Module, images: torch.Tensor, backward: int = 1) -> int:
-    """FLOPs of a forward pass over a batch and so many backward passes, each twice a forward's."""
+    """FLOPs of a forward pass over a batch and `backward` backward passes, each counted as two forward passes."""
     return forward_flops(net, tuple(images.shape[1:]))[""] * len(images) * (1 + 2 * backward)
 
 
 def summed(costs: Iterable[Mapping[str, Any]], flops: Mapping[str, int], seconds: float) -> dict[str, Any]:
-    """The ledger over stages, for the summary.
+    """Add up the costs of stages, for the summary.
 
-    Training FLOPs are three times the forward pass's for every image; masked, each prunable layer's count times its
-    density at the time. Once the forward pass's are added for every image that a teacher, which is dense, has seen. No
-    present kernel saves what a mask spares: masked FLOPs are what one could save.
+    Training FLOPs are three times the forward pass's for every image. Masked FLOPs count each prunable layer times its
+    density at the time. A teacher, which is dense, adds the forward pass's for every image that it has seen. No present
+    kernel skips pruned weights: masked FLOPs are what a kernel that does would need.
 
     Args:
         costs: the `figures` of the stages.
-        flops: of `forward_flops`.
+        flops: as returned by `forward_flops`.
         seconds: spent in them.
     """
     costs = list(costs)
@@ -124,5 +124,5 @@ def summed(costs: Iterable[Mapping[str, Any]], flops: Mapping[str, int], seconds
 
 
 def _exposure(cost: Mapping[str, Any], flops: Mapping[str, int]) -> dict[str, float]:
-    """Layer -> images times density; layers of which nothing was said took part whole."""
+    """Layer -> images times density; a layer without a recorded density counts as dense."""
     return {name: cost["exposure"].get(name, float(cost["images"])) for name in flops if name}

@@ -1,4 +1,4 @@
-"""Runs that have fallen ill: values that are no longer finite, and searches that have collapsed."""
+"""Detects divergence: non-finite values, and an accuracy that collapses to chance."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from torch.optim import Optimizer
 from utils.distributed import collectives as ranks
 
 AT_CHANCE = 1.2
-"""An accuracy of up to so many times chance counts as chance."""
+"""An accuracy of up to this multiple of chance counts as chance."""
 
 
 class NotFinite(Exception):
-    """A value that is infinite or not a number; its text says of what."""
+    """A value is infinite or not a number; the text names it."""
 
 
 def check_finite(network: nn.Module, loss: Tensor) -> None:
-    """Look once at a loss and all parameters; one read from the device.
+    """Check that a loss and all parameters are finite, with one read from the device.
 
     Raises:
-        NotFinite: something is not finite, or so large that its square is not.
+        NotFinite: a value is not finite, or so large that its square is not.
     """
     parameters = dict(network.named_parameters())
     norms = torch.stack([loss, *torch._foreach_norm([value.detach() for value in parameters.values()])])
@@ -36,10 +36,10 @@ def check_finite(network: nn.Module, loss: Tensor) -> None:
 
 @contextmanager
 def watched(network: nn.Module, optimizer: Optimizer) -> Iterator[None]:
-    """Within: every layer's parameters and output are looked at in every forward pass, which takes its time.
+    """Within the context, check every layer's parameters and output in every forward pass, which is slow.
 
     Raises:
-        NotFinite: when the optimizer is about to take a step, of the first value that was not finite; on all ranks.
+        NotFinite: before an optimizer step, names the first value that was not finite; on all ranks.
     """
     leaves = {name: module for name, module in network.named_modules() if not any(module.children())}
     found: list[str] = []
@@ -70,12 +70,12 @@ def _tell(found: list[str]) -> None:
 
 
 def warn_of_collapse(stage: str, rows: Sequence[Mapping[str, Any]], classes: int) -> None:
-    """Warn, when it happens, that accuracy has fallen to chance though it had been well above it.
+    """Warn in the epoch in which accuracy falls to chance after having been well above it.
 
     Args:
         stage: whose rows these are.
         rows: so far, by epoch.
-        classes: of the data; chance is one of so many.
+        classes: number of classes of the data; chance is one over it.
     """
     name = "train_acc" if rows[-1]["val_acc"] is None else "val_acc"
     chance = 100.0 / classes

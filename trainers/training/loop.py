@@ -1,4 +1,4 @@
-"""The loop all training goes through, and evaluation: the only place that is hot."""
+"""The training loop and evaluation: the only performance-critical code."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from utils.run.run import Row, Run
 
 
 def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, first_epoch: int = 0) -> None:
-    """Train until the stage is finished; at once when it was, and from its checkpoint when it was begun.
+    """Train a stage to its end, from its checkpoint if there is one; return at once if it is finished.
 
     Raises:
-        Stopped: the run was asked to stop, and has saved the step it had reached.
-        Diverged: the loss or the weights are no longer finite; the last checkpoint is from before.
+        Stopped: the run was asked to stop; the step that it reached is saved.
+        Diverged: the loss or a weight is no longer finite; the last checkpoint is from before.
         UserError: the checkpoint cannot be read, or a file cannot be written.
-        RanksApart: another rank is lost, or holds something else.
+        DistributedError: another rank is lost, or its state differs.
     """
     position = Position(run, stage, training, data.train.device, first_epoch)
     if position.done:
@@ -40,7 +40,7 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
     try:
         _train(run, stage, training, data, epochs, position)
     except NotFinite:
-        # Which layer, nobody has looked: from the last checkpoint to here once more, looking at all of them.
+        # To find the layer, repeat the steps since the last checkpoint and check every layer.
         again = Position(run, stage, training, data.train.device, first_epoch)
         training.full_batch = 0  # never compiled
         where = "a value, though not when this was run again,"
@@ -81,7 +81,7 @@ def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, 
                 position.step += 1
             training.after_steps()
             average_statistics(training.network)
-            position.check()  # and, on a GPU, the end of the work that was asked for
+            position.check()  # on a GPU, this also waits for all queued work
             speed = batches.throughput()
 
             row = {"phase": stage, "epoch": epoch, **_measured(training, data, draw, position.meter, epoch)}
@@ -89,7 +89,7 @@ def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, 
             training.after_epoch(epoch, draw)
             assert_same_on_all_ranks(training.network.state_dict(), f"after epoch {epoch} of {stage}")
             row["seconds"] = round(position.seconds + time.perf_counter() - started, 3)
-            # Before the checkpoint: events that come twice are dropped on resuming.
+            # Before the checkpoint: resuming drops events that are logged twice.
             show(run, stage, training, row, speed)
             stop, store = run.asked(stage, epoch)
             position.next_epoch(row, bool(stop or store))
@@ -100,16 +100,16 @@ def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, 
 
 
 def train_step(training: Training, step: int, images: Tensor, labels: Tensor, whole: int | None = None) -> Tensor:
-    """One step, no waiting for the device in it.
+    """Run one training step, without waiting for the device.
 
     Args:
-        training: what is trained.
+        training: what to train.
         step: 0-based in its epoch.
         images, labels: a batch, or this rank's part of one, which may be empty.
-        whole: images in the whole batch.
+        whole: number of images in the whole batch.
 
     Returns:
-        (3,) summed loss, correct predictions, images, of the whole batch; on the device.
+        (3,) on the device: summed loss, correct predictions and images of the whole batch.
     """
     training.before_step(step)
     counts, whole = torch.zeros(3, device=images.device), whole or len(labels)
@@ -126,14 +126,14 @@ def train_step(training: Training, step: int, images: Tensor, labels: Tensor, wh
         penalty.backward()
     training.before_update()
     training.optimizer.step()
-    # Gradients stay where they are, as zeros: they are views of `training.gradients`.
+    # Zeros in place, not None: the gradients are views of `training.gradients`.
     training.optimizer.zero_grad(set_to_none=False)
     training.after_step()
     return counts
 
 
 def most_parts(count: int, parts: int) -> int:
-    """The size of most of the parts that `tensor_split` makes of so many images; of two as frequent, the larger."""
+    """The most frequent size of the parts that `tensor_split` makes of `count` images; if tied, the larger."""
     parts = ranks.in_parts(count, parts)
     each, larger = divmod(count, parts)
     return each + (2 * larger >= parts)
@@ -143,13 +143,13 @@ def most_parts(count: int, parts: int) -> int:
 def evaluate(network: nn.Module, batches: Iterable[Batch] | None, precision: str = "fp32") -> float | None:
     """Top-1 accuracy in percent, in evaluation mode; None without batches. One read from the device.
 
-    Of several ranks each is given its own batches, and all get the accuracy on all of them. Where a batch does not fit
-    into memory, it and those after it go through the network in parts.
+    Each rank passes its own batches; all ranks get the accuracy on all batches. If a batch does not fit into memory, it
+    and those after it go through the network in parts.
 
     Args:
         network: on the device of the batches.
         batches: normalised images and labels.
-        precision: of the forward passes, as the option of that name.
+        precision: of the forward passes, as the option `precision`.
     """
     if batches is None:
         return None
@@ -166,7 +166,7 @@ def evaluate(network: nn.Module, batches: Iterable[Batch] | None, precision: str
 
 
 def _predicted(network: nn.Module, images: Tensor, parts: int) -> tuple[Tensor, int]:
-    """The class of every image, and in how many parts memory sufficed for them: twice as many whenever it does not."""
+    """The class of every image, and the number of parts that fit in memory; when out of memory, it is doubled."""
     while True:
         try:
             return torch.cat([network(part).argmax(1) for part in images.chunk(parts)]), parts
@@ -181,7 +181,7 @@ def _drawing(run: Run, stage: str, epoch: int) -> Draw:
 
 
 def _measured(training: Training, data: Splits, draw: Draw, meter: Tensor, epoch: int) -> Row:
-    """The row's figures, in the order of the table's columns."""
+    """The metrics of the epoch's row, in the order of the table's columns."""
     loss, correct, seen = meter.tolist()
     found = training.measure(data, draw)
     return {

@@ -1,4 +1,4 @@
-"""Optimizers as the configs name them."""
+"""Optimizers by name, their parameter groups, and flat gradients."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def build_optimizer(
         name: `sgd` or `adam`.
         groups: parameter groups, each with `params` and `weight_decay`.
         lr: initial learning rate.
-        momentum: of SGD.
+        momentum: for SGD.
         nesterov: Nesterov's momentum for SGD.
     """
     groups = [{**group, "params": list(group["params"])} for group in groups]
-    # One kernel for all tensors, and for Adam no step counter that is read back from a tensor at every step.
+    # Fused: one kernel for all tensors, and Adam does not read its step counter back from a tensor at every step.
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
     if name == "adam":
         return Adam(groups, lr=lr, fused=fused)
@@ -31,7 +31,7 @@ def build_optimizer(
 
 
 def decay_groups(network: nn.Module, weight_decay: float, no_bn_decay: bool = False) -> list[dict[str, Any]]:
-    """All parameters of a network under one weight decay, those of batch-norm layers without it if asked."""
+    """Group a network's parameters under one weight decay; with `no_bn_decay`, those of BatchNorm without it."""
     norms = {
         id(parameter)
         for module in network.modules()
@@ -48,13 +48,13 @@ def flat_gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     """Give every parameter a gradient of zeros.
 
     Returns:
-        One tensor (n,) for every dtype there is; the gradients are views of them.
+        One tensor (n,) per dtype; the gradients are views of them.
     """
     flats = []
     for dtype in dict.fromkeys(one.dtype for one in parameters):
         alike = [one for one in parameters if one.dtype == dtype]
         flats.append(torch.zeros(sum(one.numel() for one in alike), device=alike[0].device, dtype=dtype))
         for one, part in zip(alike, flats[-1].split([one.numel() for one in alike])):
-            # Fused optimizers want a gradient's strides to be its parameter's.
+            # Fused optimizers need a gradient with the strides of its parameter.
             one.grad = part.as_strided(one.shape, torch.empty_like(one, device="meta").stride())
     return flats

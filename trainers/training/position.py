@@ -1,4 +1,7 @@
-"""What a checkpoint of a stage has to look like: it may be anyone's, and its checksum says only that it is whole."""
+"""A stage's position and its checkpoint.
+
+A checkpoint is validated: it may come from anyone, and its checksum shows only that it is complete.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ class _Row(_Strict):
 
 
 class StoredPosition(_Strict):
-    """How far a stage had come, and `training`, which is `take_up`'s to check."""
+    """A stored position; `restore` checks its `training`."""
 
     epoch: Count
     step: Count
@@ -65,15 +68,15 @@ class StoredPosition(_Strict):
 
 
 def validate_position(stored: Any, first_epoch: int, where: str) -> dict[str, Any]:
-    """A stage's stored position, as it was stored.
+    """Check a stage's stored position and return it unchanged.
 
     Args:
-        stored: what was in the checkpoint.
+        stored: the content of the checkpoint.
         first_epoch: of the stage.
-        where: which checkpoint, for the message.
+        where: names the checkpoint, for the message.
 
     Raises:
-        UserError: it is no position.
+        UserError: it is not a position.
     """
     try:
         position = StoredPosition.model_validate(stored)
@@ -87,17 +90,17 @@ def validate_position(stored: Any, first_epoch: int, where: str) -> dict[str, An
 
 
 def restore(training: Training, stored: dict[str, Any], where: str) -> None:
-    """Load what `training.state` returned when it was stored.
+    """Restore a training from the state in a checkpoint.
 
     Args:
         training: fresh.
-        stored: the state.
-        where: which checkpoint, for the message.
+        stored: its state in the checkpoint.
+        where: names the checkpoint, for the message.
 
     Raises:
-        UserError: it is the state of something else.
+        UserError: it is the state of another training.
     """
-    # A ticket's training takes up a round of imp, which has more to say than it needs.
+    # Extra entries are allowed: a ticket's training also restores a round of imp, which stores more.
     own = training.state().items()
     wrong = next((name for name, value in own if name not in stored or not _is_alike(stored[name], value)), None)
     if wrong is not None:
@@ -109,9 +112,9 @@ def restore(training: Training, stored: dict[str, Any], where: str) -> None:
 
 
 def _is_alike(stored: Any, own: Any) -> bool:
-    """Whether a value is of the kind, and a tensor of the shape, that a fresh training has in its place.
+    """Whether a stored value has the type, and a tensor the shape, of the value in a fresh training.
 
-    What is empty, or None, in a fresh one may have been filled since.
+    What is empty or None in a fresh training may have been filled since.
     """
     if own is None:
         return stored is None or isinstance(stored, Tensor | float)
@@ -123,7 +126,7 @@ def _is_alike(stored: Any, own: Any) -> bool:
 
 
 class Position:
-    """How far a stage has come, in step with its checkpoint."""
+    """How far a stage has come, restored from and saved to its checkpoint."""
 
     def __init__(self, run: Run, stage: str, training: Training, device: torch.device, first_epoch: int) -> None:
         self._run, self._stage, self._training = run, stage, training
@@ -146,18 +149,18 @@ class Position:
         check_finite(self._training.network, self.meter[0])
 
     def count_epoch(self) -> None:
-        """Enter the epoch that was just trained into the costs."""
+        """Add the epoch that was just trained to the costs."""
         training, images = self._training, int(self.meter[2])
         self._cost.count(self.step, images, training.layer_densities(), training.has_teacher)
 
     def save(self, started: float | None = None, finished_epoch: int | None = None) -> None:
-        """Store the position; in the middle of an epoch (`started`), with the seconds it took so far.
+        """Save the position; in the middle of an epoch (`started`), with the seconds it took so far.
 
         Raises:
-            NotFinite: there is nothing worth storing; the checkpoint stays that of before.
+            NotFinite: the loss or a parameter is not finite; the previous checkpoint stays.
         """
         self.check()
-        if started is not None:  # averaging now and at the epoch's end comes to the same: it is linear
+        if started is not None:  # averaging is linear, so doing it now and again at the epoch's end is correct
             average_statistics(self._training.network)
         seconds = self.seconds + time.perf_counter() - started if started is not None else 0.0
         state = {
@@ -168,7 +171,7 @@ class Position:
         self._run.save(self._stage, state, finished_epoch)
 
     def next_epoch(self, row: Row, save: bool) -> None:
-        """Move to the start of the next epoch; store that, if it is to be."""
+        """Move to the start of the next epoch, and save the position if `save`."""
         self.rows.append(row)
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
         self.meter = torch.zeros_like(self.meter)
@@ -177,6 +180,6 @@ class Position:
         self._run.record(self._stage, self.rows, self._cost.figures)
 
     def finish(self) -> None:
-        """Store that the stage needs no more training."""
+        """Save the position with the stage marked as finished."""
         self.done = True
         self.save()

@@ -1,4 +1,4 @@
-"""Scores to masks for evaluation, by the options `round`, `noise` and `num_test`."""
+"""Rounds scores to masks for evaluation, by the options `round`, `noise` and `num_test`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def is_noisy(config: Config) -> bool:
 
 
 def naive_mask(flat: FlatScores, rule: Rule, scores: Tensor) -> Tensor:
-    """What the rule switches on at these scores under the flags, (N + N_bias,) bool."""
+    """The flat mask that the rule makes of these scores and the flags, (N + N_bias,) bool."""
     flags = flat.split(flat.flags)
     return torch.cat([rule.mask(part, flags[name]).flatten() for name, part in flat.split(scores).items()])
 
@@ -26,17 +26,17 @@ def naive_mask(flat: FlatScores, rule: Rule, scores: Tensor) -> Tensor:
 def rounded_masks(
     network: nn.Module, flat: FlatScores, rule: Rule, config: Config, generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """`num_test` masks by the option `round`, or a single one where nothing is left to chance.
+    """Yield `num_test` masks by the option `round`, or a single one if nothing is random.
 
     Args:
         network: masked.
-        flat: its scores, in [0, 1] where they are drawn from, and flags.
-        rule: of the naive rounding.
+        flat: its flags and its scores, in [0, 1] if masks are drawn from them.
+        rule: for naive rounding.
         config: `round`, `noise`, `noise_ratio` and `num_test`.
         generator: on the CPU, so that the draws are the same on every device.
 
     Returns:
-        One after another, (N + N_bias,) bool.
+        The masks, (N + N_bias,) bool, one at a time.
     """
     scores, noisy = flat.scores.detach(), is_noisy(config)
     random = noisy or config.round in ("prob", "naive_prob")
@@ -56,7 +56,7 @@ def rounded_masks(
 
 
 def _draw_first_linear(network: nn.Module, flat: FlatScores, mask: Tensor, drawn: Tensor) -> None:
-    """Take the places of the first linear layer from `drawn`, in place."""
+    """Copy the entries of the first linear layer from `drawn` to `mask`."""
     layers = masked_layers(network).items()
     first = next((name for name, layer in layers if isinstance(layer, (MaskedFullyConnected, SubnetLinear))), None)
     parts = flat.split(drawn)

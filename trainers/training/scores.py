@@ -1,4 +1,4 @@
-"""A Training of scores: what every algorithm that learns a mask by gradient shares."""
+"""Training of scores: what all algorithms that learn a mask by gradient share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from utils.run.run import Row
 # ---- penalties -----------------------------------------------------------------------------------------------------
 
 Penalty = Callable[[Tensor, Tensor, float, float], Tensor]
-"""(scores in [0, 1], weights beside them, α, α′) -> their penalty, a number."""
+"""(scores in [0, 1], their weights, α, α′) -> the penalty, a scalar."""
 
 
 def _l2(scores: Tensor, _weights: Tensor, _a: float, _b: float) -> Tensor:
@@ -50,7 +50,7 @@ def _var_red_2(scores: Tensor, weights: Tensor, _a: float, _b: float) -> Tensor:
 
 
 def _bin_entropy(scores: Tensor, _weights: Tensor, _a: float, _b: float) -> Tensor:
-    # At 0 and 1 the entropy is 0 and its slope infinite: such scores are left out, of the gradient too.
+    # At 0 and 1 the entropy is 0 and its slope infinite: such scores are excluded, also from the gradient.
     inside = (scores > 0) & (scores < 1)
     s = torch.where(inside, scores, 0.5)
     return -torch.where(inside, s * s.log() + (1 - s) * (1 - s).log(), 0.0).sum()
@@ -66,7 +66,7 @@ PENALTIES: dict[str, Penalty] = {
 }
 """R(s) by name. Source: Rare Gems (arXiv 2202.12002), §3 and appendix."""
 
-# The part of a penalty that is not a weight decay: L2's gradient 2λs is one, and costs no work per step.
+# The part of a penalty that is no weight decay. L2's gradient 2λs is one, and costs no work per step.
 _BEYOND_DECAY = {"none": "none", "L2": "none", "L1_L2": "L1"}
 
 
@@ -74,13 +74,13 @@ _BEYOND_DECAY = {"none": "none", "L2": "none", "L1_L2": "L1"}
 
 
 class ScoreTraining(Training):
-    """Learns the scores of a masked network; its weights stay as they are unless `freeze_weights` is off.
+    """Learns the scores of a masked network; its weights are frozen unless `freeze_weights` is off.
 
-    Batch-norm scales and shifts, if there are any, are frozen. Scores are projected to [0, 1].
+    BatchNorm scales and shifts, if any, are frozen. Scores are projected to [0, 1].
 
     Args:
-        network: masked, on its device; not to be moved or copied afterwards.
-        rule: how scores become the factors of the weights in the forward pass.
+        network: masked, on its device; must not be moved or copied afterwards.
+        rule: turns scores into the factors of the weights in the forward pass.
         config: optimizer, schedule, penalty and rounding.
     """
 
@@ -103,7 +103,7 @@ class ScoreTraining(Training):
 
     @staticmethod
     def recipe(config: Config) -> Recipe:
-        """How the scores are trained."""
+        """The recipe by which the scores are trained."""
         return Recipe.of_search(config)
 
     def _optimizer(self, network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -123,11 +123,11 @@ class ScoreTraining(Training):
     # ---- a step ------------------------------------------------------------------------------------------------------
 
     def penalty(self) -> Tensor | None:
-        """λR(s) where it is more than a weight decay."""
+        """λR(s) without its part that is a weight decay; None if nothing else is left."""
         return None if self._penalty_in_loss is None else self._weighed(self._penalty_in_loss)
 
     def before_step(self, step: int) -> None:
-        """Project the scores, every `project_freq` steps."""
+        """Project the scores every `project_freq` steps."""
         if self._config.differentiate_clamp or step % self._config.project_freq == 0:
             self.project()
 
@@ -156,12 +156,12 @@ class ScoreTraining(Training):
 
     @torch.no_grad()
     def measure(self, data: Splits, draw: Draw) -> Row:
-        """Accuracy with the forward pass as trained, and under rounded masks, averaged over `num_test` draws."""
+        """Accuracy of the forward pass as trained, and under rounded masks, averaged over `num_test` draws."""
         config = self._config
         masks = list(rounded_masks(self.network, self.flat, self.rule, config, draw("rounding")))
         tests = [self._accuracy(mask, data.test) for mask in masks]
         vals = [self._accuracy(mask, data.val) for mask in masks] if data.val else []
-        # Rounded in the forward pass already, naively and without noise: before and after are the same bits.
+        # If the forward pass already rounds, naively and without noise, rounding changes no bit.
         same = not isinstance(self.rule, Soft) and config.round == "naive" and not is_noisy(config)
         before = tests[0] if same else self._accuracy(self._factors(), data.test)
         return {
@@ -173,16 +173,16 @@ class ScoreTraining(Training):
         }
 
     def naive_mask(self) -> Tensor:
-        """The subnetwork that is switched on, flat, by the rule and the present scores."""
+        """The flat mask of the subnetwork that the rule switches on at the current scores."""
         return naive_mask(self.flat, self.rule, self.flat.scores.detach())
 
     def _factors(self) -> Tensor:
-        """What the forward pass multiplies weights and biases with, flat; a rule is for a layer at a time."""
+        """The flat factors of weights and biases in the forward pass; a rule takes one layer at a time."""
         scores, flags = self.flat.split(self.flat.scores), self.flat.split(self.flat.flags)
         return torch.cat([self.rule(part, flags[name]).flatten() for name, part in scores.items()])
 
     def _accuracy(self, factors: Tensor, batches: PlainBatches | None) -> float | None:
-        """Accuracy of the plain network with its weights multiplied by these factors, flat."""
+        """Accuracy of the plain network with its weights multiplied by these flat factors."""
         self._plain.load_state_dict(masked_state(plain_state(self.network), self.flat.split(factors)))
         return evaluate(self._folded.refreshed(), batches, self.precision)
 
@@ -191,30 +191,30 @@ class ScoreTraining(Training):
         return share(self.flat, mask)
 
     def layer_densities(self) -> dict[str, float]:
-        """The density of every layer as it is switched on now."""
+        """The density of every layer under the current scores."""
         masks = self.flat.split(self.naive_mask())
         names = [name for name in masks if not is_bias(name)]
         shares = torch.stack([masks[name].float().mean() for name in names]).tolist()
         return {name.removesuffix(".weight"): share for name, share in zip(names, shares)}
 
     def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Weights in play, the density of every layer, in percent, and how many weights have changed side."""
+        """Unpruned weights and the density of every layer, in percent, and how many weights switched on or off."""
         by_layer = {f"layers/{name}": 100.0 * share for name, share in self.layer_densities().items()}
         mask = self.naive_mask()[self.flat.segments[0]]
         moves = self._moves.look(mask, self.pruned_now)
         return {"weights_in_play_percent": 100.0 * self._share(self.flat.flags), **by_layer, **moves}, {}
 
     def state(self) -> dict[str, Any]:
-        """All of a Training's, and what the next masks are compared to."""
+        """The state of a Training, and the masks that the next ones are compared with."""
         return {**super().state(), "moves": self._moves.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up what `state` returned."""
+        """Restore what `state` returned."""
         super().load_state(state)
         self._moves.load_state(state["moves"], self.flat.scores.device)
 
     def histograms(self) -> dict[str, Tensor]:
-        """The scores of every layer that are still in play."""
+        """The scores of the unpruned weights of every layer."""
         return {
             f"scores/{name}": layer.scores.detach()[layer.flag]
             for name, layer in masked_layers(self.network).items()

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a stage beyond its table: how the mask moves, and whether the data keep up."""
+"""TensorBoard logs of a stage beyond its table: how the mask changes, and whether data loading keeps up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAYOUT = {
         "weights that changed side": ["Multiline", ["mask/.*"]],
     }
 }
-"""Charts of several lines, on TensorBoard's page of custom scalars."""
+"""Charts with several lines, on TensorBoard's page of custom scalars."""
 
 
 _TAGS = {
@@ -41,36 +41,36 @@ def show(run: Run, stage: str, training: Training, row: Row, speed: Mapping[str,
     """Write an epoch to TensorBoard.
 
     Args:
-        run: whose events they are.
-        stage: that the epoch is of.
-        training: what was trained, which may have more to tell.
+        run: to log to.
+        stage: of the epoch.
+        training: what was trained; its `describe` may add to the log.
         row: of the table.
-        speed: as `Timed.throughput` has it.
+        speed: as returned by `Timed.throughput`.
     """
     scalars, histograms = training.describe()
     figures = {tag: row[name] for name, tag in _TAGS.items() if row[name] is not None}
     run.log(stage, row["epoch"], {**figures, **scalars, **speed}, histograms)
-    if stage == "search":  # elsewhere the density stays
+    if stage == "search":  # in other stages the density is constant
         accuracies = {f"against_density/{tag}": value for tag, value in figures.items() if tag.startswith("accuracy/")}
         run.log_against(stage, round(1000 * row["model_sparsity"]), accuracies)
 
 
 class MaskMoves:
-    """How many weights change side: from one epoch to the next, and since the last pruning."""
+    """Counts how many weights switch on or off between epochs and since the last pruning."""
 
     def __init__(self) -> None:
         self._epoch_before: Tensor | None = None
         self._at_pruning: Tensor | None = None
 
     def look(self, mask: Tensor, pruned: bool) -> dict[str, float]:
-        """Hamming distances, in weights, to the mask of the epoch before and to that right after the last pruning.
+        """Hamming distances, in weights, to the masks of the epoch before and right after the last pruning.
 
         Args:
             mask: (N,) bool, at the end of an epoch.
-            pruned: whether the epoch ended in a pruning; the distance is still that to the one before.
+            pruned: whether the epoch ended in a pruning; its distance is still to the pruning before.
 
         Returns:
-            Scalars by tag; none for what has not been there yet.
+            Scalars by tag; none where there is no earlier mask yet.
         """
         earlier = {"mask/changed_in_epoch": self._epoch_before, "mask/distance_to_last_pruning": self._at_pruning}
         distances = {tag: float((mask != other).sum()) for tag, other in earlier.items() if other is not None}
@@ -80,17 +80,17 @@ class MaskMoves:
         return distances
 
     def state(self) -> dict[str, Any]:
-        """Both masks."""
+        """The masks of the epoch before and after the last pruning."""
         return {"epoch_before": self._epoch_before, "at_pruning": self._at_pruning}
 
     def load_state(self, state: dict[str, Any], device: torch.device) -> None:
-        """Take up what `state` returned."""
+        """Restore what `state` returned."""
         masks = {name: None if mask is None else mask.to(device) for name, mask in state.items()}
         self._epoch_before, self._at_pruning = masks["epoch_before"], masks["at_pruning"]
 
 
 class Timed:
-    """Batches, and the seconds that were spent waiting for them on the host.
+    """Iterates over batches and measures the seconds that the host waits for them.
 
     Args:
         batches: of an epoch.
@@ -115,7 +115,7 @@ class Timed:
         return batch
 
     def throughput(self) -> dict[str, float]:
-        """Images a second since the beginning, and the share of the time that was spent waiting, in percent."""
+        """Images per second since the start, and the share of that time spent waiting for data, in percent."""
         passed = time.perf_counter() - self._started
         return {
             "throughput/images_a_second": self.images / passed,

@@ -1,4 +1,4 @@
-"""What a stage trains: a network, its optimizer, and what a step and an epoch do beside the loop's own work."""
+"""The base class of what a stage trains: a network, its optimizer, and hooks for steps and epochs."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from utils.environment import mixed
 from utils.run.run import Row
 
 Draw = Callable[[str], torch.Generator]
-"""Stream -> this stage's generator of it at this epoch."""
+"""Name of a random stream -> its generator for this stage and epoch."""
 
 
 class Training:
-    """What one stage trains, and all of it that has to be saved. `train` owns the loop, `Run` where and when to save.
+    """What one stage trains, and the state to save. `train` owns the loop; `Run` decides where and when to save.
 
     Args:
         network: whose forward pass is trained.
         optimizer: over the parameters that learn.
-        lr: the learning rate of every epoch (0-based).
+        lr: epoch (0-based) -> its learning rate.
         label_smoothing: of the cross-entropy.
         precision: of forward passes, in training and in evaluation.
 
     Attributes:
-        over: set at the end of an epoch to end the stage before its last one.
-        accumulate: parts that a batch goes through the network in, one after another, its gradient being their mean.
-        has_teacher: whether every image of a step goes forward through another, dense network too.
-        full_batch: images that go through the network at once, where the batch is not short.
-        gradients: few flat tensors, of which the gradients of all parameters that learn are views; ranks sum them.
+        over: set at the end of an epoch to end the stage early.
+        accumulate: number of parts in which a batch goes through the network; its gradient is their mean.
+        has_teacher: whether every image also goes forward through a second, dense network.
+        full_batch: number of images that go through the network at once in a full batch.
+        gradients: a flat tensor per dtype; the gradients of all parameters that learn are views; ranks all-reduce it.
     """
 
     over = False
@@ -55,19 +55,19 @@ class Training:
         self.lr = lr
         self._label_smoothing = label_smoothing
         self.precision = precision
-        # Before the first step: the first backward pass of a compiled network would make them outputs of its recorded
-        # CUDA graph, whose memory the next replay overwrites.
+        # Allocated before the first step: otherwise, the first backward pass of a compiled network would make them
+        # outputs of its recorded CUDA graph, whose memory the next replay overwrites.
         self.gradients = flat_gradients([one for group in optimizer.param_groups for one in group["params"]])
 
-    # ---- what a step does beside forward, backward and the optimizer's update; nothing here may wait for the device --
+    # ---- hooks of a step, beside forward, backward and the optimizer's update; none may wait for the device ----------
 
     def forward(self, images: Tensor) -> Tensor:
         """The network's logits, in single precision."""
         return self.through(self.network, images)
 
     def through(self, network: nn.Module, images: Tensor) -> Tensor:
-        """The logits of this or another network, in single precision, computed as those of the one that is trained."""
-        # Where the network is compiled, it is for full batches: a short one would have it compiled once more.
+        """The logits of `network`, in single precision, computed as for the network that is trained."""
+        # A compiled network is compiled for full batches: a short one would compile it again.
         is_short = self.full_batch is not None and len(images) != self.full_batch
         forward = network.forward if is_short else network
         with mixed(self.precision, images.device):
@@ -75,55 +75,55 @@ class Training:
         return logits.float() if logits.dtype == torch.bfloat16 else logits
 
     def loss(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-        """The loss of the task, to which `penalty` is added for the gradient."""
+        """The task loss; `penalty` is added to it for the gradient."""
         return F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
 
     def penalty(self) -> Tensor | None:
-        """What is added to the loss, where the optimizer's weight decay does not do it; None for nothing."""
+        """A penalty to add to the loss, beyond the optimizer's weight decay; None for no penalty."""
         return None
 
     def before_step(self, step: int) -> None:
         """Called before the forward pass of every step (0-based in its epoch)."""
 
     def before_update(self) -> None:
-        """Called when the gradients are there, before the optimizer's update."""
+        """Called after the gradients are computed, before the optimizer's update."""
 
     def after_step(self) -> None:
         """Called after the optimizer's update."""
 
-    # ---- what an epoch does beside its steps -------------------------------------------------------------------------
+    # ---- hooks of an epoch -------------------------------------------------------------------------------------------
 
     def before_epoch(self, epoch: int) -> None:
-        """Called before the first step of an epoch, also when it was begun, stopped and gone on with: once."""
+        """Called once before the first step of an epoch, not again when a stopped epoch is resumed."""
 
     def after_steps(self) -> None:
-        """Called after the last step of an epoch, before the network is measured."""
+        """Called after the last step of an epoch, before the network is evaluated."""
 
     def measure(self, data: Splits, draw: Draw) -> Row:
-        """The figures of this epoch's row: at least test_acc, val_acc (None without val), and model_sparsity."""
+        """The metrics of this epoch's row: at least test_acc, val_acc (None without val), and model_sparsity."""
         raise NotImplementedError
 
     def after_epoch(self, epoch: int, draw: Draw) -> None:
-        """Called when the epoch was measured: the place to prune."""
+        """Called after the epoch's evaluation; prunings belong here."""
 
     def layer_densities(self) -> dict[str, float]:
-        """Layer -> the fraction of its weights that takes part in the forward pass, for the ledger of costs."""
+        """Layer -> the fraction of its weights that takes part in the forward pass, for the costs."""
         return {}
 
     def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """More to log of the epoch: scalars by tag, and tensors whose histograms are of interest."""
+        """More to log of the epoch: scalars by tag, and tensors to plot as histograms."""
         return {}, {}
 
-    # ---- what is saved -----------------------------------------------------------------------------------------------
+    # ---- state in a checkpoint ---------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Everything that the rest of the stage depends on; tensors, numbers, strings and containers of them."""
+        """Everything that the rest of the stage depends on: tensors, numbers, strings and containers of them."""
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "over": self.over}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up what `state` returned, in place; decay, momentum and the like are those of this run's options."""
+        """Restore what `state` returned, in place; weight decay, momentum and the like follow this run's options."""
         self.network.load_state_dict(state["network"])
-        groups, kept = self.optimizer.param_groups, {"params", "lr"}  # the rate is set anew every epoch
+        groups, kept = self.optimizer.param_groups, {"params", "lr"}  # the learning rate is set every epoch
         options = [{name: value for name, value in group.items() if name not in kept} for group in groups]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, own in zip(self.optimizer.param_groups, options):
@@ -132,7 +132,7 @@ class Training:
         self.over = state["over"]
 
     def _check_optimizer(self) -> None:
-        """Raises: ValueError: what the optimizer took up of a parameter, unseen, is not of its shape."""
+        """Raises: ValueError: state that the optimizer loaded unchecked does not have its parameter's shape."""
         for parameter, kept in self.optimizer.state.items():
             names = {"step", "exp_avg", "exp_avg_sq"} if isinstance(self.optimizer, Adam) else {"momentum_buffer"}
             fits = all(

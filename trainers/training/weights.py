@@ -1,4 +1,4 @@
-"""A Training of weights under fixed masks: fine-tuning, and all else that trains a plain network."""
+"""Training of weights under fixed masks: fine-tuning, and all other training of a plain network."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class WeightTraining(Training):
     """Trains the weights that the masks keep; the others are exactly 0 at every step.
 
     Args:
-        network: plain; it takes up the ticket's state.
-        ticket: what is trained; a parameter without a mask is trained whole.
-        recipe: how.
+        network: plain; the ticket's state is loaded into it.
+        ticket: to train; a parameter without a mask is trained in full.
+        recipe: how to train.
     """
 
     def __init__(self, network: nn.Module, ticket: Ticket, recipe: Recipe) -> None:
@@ -39,7 +39,7 @@ class WeightTraining(Training):
         self.mask_weights()
 
     def after_step(self) -> None:
-        """Take back what momentum and decay did to pruned weights."""
+        """Undo what momentum and weight decay did to pruned weights."""
         self.mask_weights()
 
     @torch.no_grad()
@@ -52,7 +52,7 @@ class WeightTraining(Training):
         return {name: kept / size for name, (kept, size) in self._layers.items()}
 
     def measure(self, data: Splits, _draw: Draw) -> Row:
-        """Accuracy on test and val."""
+        """Accuracy on test and val, and the density in percent."""
         kept, sizes = (sum(counts) for counts in zip(*self._layers.values()))
         folded = self._folded.refreshed()
         return {
@@ -63,15 +63,15 @@ class WeightTraining(Training):
 
 
 def train_ticket(run: Run, stage: str, network: nn.Module, ticket: Ticket, data: Splits, recipe: Recipe) -> Row:
-    """Train a ticket, with fresh momentum, from its state on; at once when the stage is finished.
+    """Train a ticket from its state, with fresh momentum; return at once if the stage is finished.
 
     Args:
-        run: where it is kept.
-        stage: under which name.
-        network: plain, of the ticket's architecture, on its device; afterwards it is the trained ticket.
+        run: where the stage is stored.
+        stage: its name.
+        network: plain, of the ticket's architecture, on its device; afterwards it holds the trained ticket.
         ticket: what to train.
         data: what to train on.
-        recipe: how; control networks get the recipe of their ticket.
+        recipe: how to train; control networks get the recipe of their ticket.
 
     Returns:
         The row of the last epoch.
