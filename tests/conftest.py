@@ -1,4 +1,4 @@
-"""What tests share: a small run that starts in a second, and ways to call the program."""
+"""Fixtures and helpers that tests share: a small run that starts in a second, and ways to call the program."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 PROJECT = Path(__file__).resolve().parent.parent
 
-# A quarter of ResNet-20's width on 8×8 digits: every stage runs, an epoch takes a tenth of a second or two.
+# A quarter of ResNet-20's width on 8×8 digits: every stage runs, and an epoch takes 0.1 to 0.2 seconds.
 SMALL = (
     "--arch resnet20 --width 0.25 --dataset Digits --batch_size 256 --epochs 4 --fine_tune_epochs 2 --iter_period 1 "
     "--target_sparsity 20 --prune_type BottomK --hc_quantized --init signed_constant --lr 0.1 --wd 0 "
@@ -29,13 +29,13 @@ SMALL = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests are of the CPU, whatever the machine has, but for those that are asked for by `-m gpu`."""
+    """Hide the machine's GPUs from all tests, unless those marked `gpu` are selected by `-m gpu`."""
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 class Outcome(NamedTuple):
-    """What a call of the program came to."""
+    """The result of a call of the program."""
 
     code: int
     out: str
@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
 
 @pytest.fixture
 def places(tmp_path: Path) -> list[str]:
-    """Options that keep a run's folders inside the test's own."""
+    """Options that keep a run's folders inside the test's temporary folder."""
     return ["--results_dir", str(tmp_path / "results"), "--log_dir", str(tmp_path / "runs")]
 
 
@@ -67,7 +67,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]
 
 
 def start(*argv: object, cwd: Path = PROJECT) -> subprocess.Popen[str]:
-    """Start `python main.py` as a process of its own, its output to be read line by line."""
+    """Start `python main.py` in its own process; its output can be read line by line."""
     return subprocess.Popen(
         [sys.executable, str(PROJECT / "main.py"), *map(str, argv)],
         cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
@@ -76,7 +76,7 @@ def start(*argv: object, cwd: Path = PROJECT) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run, finished, in a process of its own; its folder is trial_1."""
+    """The folder (trial_1) of a small finished run, made in its own process."""
     root = tmp_path_factory.mktemp("finished")
     process = start(*SMALL, "--results_dir", root / "results", "--log_dir", root / "runs")
     out, err = process.communicate(timeout=300)
@@ -96,25 +96,25 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a table that a run left."""
+    """Read the rows of a run's table."""
     with path.open() as file:
         return list(csv.DictReader(file))
 
 
 def timeless(folder: Path) -> dict[str, object]:
-    """All that a run left, without times: tables, summary, ticket, and what every stage's checkpoint holds."""
+    """Return all results of a run without times: tables, summary, ticket, and each stage's checkpoint."""
     tables = {path.name: [{**row, "seconds": ""} for row in read_rows(path)] for path in folder.glob("*.csv")}
     summary = json.loads((folder / "summary.json").read_text())
     summary = {name: value for name, value in summary.items() if "seconds" not in name}
-    for figures in summary["cost"].values():  # neither the clock nor the allocator repeats itself
+    for figures in summary["cost"].values():  # times and peak memory differ from run to run
         del figures["seconds"], figures["peak_memory_bytes"]
-    newest = [path for path in folder.glob("checkpoints/*.pt") if "." not in path.stem]  # .1: the one before
+    newest = [path for path in folder.glob("checkpoints/*.pt") if "." not in path.stem]  # .1: the previous one
     states = {path.name: torch.load(path, weights_only=True)["training"] for path in newest}
     return {"tables": tables, "summary": summary, "ticket": load_file(folder / "ticket.safetensors"), **states}
 
 
 def same_bits(one: object, other: object) -> bool:
-    """Equality to the bit through nested containers of tensors."""
+    """Compare nested containers of tensors bit by bit."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):

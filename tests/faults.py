@@ -1,11 +1,11 @@
-"""Kill runs at random moments, go on with them, and compare their end with that of undisturbed ones.
+"""Kill runs at random moments, resume them, and compare their results with those of undisturbed runs.
 
     python -m tests.faults --kills 200
 
-Every scenario is run once undisturbed. Then it is run again and again, each time killed (SIGKILL) up to three times on
-its way and gone on with by `--resume`; what it leaves has to be the same to the bit: weights, scores, masks, tables and
-summary, but for the times. Half of the kills come at a moment drawn from the whole run, half in a stage and a kind of
-work that are drawn, so that short ones (a pruning, a checkpoint half written) are met as often as long ones.
+Every scenario runs once undisturbed. Then it runs again and again; each time it is killed (SIGKILL) up to three times
+and resumed by `--resume`. Its results must be the same to the bit, except for times: weights, scores, masks, tables and
+summary. Half of the kills come at a random moment of the whole run, half in a random stage and kind of work, so that
+short ones (a pruning, a half-written checkpoint) are hit as often as long ones.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ MOST_KILLS = 3
 
 
 class Marks:
-    """What a child is doing, told in memory that it shares with its parent."""
+    """What a child process is doing, stored in memory that it shares with its parent."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 3)
@@ -61,12 +61,12 @@ class Marks:
         self._memory[index] = value
 
     def read(self) -> tuple[str, str, int]:
-        """The stage, the kind of work, and how often such work was begun (modulo 256)."""
+        """Return the stage, the kind of work, and how often marked work was begun (modulo 256)."""
         stage, place, count = struct.unpack("3B", self._memory[:3])
         return STAGES[stage], PLACES[place], count
 
     def while_in(self, place: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, marking that it is run."""
+        """Wrap a function so that it marks this kind of work while it runs."""
 
         def marked(*args: Any, **options: Any) -> Any:
             outer = self._memory[1]
@@ -80,7 +80,7 @@ class Marks:
         return marked
 
     def instrument(self) -> None:
-        """Mark all work of this process from here on."""
+        """Mark all work of this process from now on."""
         loop.train_step = self.while_in("a step", loop.train_step)
         for module in (scores, weights, trainers.pipeline):
             module.evaluate = self.while_in("an evaluation", module.evaluate)
@@ -98,7 +98,7 @@ class Marks:
 
 
 def begin(words: list[str], log: Path, marks: Marks) -> int:
-    """Run the program in a child process of its own; returns its number."""
+    """Run the program in a child process, and return the child's process id."""
     marks.put(0, 0)
     child = os.fork()
     if child:
@@ -111,7 +111,7 @@ def begin(words: list[str], log: Path, marks: Marks) -> int:
 
 
 def killed_on_its_way(child: int, marks: Marks, chance: random.Random, seconds: float) -> tuple[str, str] | None:
-    """Kill a child at a moment that is drawn; returns what it was doing, or None when it had ended before."""
+    """Kill a child at a random moment; return what it was doing, or None if it had ended before."""
     deadline = time.monotonic() + chance.uniform(0, seconds)
     stages, places = (None, *STAGES[1:4]), (None, *PLACES[1:])
     wanted = (chance.choice(stages), chance.choice(places)) if chance.random() < 0.5 else (None, None)
@@ -142,7 +142,7 @@ def undisturbed(words: list[str], place: Path) -> float:
 
 
 def disturbed(words: list[str], place: Path, chance: random.Random, seconds: float) -> Counter[tuple[str, str]]:
-    """Run to the end, killed on the way; returns how often it was killed doing what."""
+    """Run to the end with kills on the way; return how often it was killed in which stage and work."""
     kills: Counter[tuple[str, str]] = Counter()
     folder, marks = place / "results" / "trial_1", Marks()
     for _ in range(chance.randint(1, MOST_KILLS)):
@@ -159,10 +159,10 @@ def disturbed(words: list[str], place: Path, chance: random.Random, seconds: flo
 
 
 def run(kills: int, seed: int, root: Path) -> tuple[Counter[tuple[str, str]], list[str]]:
-    """Kill at least so many times over all scenarios.
+    """Kill runs at least `kills` times over all scenarios.
 
     Returns:
-        How often what was interrupted, and what came to another end: nothing, unless something is wrong.
+        How often each kind of work was interrupted, and the runs with other results: none, unless something is wrong.
     """
     chance = random.Random(seed)
     wholes = {}
@@ -195,7 +195,7 @@ def _places(place: Path) -> list[str]:
 
 
 def table(done: Counter[tuple[str, str]]) -> str:
-    """Kills by stage and kind of work, as Markdown."""
+    """Format the kills by stage and kind of work, as Markdown."""
     lines = [f"| killed in | {' | '.join(STAGES)} | together |", "|---" * (len(STAGES) + 2) + "|"]
     for place in PLACES:
         counts = [done[stage, place] for stage in STAGES]

@@ -1,10 +1,10 @@
-"""Thousands of bad inputs: each works or ends in one message; none runs code, hangs, or changes a file it should not.
+"""Try thousands of bad inputs: each works or ends in one message; none runs code, hangs, or changes other files.
 
     python -m tests.fuzz --cases 10000 [--only NAME ...]
 
-Every case is a call of `main.main` with files or words of a stranger's making (`tests.strangers`), in a folder of its
-own, beside a canary and files that were there before. What a case writes, renames or removes elsewhere, and every
-process that it starts, is seen by an audit hook. Cases are the same every time; a failing one is made small.
+Every case calls `main.main` with untrusted files or words (`tests.strangers`) in its own folder, beside a canary and
+files that existed before. An audit hook sees what a case writes, renames or removes elsewhere, and every process that
+it starts. The cases are the same every time; a failing case is minimised.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from trainers.results.run_folder import folder_of
 
 
 def try_config(place: Place, content: bytes) -> None:
-    """A config file; what is taken of it is written out as a config that means the same, and stays in its folder."""
+    """Try a config file; an accepted one prints as an equal config, and its run stays inside `results_dir`."""
     with place.fresh() as folder:
         file = folder / "some.yml"
         file.write_bytes(content)
@@ -42,9 +42,9 @@ def try_config(place: Place, content: bytes) -> None:
 
 
 def try_words(place: Place, words: list[str]) -> None:
-    """A command line; as `try_config`."""
+    """Try a command line, as `try_config` does."""
     with place.fresh() as folder:
-        argv = [*words, "--print-config"]  # last, so that it holds
+        argv = [*words, "--print-config"]  # last, so that it takes effect
         _check_config(argv, folder / "some.yml", place.tried(*argv))
 
 
@@ -61,17 +61,17 @@ def _check_config(argv: list[str], file: Path, outcome: Outcome) -> None:
 
 
 def try_ticket(place: Place, content: bytes) -> None:
-    """A ticket, or a state_dict with zeros."""
+    """Try a ticket, or a state_dict with zeros."""
     _try_file(place, content, "ticket.safetensors", "--ticket")
 
 
 def try_ticket_pickle(place: Place, content: bytes) -> None:
-    """A ticket that `torch.save` wrote."""
+    """Try a ticket that `torch.save` wrote."""
     _try_file(place, content, "ticket.pt", "--ticket")
 
 
 def try_pretrained(place: Place, content: bytes) -> None:
-    """A network or a search's checkpoint."""
+    """Try a network or a search's checkpoint."""
     _try_file(place, content, "net.pt", "--pretrained")
 
 
@@ -82,7 +82,7 @@ def _try_file(place: Place, content: bytes, name: str, flag: str) -> None:
 
 
 def try_resume(place: Place, content: bytes) -> None:
-    """The checkpoint of a run that is gone on with, for a step; where that fails, the run stays as it was."""
+    """Resume a run from a checkpoint, for a step; if that fails, the run must stay as it was."""
     with place.fresh() as folder:
         run = shutil.copytree(place.run, folder / "results" / "trial_1")
         for path in (run / "summary.json", run / "ticket.safetensors", *run.glob("checkpoints/*")):
@@ -94,12 +94,12 @@ def try_resume(place: Place, content: bytes) -> None:
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    own = (".lock", "config.yml")  # which is written anew, with the flags of the attempt
+    own = (".lock", "config.yml")  # config.yml is rewritten, with the flags of the attempt
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name not in own}
 
 
 def try_summary(place: Place, content: bytes) -> None:
-    """What lies beside a run that is finished."""
+    """Try the `summary.json` of a trial beside a finished one."""
     with place.fresh() as folder:
         for trial in (1, 2):
             shutil.copytree(place.run, folder / "results" / f"trial_{trial}")
@@ -108,7 +108,7 @@ def try_summary(place: Place, content: bytes) -> None:
 
 
 def try_run_config(place: Place, content: bytes) -> None:
-    """The config.yml of a run."""
+    """Try the `config.yml` of a run."""
     with place.fresh() as folder:
         run = shutil.copytree(place.run, folder / "results" / "trial_1")
         (run / "config.yml").write_bytes(content)
@@ -125,7 +125,7 @@ LAYOUTS = {
 
 
 def try_images(place: Place, case: tuple[str, list[dict[str, Any]], int]) -> None:
-    """A folder of images, read twice: once by decoding, once, perhaps, from what was kept of that."""
+    """Try a folder of images twice: first by decoding, then perhaps from the cache of decoded images."""
     dataset, parts, size = case
     with place.fresh() as folder:
         for name, classes in zip(LAYOUTS[dataset], parts):
@@ -159,7 +159,7 @@ def _put_class(folder: Path, entries: list[tuple[str, bytes | str]], root: Path)
 
 
 def try_cache(place: Place, content: bytes) -> None:
-    """The decoded images that lie beside a folder of them; one that does not fit is not taken for them."""
+    """Try a cache of decoded images beside its image folder; a cache that does not fit must be ignored."""
     with place.fresh() as folder:
         data = shutil.copytree(place.images, folder / "data")
         (data / ".decoded_8.safetensors").write_bytes(content)
@@ -168,7 +168,7 @@ def try_cache(place: Place, content: bytes) -> None:
 
 
 def try_mnist(place: Place, case: tuple[str, bytes]) -> None:
-    """One of the files that torchvision keeps of MNIST."""
+    """Try one of the files in which torchvision stores MNIST."""
     name, content = case
     with place.fresh() as folder:
         raw = put_mnist(folder)
@@ -177,7 +177,7 @@ def try_mnist(place: Place, case: tuple[str, bytes]) -> None:
         place.tried(*EVALUATE, "--dataset", "MNIST", "--data", folder, "--pretrained", place.model)
 
 
-# ---- all of it -----------------------------------------------------------------------------------------------------
+# ---- all fuzzers ---------------------------------------------------------------------------------------------------
 
 MNIST_FILES = [
     "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte",
@@ -193,7 +193,7 @@ FUZZERS = (
 
 
 def fuzzers(place: Place) -> dict[str, tuple[Callable[[Place, Any], None], SearchStrategy[Any]]]:
-    """Name -> what to do with a case, and the cases."""
+    """Return name -> the function that tries a case, and the strategy that draws cases."""
     ticket, state = (strangers.tensor_files(path.read_bytes()) for path in (place.ticket, place.model))
     checkpoint = strangers.checkpoints(place.search.read_bytes())
     parts = st.lists(strangers.CLASSES, min_size=2, max_size=2)
@@ -215,10 +215,10 @@ def fuzzers(place: Place) -> dict[str, tuple[Callable[[Place, Any], None], Searc
 
 
 def run(name: str, place: Place, cases: int) -> int:
-    """Try so many cases of one fuzzer; returns how many were tried.
+    """Try this many cases of one fuzzer; return how many were tried.
 
     Raises:
-        AssertionError, or whatever `main.main` let through: for the smallest case that fails.
+        AssertionError, or any exception that `main.main` let through: for the smallest failing case.
     """
     attempt, strategy = fuzzers(place)[name]
     tried = 0

@@ -1,4 +1,4 @@
-"""Where the cases of `tests.fuzz` are tried, and what is watched meanwhile."""
+"""The sandbox for the cases of `tests.fuzz`, and a watch on what they write and start."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 import main
 
 SECONDS = 30
-"""What a case may take; the most that is read, a quarter of a gigabyte of pixels, takes a few."""
+"""Time limit of a case; the largest input, a quarter of a gigabyte of pixels, takes a few seconds."""
 TINY = (
     "--arch FC --hidden_size 4 --dataset Digits --epochs 2 --fine_tune_epochs 1 --batch_size 256 --iter_period 1 "
     "--target_sparsity 50 --prune_type BottomK --hc_quantized --skip_sanity_checks --threads 1 --device cpu"
@@ -30,11 +30,11 @@ EVALUATE = "--evaluate --arch FC --hidden_size 4 --device cpu --threads 1 --work
 
 
 class TooLong(BaseException):
-    """A case hangs."""
+    """A case took too long."""
 
 
 class Watch:
-    """What is written, and which processes are started, while it is on; files under `free` do not count."""
+    """Records files written and processes started while `free` is set; files under `free` are allowed."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
@@ -45,7 +45,7 @@ class Watch:
         if self.free is None:
             return
         if event in ("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "subprocess.Popen"):
-            if "git" not in str(about[0]):  # which commit this is, for environment.json
+            if "git" not in str(about[0]):  # git reads the commit for environment.json
                 self.found.append(f"{event} {about}")
         elif event == "open" and isinstance(about[2], int) and about[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             self._count(event, about[0])
@@ -65,7 +65,7 @@ class Watch:
 
 
 class Outcome(NamedTuple):
-    """What a call came to."""
+    """The result of a call."""
 
     code: int
     out: str
@@ -73,7 +73,7 @@ class Outcome(NamedTuple):
 
 
 class Place:
-    """Where cases are tried: `case/` is each one's own, `kept/` and `canary/` have to stay as they are.
+    """The sandbox: each case has `case/` to itself; `kept/` and `canary/` must not change.
 
     Args:
         root: an empty folder.
@@ -90,7 +90,7 @@ class Place:
         self.run = self.kept / "results" / "trial_1"
         self.ticket, self.model = self.run / "ticket.safetensors", self.run / "model.safetensors"
         self.search = self.run / "checkpoints" / "search.pt"
-        # The same network for images in colour, and a few of those.
+        # The same network for colour images, and a few such images.
         self.colour, self.images = self.kept / "colour.safetensors", self.kept / "images"
         save_file({**load_file(self.model), "linear.0.weight": torch.ones(4, 3 * 8 * 8)}, self.colour)
         for number, part in enumerate(["train/a", "train/b", "test/a", "test/b"]):
@@ -112,7 +112,7 @@ class Place:
 
     @contextmanager
     def fresh(self) -> Iterator[Path]:
-        """The folder of a case."""
+        """Create the folder of a case, and remove it when the context closes."""
         self.case.mkdir()
         self._watch.found.clear()
         try:
@@ -121,11 +121,11 @@ class Place:
             shutil.rmtree(self.case)
 
     def tried(self, *argv: Any, codes: tuple[int, ...] = (0, 2)) -> Outcome:
-        """Call `main.py`, and see that it behaves.
+        """Call `main.py`, and assert that it behaves: one message at most, no traceback, no change outside the case.
 
         Args:
-            argv: the words.
-            codes: exit codes it may end with.
+            argv: the command line.
+            codes: allowed exit codes.
         """
         before = self._state()
         with _limited(SECONDS):

@@ -1,4 +1,4 @@
-"""Run folders written by hand, as finished and unfinished runs leave them."""
+"""Write run folders by hand, as finished and unfinished runs leave them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SPENT = {
 
 
 def make_run(folder: Path, after: float | None = 90.0, *, rows: int = 2, **options: Any) -> Path:
-    """Write a run's folder.
+    """Write the folder of a run.
 
     Args:
-        folder: the run's.
-        after: test accuracy after fine-tuning; None: the run has not ended.
+        folder: of the run.
+        after: test accuracy after fine-tuning; None: the run is unfinished.
         rows: of its table of epochs, half of them of the search.
-        options: of its config; those that begin with `says_` are figures of its summary instead.
+        options: of its config; those that begin with `says_` are fields of its summary instead.
     """
     said = {name.removeprefix("says_"): options.pop(name) for name in list(options) if name.startswith("says_")}
     config = config_of(options, "a test")
@@ -45,7 +45,7 @@ def make_run(folder: Path, after: float | None = 90.0, *, rows: int = 2, **optio
 
 
 def make_trials(root: Path, name: str, accuracies: list[float], **options: Any) -> None:
-    """Write a finished trial for each accuracy; a check is given as `check_NAME=[accuracies]`."""
+    """Write a finished trial for each accuracy; `check_NAME=[accuracies]` adds a check."""
     checks = {key.removeprefix("check_"): options.pop(key) for key in list(options) if key.startswith("check_")}
     for number, accuracy in enumerate(accuracies, start=1):
         twins = {check: {"test_acc_after_finetune": twin[number - 1]} for check, twin in checks.items()}

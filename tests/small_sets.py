@@ -1,4 +1,4 @@
-"""A few images of every data set, in the files and folders that it really comes in."""
+"""Write a few images of every data set, in the files and folders of the real one."""
 
 import gzip
 import hashlib
@@ -13,13 +13,13 @@ CIFAR = {
     "CIFAR10": ("cifar-10-batches-py", [f"data_batch_{number}" for number in range(1, 6)], "test_batch", "labels"),
     "CIFAR100": ("cifar-100-python", ["train"], "test", "fine_labels"),
 }
-"""Name -> folder, files for training, file for testing, key of the labels."""
+"""Name -> folder, training files, test file, key of the labels."""
 
 
 def put_cifar(root, name, monkeypatch):
-    """Write a CIFAR of three images a file, and let torchvision take its checksums for the right ones.
+    """Write a CIFAR with three images per file, and make torchvision accept its checksums.
 
-    Every value of a pixel is 100 × channel + row, modulo 256; labels count from 0 in each file. Returns the image.
+    Every pixel value is 100 × channel + row, modulo 256; labels count from 0 in each file. Returns the image.
     """
     folder, train, test, key = CIFAR[name]
     (root / folder).mkdir(parents=True)
@@ -48,7 +48,7 @@ def put_mnist(root, train=6, test=3, zipped=False):
         pixels = np.zeros((count, 28, 28), dtype=np.uint8)
         pixels[:, 0, 0], pixels[:, -1, -1] = np.arange(count), np.arange(count) + 1
         labels = (np.arange(count) % 10).astype(np.uint8)
-        # A magic number that tells type (8: unsigned byte) and dimensions, the dimensions, the values.
+        # A magic number for type (8: unsigned byte) and number of dimensions, then the dimensions, then the values.
         files = {
             f"{part}-images-idx3-ubyte": struct.pack(">IIII", 0x803, count, 28, 28) + pixels.tobytes(),
             f"{part}-labels-idx1-ubyte": struct.pack(">II", 0x801, count) + labels.tobytes(),
@@ -59,7 +59,7 @@ def put_mnist(root, train=6, test=3, zipped=False):
 
 
 def put_images(root, counts, size=(8, 8), ending="png"):
-    """Write so many images into each folder, of random colours that tell them apart; size is (width, height)."""
+    """Write this many images into each folder, each of one random colour; size is (width, height)."""
     draw = np.random.default_rng(0)
     for folder, count in counts.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def put_images(root, counts, size=(8, 8), ending="png"):
 
 
 def put_tiny_imagenet(root, classes=2, train=10, val=3, original=False):
-    """Write Tiny ImageNet as the script arranges it, or as it is unpacked; returns its folder."""
+    """Write Tiny ImageNet as the script arranges it, or (`original`) as its archive does; return its folder."""
     folder, names = root / "tiny-imagenet-200", [f"n0000000{number}" for number in range(classes)]
     inner = "/images" if original else ""
     put_images(folder, {f"train/{name}{inner}": train for name in names}, (64, 64), "JPEG")
@@ -86,7 +86,7 @@ def put_tiny_imagenet(root, classes=2, train=10, val=3, original=False):
 
 
 def put_imagenet(root, classes=2, train=20, val=5):
-    """Write ImageNet as it is trained on, of images in two sizes; returns its folder."""
+    """Write ImageNet in the layout for training, with images of two sizes; return its folder."""
     folder = root / "imagenet"
     names = [f"n0000000{number}" for number in range(classes)]
     put_images(folder, {f"train/{name}": train for name in names}, (40, 30), "JPEG")
@@ -95,7 +95,7 @@ def put_imagenet(root, classes=2, train=20, val=5):
 
 
 def put_caltech(root, counts):
-    """Write Caltech-101 as torchvision unpacks it, with so many images of each class; returns its folder."""
+    """Write Caltech-101 as torchvision unpacks it, with `counts` images of each class; return its folder."""
     folder = root / "caltech101" / "101_ObjectCategories"
     put_images(folder, {**counts, "BACKGROUND_Google": 3}, (40, 30), "jpg")
     return folder

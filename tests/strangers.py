@@ -1,4 +1,4 @@
-"""What strangers may send, as hypothesis draws it: configs, command lines, tickets, checkpoints, images, results."""
+"""Hypothesis strategies for untrusted inputs: configs, command lines, tickets, checkpoints, images, results."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from args_helper import OPTIONS, RETIRED
 
 PROJECT = Path(__file__).resolve().parent.parent
 OWNED = "canary/owned"
-"""What code in a stranger's file would make."""
+"""The file that code in an untrusted file would create."""
 
 # ---- bytes ---------------------------------------------------------------------------------------------------------
 
 
 class Edit(NamedTuple):
-    """A change of some bytes; the place is a fraction of the whole."""
+    """An edit of some bytes; `place` is its position as a fraction of the length."""
 
     kind: str
     place: float
@@ -68,7 +68,7 @@ def mutated(base: bytes | st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
 
 # ---- configs and command lines -------------------------------------------------------------------------------------
 
-ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=30)  # lone surrogates and NUL as well
+ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=30)  # includes lone surrogates and NUL
 NAMES = [*OPTIONS, *RETIRED, "p", "e", "<<", "no_cuda", "width_mult"]
 VALUES = [
     "0", "1", "-1", "2.5", "1e2", "1e400", "true", "no", "~", "", "none", "1" + "0" * 30, "9" * 5000, "0x" + "f" * 6000,
@@ -166,7 +166,7 @@ def _header_changed(raw: bytes, changes: list[tuple], metadata: dict[str, str], 
 
 
 def tensor_files(raw: bytes) -> st.SearchStrategy[bytes]:
-    """Safetensors files like this one, and what is none."""
+    """Draw safetensors files like this one, and bytes that are not safetensors."""
     metadata = st.dictionaries(
         st.sampled_from(["order", "about", "facts", "recipe", "fingerprint", "x"]), JUNK_JSON, max_size=3
     )
@@ -176,18 +176,18 @@ def tensor_files(raw: bytes) -> st.SearchStrategy[bytes]:
     return st.one_of(near, near, mutated(raw), mutated(near), st.binary(max_size=60))
 
 
-# ---- what torch.save writes ----------------------------------------------------------------------------------------
+# ---- files of torch.save -------------------------------------------------------------------------------------------
 
 
 class Evil:
-    """Would run a command when it is loaded."""
+    """An object that would run a command when unpickled."""
 
     def __reduce__(self) -> tuple:
         return os.system, (f"touch {OWNED}",)
 
 
 class EvilPath:
-    """Would evaluate an expression when it is loaded."""
+    """An object that would evaluate an expression when unpickled."""
 
     def __reduce__(self) -> tuple:
         return eval, (f"open({OWNED!r}, 'w').close()",)
@@ -211,7 +211,7 @@ KEYS = ["epoch", "step", "x", "", 1, None, (1, 2), 2**70000, "linear.0.weight", 
 
 
 def _put(tree: Any, path: list[float], kind: str, key: Any, leaf: Any) -> Any:
-    """The tree with one place in it changed; the path says, by fractions, where to go down."""
+    """Return the tree with one entry changed; `path` selects the branch of each level by a fraction."""
     if not path or not isinstance(tree, dict | list) or not tree:
         return leaf
     keys = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
@@ -227,14 +227,14 @@ def _put(tree: Any, path: list[float], kind: str, key: Any, leaf: Any) -> Any:
 
 
 def saved(tree: Any) -> bytes:
-    """As `torch.save` writes it, with a checksum that is right."""
+    """Serialise a tree by `torch.save`, with a valid checksum."""
     buffer = io.BytesIO()
     torch.save(tree, buffer)
     return buffer.getvalue()
 
 
 def checkpoints(raw: bytes) -> st.SearchStrategy[bytes]:
-    """Checkpoints like this one, with a checksum that is right or none, and what is none."""
+    """Draw checkpoints like this one, with a valid checksum or without, and bytes that are not checkpoints."""
     tree = torch.load(io.BytesIO(raw), weights_only=True)
     place = st.lists(st.floats(0, 1, exclude_max=True), max_size=5)
     change = st.tuples(place, st.sampled_from(["put", "put", "gone", "more"]), st.sampled_from(KEYS), LEAVES)
@@ -251,7 +251,7 @@ def checkpoints(raw: bytes) -> st.SearchStrategy[bytes]:
 
 
 def json_files(raw: bytes) -> st.SearchStrategy[bytes]:
-    """JSON like this, with places in it changed, and what is none."""
+    """Draw JSON like this with changed values, and text that is not JSON."""
     tree = json.loads(raw)
     leaf = JUNK_JSON.filter(_is_json).map(json.loads) | st.sampled_from([None, "nan", float("nan"), 1e999, -5, 10**400])
     place = st.lists(st.floats(0, 1, exclude_max=True), max_size=3)
@@ -277,7 +277,7 @@ def _is_json(text: str) -> bool:
 def _pickled(tree: Any) -> bytes:
     try:
         return pickle.dumps(tree)
-    except (RuntimeError, TypeError, NotImplementedError):  # of the tensors that have no pickle
+    except (RuntimeError, TypeError, NotImplementedError):  # some tensors cannot be pickled
         return pickle.dumps(Evil())
 
 
@@ -285,7 +285,7 @@ def _pickled(tree: Any) -> bytes:
 
 
 def _drawn(format: str, mode: str, size: tuple[int, int], frames: int) -> bytes:
-    """An image file; in a mode that its format can hold."""
+    """Make an image file in a mode that its format supports."""
     image = Image.fromarray(np.arange(size[0] * size[1]).reshape(size[::-1]).astype(np.uint8)).convert(
         mode if mode in ("L", "RGB", "RGBA", "CMYK", "P", "1", "I", "F", "LA") else "L"
     )

@@ -1,4 +1,4 @@
-"""Finding tickets, training under masks, sanity checks, and the story that binds them."""
+"""Find tickets, train them under masks and run their sanity checks; `pipeline` combines these steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["load_ticket", "mine"]
 
 _PUBLIC = {"load_ticket": "trainers.tickets.file", "mine": "trainers.notebook"}
-"""What notebooks import from here -> the module it is in, which is imported (and torch with it) when it is used."""
+"""Name that notebooks import from here -> the module that defines it; imported, with torch, on first use."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The plan of a run, before hours are spent on it: layers, prunings, steps, and time and memory by ten timed steps."""
+"""Print the plan of a run before it starts: layers, prunings, steps, and time and memory from ten timed steps."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from utils.run.stopping import Stopping
 
 TIMED_STEPS = 10
 WARM_UP = 3
-"""Steps that are not timed: the first ones allocate memory, and compile."""
+"""Untimed first steps: they allocate memory and compile."""
 
 PARTS = {"search/dense": "rewinding", "search": "search", "finetune": "fine-tuning", "check": "checks"}
-"""Stage, or the first part of its name -> what it is called in the plan."""
+"""Stage, or the first part of its name -> its name in the plan."""
 
 
 class Timing(NamedTuple):
-    """Seconds: of a step of the search, None without steps; of its scoring; of a step of weights; of an evaluation."""
+    """Seconds of a search step (None: no steps), of the scoring, of a step that trains weights, of an evaluation."""
 
     search: float | None
     scoring: float
@@ -56,10 +56,10 @@ class Timing(NamedTuple):
 
 
 def print_plan(config: Config) -> None:
-    """Print what the first trial of a config would do; nothing is kept of it.
+    """Print what the first trial of a config would do; nothing is stored.
 
     Raises:
-        UserError: something given cannot be used.
+        UserError: something in the config cannot be used.
     """
     config = resolved(config)
     warn_of_idle_milestones(config)
@@ -81,7 +81,7 @@ def print_plan(config: Config) -> None:
     print(f"memory       {peak_memory(data.train.device) / 2**20:,.0f} MiB at most in those steps, data included")
 
 
-# ---- what it is ----------------------------------------------------------------------------------------------------
+# ---- contents ------------------------------------------------------------------------------------------------------
 
 
 def _what(config: Config, folder: Path, data: Splits) -> Iterator[str]:
@@ -106,7 +106,7 @@ def _layers(sizes: dict[str, tuple[int, ...]], config: Config) -> Iterator[str]:
 
 
 def _unpruned(config: Config, net: nn.Module) -> int | None:
-    """Weights in play when the search begins, by the flags of the `pretrained` file; None: it has none, all are."""
+    """Count the unpruned weights at the start by the flags in `pretrained`; None: it has no flags, all are unpruned."""
     facts = config.algorithm
     masked = to_masked(deepcopy(net)) if facts.gradual and facts.bounded and config.pretrained else None
     if masked is None or not load_scores(masked, read_state(config.pretrained), config.pretrained):
@@ -115,7 +115,7 @@ def _unpruned(config: Config, net: nn.Module) -> int | None:
 
 
 def _prunings(config: Config, weights: int, unpruned: int) -> Iterator[str]:
-    """When a gradual algorithm prunes, and how many weights are then left of so many unpruned ones."""
+    """Yield when a gradual algorithm prunes, and how many of its unpruned weights then remain."""
     planned = config.algorithm.prunings and load_named(config.algorithm.prunings)(config, weights, unpruned)
     if isinstance(planned, str):
         yield f"prunings     {planned}"
@@ -124,11 +124,11 @@ def _prunings(config: Config, weights: int, unpruned: int) -> Iterator[str]:
         yield from (f"  {when:<14} {left:>12,}  {100 * left / weights:8.3f}%" for when, left in planned)
 
 
-# ---- what it costs -------------------------------------------------------------------------------------------------
+# ---- costs ---------------------------------------------------------------------------------------------------------
 
 
 class _Timed(Stopping):
-    """Stops a stage after so many steps, and notes when each of them ended."""
+    """Stops a stage after enough timed steps, and records when each step ended."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
@@ -137,24 +137,24 @@ class _Timed(Stopping):
 
     @property
     def asked(self) -> int:
-        """Asked between steps, and at the end of epochs; not 0 when there have been enough."""
+        """Read between steps and at the end of epochs; 1 after enough steps, else 0."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         self.moments.append(time.perf_counter())
         return int(len(self.moments) > WARM_UP + TIMED_STEPS)
 
     def step_seconds(self) -> float | None:
-        """The median over the steps; None when there were none."""
+        """The median seconds of a step; None if no step was timed."""
         timed = self.moments[WARM_UP:]
         return median(after - before for before, after in pairwise(timed)) if len(timed) > 1 else None
 
     def raise_stopped(self, folder: Path, _code: int) -> None:
-        """Leave the stage: there is no run to go on with."""
+        """Leave the stage; there is no run to resume."""
         raise Stopped("timed", 0, folder)
 
 
 def _timed(config: Config, net: nn.Module, data: Splits, scratch: Path) -> Timing:
-    """Time some steps of the search, of weights under a mask, and of an evaluation."""
+    """Time some steps of the search, of the training of masked weights, and an evaluation."""
     find_ticket = load_algorithm(config.algo)
     search = _Timed(data.train.device)
     started = time.perf_counter()
@@ -171,7 +171,7 @@ def _timed(config: Config, net: nn.Module, data: Splits, scratch: Path) -> Timin
     folded = FoldedNetwork(net).refreshed()
     evaluate(folded, batches[:1], config.precision)
     started = time.perf_counter()
-    evaluate(folded, batches, config.precision)  # which reads its result from the device
+    evaluate(folded, batches, config.precision)  # waits for the device, as it reads the result
     of_an_image = (time.perf_counter() - started) / sum(len(labels) for _, labels in batches)
     evaluated = len(data.test) + (len(data.val) if data.val else 0)
     return Timing(search.step_seconds(), scoring, weights.step_seconds() or 0.0, of_an_image * evaluated)
@@ -187,7 +187,7 @@ def _until_stopped(config: Config, folder: Path, timed: _Timed, work: Callable[[
 
 
 def _costs(config: Config, data: Splits, timing: Timing) -> Iterator[str]:
-    """Steps and seconds, part by part."""
+    """Yield a line for each part of the run: its steps and seconds."""
     steps, whole = len(data.train), timing.scoring
     if timing.scoring >= 0.05:
         yield f"scoring      {_clock(timing.scoring)}"
@@ -203,19 +203,19 @@ def _costs(config: Config, data: Splits, timing: Timing) -> Iterator[str]:
 
 
 def _parts(config: Config, timing: Timing) -> Iterator[tuple[str, int, float]]:
-    """Parts of the run, stages of a kind together: name, epochs, and the seconds of one step."""
+    """Yield name, epochs and seconds per step of each part; consecutive stages of one kind form one part."""
 
     def called(stage: Stage) -> str:
         return PARTS.get(stage.name) or PARTS[stage.name.partition("/")[0]]
 
     for (part, trains), stages in groupby(stages_of(config), lambda stage: (called(stage), stage.trains)):
         step = timing.search if trains == "scores" else timing.weights
-        if step is not None:  # else a user's own search, which trains nothing
+        if step is not None:  # None: a user's search that trains nothing
             yield part, sum(stage.epochs for stage in stages), step
 
 
 def _clock(seconds: float) -> str:
-    """Seconds in words, such as 2 h 05 min."""
+    """Format seconds, for example as 2 h 05 min."""
     if seconds < 90:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""What there is to choose from, a line each: `--list algorithms|models|datasets|configs`. Imports none of it."""
+"""`--list algorithms|models|datasets|configs`: print what is available, one per line, without importing any of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REGISTRIES = {"algorithms": ALGORITHMS, "models": MODELS, "datasets": DATASETS}
 
 
 def print_list(config: Config) -> None:
-    """Print the kind of things that the option `list` names."""
+    """Print all names of the kind in the option `list`, each with a description."""
     lines = dict(_configs() if config.list == "configs" else _registered(REGISTRIES[config.list]))
     width = max(map(len, lines))
     for name, text in lines.items():
@@ -24,7 +24,7 @@ def print_list(config: Config) -> None:
 
 
 def _registered(registry: Mapping[str, str | Algorithm]) -> Iterator[tuple[str, str]]:
-    """Name -> the first line of what its function or module says of itself; names of one thing together."""
+    """Yield names and the first docstring line of their function or module; aliases share one line."""
     names: dict[tuple[str, str], list[str]] = {}
     for name, row in registry.items():
         target, title = (row.function, f"{row.title}: ") if isinstance(row, Algorithm) else (row, "")
@@ -42,7 +42,7 @@ def _first_line(target: str) -> str:
 
 
 def _configs() -> Iterator[tuple[str, str]]:
-    """Path of a config -> the first line of its header."""
+    """Yield the path of each config and the first line of its header."""
     for path in sorted((PROJECT / "configs").rglob("*.yml")):
         if "measured" in path.parts:
             continue

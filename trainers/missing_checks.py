@@ -1,4 +1,4 @@
-"""Sanity checks of finished runs, made afterwards."""
+"""Run the missing sanity checks of finished runs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from utils.errors import UserError
 
 
 def check_runs(config: Config) -> None:
-    """Make the missing sanity checks of every finished run under `sanity_folder`; or check a claimed `ticket`.
+    """Run the missing sanity checks of every finished run under `sanity_folder`; without it, check `ticket`.
 
     Raises:
         UserError: there are no finished runs.
-        Stopped: the process was asked to stop; the run at hand is saved, and the same command goes on.
+        Stopped: the process was asked to stop; the current run is saved, and the same command resumes it.
     """
     if config.sanity_folder is None:
         run_trials(config)
@@ -40,7 +40,7 @@ def check_runs(config: Config) -> None:
 
 
 def _check_run(folder: Path, asked: Config) -> None:
-    """Train the control networks of a finished run's ticket, on the run's own device unless another was asked for."""
+    """Train the control networks of a finished run's ticket, on the run's device unless the command names another."""
     summary = read_summary(folder / "summary.json")
     place = {name: getattr(asked, name) for name in ("device", "gpu", "no_cuda") if name in asked.model_fields_set}
     stored = parse_args(["--resume", str(folder)])

@@ -1,4 +1,4 @@
-"""Runs from a notebook: `from trainers import mine; run = mine("configs/quickstart.yml", lr=0.05)`."""
+"""Run experiments from a notebook: `from trainers import mine; run = mine("configs/quickstart.yml", lr=0.05)`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Mined:
     """A finished run.
 
     Attributes:
-        folder: where all of it lies.
+        folder: of the run.
         config: its options.
     """
 
@@ -34,45 +34,45 @@ class Mined:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """The final figures; accuracies and densities in percent."""
+        """The final metrics; accuracies and densities in percent."""
         return read_json(self.folder / "summary.json")
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """A row for every epoch of search, fine-tuning and checks, by `phase`: `pandas.DataFrame(run.metrics)`."""
+        """One row per epoch of search, fine-tuning and checks (`phase`), for `pandas.DataFrame(run.metrics)`."""
         tables = sorted(self.folder.glob(f"{Path(self.config.results_filename).stem}*.csv"))
         return [row for table in tables for row in _rows(table)]
 
     @cached_property
     def ticket(self) -> Ticket:
-        """What was found: masks, the gem, and the weights it was handed over with, on the CPU."""
+        """The ticket: masks, the gem, and the weights that fine-tuning starts from, on the CPU."""
         return read_ticket(self.folder / TICKET)[0]
 
     @cached_property
     def model(self) -> nn.Module:
-        """The network as trained (without a training, the gem), pruned weights 0, in evaluation mode, on the CPU."""
+        """The trained network (or the gem, if it was not trained), pruned weights 0, in evaluation mode, on the CPU."""
         return trained(self.folder, self.config).network
 
     @property
     def curves(self) -> Figure:
-        """Accuracy and weights remaining over the epochs, as in `curves.png`."""
+        """A plot of accuracy and weights remaining over the epochs, as in `curves.png`."""
         rows = [row for row in self.metrics if not row["phase"].startswith("check/")]
         return curves(rows, self.summary)
 
 
 def mine(config: str | Path | None = None, **options: Any) -> Mined:
-    """Run an experiment as `python main.py` does, or go on with it, or find it finished.
+    """Run an experiment as `python main.py` does; resume a begun one, and load a finished one.
 
     Args:
-        config: a YAML file; without one, the defaults.
-        options: any of the options, over those of the file.
+        config: a YAML file; None: the defaults.
+        options: any options; they override the file's.
 
     Returns:
-        The run; of several trials (`num_trial`), the last.
+        The run; the last one of several trials (`num_trial`).
 
     Raises:
-        UserError: anything wrong with the options, or the data.
-        Stopped: interrupted; everything is saved, and the same call goes on.
+        UserError: the options or the data cannot be used.
+        Stopped: interrupted; everything is saved, and the same call resumes.
         Diverged: the loss or the weights are no longer finite.
     """
     asked = config_from(config, options)

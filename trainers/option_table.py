@@ -1,8 +1,8 @@
-"""The table of options in configs/OPTIONS.md, made from their declarations.
+"""Generate the table of options in configs/OPTIONS.md from their declarations.
 
     python -m trainers.option_table configs/OPTIONS.md
 
-writes it anew. Nothing of the tool imports this.
+rewrites the table. No other module imports this one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HEADINGS = ("option", "default", "allowed", "meaning", "affects the result")
 
 
 def option_table() -> str:
-    """One table a group of options, one row an option."""
+    """Return one table per group of options, with one row per option."""
     return "\n\n".join(
         f"**{group.__doc__}**\n\n" + markdown_table(HEADINGS, (_row(*one) for one in group.model_fields.items()))
         for group in GROUPS
@@ -28,10 +28,10 @@ def option_table() -> str:
 
 
 def with_table(text: str) -> str:
-    """A text with the table between its two markers.
+    """Return the text with the table of options between its two markers.
 
     Raises:
-        UserError: the markers do not stand there once each, in order.
+        UserError: the text does not contain each marker once, in order.
     """
     return replace_between_markers(text, "options", option_table())
 
@@ -49,7 +49,7 @@ def _row(name: str, field: FieldInfo) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown leaves as it is within a cell."""
+    """Escape a text for a Markdown cell."""
     for sign, written in {"|": "\\|", "<": "&lt;", "*": "\\*"}.items():
         text = text.replace(sign, written)
     return text

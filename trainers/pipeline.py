@@ -1,4 +1,4 @@
-"""The story of a run: data, network, ticket, training, sanity checks, report."""
+"""Run the trials of a config: data, network, ticket, training, sanity checks, report."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ from utils.run.run import Row, Run
 
 
 def run_trials(config: Config, go_on: bool = False) -> Path:
-    """Run every trial of a config that is not finished yet, one after another, and report each and all.
+    """Run every unfinished trial of a config, one after another; report each trial and all of them together.
 
     Args:
         config: the options.
-        go_on: go on with trials that were begun, as if each had been resumed.
+        go_on: resume trials that were begun.
 
     Returns:
         The folder of the last trial.
 
     Raises:
-        UserError: something given cannot be used.
-        Stopped: the process was asked to stop; the trial at hand is saved.
+        UserError: something in the config cannot be used.
+        Stopped: the process was asked to stop; the current trial is saved.
     """
     config = resolved(config)
     warn_of_idle_milestones(config)
@@ -60,7 +60,7 @@ def run_trials(config: Config, go_on: bool = False) -> Path:
         here = launched()
         if here.restart:
             print(f"started again by torchrun ({here.restart}): going on from the last checkpoint", flush=True)
-        # Not every machine is told of a restart; who allows any wants what was begun to go on.
+        # torchrun does not tell every machine of a restart; whoever allows restarts wants begun trials resumed.
         return _run_trials(config, go_on or here.may_restart)
 
 
@@ -88,10 +88,10 @@ def _has_dense(config: Config) -> bool:
 
 
 def _run_trial(config: Config, folder: Path) -> None:
-    """One run: find a ticket, train it, train its control networks, report."""
+    """Run one trial: find a ticket, train it, train its control networks, report."""
     find_ticket = load_algorithm(config.algo)
     with rank_zero_first():
-        data = load_data(config)  # before there is a folder: what cannot start leaves none
+        data = load_data(config)  # before the folder is created: a run that cannot start leaves none
         net = build_model(config, data.spec).to(config.torch_device)
     refuse_single_images(net, data)
     config = prepared(config, net, data)
@@ -103,7 +103,7 @@ def _run_trial(config: Config, folder: Path) -> None:
 
         tuned, checks = None, {}
         recipe = ticket.recipe or Recipe.of_tuning(config)
-        if not config.skip_fine_tune or recipe.stage != "finetune":  # else the search has trained it
+        if not config.skip_fine_tune or recipe.stage != "finetune":  # else the search has already trained it
             tuned = train_ticket(run, recipe.stage, net, ticket, data, recipe)
             sizes = rank_zero_only(write_ticket)(*written, {**before, **_accuracies(tuned)})
             if config.save_model:
@@ -124,20 +124,20 @@ def _conclude(run: Run, config: Config, ticket: Ticket, net: nn.Module, data: Sp
 
 
 def _found(find_ticket: Callable, net: nn.Module, data: Splits, config: Config, run: Run) -> tuple[Ticket, float]:
-    """The ticket, and the seconds its search took; the network is plain afterwards."""
+    """Return the ticket and the seconds of its search; the network is plain afterwards."""
     started = time.perf_counter()
     ticket = find_ticket(net, data, config, run)
     seconds = time.perf_counter() - started
     to_plain(net)
     _check_kind(ticket, net, config)
     if is_distributed():
-        # Scores of a single pass may differ in their last bit between GPUs, and what they rank with it.
+        # Scores from a single pass may differ in the last bit between GPUs, and then the masks may differ too.
         ticket = broadcast(ticket.to(torch.device("cpu"))).to(data.train.device)
     return ticket, seconds
 
 
 def _check_kind(ticket: Ticket, net: nn.Module, config: Config) -> None:
-    """Raises: UserError: what an algorithm, which may be a user's own, has returned is no ticket of this network."""
+    """Raises: UserError: an algorithm (perhaps a user's) returned something that is not a ticket of this network."""
     problem = None
     if not isinstance(ticket, Ticket):
         problem = f"returned {type(ticket).__name__}, not a Ticket"
@@ -158,7 +158,7 @@ def _check_kind(ticket: Ticket, net: nn.Module, config: Config) -> None:
 
 
 def _untrained_accuracies(net: nn.Module, ticket: Ticket, data: Splits, precision: str) -> dict[str, float | None]:
-    """Test and validation accuracy, in percent, of the subnetwork as the search left it."""
+    """Measure test and validation accuracy, in percent, of the subnetwork before fine-tuning."""
     net.load_state_dict(masked_state(ticket.state, ticket.untrained))
     folded, splits = FoldedNetwork(net).refreshed(), {"test": data.test, "val": data.val}
     return {f"{name}_acc_before_finetune": evaluate(folded, split, precision) for name, split in splits.items()}
@@ -188,7 +188,7 @@ def _checks(run: Run, net: nn.Module, ticket: Ticket, data: Splits, config: Conf
 
 @rank_zero_only
 def report_trials(config: Config, folder: Path) -> None:
-    """Relate every finished trial to what is among the results by now, and sum the trials up.
+    """Compare every finished trial to the related results that exist by now, and summarise all trials.
 
     Args:
         config: of the run.
@@ -203,6 +203,3 @@ def report_trials(config: Config, folder: Path) -> None:
     trials = write_trials(folder, config.config_hash)
     if len(trials["trials"]) > 1:
         print(trials_screen(trials))
-
-
-# ---- checks of runs that are finished ------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""Analyses of trained networks and of tickets. Nothing is trained."""
+"""Analyse trained networks and tickets, without training."""

@@ -1,4 +1,4 @@
-"""What networks in files are worth: their accuracy, and what chance in rounding does to it. Nothing is trained."""
+"""Measure the accuracy of networks and tickets in files, over random roundings of scores, without training."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from utils.run.run import Row
 
 
 def accuracies(net: nn.Module, state: State, data: Splits) -> Row:
-    """Test and validation accuracy in percent; the latter None where nothing was held out."""
+    """Measure test and validation accuracy in percent; the latter is None without a validation split."""
     net.load_state_dict(state)
     return {"test_acc": evaluate(net, data.test), "val_acc": evaluate(net, data.val)}
 
 
 def nonzero_percent(net: nn.Module, state: State) -> float:
-    """The percentage of the prunable weights (not the biases) that are not 0 in a state."""
+    """Return the percentage of prunable weights (without biases) that are not 0 in a state."""
     weights = [state[name] for name in prunable_parameters(net) if not is_bias(name)]
     return 100.0 * sum(int(part.count_nonzero()) for part in weights) / sum(part.numel() for part in weights)
 
@@ -41,7 +41,7 @@ def nonzero_percent(net: nn.Module, state: State) -> float:
 
 
 def evaluate_network(config: Config) -> None:
-    """Print what the network in `pretrained`, or the untrained `ticket`, is worth. It leaves nothing behind.
+    """Print the accuracy of the network in `pretrained`, or of the untrained `ticket`; nothing is stored.
 
     Raises:
         UserError: the file cannot be used.
@@ -91,7 +91,7 @@ _LABELS = {
 
 
 def _figures(rows: Sequence[Row], indent: int = 2) -> list[str]:
-    """A line a figure, over the rows."""
+    """Format one line per metric, averaged over the rows."""
     lines = []
     for name, label in _LABELS.items():
         values = [row[name] for row in rows if row.get(name) is not None]
@@ -101,9 +101,6 @@ def _figures(rows: Sequence[Row], indent: int = 2) -> list[str]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """The mean, and the standard deviation where there are several."""
+    """Format the average of some values and, for several, their standard deviation."""
     deviation = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
     return f"{fmean(values):.2f}{deviation}"
-
-
-# ---- rounding ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Linear mode connectivity: loss and accuracy on the way from one network to another. Nothing is trained."""
+"""Linear mode connectivity: measure loss and accuracy along the path between two networks, without training."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from utils.rng import derive_rng
 from utils.run.run import Row
 
 POINTS = 11
-"""Points of the path, the ends included."""
+"""Points on the path, both ends included."""
 
 StatePath = Callable[[float], State]
-"""t in [0, 1] -> the state of the plain network there."""
+"""t in [0, 1] -> the state of the plain network at t."""
 
 
 def connect_modes(config: Config) -> None:
-    """Measure the straight path from the network in `pretrained` to that in `pretrained2`, and its error barrier.
+    """Measure the straight path from the network in `pretrained` to that in `pretrained2`, and its barriers.
 
-    Leaves `mode_connect.csv`, a row a point, and `mode_connect.png` beside the config's trials.
+    Write `mode_connect.csv`, one row per point, and `mode_connect.png` beside the config's trials.
 
     Raises:
         UserError: a file cannot be used or does not fit the network, or only one of them holds scores.
@@ -54,8 +54,8 @@ def connect_modes(config: Config) -> None:
             f"mode_connect: there are scores in {with_scores} and none in {without}; both have them or none"
         )
     path = straight_path(first.state, second.state) if first.flat is None else masked_path(first, second, config)
-    # A file's statistics are those of the network that was trained or searched with rounded scores. Under a drawn mask
-    # or soft scores they are another's: on Digits, error at such an end was 53% and hid the whole barrier.
+    # A file's BatchNorm statistics belong to the network with rounded scores. They do not fit a random mask or soft
+    # scores: on Digits, the error at such an end was 53% and hid the whole barrier.
     are_others = first.flat is not None and config.how_to_connect != "round"
     rows = measured_path(net, path, data, config.effective_seed, renew_ends=are_others)
     table = free_file(config, "mode_connect.csv", ".png")
@@ -69,15 +69,15 @@ def connect_modes(config: Config) -> None:
 
 
 def straight_path(first: State, second: State) -> StatePath:
-    """(1 − t) a + t b of every weight and statistic; whole numbers, such as counts of batches, are the first's."""
-    # lerp is exact at both ends, and everywhere where a = b: weights frozen at the same draw stay as they are.
+    """Return the path (1 − t) a + t b of weights and statistics; integers, such as batch counts, are the first's."""
+    # lerp is exact at both ends and wherever a = b: frozen weights with the same initial values do not change.
     return lambda t: {
         name: value.lerp(second[name], t) if value.is_floating_point() else value for name, value in first.items()
     }
 
 
 def masked_path(first: NetworkFile, second: NetworkFile, config: Config) -> StatePath:
-    """The path of the masks, over the path of the weights beneath."""
+    """Return the path of the weights, multiplied at each t by the path of the masks."""
     generators = [derive_rng(config.effective_seed, "mode_connect", stream) for stream in ("first", "second", "path")]
     ends = [end_factors(file, config, generator) for file, generator in zip((first, second), generators)]
     factors = factor_path(*ends, config.interpolate, generators[2])
@@ -86,7 +86,7 @@ def masked_path(first: NetworkFile, second: NetworkFile, config: Config) -> Stat
 
 
 def end_factors(file: NetworkFile, config: Config, generator: torch.Generator) -> Tensor:
-    """What the weights of an end are multiplied with, (N + N_bias,) float, by `how_to_connect`."""
+    """Return the factors of the weights at one end, (N + N_bias,) float, by the option `how_to_connect`."""
     scores = file.flat.scores.detach()
     if config.how_to_connect == "linear":
         return Soft()(scores, file.flat.flags)
@@ -100,12 +100,12 @@ def end_factors(file: NetworkFile, config: Config, generator: torch.Generator) -
 def factor_path(
     first: Tensor, second: Tensor, interpolate: str, generator: torch.Generator
 ) -> Callable[[float], Tensor]:
-    """t -> factors between two ends, (N,) each.
+    """Return a function from t to the factors between two ends, (N,) each.
 
     Args:
         first, second: the ends.
-        interpolate: `linear`: (1 − t) a + t b; `prob`: each place from b with chance t, else from a. A place changes
-            over once along the path, at a t that is drawn, so that neighbouring points are neighbouring networks.
+        interpolate: `linear`: (1 − t) a + t b; `prob`: each entry from b with probability t, else from a. An entry
+            changes once along the path, at a random t, so that neighbouring points are neighbouring networks.
         generator: on the CPU; for `prob`.
     """
     if interpolate == "linear":
@@ -114,32 +114,32 @@ def factor_path(
     return lambda t: torch.where(turn < t, second, first)
 
 
-# ---- what a path is like -------------------------------------------------------------------------------------------
+# ---- measuring a path ----------------------------------------------------------------------------------------------
 
 
 def measured_path(net: nn.Module, path: StatePath, data: Splits, seed: int, renew_ends: bool = False) -> list[Row]:
-    """Loss and accuracy in percent on train (not augmented) and test, at points evenly from t = 0 to t = 1.
+    """Measure loss and accuracy (percent) on train, not augmented, and test, at evenly spaced t from 0 to 1.
 
     Args:
         net: plain, of the path's architecture.
-        path: where its states come from.
-        data: what to measure on.
-        seed: of the order of the images that BatchNorm's statistics are estimated over.
-        renew_ends: estimate BatchNorm's statistics at the ends too.
+        path: t -> state.
+        data: to measure on.
+        seed: of the order of the images from which BatchNorm statistics are estimated.
+        renew_ends: estimate BatchNorm statistics anew at the ends too.
     """
     train = data.train.unaugmented()
 
     def images() -> Iterable[Batch]:
-        # Shuffled: images that lie class by class would make batches whose statistics are of one class each.
+        # Shuffled: a set that is sorted by class would give batches with the statistics of one class each.
         return train.epoch(derive_rng(seed, "mode_connect", "batches"))
 
     rows = []
     for point in range(POINTS):
         t = point / (POINTS - 1)
         net.load_state_dict(path(t))
-        # Means and variances between those of two networks are of no network: activations of the one in the middle
-        # vary less than theirs, and would be scaled as if they did not. So they are estimated for itself, as if it had
-        # been trained. Source: Jordan et al., REPAIR, 2023 (arXiv 2211.08403).
+        # Interpolated BatchNorm statistics fit no network: activations midway vary less than at the ends, and would be
+        # scaled as if they did not. So the statistics of each network on the path are estimated anew, as if it had been
+        # trained. Source: Jordan et al., REPAIR, 2023 (arXiv 2211.08403).
         if renew_ends or 0 < t < 1:
             renew_statistics(net, images())
         row = {"t": t, "weights_remaining_percent": nonzero_percent(net, net.state_dict())}
@@ -151,7 +151,7 @@ def measured_path(net: nn.Module, path: StatePath, data: Splits, seed: int, rene
 
 @torch.inference_mode()
 def loss_and_accuracy(net: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
-    """Mean cross-entropy (without label smoothing) and top-1 accuracy in percent, in evaluation mode."""
+    """Return mean cross-entropy (without label smoothing) and top-1 accuracy in percent, in evaluation mode."""
     net.eval()
     losses, correct, count = [], [], 0
     for images, labels in batches:
@@ -163,16 +163,16 @@ def loss_and_accuracy(net: nn.Module, batches: Iterable[Batch]) -> tuple[float, 
 
 
 def barrier(places: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
-    """How far a path rises above the line between its ends.
+    """Return how far a path rises above the straight line between its ends, and where.
 
-    Frankle et al. (§3) take the rise above the mean of the ends, which is the same where both ends are as good.
+    Frankle et al. (§3) take the rise above the mean of the ends, which is the same if both ends are equally good.
 
     Args:
         places: t, from 0 to 1.
-        values: losses or errors there.
+        values: losses or errors at these t.
 
     Returns:
-        The greatest rise, at least 0, and the t of it.
+        The greatest rise, at least 0, and its t.
     """
     rises = [value - ((1 - t) * values[0] + t * values[-1]) for t, value in zip(places, values)]
     return max(zip(rises, places), key=lambda rise: rise[0])
@@ -207,12 +207,12 @@ def _screen(config: Config, rows: Sequence[Row], kind: str) -> str:
 
 
 def draw_path(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Draw loss above and accuracy below along the way from one network (t = 0) to another (t = 1).
+    """Draw loss (top) and accuracy (bottom) along the path from one network (t = 0) to another (t = 1).
 
     Args:
         path: the PNG to write.
-        rows: points in order, with t, train_loss, test_loss, train_acc and test_acc.
-        title: of the figure.
+        rows: points in order of t, with t, train_loss, test_loss, train_acc and test_acc.
+        title: of the plot.
     """
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)

@@ -1,4 +1,4 @@
-"""Networks from files: weights, and scores where a file holds any."""
+"""Read networks from files: weights, and scores if the file holds any."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from utils.masks import masked_state
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """What a file holds of a network.
+    """The contents of a network file.
 
     Attributes:
         state: of the plain network, not multiplied by any mask.
-        masked: a masked network with the file's scores and flags; None for a file without scores.
-        flat: those scores and flags; None likewise.
+        masked: a masked network with the file's scores and flags; None without scores in the file.
+        flat: these scores and flags; None without scores in the file.
     """
 
     state: State
@@ -34,14 +34,14 @@ class NetworkFile:
     flat: FlatScores | None
 
     def under(self, factors: Tensor) -> State:
-        """The state with the weights multiplied by (N + N_bias,) factors."""
+        """Return the state with its weights multiplied by the factors, (N + N_bias,)."""
         return masked_state(self.state, self.flat.split(factors))
 
 
 def opened_network(config: Config) -> tuple[Splits, nn.Module]:
-    """The data, and a plain network of the config's architecture, on the device; no file is loaded into it yet.
+    """Return the data, and a plain network of the config's architecture on the device; no file is loaded yet.
 
-    Whatever the precision of a run, what it left is measured in single precision.
+    Networks are measured in single precision, whatever the precision of their run.
     """
     allow_tf32("fp32")
     data = load_data(config)
@@ -49,14 +49,14 @@ def opened_network(config: Config) -> tuple[Splits, nn.Module]:
 
 
 def read_network(net: nn.Module, path: str) -> NetworkFile:
-    """What the file holds, on the network's device.
+    """Load a file's weights into a network, and return all its contents, on the network's device.
 
     Args:
-        net: plain; it takes up the file's weights and BatchNorm.
-        path: a state_dict, or a checkpoint of a stage.
+        net: plain; the file's weights and BatchNorm statistics are loaded into it.
+        path: of a state_dict, or of a stage's checkpoint.
 
     Raises:
-        UserError: the file cannot be read or does not fit the network, or its scores are no chances.
+        UserError: the file cannot be read or does not fit the network, or its scores are not probabilities.
     """
     if is_ticket_file(Path(path)):
         raise UserError(f"{path} is a ticket, not a network: it can be evaluated, by --evaluate --ticket {path}")

@@ -1,4 +1,4 @@
-"""`--compare_rounding`: masks that are drawn with the scores as probabilities, beside the rounded mask."""
+"""`--compare_rounding`: compare masks drawn with the scores as probabilities to the rounded mask."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from utils.rng import derive_rng
 def compare_rounding(config: Config) -> None:
     """Compare `num_test` masks drawn from the scores in `pretrained`, Bernoulli(s) · f, to the naive 1[s > t] · f.
 
-    Leaves `compare_rounding.csv`, a row the naive mask and a row a draw, beside the config's trials. Accuracies are
-    under the file's BatchNorm statistics, as in a search with `round: prob`; `test_acc_renewed` is under statistics
-    estimated anew for each mask. Distances are numbers of weights (biases left out) that only one of two masks keeps.
+    Write `compare_rounding.csv` beside the config's trials: one row for the naive mask and one per drawn mask.
+    Accuracies use the file's BatchNorm statistics, as in a search with `round: prob`; `test_acc_renewed` uses
+    statistics estimated anew for each mask. Distances count the weights (without biases) that only one of two masks
+    keeps.
 
     Raises:
         UserError: the file cannot be used, or holds no scores.
@@ -48,7 +49,7 @@ def compare_rounding(config: Config) -> None:
     for draw, mask in enumerate([naive, *drawn]):
         apart = hamming(mask[weights], naive[weights])
         row = {"draw": draw or "naive", **_judged(net, file, mask, data)}
-        # The file's statistics are the rounded mask's: what a drawn one is worth by itself shows only with its own.
+        # The file's statistics fit the rounded mask; a drawn mask shows its full accuracy only with its own.
         renew_statistics(net, train.epoch(derive_rng(seed, "compare_rounding", "batches")))
         row["test_acc_renewed"] = evaluate(net, data.test)
         rows.append({**row, "hamming": apart, "hamming_percent": 100.0 * apart / weights.stop})
@@ -58,7 +59,7 @@ def compare_rounding(config: Config) -> None:
 
 
 def hamming(mask: Tensor, other: Tensor) -> int:
-    """In how many places two masks differ."""
+    """Count the entries in which two masks differ."""
     return int((mask != other).sum())
 
 

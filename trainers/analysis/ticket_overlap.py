@@ -1,4 +1,4 @@
-"""`--compare_tickets`: which weights tickets have in common, layer by layer, and how many they would have by chance."""
+"""`--compare_tickets`: count the weights that tickets share, layer by layer, and that random masks would share."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ WHOLE = "all layers"
 
 
 def compare_tickets(config: Config) -> None:
-    """Print the overlap of every two of the tickets in `compare_tickets`; leaves `compare_tickets.csv`.
+    """Print the overlap of every pair of tickets in `compare_tickets`, and write `compare_tickets.csv`.
 
     Raises:
-        UserError: a file is no ticket, or tickets are of different networks.
+        UserError: a file is not a ticket, or the tickets belong to different networks.
     """
     masks = [(path, read_stored(Path(path)).ticket.masks) for path in config.compare_tickets]
     rows, screens = [], []
@@ -36,18 +36,18 @@ def compare_tickets(config: Config) -> None:
 
 
 def overlap(one: Masks, other: Masks, which: str) -> list[Row]:
-    """A row for every layer and one for all, biases left out.
+    """Return one row per layer and one for all layers, without biases.
 
-    `jaccard` is the number of weights that both keep over the number that either keeps; `by_chance` what comes of
-    drawing both masks independently with these counts in every layer, taking the expected number for the number.
-    Both are None where neither keeps any.
+    `jaccard` is the number of weights that both masks keep over the number that either keeps. `by_chance` is the same
+    for two independent random masks with these counts in every layer, computed from the expected number of shared
+    weights. Both are None where neither mask keeps any.
 
     Args:
         one, other: masks of the same network.
-        which: they are, for messages.
+        which: names of the two tickets, for messages.
 
     Raises:
-        UserError: they are not of the same network.
+        UserError: the masks belong to different networks.
     """
     names = {**one, **other}
     wrong = [name for name in names if name not in one or name not in other or one[name].shape != other[name].shape]

@@ -1,1 +1,1 @@
-"""`python -m trainers.benchmark`: how fast the parts of a run are."""
+"""`python -m trainers.benchmark`: measure the speed of the parts of a run."""

@@ -1,11 +1,11 @@
-"""How fast the parts of a search are, beside a plain loop that computes the same: `python -m trainers.benchmark`.
+"""Time the parts of a search against a plain loop that computes the same: `python -m trainers.benchmark`.
 
     python -m trainers.benchmark [--arch resnet20 --dataset CIFAR10 --batch_size 128 --device cpu ...]
 
-Takes every option of `main.py`, and `--repeats N`, `--images N` (of an epoch and of an evaluation), `--only PART` and
-`--json FILE`. Without `--precision`, every precision that the device may gain from is measured in the same run.
-All sides take turns on the same weights and batches of the same size, so that whatever else the machine does falls on
-all of them. Figures are medians with their spread; what to trust is the ratio.
+Takes every option of `main.py`, and `--repeats N`, `--images N` (per epoch and per evaluation), `--only PART` and
+`--json FILE`. Without `--precision`, one run measures every precision that may be faster on the device.
+All sides take turns on the same weights and on batches of the same size, so that other load on the machine hits all of
+them. Times are medians with lowest and highest; the ratios are more reliable.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SETTING = (
     "--override_prune_rate --prune_rate 0.2"
 ).split()
 LONG = ("evaluation pass", "evaluation of an epoch", "search epoch")
-"""Parts that are measured a quarter as often."""
+"""Parts that are timed a quarter as often."""
 COMPARED_STEPS = 8
 TOLERANCE = 1e-5
 
@@ -48,10 +48,10 @@ TOLERANCE = 1e-5
 
 
 def compare_figures(config: Config, data: Splits) -> dict[str, float]:
-    """How far losses of the first steps, and then the masks of a pruning, are apart: relative, and in places.
+    """Compare the losses of the first steps (largest relative difference) and then the masks of a pruning (entries).
 
-    In double precision: in single, a score that comes to lie within rounding of 0.5 may fall to either side, and the
-    losses part from that step on. On MPS, which has no double precision, both are computed on the CPU.
+    In double precision: in single precision a score within rounding error of 0.5 may fall to either side, and the
+    losses differ from that step on. On MPS, which has no double precision, both sides are computed on the CPU.
     """
     if (device := device_of_doubles(config.device)) != config.device:
         config = config.model_copy(update={"device": device})
@@ -68,16 +68,16 @@ def compare_figures(config: Config, data: Splits) -> dict[str, float]:
 
 
 def measure(sides: dict[str, OurSide | PlainSide], repeats: int, only: str | None = None) -> list[dict[str, Any]]:
-    """Every part's times, or those of one part only: all sides take turns.
+    """Time every part, or one part only; all sides take turns.
 
     Args:
-        sides: by name; `plain` is what the others are compared to.
+        sides: by name; the others are compared to `plain`.
         repeats: how often a part is timed; the LONG ones a quarter as often.
-        only: a part.
+        only: name of a part.
 
     Returns:
-        A row a part: `part`, `n`, `images`, and by the sides' names dictionaries of `ms`, `low`, `high` and, beside
-        the plain one's, `ratio` to it, `ratio_low`, `ratio_high`.
+        One row per part: `part`, `n`, `images`, and under each side's name a dictionary of `ms`, `low`, `high` and,
+        except for `plain`, the `ratio` to it, `ratio_low`, `ratio_high`.
 
     Raises:
         UserError: there is no such part.
@@ -92,7 +92,7 @@ def measure(sides: dict[str, OurSide | PlainSide], repeats: int, only: str | Non
             for name, side in sides.items():
                 side.use_precision()
                 seconds = _timed(getattr(side, PARTS[part]), data.train.device)
-                if turn:  # the first one warms up, and compiles
+                if turn:  # the first one warms up and compiles
                     taken[name].append(seconds)
         row: dict[str, Any] = {"part": part, "n": rounds, "images": images_of(part, data)}
         for name, values in taken.items():
@@ -118,7 +118,7 @@ def _wait(device: torch.device) -> None:
 
 
 def peaks(device: torch.device) -> dict[str, float]:
-    """What the device can do at best: products of matrices in GFLOP/s, copies in GB/s (read and written)."""
+    """Measure the device's peak: matrix products in GFLOP/s, copies in GB/s (read and written)."""
     size = 2048 if device.type == "cpu" else 8192
     one, copied = torch.randn(size, size, device=device), torch.empty(2**26, device=device)
     source = torch.ones_like(copied)
@@ -128,7 +128,7 @@ def peaks(device: torch.device) -> dict[str, float]:
 
 
 def against_the_device(start: Start, sides: dict[str, OurSide | PlainSide], rows: list[dict[str, Any]]) -> Row:
-    """What the device can do, how much of it a search step does in each precision, and memory."""
+    """Measure the device's peak, the GFLOP/s of a search step in each precision, and memory."""
     data, ours = sides["plain"].data, {name: side for name, side in sides.items() if name != "plain"}
     flops = BACKWARD_AND_FORWARD * forward_flops(start.dense, data.spec.shape)[""] * data.train.batch_size
     steps = [row for row in rows if row["part"] == "search step"]
@@ -145,7 +145,7 @@ def against_the_device(start: Start, sides: dict[str, OurSide | PlainSide], rows
 
 
 def report(rows: list[dict[str, Any]], precisions: Sequence[str], extra: Row) -> str:
-    """A Markdown table of the parts, and what else was measured."""
+    """Return a Markdown table of the parts, and the other measurements."""
     titles = ["part", "plain, ms", *(title for name in precisions for title in (f"{name}, ms", "ratio")), "n"]
     table = []
     for row in rows:
@@ -160,13 +160,13 @@ def report(rows: list[dict[str, Any]], precisions: Sequence[str], extra: Row) ->
 
 
 def _spread(values: dict[str, float], name: str, digits: int) -> str:
-    """Median (lowest–highest)."""
+    """Format as median (lowest–highest)."""
     low, high = (values[end if name == "ms" else f"{name}_{end}"] for end in ("low", "high"))
     return f"{values[name]:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure and print; returns the exit code."""
+    """Measure, print, and return the exit code."""
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--repeats", type=int, default=20)
     own.add_argument("--images", type=int, default=0)
@@ -197,14 +197,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _precisions(config: Config) -> list[str]:
-    """The one that was asked for, or all that the device may gain from."""
+    """Return the precision that was asked for, or all that may be faster on the device."""
     if "precision" in config.model_fields_set:
         return [config.precision]
     return ["fp32", "tf32", "bf16"] if config.torch_device.startswith("cuda") else ["fp32", "bf16"]
 
 
 def _shortened(data: Splits, images: int, batch_size: int) -> Splits:
-    """The first so many images of train and test (0: all), without validation."""
+    """Keep the first `images` images of train and test (0: all), without validation."""
     count = images or len(data.train.images)
     train = data.train.images.subset(torch.arange(min(count, len(data.train.images)), device=data.train.device))
     test = data.test.images.subset(torch.arange(min(count, len(data.test)), device=data.train.device))

@@ -1,9 +1,9 @@
-"""Gem-Miner written as plainly as possible: the yardstick of `trainers.benchmark`, for its figures and its times.
+"""A plain implementation of Gem-Miner: the reference of `trainers.benchmark` for results and times.
 
-One thing after another, as the algorithm reads, with no thought for the device: scores and flags are parameters of
-every layer, the penalty is summed layer by layer in the loss, scores are clamped layer by layer, the loss is read back
-at every step, a pruning sorts everything, images are transformed one by one, and every epoch is evaluated before and
-after rounding at the batch size of the training.
+It follows the algorithm step by step, without optimisation: scores and flags are parameters of every layer, the
+loss sums the penalty layer by layer, scores are clamped layer by layer, every step reads the loss back, a pruning sorts
+all scores, images are transformed one by one, and every epoch is evaluated before and after rounding, at the batch size
+of the training.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from data.spec import DataSpec, ImageSet
 
 
 class Rounded(torch.autograd.Function):
-    """1 where the score is above one half; the gradient as if it were the score."""
+    """1 where the score is above one half; the gradient passes through as if it were the score."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor) -> Tensor:
@@ -35,10 +35,10 @@ class Rounded(torch.autograd.Function):
 
 
 class PlainMaskedConv(nn.Conv2d):
-    """A convolution whose scores and flags are parameters; `rounded` is switched off to evaluate before rounding."""
+    """A convolution whose scores and flags are parameters."""
 
     def take(self, layer: nn.Conv2d, scores: Tensor) -> PlainMaskedConv:
-        """Weights of a layer and these scores; everything in play."""
+        """Copy the weights of a layer, and set these scores; all weights are unpruned."""
         self.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
         self.scores = nn.Parameter(scores.clone())
         self.flag = nn.Parameter(torch.ones_like(scores), requires_grad=False)
@@ -49,10 +49,10 @@ class PlainMaskedConv(nn.Conv2d):
 
 
 def plainly_masked(net: nn.Module, scores: dict[str, Tensor]) -> list[PlainMaskedConv]:
-    """Swap the convolutions of a plain network, in place, for masked ones; returns them in network order.
+    """Replace the convolutions of a plain network, in place, by masked ones; return these in network order.
 
     Args:
-        net: of convolutions without biases.
+        net: its convolutions have no biases.
         scores: layer -> its scores.
     """
     layers = []
@@ -67,7 +67,7 @@ def plainly_masked(net: nn.Module, scores: dict[str, Tensor]) -> list[PlainMaske
 
 
 def search_step(net: nn.Module, layers: list[PlainMaskedConv], optimizer: Any, lmbda: float, batch: Any) -> float:
-    """One step of the search; returns the loss of the task."""
+    """Take one search step; return the loss of the task."""
     images, labels = batch
     for layer in layers:
         layer.scores.data = torch.clamp(layer.scores.data, 0.0, 1.0)
@@ -82,7 +82,7 @@ def search_step(net: nn.Module, layers: list[PlainMaskedConv], optimizer: Any, l
 
 
 def tuning_step(net: nn.Module, masks: dict[str, Tensor], optimizer: Any, batch: Any) -> float:
-    """One step of fine-tuning; returns the loss."""
+    """Take one fine-tuning step; return the loss."""
     images, labels = batch
     optimizer.zero_grad()
     loss = F.cross_entropy(net(images), labels)
@@ -95,7 +95,7 @@ def tuning_step(net: nn.Module, masks: dict[str, Tensor], optimizer: Any, batch:
 
 
 def prune(layers: list[PlainMaskedConv], rate: float) -> None:
-    """Take the lowest fraction of the scores in play out of it, by sorting them all."""
+    """Prune the lowest fraction of the unpruned scores by sorting them all."""
     unpruned = torch.cat([layer.scores.detach()[layer.flag == 1].flatten() for layer in layers])
     threshold = torch.sort(unpruned.abs()).values[int(np.ceil(rate * unpruned.numel())) - 1]
     for layer in layers:
@@ -104,7 +104,7 @@ def prune(layers: list[PlainMaskedConv], rate: float) -> None:
 
 @torch.no_grad()
 def accuracy(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Top-1 accuracy in percent."""
+    """Return top-1 accuracy in percent."""
     net.eval()
     correct, count = 0, 0
     for images, labels in batches:
@@ -115,7 +115,7 @@ def accuracy(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
 
 
 class OneByOne(Dataset):
-    """Images that are transformed each by itself."""
+    """Images that are transformed one at a time."""
 
     def __init__(self, images: ImageSet, spec: DataSpec, augmented: bool) -> None:
         self._pixels = images.images.cpu().permute(0, 2, 3, 1).numpy()
@@ -135,7 +135,7 @@ class OneByOne(Dataset):
 
 
 def batches(images: ImageSet, spec: DataSpec, batch_size: int, augmented: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of batches: shuffled and augmented for training, in order for evaluation."""
+    """Yield one epoch of batches: shuffled and augmented for training, in order for evaluation."""
     dataset, device = OneByOne(images, spec, augmented), images.images.device
     for part, labels in DataLoader(dataset, batch_size, shuffle=augmented, num_workers=0):
         yield part.to(device), labels.to(device)

@@ -1,6 +1,6 @@
-"""The sides of `trainers.benchmark`, on the same weights and scores: a search as it is run here, and the plain loop.
+"""The sides of `trainers.benchmark`, with the same weights and scores: this project's search, and the plain loop.
 
-Both have a method for every part that is timed.
+Both have one method for every timed part.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ PARTS = {
     "evaluation of an epoch": "measurement",
     "search epoch": "search_epoch",
 }
-"""Part -> the method of both sides that does it."""
+"""Part -> the method of both sides that runs it."""
 
 TUNED_DENSITY = 0.05
 
 
 class Start:
-    """What both sides start from.
+    """The weights, scores and masks that both sides start from.
 
     Args:
         config: resolved.
-        data: whole sets in memory.
+        data: whole data sets in memory.
         dtype: of weights and scores.
 
     Attributes:
         dense: the plain network.
-        masked: the same with masks and scores.
-        masks: of the ticket that is fine-tuned, TUNED_DENSITY of every layer.
+        masked: the same network with masks and scores.
+        masks: of the ticket to fine-tune, TUNED_DENSITY of every layer.
     """
 
     def __init__(self, config: Config, data: Splits, dtype: torch.dtype = torch.float32) -> None:
@@ -66,7 +66,7 @@ class Start:
 
 
 class OurSide:
-    """A search and a fine-tuning as they are run here, in the precision of the config."""
+    """This project's search and fine-tuning, in the precision of the config."""
 
     def __init__(self, start: Start, config: Config, data: Splits) -> None:
         self.data, net = data, deepcopy(start.masked)
@@ -81,39 +81,39 @@ class OurSide:
         self._batch = next(self._batches)
 
     def use_precision(self) -> None:
-        """Set what of the precision is set for the whole process: before any of the parts is timed."""
+        """Apply the process-wide settings of the precision; call this before a part is timed."""
         allow_tf32(self.config.precision)
 
     def search_step(self, batch: Batch | None = None) -> Tensor:
-        """A step of the search; the loss of the task, left on the device."""
+        """Take a search step; return the loss of the task, left on the device."""
         images, labels = batch or self._batch
         return train_step(self.search, 0, images, labels)[0] / len(labels)
 
     def tuning_step(self) -> None:
-        """A step of fine-tuning."""
+        """Take a fine-tuning step."""
         train_step(self._tuning, 0, *self._batch)
 
     def data_batch(self) -> Batch:
-        """The next batch of training images."""
+        """Return the next batch of training images."""
         return next(self._batches)
 
     def pruning(self) -> Tensor:
-        """The flags after a pruning, which is then taken back."""
+        """Prune, return the resulting flags, and undo the pruning."""
         self.search._prune(last=False, generator=torch.Generator())
         flags = self.search.flat.flags.clone()
         self.search.flat.flags.fill_(True)
         return flags
 
     def evaluation(self) -> None:
-        """One pass over the test images."""
+        """Evaluate the test images once."""
         evaluate(self._folded.refreshed(), self.data.test, self.config.precision)
 
     def measurement(self) -> None:
-        """What a search evaluates at the end of an epoch: once, where before and after rounding are the same bits."""
+        """Evaluate as a search does after an epoch: once, if the network is the same before and after rounding."""
         self.search.measure(self.data, lambda stream: torch.Generator())
 
     def search_epoch(self) -> None:
-        """An epoch of the search with its evaluation."""
+        """Run an epoch of the search with its evaluation."""
         for batch in self.data.train.epoch(torch.Generator().manual_seed(1)):
             self.search_step(batch)
         self.search.after_steps()
@@ -121,7 +121,7 @@ class OurSide:
 
 
 class PlainSide:
-    """The same, written plainly; always in single precision, or in the double one of the start."""
+    """The same in the plain loop, always in single precision, or in the double precision of `start`."""
 
     def __init__(self, start: Start, config: Config, data: Splits) -> None:
         self.data, self.config = data, config
@@ -138,24 +138,24 @@ class PlainSide:
         self._batch = images.contiguous(), labels
 
     def use_precision(self) -> None:
-        """Products in single precision."""
+        """Compute products in single precision."""
         allow_tf32("fp32")
 
     def search_step(self, batch: Batch | None = None) -> float:
-        """A step of the search; the loss of the task."""
+        """Take a search step; return the loss of the task."""
         step = (self._net, self._layers, self._optimizer, self.config.lmbda)
         return plain_loop.search_step(*step, batch or self._batch)
 
     def tuning_step(self) -> None:
-        """A step of fine-tuning."""
+        """Take a fine-tuning step."""
         plain_loop.tuning_step(self._tuned, self._factors, self._tuner, self._batch)
 
     def data_batch(self) -> Batch:
-        """The next batch of training images."""
+        """Return the next batch of training images."""
         return next(self._batches)
 
     def pruning(self) -> Tensor:
-        """The flags after a pruning, which is then taken back."""
+        """Prune, return the resulting flags, and undo the pruning."""
         plain_loop.prune(self._layers, self.config.prune_rate)
         flags = torch.cat([layer.flag.detach().flatten() for layer in self._layers]).bool()
         for layer in self._layers:
@@ -163,17 +163,17 @@ class PlainSide:
         return flags
 
     def evaluation(self) -> None:
-        """One pass over the test images."""
+        """Evaluate the test images once."""
         images = plain_loop.batches(self.data.test.images, self.data.spec, self.config.batch_size, augmented=False)
         plain_loop.accuracy(self._net, images)
 
     def measurement(self) -> None:
-        """What is evaluated at the end of an epoch: the test images before rounding, and after it."""
+        """Evaluate the test images as after an epoch: before rounding, and after it."""
         self.evaluation()
         self.evaluation()
 
     def search_epoch(self) -> None:
-        """An epoch of the search with its evaluation."""
+        """Run an epoch of the search with its evaluation."""
         for batch in self._epoch():
             self.search_step(batch)
         self.measurement()
@@ -183,7 +183,7 @@ class PlainSide:
 
 
 def images_of(part: str, data: Splits) -> int:
-    """How many images a call goes through; 0: none."""
+    """Return how many images one call of a part processes; 0: none."""
     if part == "pruning":
         return 0
     if part.startswith("evaluation"):
@@ -192,7 +192,7 @@ def images_of(part: str, data: Splits) -> int:
 
 
 def endless(epoch: Callable[[int], Iterator[Any]]) -> Iterator[Any]:
-    """The batches of one epoch after another, each begun by its number."""
+    """Yield the batches of epoch after epoch; `epoch` receives its number, from 1."""
     seed = 0
     while True:
         yield from epoch(seed := seed + 1)

@@ -1,1 +1,1 @@
-"""Trained networks for other tools, and what their zeros save."""
+"""Export trained networks for other tools, and measure what their zeros save."""

@@ -1,4 +1,4 @@
-"""`--export`: the networks that runs have trained, in forms for other tools, and what their zeros save."""
+"""`--export`: write trained networks in formats for other tools, and report what their zeros save."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ FOLDER = "export"
 
 
 def export_runs(config: Config) -> None:
-    """Export the network of every trial of a config into its folder, `export/`; trials that are not finished are run.
+    """Export the network of every trial of a config into the trial's `export/`; unfinished trials are run first.
 
     Raises:
-        UserError: a run cannot be made, or its network not be exported; then nothing of it is written.
+        UserError: a run fails, or its network cannot be exported; then none of its files is written.
     """
     run_trials(config)
     config = resolved(config)
     for number in range(config.trial_num, config.trial_num + config.num_trial):
         trial = trial_of(config, number)
-        # Where it was trained does not matter; what it costs is told of the CPU.
+        # The device of the training does not matter here: costs are measured on the CPU.
         _export(trial.model_copy(update={"device": "cpu"}), folder_of(trial))
 
 
@@ -42,7 +42,7 @@ def _export(config: Config, folder: Path) -> None:
     net, masks, is_trained = trained(folder, config, data.spec)
     images = _test_images(data)
     files, apart = checked_files(net, images)
-    # Signed constants deflate to nothing, as no dense network's trained weights do.
+    # Not signed constants: they deflate to almost nothing, unlike the trained weights of a dense network.
     drawn = {"init": "kaiming_normal", "pretrained": None, "weights": None}
     dense = build_model(config.model_copy(update=drawn), data.spec)
     networks = Networks(dense.eval().requires_grad_(False), net, masks, files["model.onnx"])
@@ -62,7 +62,7 @@ def _export(config: Config, folder: Path) -> None:
 
 
 def _test_images(data: Splits) -> Tensor:
-    """Real images, normalised as in training: the first batch of an evaluation, up to 100."""
+    """Return the first test batch, at most 100 images, normalised as in training."""
     return next(iter(data.test))[0][:100].contiguous()
 
 

@@ -1,4 +1,4 @@
-"""A network for other tools: a plain state_dict, torch.export and ONNX, compared to the network itself."""
+"""Convert a network to a plain state_dict, torch.export and ONNX, and compare these to the network."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from torch import Tensor, nn
 from utils.errors import UserError
 
 TOLERANCE = 1e-4
-"""How far logits may be from the network's, as a fraction of the largest: other kernels add in another order."""
+"""Largest allowed difference of logits, as a fraction of the largest logit: other kernels add in another order."""
 
 
 def checked_files(net: nn.Module, images: Tensor) -> tuple[dict[str, bytes], dict[str, float]]:
-    """The network in every form, and how far the logits of each, read back from its bytes, are from the network's.
+    """Convert the network to every format, and measure how far the logits of each, read back, differ from its own.
 
     Args:
         net: plain, in evaluation mode, on the CPU.
-        images: (B, C, H, W); every form takes any number of such images.
+        images: (B, C, H, W); every format takes any number of such images.
 
     Returns:
         File name -> content, and file name -> the largest difference of a logit.
 
     Raises:
-        UserError: a package is missing, the network cannot be exported, or a form computes something else.
+        UserError: a package is missing, the network cannot be exported, or a format gives other logits.
     """
     example = images[:1].expand(2, *images.shape[1:]).contiguous()
     program = _exported(net, example)
@@ -49,7 +49,7 @@ def checked_files(net: nn.Module, images: Tensor) -> tuple[dict[str, bytes], dic
 def _exported(net: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     try:
         return torch.export.export(net, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    except Exception as error:  # a network of the user's own may do what cannot be traced
+    except Exception as error:  # a user's network may contain code that cannot be traced
         raise UserError(f"torch.export cannot export the network: {str(error).splitlines()[0]}") from error
 
 
@@ -60,7 +60,7 @@ def _as_onnx(program: torch.export.ExportedProgram, example: Tensor) -> bytes:
         except ImportError as error:
             raise UserError(f"--export needs the package {package}: pip install -r requirements.txt") from error
     try:
-        with warnings.catch_warnings():  # of their own insides
+        with warnings.catch_warnings():  # about the exporter's own code
             warnings.simplefilter("ignore")
             written = torch.onnx.export(
                 program, (example,), input_names=["images"], output_names=["logits"],
@@ -72,7 +72,7 @@ def _as_onnx(program: torch.export.ExportedProgram, example: Tensor) -> bytes:
 
 
 def onnx_runner(content: bytes) -> Callable[[Tensor], Tensor]:
-    """Images -> logits by ONNX Runtime, on as many threads as PyTorch's."""
+    """Return a function from images to logits: ONNX Runtime on as many threads as PyTorch uses."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -82,7 +82,7 @@ def onnx_runner(content: bytes) -> Callable[[Tensor], Tensor]:
 
 
 def _difference(name: str, form: Callable[[Tensor], Tensor], net: nn.Module, images: Tensor) -> float:
-    """Raises: UserError: logits differ, of all images or of the first one alone."""
+    """Raises: UserError: the logits differ, for all images or for the first one alone."""
     expected = net(images)
     largest = max(float((form(part) - expected[: len(part)]).abs().max()) for part in (images, images[:1]))
     allowed = TOLERANCE * float(expected.abs().max())

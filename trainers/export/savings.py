@@ -1,4 +1,4 @@
-"""What zeros among the weights save, and what they do not: FLOPs, bytes, and time beside the dense network."""
+"""Measure what zero weights save (FLOPs, bytes) and what they do not (time), compared to the dense network."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from trainers.training.cost import forward_flops
 from utils.masks import Masks
 
 ROUNDS, SECONDS = 50, 4.0
-"""How often each network is timed, and for how long at most (five times at least)."""
+"""Timed passes per network, and their time limit in seconds (five passes are always timed)."""
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The two that are compared.
+    """The two networks to compare.
 
     Attributes:
-        dense: without a zero among its weights.
+        dense: without zeros among its weights.
         masked: of the same architecture.
-        masks: of the latter.
-        onnx: the latter as ONNX.
+        masks: of `masked`.
+        onnx: `masked` as ONNX.
     """
 
     dense: nn.Module
@@ -39,15 +39,16 @@ class Networks:
 
 
 def savings(networks: Networks, images: Tensor, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Figures of the dense network and the masked one.
+    """Measure the dense and the masked network.
 
     Args:
         networks: in evaluation mode, on the CPU.
-        images: (B, C, H, W) to time them on: one, and all of them.
+        images: (B, C, H, W) to time them on: first one image, then all.
         shape: (channels, height, width) of an image.
 
     Returns:
-        `flops_an_image` and `deflated_bytes`, each `dense` and `masked`, and `latency`, a row a way to run.
+        `flops_an_image` and `deflated_bytes`, each of `dense` and `masked`; `latency`, one row per runtime and number
+        of images; and `threads`.
     """
     flops = forward_flops(networks.masked, shape)
     spared = sum(flops[_layer(name)] * (1.0 - mask.float().mean().item()) for name, mask in networks.masks.items()
@@ -69,7 +70,7 @@ def _layer(name: str) -> str:
 
 
 def _latency(networks: Networks, images: Tensor) -> list[dict[str, Any]]:
-    """Milliseconds of both, in turns, so that whatever else the machine does falls on both; median and quartiles."""
+    """Time both alternately, so that other load on the machine hits both; median and quartiles in milliseconds."""
     runners = {
         "PyTorch": (networks.dense, networks.masked),
         "ONNX Runtime": (onnx_runner(_with_weights_of(networks)), onnx_runner(networks.onnx)),
@@ -82,7 +83,7 @@ def _latency(networks: Networks, images: Tensor) -> list[dict[str, Any]]:
 
 
 def _with_weights_of(networks: Networks) -> bytes:
-    """The masked network's ONNX with the dense one's weights in it."""
+    """Return the ONNX of the masked network with the weights of the dense one."""
     import onnx
 
     model, weights = onnx.load_from_string(networks.onnx), networks.dense.state_dict()
@@ -102,7 +103,7 @@ def _timed(dense: Callable, masked: Callable, images: Tensor) -> dict[str, Any]:
             for name, run in (("dense", dense), ("masked", masked)):
                 started = time.perf_counter()
                 run(images)
-                if turn > 1:  # the first two warm up
+                if turn > 1:  # the first two are warm-up
                     taken[name].append(1e3 * (time.perf_counter() - started))
     row: dict[str, Any] = {"n": len(taken["dense"])}
     for name, values in taken.items():
@@ -113,7 +114,7 @@ def _timed(dense: Callable, masked: Callable, images: Tensor) -> dict[str, Any]:
 
 
 def savings_screen(report: dict[str, Any]) -> list[str]:
-    """What of `savings` and of the files' sizes a person should see."""
+    """Format the results of `savings` and the file sizes as lines for the screen."""
     flops, deflated = report["flops_an_image"], report["deflated_bytes"]
     lines = [
         "  what the zeros save           dense      masked",
@@ -137,5 +138,5 @@ def savings_screen(report: dict[str, Any]) -> list[str]:
 
 
 def _short(flops: int) -> str:
-    """A count in millions."""
+    """Format a count in millions."""
     return f"{flops / 1e6:,.2f} M"

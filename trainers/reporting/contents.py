@@ -1,4 +1,4 @@
-"""The report's tables: what stands in them, for one task."""
+"""The contents of the report's tables for one task (a data set and a network)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ FIGURES = {BEFORE: "before fine-tuning", AFTER: "after fine-tuning"}
 
 
 class Contents:
-    """A task's tables.
+    """The tables of one task.
 
     Args:
-        task: what they are of.
-        home: the folder the report lies in, which links start from.
+        task: to tabulate.
+        home: the folder of the report; links are relative to it.
     """
 
     def __init__(self, task: Task, home: Path) -> None:
@@ -61,7 +61,7 @@ class Contents:
         return Table("accuracy", caption, columns, rows)
 
     def checks(self) -> Table:
-        """Every sanity check beside its ticket."""
+        """Every sanity check, compared to its ticket."""
         rows = []
         for series, one in self._experiments(self._task.tickets):
             for check, verdict in one.verdicts.items():
@@ -99,7 +99,7 @@ class Contents:
         return Table("layers", caption, columns, rows)
 
     def curves(self) -> Table:
-        """Where the learning curves of every run have come to."""
+        """The last epoch of every run."""
         rows = []
         for series, one in self._experiments():
             for run in one.runs:
@@ -128,7 +128,7 @@ class Contents:
         return Table("epochs", "", (), rows).csv()
 
     def costs(self) -> Table:
-        """The ledger: what accuracy was paid for."""
+        """The costs of every experiment and its accuracy: epochs, FLOPs, seconds, memory."""
         rows = []
         for series, one in self._experiments():
             if not (spent := [totals(outcome.cost) for outcome in one.outcomes if outcome.cost]):
@@ -156,7 +156,7 @@ class Contents:
         return Table("costs", caption, columns, rows)
 
     def paper(self) -> Table | None:
-        """The paper's figures beside ours; None for a task of which it has none here."""
+        """The paper's results beside ours; None for a task without published results."""
         experiments = {one.config_hash: one for _, one in self._experiments()}
         published = published_for(self._task.config)
         rows = []
@@ -181,7 +181,7 @@ class Contents:
         return Table("paper", caption, columns, rows) if published else None
 
     def runs(self) -> Table:
-        """Every run, and where it lies."""
+        """Every run and its folder."""
         rows = []
         for series, one in self._experiments():
             for run in one.runs:
@@ -200,7 +200,7 @@ class Contents:
         return Table("runs", "Every run with its folder and its options.", columns, rows)
 
     def _traced(self, one: Experiment, runs: Sequence[RunRecord] | None = None) -> Row:
-        """Where figures come from: the experiment, and the folders of the trials that have ended, or of `runs`."""
+        """Return a row's sources: its config hash, and links to the folders of the finished trials or of `runs`."""
         chosen = [run for run in one.runs if run.state == FINISHED] if runs is None else runs
         places = [(run, os.path.relpath(run.folder, self._home)) for run in chosen]
         first = os.path.relpath(one.runs[0].folder if runs is None else runs[0].folder, self._home)
@@ -218,7 +218,7 @@ class Contents:
 
 
 def totals(cost: dict[str, Any]) -> dict[str, float]:
-    """Search and fine-tuning together; memory is the greater of both."""
+    """Sum the costs of search and fine-tuning; memory is the greater of both."""
     parts = list(cost.values())
     scoring = sum(part.scoring_flops for part in parts)
     return {

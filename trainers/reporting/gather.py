@@ -1,4 +1,4 @@
-"""Run folders as plain records, each checked: what is damaged is told of and stops nothing."""
+"""Read run folders into validated records; a damaged folder is reported and does not stop the others."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ class _Read(BaseModel):
 
 
 class Accuracy(_Read):
-    """A network that was trained beside the ticket."""
+    """The result of a network that was trained for comparison with the ticket."""
 
     test_acc_after_finetune: Percent
 
 
 class Reference(Accuracy):
-    """The dense network, and how far the ticket is below it."""
+    """The result of the dense network; `gap` says how far the ticket is below it."""
 
     gap: float
 
 
 class Spent(_Read):
-    """The cost ledger of the search or of the fine-tuning."""
+    """The costs of the search or of the fine-tuning."""
 
     epochs: Count
     images: Count = 0
@@ -52,7 +52,7 @@ class Spent(_Read):
 
 
 class Outcome(_Read):
-    """What the report takes from a `summary.json`; accuracies and densities in percent."""
+    """The fields of a `summary.json` that the report uses; accuracies and densities in percent."""
 
     config_hash: str
     trial: int
@@ -72,7 +72,7 @@ class Outcome(_Read):
 
 
 class Epoch(_Read):
-    """What the report takes from a row of the table of epochs; accuracies and densities in percent."""
+    """The columns of the table of epochs that the report uses; accuracies and densities in percent."""
 
     phase: str
     epoch: int
@@ -84,14 +84,14 @@ class Epoch(_Read):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as its folder tells of it.
+    """A run as read from its folder.
 
     Attributes:
-        folder: where it lies.
+        folder: of the run.
         config: its options.
-        config_hash: of the experiment, as the run itself wrote it down if it has ended.
-        state: `finished`, `going on` (no summary: it runs, or was stopped) or `damaged` (its summary cannot be used).
-        outcome: what it came to; None unless it is finished.
+        config_hash: of the experiment; for a finished run, as in its summary.
+        state: `finished`, `going on` (no summary: running or stopped) or `damaged` (its summary cannot be used).
+        outcome: its results; None unless it is finished.
         epochs: the rows of search and fine-tuning so far.
     """
 
@@ -104,7 +104,7 @@ class RunRecord:
 
     @property
     def trial(self) -> int:
-        """Its number."""
+        """The number of the trial."""
         return self.config.trial_num
 
 
@@ -117,10 +117,10 @@ class Problem:
 
 
 def gather(roots: Sequence[Path]) -> tuple[list[RunRecord], list[Problem]]:
-    """The runs in some folders, at any depth, in the order of their paths, each experiment's trial once.
+    """Return the runs in some folders, at any depth, sorted by path; each trial of an experiment appears once.
 
     Raises:
-        UserError: a folder is not there, or there is no run in any of them.
+        UserError: a folder does not exist, or none of them holds a run.
     """
     for root in roots:
         if not root.is_dir():
@@ -170,19 +170,19 @@ def _outcome(path: Path) -> Outcome:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise UserError(f"{path.name} is not a run's summary: {where}: {first['msg']}") from error
-    # There is nothing to set a check beside where the ticket itself was not trained.
+    # Without a trained ticket there is nothing to compare a check to.
     untrained = {"checks": {}, "inverts": None} if outcome.test_acc_after_finetune is None else {}
     return outcome.model_copy(update=untrained)
 
 
 def read_epochs(path: Path, problems: list[Problem]) -> tuple[Epoch, ...]:
-    """The rows of a table of epochs up to the first that cannot be read, which becomes a problem; no file, no rows."""
+    """Read a table of epochs up to its first bad row, which is added to the problems; a missing file has no rows."""
     if not path.exists():
         return ()
     epochs: list[Epoch] = []
     try:
         text = path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]  # a figure that was cut off would still be a figure
+        whole = text[: text.rfind("\n") + 1]  # a number that is cut off still reads as a number
         for row in csv.DictReader(io.StringIO(whole)):
             epochs.append(Epoch.model_validate({name: value for name, value in row.items() if value}))
         if whole != text:
@@ -194,9 +194,9 @@ def read_epochs(path: Path, problems: list[Problem]) -> tuple[Epoch, ...]:
 
 
 def _once(runs: Sequence[RunRecord], problems: list[Problem]) -> list[RunRecord]:
-    """Runs without copies: the same experiment and trial twice is no second trial."""
+    """Remove copies: the same experiment and trial, found twice, counts once."""
     kept: dict[tuple[str, int], RunRecord] = {}
-    # The fullest first: finished before unfinished, then that with more checks.
+    # The most complete first: finished before unfinished, then those with more checks.
     for run in sorted(runs, key=lambda run: (run.outcome is None, -len(run.outcome.checks) if run.outcome else 0)):
         first = kept.setdefault((run.config_hash, run.trial), run)
         if first is not run:

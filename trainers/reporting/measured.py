@@ -1,10 +1,10 @@
-"""The README's table of results, made from the runs kept in `configs/resnet20/measured/`.
+"""Generate the README's table of results from the runs in `configs/resnet20/measured/`.
 
     python -m trainers.reporting.measured README.md
     python -m trainers.reporting.measured --collect results/paper_resnet20 README.md
 
-writes it anew; with `--collect`, after the finished runs in a folder of results have been taken over: what each came to
-(`summary.json`), its table of epochs, and its options. Nothing of the tool imports this.
+rewrites the table. With `--collect` it first adds the finished runs of a results folder to these: of each run
+`summary.json`, the table of epochs, and the options. No other module imports this one.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from utils.markdown import replace_between_markers
 MEASURED = Path(__file__).resolve().parents[2] / "configs" / "resnet20" / "measured"
 COMMAND = "python main.py --sweep configs/sweeps/paper_resnet20.yml"
 OF_A_MACHINE = ("results_dir", "log_dir", "device", "gpu", "threads", "workers")
-"""Options that say where a run was run, and nothing of what it found."""
+"""Options that say where a run was computed; they do not affect its result."""
 ANY_PIXELS = tuple(name for name in SAME if name != "dataset")
 FIGURES = {BEFORE: "before training", AFTER: "after training", "mask_shuffle": "masks shuffled, trained",
            "weight_reinit": "weights drawn anew, trained"}  # fmt: skip
 
 
 def collect(results: Path, into: Path = MEASURED) -> int:
-    """Take over the finished runs of a folder of results; returns how many there were.
+    """Copy the finished runs of a results folder to `into`; return how many there were.
 
     Raises:
-        UserError: there is no finished run in it.
+        UserError: no run in the folder is finished.
     """
     finished = [run for run in gather([results])[0] if run.outcome]
     if not finished:
@@ -54,7 +54,7 @@ def collect(results: Path, into: Path = MEASURED) -> int:
 
 
 def results(folder: Path = MEASURED) -> str:
-    """In Markdown: the paper's figures beside ours, as far as they were measured, and all that was measured."""
+    """Return Markdown: the paper's results beside ours, all our results, and what was not measured yet."""
     runs = gather([folder])[0] if any(folder.rglob("summary.json")) else []
     series = [one for task in tasks_of(runs) for one in task.series]
     named = [(one.name, experiment) for one in series for experiment in one.experiments if experiment.outcomes]
@@ -70,7 +70,7 @@ def results(folder: Path = MEASURED) -> str:
 
 
 def _not_run(rows: Sequence[dict[str, Any]]) -> str:
-    """The paper's figures that no run stands beside yet, in one sentence, and the command that makes them."""
+    """List in one sentence the paper's results that no run repeats yet, and give the command that runs them."""
     listed = [
         f"{row['method']} at {row['paper_weights_remaining_percent']:g}% ({FIGURES[row['figure']]}: {row['paper']:.2f})"
         for row in rows
@@ -107,7 +107,7 @@ def _all_of_it(named: Sequence[tuple[str, Experiment]]) -> Table:
 
 
 def _where(experiment: Experiment) -> dict[str, Any]:
-    """What an experiment was measured on, and the hours of a trial, checks included."""
+    """Return an experiment's images and devices, and the average hours of a trial, checks included."""
     config = experiment.config
     pixels = config.dataset if config.dataset != "ImageFolder" else Path(config.data).name
     devices = sorted({one.device for one in experiment.outcomes})
@@ -116,7 +116,7 @@ def _where(experiment: Experiment) -> dict[str, Any]:
 
 
 def _setting(experiment: Experiment) -> str:
-    """Epochs of search and of training, and the images of an epoch."""
+    """Describe the epochs of search and of training, and the images per epoch."""
     cost = experiment.outcomes[0].cost
     spent = [(name, cost[name]) for name in ("search", "finetune") if name in cost and cost[name].epochs]
     images = {round(one.images / one.epochs) for _, one in spent}
@@ -125,7 +125,7 @@ def _setting(experiment: Experiment) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Take runs over where that is asked for, and write the table anew; returns the exit code."""
+    """Collect runs if `--collect` is given, rewrite the table, and return the exit code."""
     parser = argparse.ArgumentParser(description="The table of results in README.md, from the measured runs.")
     parser.add_argument("--collect", type=Path, help="folder of results whose finished runs are taken over first")
     parser.add_argument("text", type=Path, help="README.md")

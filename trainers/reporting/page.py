@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing beside it, and as Markdown."""
+"""Render the report as one self-contained HTML page, and as Markdown."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from trainers.reporting.tables import Table, plain
 
 HERE = Path(__file__).parent
 LARGEST_IN_PAGE = 2_000_000
-"""Bytes up to which a file to download stands in the page itself; a larger one is linked to, beside it."""
+"""Up to this size in bytes, files to download are embedded in the page; larger ones are only linked."""
 TYPES = {".csv": "text/csv;charset=utf-8", ".svg": "image/svg+xml", ".png": "image/png"}
 
 
 @dataclass(frozen=True)
 class File:
-    """A file to download: its place in the report's folder, what is in it, and what it is, in words."""
+    """A file to download: its path in the report's folder, its content, and a description of its kind."""
 
     path: str
     content: bytes
@@ -31,30 +31,30 @@ class File:
 
     @property
     def name(self) -> str:
-        """Without its folder."""
+        """The name without the folder."""
         return Path(self.path).name
 
     @property
     def address(self) -> str:
-        """Where the page finds it."""
+        """The address of its link in the page: the embedded content, or the path."""
         inside = len(self.content) <= LARGEST_IN_PAGE
         return data_uri(TYPES[Path(self.path).suffix], self.content) if inside else self.path
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a section: a figure, a table, or both.
+    """A part of a section: a plot, a table, or both.
 
     Attributes:
-        slug: its address within the page.
-        heading: what it is about.
-        label: heading and task, unlike that of any other part.
-        table: None where there is none.
-        figure: likewise.
-        alt: the figure in words.
-        caption: below the figure.
-        notes: paragraphs above it.
-        folded: whether the table opens on demand.
+        slug: its anchor within the page.
+        heading: its topic.
+        label: heading and task, unique in the report.
+        table: None: the part has no table.
+        figure: None: the part has no plot.
+        alt: a description of the plot.
+        caption: below the plot.
+        notes: paragraphs above the plot.
+        folded: whether the table is hidden until it is opened.
         files: to download.
     """
 
@@ -72,7 +72,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Section:
-    """A task: its parts, under paragraphs that concern all of them."""
+    """The section on one task: its parts, below notes that concern all of them."""
 
     slug: str
     title: str
@@ -82,7 +82,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """All of it."""
+    """The whole report."""
 
     title: str
     about: str
@@ -91,12 +91,12 @@ class Report:
 
     @property
     def files(self) -> list[File]:
-        """What lies beside the page."""
+        """All files beside the page."""
         return [file for section in self.sections for part in section.parts for file in part.files]
 
 
 def as_html(report: Report) -> str:
-    """The page. Names in run folders come from anywhere: all is escaped, and no script but the page's own may run."""
+    """Render the page. Names in run folders are untrusted: all text is escaped, only the page's own script may run."""
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, keep_trailing_newline=False)
     environment.globals["uri"] = data_uri
     script = (HERE / "page.js").read_text(encoding="utf-8")
@@ -106,13 +106,13 @@ def as_html(report: Report) -> str:
 
 
 def data_uri(kind: str, content: str | bytes) -> str:
-    """Content as an address that holds it."""
+    """Encode content as a data URI."""
     raw = content.encode() if isinstance(content, str) else content
     return f"data:{kind};base64,{base64.b64encode(raw).decode()}"
 
 
 def as_markdown(report: Report) -> str:
-    """The same in GitHub's Markdown, with links to the figures and tables beside it."""
+    """Render the report in GitHub's Markdown, with links to the plots and tables beside it."""
     lines = [f"# {plain(report.title)}", plain(report.about)]
     if report.problems:
         lines += ["## What could not be used", "\n".join(

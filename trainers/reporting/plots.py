@@ -1,4 +1,4 @@
-"""The report's figures, wide for a page or a paper, and narrow for a phone."""
+"""Render the report's plots: wide for a page or a paper, and narrow for a phone."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-# Okabe and Ito's colours without yellow, which is too light for lines, and black, which is the dense network's. Six
-# colours and seven markers go together anew 42 times.
+# Okabe and Ito's colours without yellow, which is too light for lines, and black, which marks the dense network. Six
+# colours and seven markers give 42 different pairs.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STROKES = ("-", "--", "-.", ":")
 STYLE = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#E3E3E3",
     "axes.axisbelow": True, "lines.markersize": 6, "errorbar.capsize": 3,
-    "text.parse_math": False,  # a name of a run may hold dollar signs
+    "text.parse_math": False,  # a run's name may contain dollar signs
     "svg.fonttype": "path", "svg.hashsalt": "rare-gems",
 }  # fmt: skip
 PANEL = (3.7, 2.9)
 
 
 class RenderedPlot(NamedTuple):
-    """A figure in its formats: SVG with its panels side by side and below one another, and PNG."""
+    """A plot as SVG with its panels side by side (`wide`) or stacked (`narrow`), and as PNG."""
 
     wide: str
     narrow: str
@@ -35,11 +35,11 @@ class RenderedPlot(NamedTuple):
 
 
 Draw = Callable[[Figure, int], None]
-"""Draws into a figure with so many panels beside one another."""
+"""Draws into a figure with this many panels per row."""
 
 
 def render(draw: Draw, panels: int, height: float = PANEL[1]) -> RenderedPlot:
-    """Render a figure of so many panels, each so many inches high."""
+    """Render a plot with this many panels, each `height` inches high."""
     with matplotlib.rc_context(STYLE):
         wide, narrow = (_figure(draw, panels, columns, height) for columns in (2, 1))
         return RenderedPlot(_svg(wide), _svg(narrow), _png(wide))
@@ -64,11 +64,11 @@ def _png(figure: Figure) -> bytes:
     return image.getvalue()
 
 
-# ---- parts that figures share --------------------------------------------------------------------------------------
+# ---- parts that plots share ----------------------------------------------------------------------------------------
 
 
 def panels(figure: Figure, number: int, columns: int, **sharing: Any) -> list[Axes]:
-    """Panels in reading order; the places that are left over are empty."""
+    """Return the panels in reading order; unused cells of the grid stay empty."""
     grid = figure.subplots(math.ceil(number / columns), columns, squeeze=False, **sharing).flatten()
     for axes in grid[number:]:
         axes.set_visible(False)
@@ -76,7 +76,7 @@ def panels(figure: Figure, number: int, columns: int, **sharing: Any) -> list[Ax
 
 
 def marker_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A colour and a marker for every name."""
+    """Assign a colour and a marker to every name."""
     return {
         name: {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)]}
         for index, name in enumerate(names)
@@ -84,7 +84,7 @@ def marker_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def line_styles(names: Sequence[Any]) -> dict[Any, dict[str, Any]]:
-    """A colour and a kind of line for every name."""
+    """Assign a colour and a line style to every name."""
     return {
         name: {"color": COLORS[index % len(COLORS)], "linestyle": STROKES[index % len(STROKES)]}
         for index, name in enumerate(names)
@@ -92,12 +92,12 @@ def line_styles(names: Sequence[Any]) -> dict[Any, dict[str, Any]]:
 
 
 def legend(figure: Figure) -> None:
-    """One legend for all panels, below them, where it covers nothing."""
+    """Add one legend for all panels, below them, where it covers nothing."""
     entries: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels()):
             entries.setdefault(label, handle)
-    if "chance" in entries:  # behind the networks
+    if "chance" in entries:  # listed after the networks
         entries["chance"] = entries.pop("chance")
     if entries:
         longest = max(map(len, entries))
@@ -106,36 +106,36 @@ def legend(figure: Figure) -> None:
 
 
 def label(name: str) -> str:
-    """A name as it stands in a legend: matplotlib hides those that begin with an underscore."""
+    """Prepare a name for a legend: shorten it, and keep matplotlib from hiding a leading underscore."""
     short = name if len(name) <= 44 else f"{name[:43]}…"
     return f" {short}" if short.startswith("_") else short
 
 
 def log_axis(axis: Any, about: str, write: Callable[[float], str] = "{:g}".format) -> None:
-    """A log axis with plain numbers at it; call it when all is drawn.
+    """Make an axis logarithmic, with plain numbers; call this when everything is drawn.
 
     Args:
         axis: an `xaxis` or `yaxis`.
         about: its label.
-        write: a number -> how it is written.
+        write: number -> text.
     """
     axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}label": about})
     low, high = sorted(axis.get_view_interval())
-    few = high / low < 12  # less than about a decade: 1, 2 and 5 alone would be two or three
+    few = high / low < 12  # about a decade or less: 1, 2 and 5 alone would be two or three ticks
     axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if few else (1, 2, 5)))
-    if high / low < 1.3:  # one and the same, nearly
+    if high / low < 1.3:  # nearly a single value
         axis.set_major_locator(FixedLocator([math.sqrt(low * high)]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
     axis.set_minor_locator(NullLocator())
 
 
 def points(axes: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str, **look: Any) -> None:
-    """Means joined by a line, in the order of the rows, with standard deviations where there are any.
+    """Draw averages joined by a line, in the order of the rows, with standard deviations where there are any.
 
     Args:
-        axes: where.
+        axes: to draw into.
         rows: with `x`_mean, `x`_sd, `y`_mean, `y`_sd; those without a mean are left out.
-        x, y: what to draw.
+        x, y: names of what to draw.
         look: colour, marker, label.
     """
     rows = [row for row in rows if row[f"{x}_mean"] is not None and row[f"{y}_mean"] is not None]

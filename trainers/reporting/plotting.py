@@ -1,4 +1,4 @@
-"""What the report's figures show of a task, drawn from the rows of its tables."""
+"""Draw the report's plots of a task from the rows of its tables."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from trainers.results.trials import Spread
 
 DENSE = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 SAME_DENSITY = 1.15
-"""Densities up to this ratio apart share a panel of the layers."""
+"""Densities up to this ratio apart share a panel in the plot of layers."""
 MOST_TICKS, TOUCHING = 8, 1.2
 BESIDE = 1.06
-"""Ratio over which the points of one density are spread, so that error bars stand beside one another."""
+"""Ratio over which points of one density are spread, so that their error bars do not overlap."""
 
 
 def percent(density: float) -> str:
-    """A density as it stands at a line or a point."""
+    """Format a density as the label of a line or a point."""
     return f"{density:.3g}%" if density >= 10 or density < 0.1 else f"{density:.2f}".rstrip("0").rstrip(".") + "%"
 
 
 def _by(rows: Iterable[Row], *keys: str) -> dict[Any, list[Row]]:
-    """Rows by a key, or by several, in the order in which these come."""
+    """Group rows by one key or several, in order of first appearance."""
     groups: dict[Any, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row[keys[0]] if len(keys) == 1 else tuple(row[key] for key in keys)].append(row)
@@ -53,19 +53,19 @@ def _by(rows: Iterable[Row], *keys: str) -> dict[Any, list[Row]]:
 
 
 def _on_log_axis(rows: Iterable[Row], key: str) -> list[Row]:
-    """Those that have a place there; a coin may have kept no weight at all."""
+    """Keep the rows with a positive value; a random mask may have kept no weight at all."""
     return [row for row in rows if row[key] > 0]
 
 
 def draw_accuracy(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
-    """Accuracy against weights remaining, before and after fine-tuning, beside the dense network and chance."""
+    """Plot accuracy against weights remaining, before and after fine-tuning, with the dense network and chance."""
     dense = {one.name for one in task.dense}
     ticket_rows = [row for row in rows if row["series"] not in dense and row["n"]]
     tickets = _on_log_axis(ticket_rows, "weights_remaining_percent_mean")
     if not tickets:
         return None
     series, look = _by(tickets, "series"), marker_styles([one.name for one in task.tickets])
-    ticks: list[float] = []  # where there are points, unless their labels would touch
+    ticks: list[float] = []  # at the points, unless their labels would touch
     for density in sorted({row["weights_remaining_percent_mean"] for row in tickets}):
         if not ticks or density / ticks[-1] > TOUCHING:
             ticks.append(density)
@@ -80,7 +80,7 @@ def draw_accuracy(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
                 points(axes, moved(members, beside), "weights_remaining_percent", key, label=label(name), **look[name])
             if key == "after":
                 _dense_lines(axes, [row for row in rows if row["series"] in dense])
-            elif task.chance:  # after training it would lie far below, and press all else together
+            elif task.chance:  # after training it would lie far below and squeeze all else
                 axes.axhline(task.chance, color="#777777", linestyle=":", linewidth=1, label="chance")
             log_axis(axes.xaxis, "weights remaining (%)", lambda value: percent(value)[:-1])
             if len(ticks) <= MOST_TICKS:
@@ -94,7 +94,7 @@ def draw_accuracy(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
 
 
 def moved(rows: Iterable[Row], factor: float) -> list[Row]:
-    """Rows with their density multiplied, to be drawn."""
+    """Return rows with their density multiplied, for drawing only."""
     key = "weights_remaining_percent_mean"
     return [row if row[key] is None else {**row, key: row[key] * factor} for row in rows]
 
@@ -110,7 +110,7 @@ def _dense_lines(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def draw_checks(rows: Sequence[Row]) -> RenderedPlot | None:
-    """Every ticket's accuracy with its checks' on a line of their own."""
+    """Plot every ticket's accuracy, with the accuracies of its checks on lines below it."""
     if not rows:
         return None
     tickets = _by(rows, "series", "weights_remaining_percent", "ticket_mean")
@@ -144,7 +144,7 @@ def _dot(axes: Axes, row: Row, key: str, place: float, look: Mapping[str, Any]) 
 
 
 def draw_layers(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
-    """The density of every layer, a panel for each density of the whole."""
+    """Plot the density of every layer, with one panel per density of the whole network."""
     groups: list[list[Row]] = []
     for row in sorted(
         _on_log_axis(rows, "weights_remaining_percent"), key=lambda row: -row["weights_remaining_percent"]
@@ -162,7 +162,7 @@ def draw_layers(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
             members_of = _by(group, "series")
             for name in (name for name in look if name in members_of):
                 members = members_of[name]
-                # A dead layer has no place on a log axis: it lies on the floor, hollow.
+                # A log axis cannot show a layer without weights: it gets a hollow marker at the bottom.
                 at = [layers.index(row["layer"]) for row in members]
                 heights = [max(row["density_percent_mean"], floor) for row in members]
                 (line,) = axes.plot(at, heights, label=label(name), linewidth=0.9, **look[name])
@@ -178,7 +178,7 @@ def draw_layers(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
 
 
 def draw_curves(task: Task) -> RenderedPlot | None:
-    """Test accuracy by epoch, a panel for each series: means over finished trials, every run that goes on by itself."""
+    """Plot test accuracy by epoch, one panel per series: the average of finished trials, and each unfinished run."""
     shown = [one for one in task.series if any(run.epochs for other in one.experiments for run in other.runs)]
     if not shown:
         return None
@@ -219,7 +219,7 @@ def _curve(axes: Axes, one: Experiment, look: Mapping[str, Any]) -> None:
 
 
 def draw_costs(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
-    """Accuracy after fine-tuning against what it cost."""
+    """Plot accuracy after fine-tuning against its costs."""
     rows = [row for row in rows if row["after_mean"] is not None]
     if not rows:
         return None
@@ -243,7 +243,7 @@ def draw_costs(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
 
 
 def _written(axes: Axes, rows: Sequence[Row], key: str) -> None:
-    """The density beside the first and the last point of a line."""
+    """Write the density beside the first and the last point of a line."""
     for row in {id(row): row for row in (rows[0], rows[-1])}.values():
         axes.annotate(percent(row["weights_remaining_percent_mean"]), (row[key], row["after_mean"]), xytext=(5, -9),
                       textcoords="offset points", fontsize=6.5)  # fmt: skip

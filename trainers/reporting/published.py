@@ -1,4 +1,4 @@
-"""The paper's figures, each with the file of `configs/` that repeats its setting, beside the runs that match it."""
+"""The paper's results, each with the config that repeats its setting, compared to the runs that match it."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ SOURCE = "Sreenivasan et al., NeurIPS 2022, arXiv 2202.12002"
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BEFORE, AFTER = "test_acc_before_finetune", "test_acc_after_finetune"
 WITHIN = 0.05
-"""How far a density may be from the paper's, relatively: 1.44% is compared to what the paper calls 1.4%."""
+"""Largest relative difference from the paper's density: 1.44% is compared to what the paper calls 1.4%."""
 SAME = (
     "dataset", "arch", "width", "algo", "hc_quantized", "unflag_before_finetune", "invert_sanity_check",
     "imp_no_rewind", "imp_rewind_iter",
 )  # fmt: skip
-"""The options without which a run is not an attempt at the same thing; whatever else differs is told."""
+"""Options in which a run must equal the paper's setting to be compared; other differences are listed."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A figure of the paper.
+    """A result of the paper.
 
     Attributes:
         name: of the method, as the paper calls it.
-        file: under `configs/`, with the paper's setting as far as it is known.
-        figure: of a summary, or the name of a sanity check, after whose training it was measured.
+        file: under `configs/`, with the paper's setting as far as known.
+        figure: a summary's metric, or a sanity check; the accuracy is then that of the trained control network.
         percent: test accuracy.
         density: weights remaining in percent, as the paper gives it.
-        epochs: of the search, where the paper tells.
+        epochs: of the search, if the paper states them.
     """
 
     name: str
@@ -71,19 +71,19 @@ def _config(file: str) -> Config:
 
 
 def published_for(config: Config) -> list[Published]:
-    """The paper's figures for a task: the same data set, not another with its pixels, and the same network."""
+    """Return the paper's results for a task: same network, same data set (not another one with the same images)."""
     return [one for one in PUBLISHED if all(_same(one.config, config, name) for name in ("dataset", "arch", "width"))]
 
 
 def beside_published(
     experiments: Sequence[Experiment], published: Sequence[Published], same: Sequence[str] = SAME
 ) -> Iterator[dict[str, Any]]:
-    """A row for every figure of the paper and every experiment that attempts it; one with dashes where none does.
+    """Yield a row per published result and experiment that repeats it; one without our values if none does.
 
     Args:
         experiments: ours.
-        published: the paper's.
-        same: the options without which an experiment is no attempt at a figure.
+        published: the paper's results.
+        same: options in which an experiment must equal the paper's setting.
     """
     for one in published:
         attempts = [
@@ -116,7 +116,7 @@ def _measured(experiment: Experiment, figure: str) -> Spread:
 def _nearest(
     experiment: Experiment, published: Sequence[Published], figure: str, same: Sequence[str]
 ) -> Published | None:
-    """The paper's figure that an experiment is set beside: of the same method, at its density, as long a search."""
+    """Return the published result nearest to an experiment: same method and density, search most alike in length."""
 
     def far(one: Published) -> tuple[float, float]:
         longer = math.log(experiment.config.epochs / one.config.epochs)
@@ -142,7 +142,7 @@ def _same(one: Config, other: Config, name: str) -> bool:
 
 
 def differing(paper: Config, ours: Config) -> str:
-    """The options that affect the result and are not the paper's, as `name theirs → ours`; the seed is no matter."""
+    """List the options, except the seed, that affect the result and differ from the paper's: `name theirs → ours`."""
     theirs, own = paper.deciding(), ours.deciding()
     changed = [name for name in theirs if name != "seed" and own.get(name) != theirs[name]]
     return "; ".join(f"{name} {theirs[name]} → {own.get(name)}" for name in changed)

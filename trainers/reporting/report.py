@@ -1,4 +1,4 @@
-"""A set of run folders as a report: one page, the same in Markdown, and its figures and tables as files."""
+"""Make a report of run folders: one HTML page, the same in Markdown, and its plots and tables as files."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ PAGE, MARKDOWN, MANIFEST = "report.html", "report.md", "report.json"
 
 
 def make_report(config: Config) -> None:
-    """Write the report on the runs in the folders of `report` to `report_dir`, and print where it lies.
+    """Write the report on the runs in the folders `report` to `report_dir`, and print its path.
 
     Raises:
-        UserError: a folder is not there, there is no run in any, or something else lies where the report would go.
+        UserError: a folder does not exist, none holds a run, or other files are where the report would be written.
     """
     roots = [Path(root) for root in config.report]
     home = Path(config.report_dir) if config.report_dir else roots[0] / "report"
@@ -51,10 +51,10 @@ def make_report(config: Config) -> None:
 
 
 def write_report(home: Path, report: Report) -> None:
-    """Write a report's files, the page last; files of an older report in the folder that it has not are removed.
+    """Write a report's files, the page last; remove files of an older report that this one does not have.
 
     Raises:
-        UserError: something that is not of a report lies in a file's place.
+        UserError: a file to write exists and is not from a report.
     """
     files = {file.path: file.content for file in report.files}
     files |= {MARKDOWN: as_markdown(report).encode(), PAGE: as_html(report).encode()}
@@ -73,7 +73,7 @@ def write_report(home: Path, report: Report) -> None:
 
 
 def _older(home: Path) -> set[str]:
-    """The files that an earlier report wrote here, as it wrote down itself."""
+    """Return the files that an earlier report wrote here, by its own list."""
     if not (home / MANIFEST).is_file():
         return set()
     said = read_json(home / MANIFEST)
@@ -83,12 +83,12 @@ def _older(home: Path) -> set[str]:
 
 
 class TaskSection:
-    """What the report says of one task.
+    """The report's section on one task.
 
     Args:
         task: the data set, the network, and what was run on them.
-        number: of the task.
-        home: the folder the report lies in.
+        number: of the section.
+        home: the folder of the report.
     """
 
     def __init__(self, task: Task, number: int, home: Path) -> None:
@@ -98,7 +98,7 @@ class TaskSection:
         self._tables = Contents(task, home)
 
     def section(self) -> Section:
-        """All of it."""
+        """Return the section with all its parts."""
         parts = [self._accuracy(), self._checks(), self._layers(), self._curves(), self._costs(), self._paper(),
                  self._part("runs", "Runs", self._tables.runs())]  # fmt: skip
         return Section(self._slug, self._task.title, self._notes(), [part for part in parts if part])
@@ -164,7 +164,7 @@ class TaskSection:
         return Part(stem, heading, f"{heading}, {self._task.title}", table, figure, files=files, **words)
 
     def _also_differing(self) -> list[str]:
-        """What else than the density differs along a line of the figure."""
+        """List what differs along a line of the plot besides the density."""
         return [
             f"Along {one.name}, densest first, {name} differs as well: {', '.join(values)}."
             for one in self._task.series

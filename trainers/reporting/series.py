@@ -1,4 +1,4 @@
-"""Runs in order: trials of an experiment, experiments of a series over densities, series of a task."""
+"""Group runs: trials into experiments, experiments of several densities into series, series into tasks."""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ from trainers.reporting.gather import Outcome, RunRecord
 from trainers.results.trials import Spread, judge_checks
 
 MOST_OPTIONS = 3
-"""Options in the name of a series; with more of them, it is named by its folder."""
+"""Most options that the name of a series lists; with more, it is named after its folder."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """The trials with one config hash, by number."""
+    """The trials with one config hash, sorted by number."""
 
     config_hash: str
     runs: tuple[RunRecord, ...]
 
     @property
     def config(self) -> Config:
-        """Its options (those of its first trial)."""
+        """The options (of the first trial)."""
         return self.runs[0].config
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """Of the finished trials."""
+        """The results of the finished trials."""
         return [run.outcome for run in self.runs if run.outcome]
 
     def spread(self, figure: str) -> Spread:
-        """A figure of the outcomes over the finished trials."""
+        """Return average and standard deviation of a metric over the finished trials."""
         return Spread.of(getattr(one, figure) for one in self.outcomes)
 
     @property
     def density(self) -> float:
-        """Weights remaining in percent: as found, or as asked for where no trial is finished."""
+        """Weights remaining in percent: the average found, or the target if no trial is finished."""
         found = self.spread("weights_remaining_percent").mean
         return self.config.target_sparsity if found is None else found
 
     @property
     def layers(self) -> dict[str, Spread]:
-        """Layer -> percent of its weights that remain, over the finished trials; in the network's order."""
+        """Layer -> percent of its weights that remain, over the finished trials; in network order."""
         names = {name: None for outcome in self.outcomes for name in outcome.layers}
         counts = {name: [one.layers[name] for one in self.outcomes if name in one.layers] for name in names}
         return {name: Spread.of(100.0 * kept / whole for kept, whole in pairs) for name, pairs in counts.items()}
 
     @property
     def verdicts(self) -> dict[str, Verdict]:
-        """The verdict on every check, over its trials."""
+        """Check -> its verdict over the trials."""
         return judge_checks(one.model_dump() for one in self.outcomes)
 
     def beside(self, check: str) -> tuple[Spread, Spread]:
-        """Test accuracy after training of tickets and of a check's networks, over the trials that ran the check."""
+        """Return test accuracy after training of tickets and of a check's networks, over the trials with this check."""
         if check == "score_inversion":  # such an experiment is itself the check of another
             inverted = [one for one in self.outcomes if one.inverts]
             upright = Spread.of(one.inverts.test_acc_after_finetune for one in inverted)
@@ -73,7 +73,7 @@ class Series:
     """Experiments that differ in density, densest first.
 
     Attributes:
-        name: unlike that of any other series of the task.
+        name: unique in the task.
         experiments: at least one.
     """
 
@@ -82,24 +82,24 @@ class Series:
 
     @property
     def algo(self) -> str:
-        """The algorithm of all of them."""
+        """The algorithm of all experiments."""
         return self.experiments[0].config.algo
 
     @property
     def is_dense(self) -> bool:
-        """Whether this is the dense network, which everything is measured against."""
+        """Whether this is the dense network, to which everything is compared."""
         return facts_of(self.algo).is_dense
 
     @property
     def also_differs(self) -> dict[str, list[str]]:
-        """Options other than density in which its experiments differ -> their values, densest first."""
+        """Options other than density that differ between its experiments -> their values, densest first."""
         options = [_options(one.config) for one in self.experiments]
         return {name: [str(one[name]) for one in options] for name in _differing(options)}
 
 
 @dataclass(frozen=True)
 class Task:
-    """A data set and a network, and what was run on them."""
+    """A data set, a network, and the runs on them."""
 
     title: str
     config: Config
@@ -107,7 +107,7 @@ class Task:
 
     @property
     def tickets(self) -> list[Series]:
-        """All series but the dense network's."""
+        """All series except the dense network's."""
         return [one for one in self.series if not one.is_dense]
 
     @property
@@ -117,13 +117,13 @@ class Task:
 
     @property
     def chance(self) -> float | None:
-        """Accuracy of guessing, in percent."""
+        """The accuracy of random guessing, in percent."""
         classes = {one.classes for series in self.series for run in series.experiments for one in run.outcomes}
         return 100.0 / min(classes) if classes else None
 
 
 def tasks_of(runs: Sequence[RunRecord]) -> list[Task]:
-    """Runs by task, series and experiment, in the order in which they were found."""
+    """Group runs by task, series and experiment, in the order of the runs."""
     by_task: dict[str, list[RunRecord]] = defaultdict(list)
     for run in runs:
         by_task[_title(run.config)].append(run)
@@ -131,7 +131,7 @@ def tasks_of(runs: Sequence[RunRecord]) -> list[Task]:
 
 
 def _title(config: Config) -> str:
-    """A task in words: network and data set, with whatever of them is not the default."""
+    """Name a task: network and data set, with those of their options that differ from the defaults."""
     decided = config.deciding()
     notes = [f"{name} {decided[name]}" for name in TASK_OPTIONS if name not in ("dataset", "arch", "seed")
              and name in decided and decided[name] != OPTIONS[name].default]  # fmt: skip
@@ -159,10 +159,10 @@ def _series(runs: Sequence[RunRecord]) -> tuple[Series, ...]:
 
 
 def family_of(config: Config) -> str | None:
-    """What the folders of runs that differ in density have in common: the run's place without its own density.
+    """Return the path of a run without its density: runs that differ only in density share it.
 
-    `gem_miner/target_sparsity_1.5` of a sweep becomes `gem_miner`, `resnet20_sparsity_1_44_unflagT` of a published
-    file `resnet20_unflagT`. None where the place does not tell the density.
+    `gem_miner/target_sparsity_1.5` of a sweep becomes `gem_miner`, and `resnet20_sparsity_1_44_unflagT` of a published
+    file becomes `resnet20_unflagT`. None if the path does not contain the density.
     """
     place = "/".join(part for part in (config.subfolder, config.name, config.run_idx) if part)
     value = re.escape(f"{config.target_sparsity:g}").replace(r"\.", "[._]")
@@ -172,12 +172,12 @@ def family_of(config: Config) -> str | None:
 
 
 def _by_options(experiment: Experiment) -> tuple:
-    # A run of another seed is another experiment and, at the same density, another series.
+    # A run with another seed is another experiment and, at the same density, another series.
     return (experiment.config.algo, None, tuple(sorted((k, str(v)) for k, v in _options(experiment.config).items())))
 
 
 def _options(config: Config) -> dict[str, Any]:
-    """The options that affect the result, those of density and of the task left out."""
+    """Return the options that affect the result, without those of density and of the task."""
     left_out = {"target_sparsity", *config.algorithm.density_options} | (set(TASK_OPTIONS) - {"seed"})
     return {name: value for name, value in config.deciding().items() if name not in left_out}
 
@@ -187,7 +187,7 @@ def _differing(options: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _names(groups: Sequence[tuple[Experiment, ...]]) -> list[str]:
-    """A name for each group, none twice: its family, or its algorithm and what sets it off from others of that."""
+    """Give each group a unique name: its family, or its algorithm and the options that differ from the others'."""
     names = []
     for group in groups:
         config = group[0].config

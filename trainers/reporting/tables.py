@@ -1,4 +1,4 @@
-"""Tables as they are read on the page and as they are downloaded: shown cells over plain rows."""
+"""Tables of the report: formatted cells for the page, plain rows for download."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class Column:
-    """A column as it is read.
+    """A column as displayed.
 
     Attributes:
         heading: with the unit.
         show: row -> text.
-        sort: row -> what it is ordered by; None: by the text.
-        links: row -> (text, address) of what the cell leads to, instead of its text.
+        sort: row -> sort key; None: sort by the text.
+        links: row -> (text, address) pairs; the cell shows these links instead of its text.
     """
 
     heading: str
@@ -34,13 +34,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table of the report.
 
     Attributes:
-        name: of its file, without ending.
-        caption: what stands in it, in a sentence or two.
-        columns: as they are read.
-        rows: as they are downloaded, all with the same keys; lists of links are left out.
+        name: of its file, without suffix.
+        caption: its content in a sentence or two.
+        columns: as displayed.
+        rows: as downloaded, without their lists of links; all have the same keys.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Table:
     rows: Sequence[Row]
 
     def csv(self) -> str:
-        """The rows as CSV, figures unrounded."""
+        """Return the rows as CSV, numbers unrounded."""
         text = io.StringIO()
         names = [name for name in self.rows[0] if name != "links"] if self.rows else []
         writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n", extrasaction="ignore")
@@ -58,7 +58,7 @@ class Table:
         return text.getvalue()
 
     def markdown(self) -> str:
-        """The table in GitHub's Markdown."""
+        """Return the table in GitHub's Markdown."""
         cells = ([_cell(column, row) for column in self.columns] for row in self.rows)
         return markdown_table([plain(column.heading) for column in self.columns], cells)
 
@@ -70,7 +70,7 @@ def _cell(column: Column, row: Row) -> str:
 
 
 def plain(text: str) -> str:
-    """A text that Markdown takes as it is; names in run folders may hold anything."""
+    """Escape a text for Markdown; names in run folders are untrusted."""
     for sign in "\\`*_[]<>|#":
         text = text.replace(sign, f"&#{ord(sign)};" if sign in "<>|" else f"\\{sign}")
     return " ".join(text.split())
@@ -80,12 +80,12 @@ def plain(text: str) -> str:
 
 
 def text(heading: str, key: str) -> Column:
-    """A column of words."""
+    """A column of text."""
     return Column(heading, lambda row: NONE if row[key] in (None, "") else str(row[key]))
 
 
 def number(heading: str, key: str, form: str = ".2f") -> Column:
-    """A column of figures."""
+    """A column of numbers."""
 
     def sort(row: Row) -> float | None:
         return None if row[key] is None or math.isnan(row[key]) else row[key]
@@ -106,7 +106,7 @@ def spread(heading: str, key: str, form: str = ".2f") -> Column:
 
 
 def formatted(value: float | None, form: str) -> str:
-    """A figure in a format of Python's, or `si` (three digits and a prefix: 58.8 G); a dash for none."""
+    """Format a number by a Python format, or by `si` (three digits and a prefix: 58.8 G); None gives a dash."""
     if value is None:
         return NONE
     written = prefixed(value) if form == "si" else format(value, form)
@@ -114,7 +114,7 @@ def formatted(value: float | None, form: str) -> str:
 
 
 def prefixed(value: float) -> str:
-    """Three digits and the prefix of its size: 58846399488 is `58.8 G`."""
+    """Format a number with three digits and an SI prefix: 58846399488 gives `58.8 G`."""
     for sign in ("", "k", "M", "G", "T", "P"):
         if abs(value) < 999.5:
             return f"{value:.3g} {sign}".strip()

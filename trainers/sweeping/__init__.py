@@ -1,1 +1,1 @@
-"""Sweeps: many runs by many workers, and the search for good options."""
+"""Sweeps: run many experiments with many workers, and search for good options."""

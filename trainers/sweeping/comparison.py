@@ -1,4 +1,4 @@
-"""The table that sets experiments side by side: a row each, mean and standard deviation over its trials."""
+"""The table that compares experiments: one row each, with average and standard deviation over its trials."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ FIGURES = {
 
 
 def comparison_table(experiments: Mapping[str, tuple[Path, str]], checks: Sequence[str]) -> list[Row]:
-    """A row for every experiment that has a finished trial.
+    """Return a row for every experiment that has a finished trial.
 
     Args:
         experiments: name -> the folder of one of its trials, and its config hash.
-        checks: the sanity checks to tell of, by name.
+        checks: names of the sanity checks to include.
     """
     rows = []
     for name, (folder, config_hash) in experiments.items():
@@ -43,7 +43,7 @@ def comparison_table(experiments: Mapping[str, tuple[Path, str]], checks: Sequen
 
 
 def write_comparison(folder: Path, rows: Sequence[Row]) -> str:
-    """Write `comparison.csv` and `comparison.md`, and return the latter's text."""
+    """Write `comparison.csv` and `comparison.md`, and return the text of the latter."""
     write_csv(folder / "comparison.csv", rows)
     checks = [key.removesuffix("_margin") for key in (rows[0] if rows else {}) if key.endswith("_margin")]
     heading = ["run", *FIGURES.values(), *(f"ticket − {check}" for check in checks), "trials"]

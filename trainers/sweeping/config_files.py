@@ -1,4 +1,4 @@
-"""Config files that a sweep writes: for the process that runs a run, and of what a search has found."""
+"""Config files that a sweep writes: one for the process of each run, and one with the result of each search."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from args_helper import FLAGS_ONLY, OPTIONS, Config
 from utils.files import write_atomic
 
 PLACES = ("name", "subfolder", "run_idx", "results_dir", "log_dir")
-"""Options that say where a run lies, which is for whoever runs it."""
+"""Options that say where a run is stored: the user of the config chooses them."""
 
 
 def stated(config: Config, *without: str) -> str:
-    """The options that were given, or are not at their defaults, as YAML: what was not asked for stays unasked.
+    """Return, as YAML, the options that were given or differ from their defaults; all others stay unset.
 
     Args:
         config: of a run.
@@ -32,13 +32,13 @@ def stated(config: Config, *without: str) -> str:
 
 
 def write_found(folder: Path, name: str, config: Config, how: str) -> Path:
-    """Write `best_<name>.yml`: the config, and how it was found.
+    """Write `best_<name>.yml`: the config, and how the search found it.
 
     Args:
         folder: of the sweep.
         name: of the run.
-        config: with what was found in it.
-        how: in words.
+        config: with the values that were found.
+        how: they were found, in words.
 
     Returns:
         The file.

@@ -1,4 +1,4 @@
-"""A run of a sweep with all its options given: its trials, one after another or by many workers."""
+"""The trials of a run without a search, for one or many workers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from utils.errors import UserError
 
 
 class Trials:
-    """The trials of one run, as far as they are not finished.
+    """The unfinished trials of one run.
 
     Args:
         name: of the run.
         config: of all its trials.
-        claims: what is known of the other workers.
+        claims: shared by all workers.
     """
 
     def __init__(self, name: str, config: Config, claims: Claims) -> None:
@@ -30,26 +30,26 @@ class Trials:
 
     @property
     def over(self) -> bool:
-        """Whether every trial is finished, or has failed."""
+        """Whether every trial is finished or has failed."""
         return not self._open
 
     @property
     def experiment(self) -> tuple[Path, Config]:
-        """The folder of the first trial, and the options, as they are on this machine."""
+        """The folder of the first trial, and its options as resolved on this machine."""
         return self._first.folder, self._first.config
 
     def _close(self, unit: Unit, _ended_early: bool = False) -> None:
         self._open.remove(unit)
 
     def take(self) -> Task | None:
-        """Claim the next trial; None: all are finished, have failed, or are in work by others."""
+        """Claim the next trial; None: all are finished, have failed, or are claimed by other workers."""
         for unit in tuple(self._open):
             claim = self._claims.claim(unit)
             if claim is None:
                 if unit.name in self._claims.problems:
                     self._close(unit)
                 continue
-            try:  # only now: until the claim was there, another may have finished it
+            try:  # only now: before the claim, another worker may have finished it
                 if not is_finished(unit.folder, unit.config, resumed=True):
                     return Task(unit, claim, unit.name, done=partial(self._close, unit))
                 print(f"{unit.folder} is finished: nothing to do", flush=True)

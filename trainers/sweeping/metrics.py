@@ -1,4 +1,4 @@
-"""What a run of a search is worth: while it goes on, and when it has ended."""
+"""Judge a run of a search: validation accuracies and early end while it runs, density when it has ended."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from args_helper import Config
 from trainers.sweeping.units import Unit
 
 BELOW = 3
-"""Epochs in a row below the median of the others that end a run: one epoch after a pruning says little."""
+"""Epochs in a row below the median that end a run early: a single one, after a pruning, says little."""
 
 
 def accuracies(unit: Unit, metric: str) -> list[float]:
-    """Validation accuracy, in percent, after each epoch that leads to the metric, as far as the run has come."""
+    """Return validation accuracy, in percent, after each epoch so far of the phases that lead to the metric."""
     phases = ("search",) if metric == "val_acc_before_finetune" else ("search", "finetune")
     try:
         with (unit.folder / unit.asked.results_filename).open() as file:
             rows = list(csv.DictReader(file))
-    except OSError:  # not there yet
+    except OSError:  # not written yet
         return []
     return [float(row["val_acc"]) for row in rows if row["phase"].partition("/")[0] in phases and row["val_acc"]]
 
 
 def misses_target(summary: Mapping[str, Any], config: Config, tolerance: float | None) -> str | None:
-    """How a ticket has more weights than it was to have; None: it has not.
+    """Say how far a ticket exceeds its target density; None: it does not.
 
     Args:
         summary: of its run.
         config: with the target.
-        tolerance: the fraction by which the target may be exceeded; None: by any.
+        tolerance: the fraction by which the target may be exceeded; None: without limit.
     """
     remaining, target = summary["weights_remaining_percent"], config.target_sparsity
     if tolerance is None or config.algorithm.is_dense or remaining <= target * (1 + tolerance):
@@ -40,14 +40,14 @@ def misses_target(summary: Mapping[str, Any], config: Config, tolerance: float |
 
 
 def is_below_median(values: Mapping[int, float], finished: Sequence[Mapping[int, float]], enough: int) -> bool:
-    """Whether the last epochs of a run lie below the median of the finished runs at these epochs.
+    """Whether a run's last epochs lie below the median of the finished runs at the same epochs.
 
-    Optuna's own rule takes the best value so far, which in a search that gets ever sparser is one of its denser past.
+    Optuna's own rule takes the best value so far; as a search prunes, that value comes from an early, denser epoch.
 
     Args:
         values: epoch -> accuracy, of the run; the last `BELOW` count.
-        finished: the same of every finished run.
-        enough: finished runs that there have to be at an epoch.
+        finished: the same for every finished run.
+        enough: required number of finished runs at an epoch.
     """
     last = sorted(values)[-BELOW:]
     others = {epoch: [one[epoch] for one in finished if epoch in one] for epoch in last}

@@ -1,4 +1,4 @@
-"""The runs of a sweep, checked before the first of them is run: all that is wrong is said in one message."""
+"""Check all runs of a sweep before the first one starts, and report all problems in one message."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from trainers.sweeping.sweep_file import Options, Range, Study, Sweep, read_swee
 from utils.errors import UserError, did_you_mean
 
 LENGTHS = ("epochs", "iter_period", "fine_tune_epochs", "imp_rounds", "start_epoch")
-"""The options by which the same epoch is another part of the whole."""
+"""Options that change how far into a run a given epoch is."""
 
 
 class SearchSpace(NamedTuple):
-    """An option that is searched for: between two numbers, or among values; as the option itself reads them."""
+    """Where to search for an option: between two numbers or among values, as the option parses them."""
 
     values: tuple[Any, ...]
     is_range: bool = False
@@ -23,10 +23,10 @@ class SearchSpace(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """A run of the file, which stands for all its trials; with something sought, for the search and what it finds.
+    """A run of the sweep file: all its trials or, if options are sought, the search and the trials of its result.
 
     Attributes:
-        source: where the options stand, for messages.
+        source: file and run that state the options, for messages.
     """
 
     name: str
@@ -37,14 +37,14 @@ class Planned(NamedTuple):
 
 
 def plan(path: Path, flags: Mapping[str, Any]) -> tuple[list[Planned], Study]:
-    """Every run of the file, checked.
+    """Return every run of a sweep file, checked, and the settings of its search.
 
     Args:
         path: of the file.
-        flags: options that beat the file's.
+        flags: options that override the file's.
 
     Raises:
-        UserError: anything wrong with the file or with the options of a run, all of it in one message.
+        UserError: the file or the options of a run are wrong; one message lists all problems.
     """
     sweep = read_sweep(path)
     problems = _Problems()
@@ -65,23 +65,23 @@ def plan(path: Path, flags: Mapping[str, Any]) -> tuple[list[Planned], Study]:
     return planned, sweep.study
 
 
-# ---- what is wrong with it -----------------------------------------------------------------------------------------
+# ---- problems ------------------------------------------------------------------------------------------------------
 
 
 class _Problems:
-    """What is wrong with the runs; what is wrong in the same way with many of them is said once."""
+    """Collects the problems of all runs; a problem that many runs share is reported once."""
 
     def __init__(self) -> None:
         self._found: dict[str, list[str]] = {}
 
     def extend(self, run: str, texts: Iterator[str]) -> None:
-        """Take what is wrong with a run; of no run: with the file as a whole."""
+        """Add the problems of a run; an empty name stands for the file as a whole."""
         for text in texts:
             alike = text.replace(f", {run})", ")").removeprefix(f"{run}: ")
             self._found.setdefault(alike, []).append(text)
 
     def checked(self, run: str, options: Options, source: str) -> Config | None:
-        """The config of these options, or None: something is wrong with them."""
+        """Return the config of these options; None: they are wrong, and their problems are added."""
         try:
             return config_of(options, source)
         except UserError as error:
@@ -89,7 +89,7 @@ class _Problems:
             return None
 
     def raise_any(self, path: Path) -> None:
-        """Raises: UserError: all that was found, if anything was."""
+        """Raises: UserError: all problems, if there are any."""
         lines = []
         for texts in self._found.values():
             others = len(set(texts)) - 1
@@ -99,7 +99,7 @@ class _Problems:
 
 
 def _search_problems(sweep: Sweep) -> Iterator[str]:
-    """What is wrong with the search whatever the runs are."""
+    """Yield the problems of the search that do not depend on a run."""
     for option in sweep.search:
         if option not in OPTIONS:
             yield f"search.{option}: no such option{did_you_mean(option, OPTIONS)}"
@@ -115,13 +115,13 @@ def _search_problems(sweep: Sweep) -> Iterator[str]:
 def _sought(
     option: str, space: Range | list[Any], run: tuple[str, Options, str], problems: _Problems
 ) -> SearchSpace | None:
-    """What is searched, with values as the option reads them; None: something is wrong with it, and noted.
+    """Return where to search for an option, with values as it parses them; None: they are wrong, problems are added.
 
     Args:
         option: its name.
-        space: as it stands in the file.
-        run: name, options and source of the run that it is searched for in.
-        problems: to note them in.
+        space: as in the file.
+        run: name, options and source of the run with the search.
+        problems: to add to.
     """
     name, options, source = run
     given = [space.low, space.high] if isinstance(space, Range) else space
@@ -146,7 +146,7 @@ def _space_problems(space: Range | list[Any], values: tuple[Any, ...]) -> Iterat
 
 
 def _study_problems(study: Study, config: Config, sought: Mapping[str, SearchSpace | None]) -> Iterator[str]:
-    """What cannot be meant by the search in a run."""
+    """Yield contradictions between the search and the options of a run."""
     if config.use_full_data:
         yield "use_full_data holds out no validation images, which a search needs"
     numbers = range(config.trial_num, config.trial_num + config.num_trial)

@@ -1,4 +1,4 @@
-"""What a search draws, and what the options make of it."""
+"""Draw values for a search, and convert them to values of the options."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def suggested(trial: Trial, name: str, sought: SearchSpace) -> Any:
-    """The value of an option in a trial of a study, drawn unless it was before.
+    """Return the value of an option in a trial of a study; draw it unless that was done before.
 
     Args:
         trial: of the study.
-        name: the option's.
-        sought: where it is searched for.
+        name: of the option.
+        sought: where to search for it.
     """
     if not sought.is_range:
         return as_written(trial.suggest_categorical(name, [_label(value) for value in sought.values]), sought)
@@ -26,7 +26,7 @@ def suggested(trial: Trial, name: str, sought: SearchSpace) -> Any:
 
 
 def as_written(drawn: Any, sought: SearchSpace) -> Any:
-    """The option's value for what was drawn: numbers have three digits, as one would write them."""
+    """Convert what was drawn to the option's value; numbers get three digits, as a person would write them."""
     if not sought.is_range:
         return next(value for value in sought.values if _label(value) == drawn)
     if isinstance(drawn, int):

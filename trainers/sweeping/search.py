@@ -1,4 +1,4 @@
-"""A search for the options of a run that do best on validation: one study of Optuna's, shared by all workers."""
+"""Search for the options of a run that do best on validation, in one Optuna study that all workers share."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from utils.files import read_json
 
 
 class Search:
-    """The search in one run of a sweep, and then the trials of what it found.
+    """The search in one run of a sweep, followed by the trials with the best options.
 
-    A trial of the study is one run, under the study's seed. What a trial draws is a function of the seed, its number
-    and what was told before: a study that was interrupted goes on as if it had not been, and with one worker it draws
-    the same every time.
+    A trial of the study is one run, with the study's seed. The values it draws depend only on the seed, its number and
+    the results reported before. So an interrupted study resumes as if it had not been interrupted, and one worker
+    draws the same values every time.
 
     Args:
-        planned: the run, with what is sought in it.
-        settings: how.
-        claims: what is known of the other workers; its folder keeps the journal.
+        planned: the run, with the options to search for.
+        settings: of the search.
+        claims: shared by all workers; its folder holds the journal.
     """
 
     def __init__(self, planned: Planned, settings: Study, claims: Claims) -> None:
@@ -49,10 +49,10 @@ class Search:
         with claims.exclusive("journal"):
             self._study = _study(claims.folder / "journal.log", f"{self.name} ({self._key})")
 
-    # ---- handing out -----------------------------------------------------------------------------------------------
+    # ---- the next run ----------------------------------------------------------------------------------------------
 
     def take(self) -> Task | None:
-        """Claim the next run: one that a worker has left, or a new one; None: the rest is in work by others."""
+        """Claim the next run: one that a worker abandoned, or a new one; None: other workers have claimed the rest."""
         if self.found is None and not self.over:
             with self._claims.exclusive(f"{self.name} {self._key}"):
                 if (task := self._next()) is not None:
@@ -83,21 +83,21 @@ class Search:
         return self._study.get_trials(deepcopy=False)[trial.number]
 
     def _trial(self, frozen: FrozenTrial) -> Trial:
-        return Trial(self._study, frozen._trial_id)  # there is no public way to one that another process began
+        return Trial(self._study, frozen._trial_id)  # no public function gives a trial that another process began
 
     def _claimed(self, trial: Trial) -> Task | None:
-        """The task of a trial that no one is at work on; None for one that another has, or that cannot be run."""
+        """Claim a trial and return its task; None: another worker has claimed it, or it cannot be run."""
         params = self._drawn(trial)
         try:
             unit = self._unit(params, trial.number)
-        except UserError as error:  # each value by itself is allowed, but not with the others
+        except UserError as error:  # each value is allowed, but not together with the others
             trial.set_user_attr("problem", str(error))
             self._study.tell(trial.number, state=TrialState.FAIL)
             return None
         claim = self._claims.claim(unit)
         if claim is None:
             return None
-        if self._state(trial).state != TrialState.RUNNING:  # told just before its claim was given up
+        if self._state(trial).state != TrialState.RUNNING:  # its result was reported just before its claim was released
             claim.release()
             return None
         for name, value in {"folder": str(unit.folder), "worker": WORKER}.items():
@@ -108,7 +108,7 @@ class Search:
         return Task(unit, claim, heading, watched, partial(self._tell, trial, unit), partial(self._give_up, trial))
 
     def _drawn(self, trial: Trial) -> Options:
-        """The values of a trial, drawn where that was not done yet."""
+        """Return the values of a trial; draw those that it does not have yet."""
         seed = hashlib.sha256(f"{self._settings.seed}/{trial.number}".encode()).digest()
         self._study.sampler = optuna.samplers.TPESampler(
             n_startup_trials=self._settings.startup, seed=int.from_bytes(seed[:4], "little")
@@ -116,7 +116,7 @@ class Search:
         return {name: suggested(trial, name, sought) for name, sought in self._planned.sought.items()}
 
     def _unit(self, params: Options, number: int) -> Unit:
-        """Raises: UserError: these values cannot be had together."""
+        """Raises: UserError: these values contradict one another."""
         untrained = self._settings.metric == "val_acc_before_finetune"
         options = {
             **self._planned.options, **params, "seed": self._settings.seed, "trial_num": 1, "num_trial": 1,
@@ -126,7 +126,7 @@ class Search:
         return Unit.of(options["name"], config_of(options, f"{self._planned.source}, search"))
 
     def _settled_by_repetition(self, trial: Trial) -> bool:
-        """Tell of a new trial what another of the same values has come to, if there is one."""
+        """Report for a new trial the result of an earlier one with the same values, if there is one."""
         params = self._drawn(trial)
         for other in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
             if self._values(other) == params:
@@ -141,10 +141,10 @@ class Search:
         sought = self._planned.sought
         return {name: as_written(value, sought[name]) for name, value in trial.params.items()}
 
-    # ---- while and after a run -------------------------------------------------------------------------------------
+    # ---- during and after a run ------------------------------------------------------------------------------------
 
     def _should_stop_early(self, trial: Trial, unit: Unit) -> bool:
-        """Report the epochs that are new, one by one; whether any of them makes the run one to be ended."""
+        """Report each new epoch to the study; return whether one of them should end the run."""
         finished = [
             one.intermediate_values
             for one in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -163,9 +163,9 @@ class Search:
         return False
 
     def _tell(self, trial: Trial, unit: Unit, ended_early: bool) -> None:
-        """Tell the study what a run has come to that has ended, early or well.
+        """Report the result of a run that has ended, early or normally.
 
-        One that ended before it was looked at is judged as it would have been while it ran.
+        A run that ended before its last epochs were reported is judged as if it were still running.
         """
         if ended_early or self._should_stop_early(trial, unit):
             self._study.tell(trial.number, state=TrialState.PRUNED)
@@ -177,17 +177,17 @@ class Search:
             raise UserError(f"{unit.folder}: {self._settings.metric} was not measured, by which the search would go")
         missed = misses_target(summary, unit.config, self._settings.tolerance)
         trial.set_user_attr("missed", missed)
-        self._study.tell(trial.number, 0.0 if missed else value)  # at the target it has no accuracy
+        self._study.tell(trial.number, 0.0 if missed else value)  # it has no accuracy at the target density
 
     def _give_up(self, trial: Trial) -> bool:
-        """A run that diverged has taught the search something, and is no failure."""
+        """Report that a run diverged; return False: the search learns from it, so it is no failure."""
         self._study.tell(trial.number, state=TrialState.PRUNED)
         return False
 
-    # ---- in the end ------------------------------------------------------------------------------------------------
+    # ---- the result ------------------------------------------------------------------------------------------------
 
     def _conclude(self) -> None:
-        """Take the best: write it down, and go on to its own trials."""
+        """Write the best options to a config, and prepare their trials."""
         trials = self._study.get_trials(deepcopy=False)
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         good = [trial for trial in complete if not trial.user_attrs.get("missed")]
@@ -216,7 +216,7 @@ class Search:
 
 
 def _study(journal: Path, name: str) -> optuna.Study:
-    """Begin the study of this name, or join it.
+    """Create the study of this name, or join it.
 
     Raises:
         UserError: the journal cannot be read.

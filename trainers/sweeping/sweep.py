@@ -1,4 +1,4 @@
-"""Many runs by one file, by one worker or many, and the table that compares them."""
+"""Run the experiments of a sweep file with one or many workers, and compare them in a table."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 def run_sweep(config: Config) -> None:
-    """Be a worker of the sweep in the file `sweep`: run what is to be run until all is finished, then compare it.
+    """Work on the sweep in the file `sweep` until all its runs are finished, then compare them.
 
-    `trainers.sweeping.sweep_file` describes the file; flags override it. Every process that is started with the same
-    command takes what no other has taken, finished or given up.
+    `trainers.sweeping.sweep_file` describes the file; flags override it. Each process that is started with the same
+    command takes runs that no other has claimed, that are not finished and that have not failed.
 
     Raises:
-        UserError: anything wrong with the file or a run's options, before the first is run; or, when all else is
-            finished, that some runs could not be run.
-        SweepStopped: the process was asked to stop; the same command goes on.
+        UserError: the file or a run's options are wrong (raised before the first run), or some runs failed (raised when
+            all others are finished).
+        SweepStopped: the process was asked to stop; the same command resumes.
     """
     path = Path(config.sweep)
     flags = {name: getattr(config, name) for name in config.model_fields_set - {"sweep", "config"}}
@@ -47,7 +47,7 @@ def run_sweep(config: Config) -> None:
 
 
 def _search() -> type[Search]:
-    """The kind of job that searches; it alone needs Optuna.
+    """Return the class of jobs with a search; only this class needs Optuna.
 
     Raises:
         UserError: Optuna is not installed.
@@ -66,7 +66,7 @@ def _job(run: Planned, study: Study, claims: Claims, search: type[Search] | None
 
 
 def _compare(jobs: Sequence[Trials | Search], claims: Claims) -> None:
-    """Write the table of all that is finished, by whichever worker, and say what the searches found."""
+    """Write the table of all finished runs, whichever worker ran them, and print what the searches found."""
     runs = [job if isinstance(job, Trials) else job.found for job in jobs]
     experiments = {run.name: run.experiment for run in runs if run is not None and run.experiment[0].parent.is_dir()}
     for folder, config in experiments.values():

@@ -1,4 +1,4 @@
-"""What a sweep's file says: the runs, what varies over them, and what is searched for in them."""
+"""The format of a sweep file: the runs, the options that vary over them, and the options to search for."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ Space = Annotated[
 
 
 class Study(_Part):
-    """How a search goes on.
+    """The settings of a search.
 
     Attributes:
-        trials: runs of each search.
-        metric: what is maximised; never measured on test.
-        pruner: `median` ends a run that lies below the median of the finished ones, at the same epochs.
-        startup: runs at random before the search learns from them, and finished ones before any is ended early.
-        first_stop: the fraction of its epochs that no run is ended before.
-        seed: of the search's draws and of its runs; another than the options' own.
-        tolerance: fraction by which the weights remaining may exceed the target; null: any number of them may remain.
-        confirm: run what was found as any other run of the file, with the options' own seeds.
+        trials: number of runs in each search.
+        metric: what to maximise; never measured on test.
+        pruner: `median` ends a run that is below the median of the finished ones at the same epochs.
+        startup: random runs before the search learns from results; also finished runs before any is ended early.
+        first_stop: fraction of its epochs before which no run is ended.
+        seed: of the search's random values and of its runs; must differ from the seeds of the trials.
+        tolerance: fraction by which the weights remaining may exceed the target; null: any density is allowed.
+        confirm: run what was found like any other run of the file, with the seeds of the options.
     """
 
     trials: Annotated[int, Field(ge=1)] = 12
@@ -58,7 +58,7 @@ class Study(_Part):
 
 
 class Sweep(_Part):
-    """The file."""
+    """A sweep file."""
 
     options: Options = {}
     vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
@@ -68,10 +68,10 @@ class Sweep(_Part):
 
 
 def runs_of(path: Path, flags: Mapping[str, Any] | None = None) -> Iterator[tuple[str, Options]]:
-    """Each run's name, as `run/option_value`, and its options in the file; a flag stands for all values of its option.
+    """Yield each run's name, `run/option_value`, and its options in the file; a flag replaces all values of its option.
 
     Raises:
-        UserError: the file cannot be read, or has another shape.
+        UserError: the file cannot be read, or has the wrong format.
     """
     sweep = read_sweep(path)
     vary = {name: [flags[name]] if name in (flags or {}) else values for name, values in sweep.vary.items()}
@@ -85,12 +85,12 @@ def runs_of(path: Path, flags: Mapping[str, Any] | None = None) -> Iterator[tupl
 
 
 def named(name: str, chosen: Mapping[str, Any]) -> str:
-    """The name of a run in which some options have these values."""
+    """Return the name of a run in which some options have these values."""
     return "/".join([name, *(f"{option}_{value}" for option, value in chosen.items())])
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Raises: UserError: the file cannot be read, or has another shape."""
+    """Raises: UserError: the file cannot be read, or has the wrong format."""
     try:
         return Sweep.model_validate(read_document(path, "sweep"))
     except ValidationError as error:

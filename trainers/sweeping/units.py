@@ -1,4 +1,4 @@
-"""What the workers of a sweep share: who is at work on which run, and which runs have failed."""
+"""The shared state of a sweep's workers: which runs are claimed, and which have failed."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from utils.files import read_json, write_atomic, write_json
 from utils.run.lock import Claim, is_locked
 
 DIVERGED = 3
-"""The exit code of a run whose loss became NaN or infinite."""
+"""Exit code of a run whose loss became NaN or infinite."""
 WORKER = f"{socket.gethostname()}-{os.getpid()}"
 
 
 class Unit(NamedTuple):
-    """One trial of one run: what a worker takes, and a process runs.
+    """One trial of one run: a worker claims it, and a process runs it.
 
     Attributes:
         name: unique in the sweep.
-        asked: its options, `auto` where that was asked for.
-        config: its options as they are on this machine.
+        asked: its options, with `auto` unresolved.
+        config: its options as resolved on this machine.
     """
 
     name: str
@@ -50,13 +50,13 @@ class Unit(NamedTuple):
 
 @dataclass
 class Task:
-    """A unit that this worker has claimed, and what is to be done about it while it runs and when it has run.
+    """A unit that this worker has claimed, and what to call while and after it runs.
 
     Attributes:
-        heading: what it is, for the screen.
-        should_stop_early: called every now and then while it runs; true asks for its early end.
-        done: called when it has ended well, or early as it was asked to; with whether it was.
-        diverged: called when its loss became NaN or infinite; returns whether that was a failure.
+        heading: a description for the screen.
+        should_stop_early: called repeatedly while it runs; True ends it early.
+        done: called when it has ended normally or early; the argument says whether early.
+        diverged: called when its loss became NaN or infinite; returns whether that counts as a failure.
     """
 
     unit: Unit
@@ -68,18 +68,18 @@ class Task:
 
 
 class Job(Protocol):
-    """What hands out units."""
+    """A source of units to run."""
 
     over: bool
-    """Whether all its units are finished, or have failed."""
+    """Whether all its units are finished or have failed."""
 
     def take(self) -> Task | None:
-        """Claim what is to be run next; None: there is nothing now."""
+        """Claim the next unit; None: there is none at present."""
         ...
 
 
 class Claims:
-    """The place by which the workers of a sweep know of one another.
+    """Files through which the workers of a sweep know of one another.
 
     Args:
         folder: of the sweep, among the results.
@@ -89,14 +89,14 @@ class Claims:
         self.folder = folder
         self._shared = folder / ".sweep"
         self.problems: dict[str, str] = {}
-        """Unit -> what kept it from being run, as far as this worker knows."""
+        """Unit -> why it could not be run, as far as this worker knows."""
         self._shared.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=self._shared) as mark:
-            # By the clock of the file system, which all workers share.
+            # The time of the file system, whose clock all workers share.
             self._began = os.fstat(mark.fileno()).st_mtime_ns
 
     def claim(self, unit: Unit) -> Claim | None:
-        """The claim to a unit, or None: another process is at work on it, or has failed at it."""
+        """Claim a unit; None: another process is running it, or it has failed."""
         claim = Claim.of(self._place("claims", unit.name, ".lock"))
         if claim is None:
             return None
@@ -107,7 +107,7 @@ class Claims:
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
-        """Within, no other worker is in the same part; for moments."""
+        """Keep other workers out of the part of this name while the context is open; for short work only."""
         path = self._place("parts", name, ".lock")
         while (claim := Claim.of(path)) is None:
             time.sleep(0.05)
@@ -117,20 +117,20 @@ class Claims:
             claim.release()
 
     def options_file(self, unit: Unit, seconds: float | None = None) -> Path:
-        """A file with the unit's options, for the process that runs it in so many seconds; this worker's own."""
+        """Write the unit's options, with a time limit, to a file of this worker; the unit's process reads it."""
         path = self._place("options", f"{unit.name}@{WORKER}", ".yml")
         limit = {} if seconds is None else {"max_time": f"{int(seconds)}s"}
         write_atomic(path, stated(unit.asked.model_copy(update=limit)))
         return path
 
     def failed(self, unit: Unit, code: int) -> None:
-        """Write down that the unit's process ended in this way, for all workers that are there now."""
+        """Record, for all current workers, that the unit's process failed with this exit code."""
         record = {"exit_code": code, "config_hash": unit.config.config_hash, "worker": WORKER}
         write_json(self._place("failed", unit.name, ".json"), record)
         self.problems[unit.name] = self._problem(unit, code)
 
     def _has_failed(self, unit: Unit) -> bool:
-        """Whether it failed in the lifetime of this worker; one that diverged would do so again, whoever runs it."""
+        """Whether it failed since this worker began, or ever diverged: it would then diverge again, whoever runs it."""
         path = self._place("failed", unit.name, ".json")
         try:
             record, written = read_json(path), path.stat().st_mtime_ns

@@ -1,4 +1,4 @@
-"""A worker: takes one unit after another and runs each as a process of its own, until nothing is left."""
+"""A sweep worker: take one unit after another and run each in its own process, until none is left."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from utils.run.stopping import OUT_OF_TIME, SIGNALS, STARTED
 
 MAIN = Path(__file__).resolve().parents[2] / "main.py"
 LOOK_EVERY = 0.5
-"""Seconds between two looks at a run that goes on."""
+"""Seconds between two checks of a run in progress."""
 WAIT = 2.0
-"""Seconds between two looks at what others are at work on."""
+"""Seconds between two checks of the units that other workers run."""
 
 
 def work(jobs: Sequence[Job], claims: Claims, limit: float | None = None) -> None:
-    """Run what the jobs hand out, until all are over; what is in work by others is waited for, for they may die.
+    """Run the units of all jobs until all are over; wait for units of other workers, as these may die.
 
     Args:
-        jobs: in the order in which they are to be done.
-        claims: what is known of the other workers.
-        limit: seconds this process may take from its start; a run is given what is left of them.
+        jobs: in the order in which to work on them.
+        claims: shared by all workers.
+        limit: seconds this process may take from its start; each run gets what is left of them.
 
     Raises:
         SweepStopped: this worker, or its run, was asked to stop, or ran out of time.
@@ -55,7 +55,7 @@ def work(jobs: Sequence[Job], claims: Claims, limit: float | None = None) -> Non
 
 @contextmanager
 def _asked_to_stop() -> Iterator[list[int]]:
-    """Within: the signals that have asked to stop so far."""
+    """Collect, while the context is open, the signals that ask this process to stop."""
     asked: list[int] = []
     previous = {name: signal.signal(name, lambda signum, _frame: asked.append(signum)) for name in SIGNALS}
     try:
@@ -66,10 +66,10 @@ def _asked_to_stop() -> Iterator[list[int]]:
 
 
 def _run(task: Task, options: Path, claims: Claims, asked: list[int]) -> None:
-    """Run a unit and enter its outcome; the claim is given up in the end.
+    """Run a unit, record its outcome, and release its claim.
 
     Raises:
-        SweepStopped: it, or this worker, was asked to stop.
+        SweepStopped: the unit's process, or this worker, was asked to stop.
     """
     try:
         code, ended_early = run_process(task, options, asked)
@@ -90,20 +90,20 @@ def _run(task: Task, options: Path, claims: Claims, asked: list[int]) -> None:
 
 
 def run_process(task: Task, options: Path, asked: list[int]) -> tuple[int, bool]:
-    """Run a unit as a process, passing on to it what this one is sent.
+    """Run a unit in its own process, and forward to it the signals that this process receives.
 
     Args:
         task: the unit, claimed.
         options: a file with its options.
-        asked: the signals that this process has been sent; grows.
+        asked: the signals that this process has received; grows.
 
     Returns:
-        Its exit code (below 0: the signal that killed it), and whether it was ended early.
+        The exit code (below 0: the signal that killed the process), and whether it was ended early.
     """
     command = [sys.executable, str(MAIN), "--config", str(options)]
     if (task.unit.folder / "config.yml").is_file():
         command += ["--resume", str(task.unit.folder)]
-    # In a session of its own: Ctrl-C at a terminal would reach it twice, and the second one stops a run unsaved.
+    # In its own session: otherwise Ctrl-C would reach it twice, and the second signal stops a run without saving.
     process = subprocess.Popen(command, start_new_session=True, pass_fds=task.claim.handles)
     passed_on, ended_early = 0, False
     try:
