@@ -236,7 +236,7 @@ class SearchOptions(Options):
     target_sparsity: Float = option(0.5, "weights that remain at the end, in percent", gt=0, le=100)
     hc_quantized: bool = option(False, "round the scores in the forward pass of the search (Gem-Miner)")
     quantize_threshold: Float = option(0.5, "scores above it count as 1", ge=0, lt=1)
-    bottom_k_on_forward: bool = option(False, "round at the score under which p of the weights in play lie, instead")
+    bottom_k_on_forward: bool = option(False, "round at the score under which p of the unpruned weights lie, instead")
     differentiate_clamp: bool = option(False, "bring scores into [0, 1] before every forward pass")
     project_freq: Int = option(1, "steps from one projection of the scores to [0, 1] to the next", ge=1)
     round: one_of("naive", "prob", "naive_prob", "all_ones") = option("naive", "rounding of the evaluated mask")

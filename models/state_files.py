@@ -38,7 +38,7 @@ def read_state(path: str | Path) -> State:
         raise UserError(f"cannot read a state_dict from {path}: the file is no such thing, or damaged") from error
     state = unwrapped(found)
     if not state:
-        raise UserError(f"{path} holds no state_dict: a mapping of names to tensors was looked for")
+        raise UserError(f"{path} holds no state_dict: a mapping of names to tensors is expected")
     return {name: value for name, value in state.items() if not _is_dummy(name, state)}
 
 

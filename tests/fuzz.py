@@ -2,9 +2,9 @@
 
     python -m tests.fuzz --cases 10000 [--only NAME ...]
 
-Every case calls `main.main` with untrusted files or words (`tests.strangers`) in its own folder, beside a canary and
-files that existed before. An audit hook sees what a case writes, renames or removes elsewhere, and every process that
-it starts. The cases are the same every time; a failing case is minimised.
+Every case calls `main.main` with untrusted files or words (`tests.untrusted_inputs`) in its own folder, beside a
+canary and files that existed before. An audit hook sees what a case writes, renames or removes elsewhere, and every
+process that it starts. The cases are the same every time; a failing case is minimised.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from args_helper import parse_args
-from tests import strangers
-from tests.places import EVALUATE, TINY, Outcome, Place, Watch
+from tests import untrusted_inputs
+from tests.fuzz_sandbox import EVALUATE, TINY, Outcome, Place, Watch
 from tests.small_sets import put_mnist
 from trainers.results.run_folder import folder_of
 
@@ -194,22 +194,25 @@ FUZZERS = (
 
 def fuzzers(place: Place) -> dict[str, tuple[Callable[[Place, Any], None], SearchStrategy[Any]]]:
     """Return name -> the function that tries a case, and the strategy that draws cases."""
-    ticket, state = (strangers.tensor_files(path.read_bytes()) for path in (place.ticket, place.model))
-    checkpoint = strangers.checkpoints(place.search.read_bytes())
-    parts = st.lists(strangers.CLASSES, min_size=2, max_size=2)
+    ticket, state = (untrusted_inputs.tensor_files(path.read_bytes()) for path in (place.ticket, place.model))
+    checkpoint = untrusted_inputs.checkpoints(place.search.read_bytes())
+    parts = st.lists(untrusted_inputs.CLASSES, min_size=2, max_size=2)
     sizes = st.sampled_from([8, 8, 8, 0, 1, 100])
-    mnist = strangers.mutated(MNIST_RAW) | strangers.mutated(MNIST_RAW[:16]) | checkpoint
+    mnist = untrusted_inputs.mutated(MNIST_RAW) | untrusted_inputs.mutated(MNIST_RAW[:16]) | checkpoint
     return {
-        "configs": (try_config, strangers.CONFIGS),
-        "command lines": (try_words, strangers.WORDS),
+        "configs": (try_config, untrusted_inputs.CONFIGS),
+        "command lines": (try_words, untrusted_inputs.WORDS),
         "tickets": (try_ticket, ticket | state),
         "tickets, pickled": (try_ticket_pickle, checkpoint),
         "networks": (try_pretrained, checkpoint),
         "checkpoints": (try_resume, checkpoint),
-        "summaries": (try_summary, strangers.json_files((place.run / "summary.json").read_bytes())),
-        "run folders": (try_run_config, strangers.CONFIGS | strangers.mutated((place.run / "config.yml").read_bytes())),
+        "summaries": (try_summary, untrusted_inputs.json_files((place.run / "summary.json").read_bytes())),
+        "run folders": (
+            try_run_config,
+            untrusted_inputs.CONFIGS | untrusted_inputs.mutated((place.run / "config.yml").read_bytes()),
+        ),
         "image folders": (try_images, st.tuples(st.sampled_from(list(LAYOUTS)), parts, sizes)),
-        "decoded images": (try_cache, strangers.tensor_files(place.cache.read_bytes())),
+        "decoded images": (try_cache, untrusted_inputs.tensor_files(place.cache.read_bytes())),
         "MNIST": (try_mnist, st.tuples(st.sampled_from(MNIST_FILES), mnist)),
     }
 

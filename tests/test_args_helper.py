@@ -1144,7 +1144,7 @@ def test_a_file_that_is_not_yaml_is_refused_with_the_line(text: str, line: int, 
 
 @pytest.mark.parametrize("text", ["- lr\n- wd\n", "just words\n", "7\n"])
 def test_a_file_that_is_no_mapping_is_refused(text: str, tmp_path: Path) -> None:
-    assert complaint_about(tmp_path, text) == "FILE is not a list of options: lines such as 'lr: 0.1' were looked for"
+    assert complaint_about(tmp_path, text) == "FILE is not a list of options: it should have lines such as 'lr: 0.1'"
 
 
 def test_a_file_that_would_run_code_is_refused_with_its_line(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What strangers' files can do: a few of the fuzzers' cases, and every defect that they or their making have found."""
+"""What untrusted files can do: a few of the fuzzers' cases, and every defect that the fuzzers found."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from args_helper import parse_args
 from data.decode import middle_square, read_image
-from tests import fuzz, strangers
-from tests.places import Place, Watch
+from tests import fuzz, untrusted_inputs
+from tests.fuzz_sandbox import Place, Watch
 from tests.small_sets import put_cifar
 from trainers.results.run_folder import folder_of
 from trainers.results.summary import read_summary
@@ -33,7 +33,7 @@ CASES = {"checkpoints": 12, "image folders": 25, "decoded images": 20, "summarie
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    yield Place(tmp_path_factory.mktemp("strangers"), Watch())
+    yield Place(tmp_path_factory.mktemp("untrusted_inputs"), Watch())
 
 
 @pytest.mark.parametrize("name", fuzz.FUZZERS)
@@ -75,7 +75,7 @@ def test_the_fuzzers_see_code_that_runs_files_that_change_and_tracebacks(code, p
         ('name: "\\ud800"', "no text"),
         ("data: !!binary aGk=", "neither a plain value"),
         ("? [a]\n: 1", "is not a list of options"),
-        (strangers.bomb(30, 10).rpartition("\n?")[0], "neither a plain value"),
+        (untrusted_inputs.bomb(30, 10).rpartition("\n?")[0], "neither a plain value"),
     ],
 )
 def test_yaml_of_a_strangers_making_is_refused_in_short(text: str, said: str, call: Call, tmp_path: Path) -> None:
@@ -110,17 +110,21 @@ def test_a_message_has_no_signs_that_a_terminal_obeys() -> None:
 # ---- tickets, networks, checkpoints --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("evil", [strangers.Evil(), strangers.EvilPath()])
+@pytest.mark.parametrize("evil", [untrusted_inputs.Evil(), untrusted_inputs.EvilPath()])
 def test_a_pickle_runs_no_code(evil: object, place: Place, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(place.root / "work")
-    for content in (pickle.dumps(evil), strangers.saved({"state_dict": {"x": evil}}), strangers.saved(evil)):
+    for content in (
+        pickle.dumps(evil),
+        untrusted_inputs.saved({"state_dict": {"x": evil}}),
+        untrusted_inputs.saved(evil),
+    ):
         (tmp_path / "x.pt").write_bytes(content)
         with pytest.raises(UserError):
             load_tensors(tmp_path / "x.pt")
     assert not list(Path("canary").iterdir())
     pickle.loads(pickle.dumps(evil))  # it would have
     assert list(Path("canary").iterdir())
-    Path(strangers.OWNED).unlink()
+    Path(untrusted_inputs.OWNED).unlink()
 
 
 def test_a_pipe_is_no_checkpoint_and_no_image(tmp_path: Path) -> None:
@@ -141,7 +145,7 @@ def test_a_pipe_is_no_checkpoint_and_no_image(tmp_path: Path) -> None:
     ids=["sparse", "meta", "quantized", "nested"],
 )
 def test_a_state_dict_of_tensors_without_plain_values_is_none(value: torch.Tensor, place: Place) -> None:
-    fuzz.try_pretrained(place, strangers.saved({"linear.0.weight": value}))
+    fuzz.try_pretrained(place, untrusted_inputs.saved({"linear.0.weight": value}))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +201,7 @@ def test_a_checkpoint_of_something_else_is_not_gone_on_from(at: tuple[str, ...],
     for key in at[:-1]:
         inner = inner[key]
     inner[at[-1]] = value
-    fuzz.try_resume(place, strangers.saved({**tree, "done": False}))
+    fuzz.try_resume(place, untrusted_inputs.saved({**tree, "done": False}))
 
 
 @pytest.mark.parametrize("link", ["checkpoints", ".lock", "acc_and_sparsity.csv"])
@@ -223,7 +227,7 @@ def test_postscript_is_not_run(tmp_path: Path) -> None:
 
 
 def test_an_image_of_too_many_pixels_is_refused_by_its_header(tmp_path: Path) -> None:
-    (tmp_path / "x.png").write_bytes(strangers.bomb_png(10_000, 9_000))
+    (tmp_path / "x.png").write_bytes(untrusted_inputs.bomb_png(10_000, 9_000))
     with pytest.raises(UserError, match="too large an image: 10000×9000"):
         read_image(tmp_path / "x.png")
 
@@ -254,7 +258,7 @@ def test_cifars_pickles_are_loaded_only_with_their_own_checksums(tmp_path, call,
     Path("canary").mkdir()
     for name in ("data_batch_1", "batches.meta"):
         content = (tmp_path / "cifar-10-batches-py" / name).read_bytes()
-        (tmp_path / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(strangers.EvilPath()))
+        (tmp_path / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(untrusted_inputs.EvilPath()))
         told = call("--evaluate", "--dataset", "CIFAR10", "--data", tmp_path, "--pretrained", "x", "--device", "cpu")
         assert told.code == 2 and not list(Path("canary").iterdir())
         (tmp_path / "cifar-10-batches-py" / name).write_bytes(content)

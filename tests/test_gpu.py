@@ -24,7 +24,7 @@ from models.initialise import draw_scores
 from models.layers import TopKInLayer
 from models.masking import plain_state, prunable_parameters, to_masked
 from tests.test_ranks import torchrun
-from tests.test_streamed import SPEC, put_noise
+from tests.test_streamed_batches import SPEC, put_noise
 from trainers.algorithms import ALGORITHMS
 from trainers.algorithms.cts import ConcreteSearch
 from trainers.algorithms.edge_popup import EdgePopup

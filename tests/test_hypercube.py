@@ -558,7 +558,7 @@ def test_a_search_that_goes_on_with_the_flags_of_its_file_prunes_as_the_whole_on
     ("kept", "start", "said"),
     [
         (228, "5", "the target of 25% is missed: start_epoch 5 lies after the last pruning, that of epoch 4"),
-        (40, "0", "the target of 25% is missed: only 40 weights were in play when the search began"),
+        (40, "0", "the target of 25% is missed: only 40 weights were unpruned when the search began"),
     ],
 )
 def test_a_target_out_of_reach_is_told_with_its_reason(kept, start, said, run, tmp_path):

@@ -120,7 +120,7 @@ def _prunings(config: Config, weights: int, unpruned: int) -> Iterator[str]:
     if isinstance(planned, str):
         yield f"prunings     {planned}"
     elif planned:
-        yield "prunings     weights in play afterwards, where none tie"
+        yield "prunings     unpruned weights afterwards, without ties"
         yield from (f"  {when:<14} {left:>12,}  {100 * left / weights:8.3f}%" for when, left in planned)
 
 

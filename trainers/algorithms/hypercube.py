@@ -113,7 +113,7 @@ class GemMiner(ScoreTraining):
         if config.algo == "hc" or config.override_prune_rate or config.prune_type == "FixThresholding":
             return None
         if unpruned < target:
-            return f"only {unpruned:,} weights were in play when the search began"
+            return f"only {unpruned:,} weights were unpruned when the search began"
         if unpruned > target and not self._prunings:
             return f"start_epoch {config.start_epoch} lies after the last pruning, that of epoch {config.prunings[-1]}"
         return None

@@ -65,7 +65,7 @@ def _whole(stored: Stored, path: Path) -> Ticket:
     try:
         return stored.with_weights(drawn_again(stored.draw, stored.shapes))
     except (ValueError, KeyError, TypeError, IndexError, ArithmeticError, RuntimeError, MemoryError) as error:
-        raise UserError(f"{path} cannot be taken up: {error}") from error
+        raise UserError(f"{path} cannot be loaded: {error}") from error
 
 
 def load_ticket(path: str | Path, model: nn.Module, gem: bool = False) -> Masks:

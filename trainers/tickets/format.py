@@ -245,5 +245,5 @@ def _places(shape: tuple[int, ...]) -> int:
 
 def _checked(tensor: Tensor, kind: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     if tensor.dtype != kind or tuple(tensor.shape) != shape:
-        raise ValueError(f"{tuple(tensor.shape)} numbers where {shape} were looked for")
+        raise ValueError(f"{tuple(tensor.shape)} numbers where {shape} are expected")
     return tensor

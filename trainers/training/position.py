@@ -83,9 +83,9 @@ def validate_position(stored: Any, first_epoch: int, where: str) -> dict[str, An
     except ValidationError as error:
         one = error.errors(include_input=False)[0]
         place = abbreviate(".".join(map(str, one["loc"]))) or "all of it"
-        raise UserError(f"{where} cannot be gone on from: {place}: {one['msg']}") from error
+        raise UserError(f"{where} cannot be resumed from: {place}: {one['msg']}") from error
     if len(position.rows) != position.epoch - first_epoch or (position.step > 0 and position.meter[2] <= 0):
-        raise UserError(f"{where} cannot be gone on from: its rows or counts are not those of epoch {position.epoch}")
+        raise UserError(f"{where} cannot be resumed from: its rows or counts are not those of epoch {position.epoch}")
     return stored
 
 

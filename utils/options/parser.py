@@ -178,7 +178,7 @@ def read_yaml(declared: Declarations, path: Path, problems: list[str]) -> dict[s
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode) or not all(isinstance(key, yaml.ScalarNode) for key, _ in root.value):
-        raise UserError(f"{path} is not a list of options: lines such as 'lr: 0.1' were looked for")
+        raise UserError(f"{path} is not a list of options: it should have lines such as 'lr: 0.1'")
     options: dict[str, Given] = {}
     seen: dict[str, str] = {}
     for key, value in root.value:

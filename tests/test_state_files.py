@@ -301,7 +301,7 @@ def test_the_message_on_a_file_that_would_run_code_gives_no_advice_to_run_it(tmp
 
 @pytest.mark.parametrize("content", [[torch.ones(1)], torch.ones(2), {}, {"epoch": 3}, {"state_dict": {}}])
 def test_a_file_without_a_state_is_refused(content, tmp_path):
-    with pytest.raises(UserError, match=r"net\.pt holds no state_dict: a mapping of names to tensors was looked for"):
+    with pytest.raises(UserError, match=r"net\.pt holds no state_dict: a mapping of names to tensors is expected"):
         read_state(saved(content, tmp_path))
 
 
