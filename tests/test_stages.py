@@ -12,7 +12,7 @@ import pytest
 from args_helper import parse_args
 from tests.conftest import SMALL, Outcome, read_rows
 from trainers.algorithms import ALGORITHMS
-from trainers.algorithms.stages import stages_of, warn_of_idle_milestones
+from trainers.training.stages import stages_of, warn_of_idle_milestones
 from utils.run.checkpoints import checkpoint_path
 
 Call = Callable[..., Outcome]

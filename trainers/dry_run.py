@@ -23,13 +23,13 @@ from models.folding import FoldedNetwork
 from models.masking import masked_layers, plain_state, prunable_parameters, to_masked, to_plain
 from models.state_files import load_scores, read_state
 from trainers.algorithms.load import load_algorithm
-from trainers.algorithms.stages import Stage, stages_of, warn_of_idle_milestones
 from trainers.results.run_folder import folder_of, resolved
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
 from trainers.training.batchnorm import refuse_single_images
 from trainers.training.compile import prepared
 from trainers.training.loop import evaluate
+from trainers.training.stages import Stage, stages_of, warn_of_idle_milestones
 from trainers.training.weights import train_ticket
 from utils.environment import device_name, peak_memory, reset_peak_memory
 from utils.errors import Stopped

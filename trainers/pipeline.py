@@ -17,7 +17,6 @@ from models.build import build_model
 from models.folding import FoldedNetwork
 from models.masking import to_plain
 from trainers.algorithms.load import load_algorithm
-from trainers.algorithms.stages import warn_of_idle_milestones
 from trainers.checks.controls import CHECKS
 from trainers.results.curves import draw_curves
 from trainers.results.references import dense_config, find_dense
@@ -31,6 +30,7 @@ from trainers.tickets.ticket import Ticket
 from trainers.training.batchnorm import refuse_single_images
 from trainers.training.compile import prepared
 from trainers.training.loop import evaluate
+from trainers.training.stages import warn_of_idle_milestones
 from trainers.training.weights import train_ticket
 from utils.distributed.collectives import broadcast, is_distributed, process_group, rank_zero_first, rank_zero_only
 from utils.distributed.launch import launched

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-
-from torch.optim import Optimizer
 
 from args_helper import Config
 from utils.schedules import lr_factor
@@ -67,14 +64,6 @@ class Recipe:
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch (0-based)."""
         return self.lr * lr_factor(self.lr_policy, self.epochs, self.gamma, self.milestones, self.warmup)(epoch)
-
-    def optimizer_of(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
-        """A fresh optimizer over parameter groups, each with its `params` and `weight_decay`."""
-        from trainers.training.optim import (
-            build_optimizer,  # imported here, so that reading options does not import torch
-        )
-
-        return build_optimizer(self.optimizer, groups, self.lr, self.momentum, self.nesterov)
 
 
 def _shared(config: Config) -> dict[str, Any]:

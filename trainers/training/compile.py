@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from args_helper import Config
 from data.load import Splits
-from trainers.algorithms.stages import stages_of
 from trainers.training.cost import BACKWARD_AND_FORWARD, forward_flops
+from trainers.training.stages import stages_of
 
 # Measured: compiling the steps of search and fine-tuning takes a CPU core a minute or two and saves about a third of
 # their time. A core does about 5e10 FLOPs a second; half an hour of these pays for it several times over.

@@ -12,6 +12,7 @@ from data.load import Splits
 from data.normalise import Batch
 from trainers.training.batchnorm import average_statistics
 from trainers.training.divergence import NotFinite, warn_of_collapse, watched
+from trainers.training.epoch_row import EpochRow
 from trainers.training.position import Position
 from trainers.training.tensorboard import Timed, show
 from trainers.training.training import Draw, Training
@@ -84,11 +85,12 @@ def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, 
             position.check()  # on a GPU, this also waits for all queued work
             speed = batches.throughput()
 
-            row = {"phase": stage, "epoch": epoch, **_measured(training, data, draw, position.meter, epoch)}
+            measured = _measured(training, data, draw, position.meter, epoch)
             position.count_epoch()
             training.after_epoch(epoch, draw)
             assert_same_on_all_ranks(training.network.state_dict(), f"after epoch {epoch} of {stage}")
-            row["seconds"] = round(position.seconds + time.perf_counter() - started, 3)
+            seconds = round(position.seconds + time.perf_counter() - started, 3)
+            row = EpochRow(phase=stage, epoch=epoch, seconds=seconds, **measured).model_dump()
             # Before the checkpoint: resuming drops events that are logged twice.
             show(run, stage, training, row, speed)
             stop, store = run.asked(stage, epoch)
@@ -181,7 +183,7 @@ def _drawing(run: Run, stage: str, epoch: int) -> Draw:
 
 
 def _measured(training: Training, data: Splits, draw: Draw, meter: Tensor, epoch: int) -> Row:
-    """The metrics of the epoch's row, in the order of the table's columns."""
+    """The metrics of the epoch's row."""
     loss, correct, seen = meter.tolist()
     found = training.measure(data, draw)
     return {

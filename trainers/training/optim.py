@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
+from trainers.tickets.recipe import Recipe
+
 
 def build_optimizer(
     name: str, groups: Iterable[dict[str, Any]], lr: float, momentum: float = 0.0, nesterov: bool = False
@@ -28,6 +30,11 @@ def build_optimizer(
     if name == "adam":
         return Adam(groups, lr=lr, fused=fused)
     return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
+
+
+def optimizer_of(recipe: Recipe, groups: Iterable[dict[str, Any]]) -> Optimizer:
+    """The optimizer that a recipe asks for, over parameter groups with `params` and `weight_decay`."""
+    return build_optimizer(recipe.optimizer, groups, recipe.lr, recipe.momentum, recipe.nesterov)
 
 
 def decay_groups(network: nn.Module, weight_decay: float, no_bn_decay: bool = False) -> list[dict[str, Any]]:

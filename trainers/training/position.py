@@ -15,6 +15,7 @@ from torch import Tensor
 from trainers.training.batchnorm import average_statistics
 from trainers.training.cost import Cost
 from trainers.training.divergence import check_finite
+from trainers.training.epoch_row import EpochRow
 from trainers.training.training import Training
 from utils.errors import UserError, abbreviate
 from utils.run.run import Row, Run
@@ -38,22 +39,6 @@ class _Cost(_Strict):
     teacher_images: Count = 0
 
 
-class _Row(_Strict):
-    """A row of the table."""
-
-    phase: str
-    epoch: Count
-    lr: float
-    test_acc_before_rounding: float | None
-    test_acc: float
-    val_acc: float | None
-    train_acc: float
-    train_loss: float
-    regularization_loss: float
-    model_sparsity: float
-    seconds: float
-
-
 class StoredPosition(_Strict):
     """A stored position; `restore` checks its `training`."""
 
@@ -62,7 +47,7 @@ class StoredPosition(_Strict):
     done: bool
     seconds: Finite
     meter: Annotated[list[Finite], Field(min_length=3, max_length=3)]
-    rows: list[_Row]
+    rows: list[EpochRow]
     training: dict[str, Any]
     cost: _Cost | None = None
 

@@ -17,6 +17,7 @@ from models.layers import Rule, Soft
 from models.masking import FlatScores, layer_parameters, masked_layers, plain_state, set_rule, to_plain
 from trainers.tickets.recipe import Recipe
 from trainers.training.loop import evaluate
+from trainers.training.optim import optimizer_of
 from trainers.training.rounding import is_noisy, naive_mask, rounded_masks, share
 from trainers.training.tensorboard import MaskMoves
 from trainers.training.training import Draw, Training
@@ -118,7 +119,7 @@ class ScoreTraining(Training):
         if not config.freeze_weights:
             weights = [weight.requires_grad_(True) for weight in layer_parameters(network).values()]
             groups.append({"params": weights, "weight_decay": recipe.wd})
-        return recipe.optimizer_of(groups)
+        return optimizer_of(recipe, groups)
 
     # ---- a step ------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from data.normalise import Batch
+from trainers.training.epoch_row import TAGS
 from trainers.training.training import Training
 from utils.run.run import Row, Run
 
@@ -24,19 +25,6 @@ LAYOUT = {
 """Charts with several lines, on TensorBoard's page of custom scalars."""
 
 
-_TAGS = {
-    "lr": "lr",
-    "test_acc_before_rounding": "accuracy/test_before_rounding",
-    "test_acc": "accuracy/test",
-    "val_acc": "accuracy/val",
-    "train_acc": "accuracy/train",
-    "train_loss": "loss/train",
-    "regularization_loss": "loss/regularization",
-    "model_sparsity": "weights_remaining_percent",
-    "seconds": "seconds",
-}
-
-
 def show(run: Run, stage: str, training: Training, row: Row, speed: Mapping[str, float]) -> None:
     """Write an epoch to TensorBoard.
 
@@ -48,7 +36,7 @@ def show(run: Run, stage: str, training: Training, row: Row, speed: Mapping[str,
         speed: as returned by `Timed.throughput`.
     """
     scalars, histograms = training.describe()
-    figures = {tag: row[name] for name, tag in _TAGS.items() if row[name] is not None}
+    figures = {tag: row[name] for name, tag in TAGS.items() if row[name] is not None}
     run.log(stage, row["epoch"], {**figures, **scalars, **speed}, histograms)
     if stage == "search":  # in other stages the density is constant
         accuracies = {f"against_density/{tag}": value for tag, value in figures.items() if tag.startswith("accuracy/")}

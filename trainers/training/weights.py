@@ -10,7 +10,7 @@ from models.folding import FoldedNetwork
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import evaluate, train
-from trainers.training.optim import decay_groups
+from trainers.training.optim import decay_groups, optimizer_of
 from trainers.training.training import Draw, Training
 from utils.masks import per_layer
 from utils.run.run import Row, Run
@@ -28,7 +28,7 @@ class WeightTraining(Training):
     def __init__(self, network: nn.Module, ticket: Ticket, recipe: Recipe) -> None:
         network.load_state_dict(ticket.state)
         network.requires_grad_(True)
-        optimizer = recipe.optimizer_of(decay_groups(network, recipe.wd, recipe.no_bn_decay))
+        optimizer = optimizer_of(recipe, decay_groups(network, recipe.wd, recipe.no_bn_decay))
         super().__init__(network, optimizer, recipe.rate, recipe.label_smoothing, recipe.precision)
         self.accumulate = recipe.accumulate
         self._folded = FoldedNetwork(network)

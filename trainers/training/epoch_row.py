@@ -1,0 +1,36 @@
+"""A row of the table of epochs: the one description of its columns."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+def _column(meaning: str, tag: str | None = None) -> Any:
+    """Describe a column; `tag` is its name in TensorBoard."""
+    return Field(description=meaning, json_schema_extra={"tag": tag})
+
+
+class EpochRow(BaseModel):
+    """A row, in the order of the table's columns; accuracies are top-1, in percent."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+
+    phase: str = _column("the stage")
+    epoch: Annotated[int, Field(ge=0)] = _column("0-based in its stage")
+    lr: float = _column("learning rate", "lr")
+    test_acc_before_rounding: float | None = _column(
+        "with the forward pass as trained", "accuracy/test_before_rounding"
+    )
+    test_acc: float = _column("of the rounded mask, or of the trained network", "accuracy/test")
+    val_acc: float | None = _column("on the images held out of training; None without any", "accuracy/val")
+    train_acc: float = _column("over the epoch's training batches", "accuracy/train")
+    train_loss: float = _column("mean over the epoch's training images, without the penalty", "loss/train")
+    regularization_loss: float = _column("λR(s) at the end of the epoch", "loss/regularization")
+    model_sparsity: float = _column("percent of the weights in the evaluated network", "weights_remaining_percent")
+    seconds: float = _column("of the epoch with its evaluation", "seconds")
+
+
+TAGS = {name: tag for name, field in EpochRow.model_fields.items() if (tag := field.json_schema_extra["tag"])}
+"""Column -> its name in TensorBoard."""
