@@ -38,7 +38,7 @@ def test_finished_runs_are_taken_over_without_the_machines_own_and_stand_in_the_
     assert there == sorted(
         f"{run}/{name}"
         for run in ("trial_1", "other/trial_1")
-        for name in ("acc_and_sparsity.csv", "config.yml", "summary.json")
+        for name in ("acc_and_sparsity.csv", "config.yml", "summary.json", "ticket.safetensors")
     )
     options = yaml.safe_load((tmp_path / "kept" / "trial_1" / "config.yml").read_text())
     assert not {"results_dir", "log_dir", "threads"} & set(options) and options["width"] == 0.25

@@ -4,7 +4,7 @@
     python -m trainers.reporting.measured --collect results/paper_resnet20 README.md
 
 rewrites the table. With `--collect` it first adds the finished runs of a results folder to these: of each run
-`summary.json`, the table of epochs, and the options. No other module imports this one.
+`summary.json`, the table of epochs, the ticket and the options. No other module imports this one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from trainers.reporting.gather import gather
 from trainers.reporting.published import AFTER, BEFORE, PUBLISHED, SAME, beside_published
 from trainers.reporting.series import Experiment, tasks_of
 from trainers.reporting.tables import NONE, Column, Table, number, spread, text
+from trainers.tickets.file import TICKET
 from utils.errors import UserError
 from utils.files import write_atomic
 from utils.markdown import replace_between_markers
@@ -45,7 +46,7 @@ def collect(results: Path, into: Path = MEASURED) -> int:
         raise UserError(f"--collect {results}: no run in it is finished")
     for run in finished:
         place = into / run.folder.relative_to(results.resolve())
-        for name in ("summary.json", run.config.results_filename):
+        for name in ("summary.json", run.config.results_filename, TICKET):
             write_atomic(place / name, (run.folder / name).read_bytes())
         options = yaml.safe_load(run.config.to_yaml())
         kept = {name: value for name, value in options.items() if name not in OF_A_MACHINE}
