@@ -12,67 +12,19 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from args_helper import Config, parse_args
+from trainers.results.summary import Outcome, validated_summary
 from utils.errors import UserError
-from utils.files import read_json
 
 GOING_ON, FINISHED, DAMAGED = "going on", "finished", "damaged"
 
 
 Percent = Annotated[float, Field(ge=0, le=100)]
-Count = Annotated[int, Field(ge=0)]
-Amount = Annotated[float, Field(ge=0)]
 
 
-class _Read(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
-
-
-class Accuracy(_Read):
-    """The result of a network that was trained for comparison with the ticket."""
-
-    test_acc_after_finetune: Percent
-
-
-class Reference(Accuracy):
-    """The result of the dense network; `gap` says how far the ticket is below it."""
-
-    gap: float
-
-
-class Spent(_Read):
-    """The costs of the search or of the fine-tuning."""
-
-    epochs: Count
-    images: Count = 0
-    seconds: Amount
-    training_flops_dense: Amount
-    training_flops_masked: Amount
-    scoring_flops: Amount = 0.0
-    peak_memory_bytes: Count = 0
-
-
-class Outcome(_Read):
-    """The fields of a `summary.json` that the report uses; accuracies and densities in percent."""
-
-    config_hash: str
-    trial: int
-    classes: int = Field(ge=1)
-    device: str = "unknown device"
-    seconds: Amount = 0.0
-    weights_total: int = Field(ge=1)
-    weights_remaining_percent: Percent
-    effective_weights_remaining_percent: Percent | None = None
-    layers: dict[str, tuple[Count, Annotated[int, Field(ge=1)]]] = {}
-    test_acc_before_finetune: Percent
-    test_acc_after_finetune: Percent | None
-    checks: dict[str, Accuracy] = {}
-    dense: Reference | None = None
-    inverts: Accuracy | None = None
-    cost: dict[str, Spent] = {}
-
-
-class Epoch(_Read):
+class Epoch(BaseModel):
     """The columns of the table of epochs that the report uses; accuracies and densities in percent."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     phase: str
     epoch: int
@@ -164,13 +116,8 @@ def _read_run(folder: Path, problems: list[Problem]) -> RunRecord | None:
 
 def _outcome(path: Path) -> Outcome:
     """Raises: UserError: the file cannot be read, or is not a run's summary."""
-    try:
-        outcome = Outcome.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
-        raise UserError(f"{path.name} is not a run's summary: {where}: {first['msg']}") from error
-    # Without a trained ticket there is nothing to compare a check to.
+    outcome = validated_summary(Outcome, path)
+    # Without training there is no ticket accuracy to compare a check to.
     untrained = {"checks": {}, "inverts": None} if outcome.test_acc_after_finetune is None else {}
     return outcome.model_copy(update=untrained)
 

@@ -3,74 +3,111 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from utils.errors import UserError, abbreviate
 from utils.files import read_json
 
-Percent = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
+Summary = dict[str, Any]
+"""A whole `summary.json`."""
+
+Percent = Annotated[float, Field(ge=0, le=100)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+Amount = Annotated[float, Field(ge=0, le=1e30)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
 
-class _Check(_Part):
+class Accuracy(_Part):
+    """The result of a network that was trained for comparison with the ticket."""
+
     test_acc_after_finetune: Percent
 
 
-class _Inverts(_Part):
-    test_acc_after_finetune: Percent
+class Reference(Accuracy):
+    """The result of the dense network; `gap` says how far the ticket is below it."""
+
+    gap: Annotated[float, Field(ge=-100, le=100)]
 
 
-class _Dense(_Part):
-    test_acc_after_finetune: Percent
-    gap: Percent
+class Spent(_Part):
+    """The costs of the search or of the fine-tuning."""
+
+    epochs: Count
+    images: Count = 0
+    seconds: Amount
+    training_flops_dense: Amount
+    training_flops_masked: Amount
+    scoring_flops: Amount = 0.0
+    peak_memory_bytes: Count = 0
 
 
-class _Summary(_Part):
-    """The entries that other runs and a table over trials use."""
+class Outcome(_Part):
+    """The fields of a `summary.json` that the report uses; accuracies and densities in percent.
 
-    algo: str
+    Those with a default are missing from summaries of early versions.
+    """
+
     config_hash: str
     trial: Count
-    weights_total: Count
-    weights_remaining: Count
+    classes: Annotated[int, Field(ge=1)]
+    device: str = "unknown device"
+    seconds: Amount = 0.0
+    weights_total: Annotated[int, Field(ge=1, lt=2**63)]
     weights_remaining_percent: Percent
-    effective_weights_remaining_percent: Percent
-    gem_weights_remaining: Count | None
+    effective_weights_remaining_percent: Percent | None = None
+    layers: dict[str, Annotated[tuple[Count, Annotated[int, Field(ge=1)]], Field(strict=False)]] = {}
     test_acc_before_finetune: Percent
     test_acc_after_finetune: Percent | None
+    checks: dict[str, Accuracy] = {}
+    dense: Reference | None = None
+    inverts: Accuracy | None = None
+    cost: dict[str, Spent] = {}
+
+
+class _Sibling(Outcome):
+    """What other runs, and the table over trials, use besides."""
+
+    algo: str
+    weights_remaining: Count
+    gem_weights_remaining: Count | None
     val_acc_after_finetune: Percent | None
-    seconds: Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e12)]
-    checks: dict[str, _Check]
-    dense: _Dense | None = None
-    inverts: _Inverts | None = None
+    effective_weights_remaining_percent: Percent
+    seconds: Amount
+    checks: dict[str, Accuracy]
 
 
-def read_summary(path: Path) -> dict[str, Any]:
-    """Read a `summary.json` and validate it.
+Kind = TypeVar("Kind", bound=Outcome)
+
+
+def validated_summary(kind: type[Kind], path: Path) -> Kind:
+    """Read the fields of `kind` from a `summary.json`.
 
     Raises:
         UserError: it cannot be read, or is not the summary of a run.
     """
-    found = read_json(path)
     try:
-        summary = _Summary.model_validate(found)
+        return kind.model_validate(read_json(path))
     except ValidationError as error:
         one = error.errors(include_input=False)[0]
-        raise UserError(
-            f"{path} is not the summary of a run: {abbreviate('.'.join(map(str, one['loc'])))}: {one['msg']}"
-        ) from error
+        field = abbreviate(".".join(map(str, one["loc"]))) or "the whole"
+        raise UserError(f"{path} is not the summary of a run: {field}: {one['msg']}") from error
+
+
+def read_summary(path: Path) -> Summary:
+    """Read a whole `summary.json` and validate what other runs use of it.
+
+    Raises:
+        UserError: it cannot be read, or is not the summary of a run.
+    """
+    summary = validated_summary(_Sibling, path)
     if summary.checks and summary.test_acc_after_finetune is None:
         raise UserError(f"{path} is not the summary of a run: it has checks of a ticket that was never trained")
-    return found
-
-
-Summary = dict[str, Any]
+    return read_json(path)
 
 
 AVERAGED = (
