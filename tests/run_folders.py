@@ -48,5 +48,7 @@ def make_trials(root: Path, name: str, accuracies: list[float], **options: Any) 
     """Write a finished trial for each accuracy; `check_NAME=[accuracies]` adds a check."""
     checks = {key.removeprefix("check_"): options.pop(key) for key in list(options) if key.startswith("check_")}
     for number, accuracy in enumerate(accuracies, start=1):
-        twins = {check: {"test_acc_after_finetune": twin[number - 1]} for check, twin in checks.items()}
-        make_run(root / name / f"trial_{number}", accuracy, trial_num=number, name=name, says_checks=twins, **options)
+        controls = {check: {"test_acc_after_finetune": control[number - 1]} for check, control in checks.items()}
+        make_run(
+            root / name / f"trial_{number}", accuracy, trial_num=number, name=name, says_checks=controls, **options
+        )

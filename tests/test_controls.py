@@ -1,4 +1,4 @@
-"""The twins of a ticket: what each check changes, what it keeps, and that it is the run's own draw that is repeated."""
+"""Control networks: what each check changes and keeps, and that it repeats the run's own draw."""
 
 import pytest
 import torch
@@ -44,8 +44,8 @@ def same(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def apart_from_masked(given: Ticket, twin: Ticket) -> tuple[dict, dict]:
-    return tuple({name: one.state[name] for name in one.state if name not in given.masks} for one in (given, twin))
+def apart_from_masked(given: Ticket, control: Ticket) -> tuple[dict, dict]:
+    return tuple({name: one.state[name] for name in one.state if name not in given.masks} for one in (given, control))
 
 
 # ---- all of them ---------------------------------------------------------------------------------------------------
@@ -58,16 +58,16 @@ def test_the_checks_are_these_three():
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_twin_keeps_batch_norm_and_the_count_of_every_layer_and_differs_from_the_ticket(check, bias):
+def test_a_control_network_keeps_batch_norm_and_the_count_of_every_layer_and_differs_from_the_ticket(check, bias):
     given = ticket(bias)
-    twin = CHECKS[check](given, CONFIG, seeded())
-    counts = [{name: int(mask.sum()) for name, mask in one.masks.items()} for one in (given, twin)]
+    control = CHECKS[check](given, CONFIG, seeded())
+    counts = [{name: int(mask.sum()) for name, mask in one.masks.items()} for one in (given, control)]
     assert counts[0] == counts[1]
-    assert all(mask.dtype == torch.bool for mask in twin.masks.values())
-    assert same(*apart_from_masked(given, twin))
-    assert "norm.running_mean" in apart_from_masked(given, twin)[0]
+    assert all(mask.dtype == torch.bool for mask in control.masks.values())
+    assert same(*apart_from_masked(given, control))
+    assert "norm.running_mean" in apart_from_masked(given, control)[0]
     for name in ("conv.weight", "hidden.weight", "out.weight"):
-        assert not torch.equal(given.state[name] * given.masks[name], twin.state[name] * twin.masks[name])
+        assert not torch.equal(given.state[name] * given.masks[name], control.state[name] * control.masks[name])
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -79,22 +79,22 @@ def test_the_ticket_itself_stays_as_it_was(check):
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_twin_is_a_function_of_the_generator_and_of_no_other_randomness(check):
-    twins = []
+def test_a_control_network_is_a_function_of_the_generator_and_of_no_other_randomness(check):
+    controls = []
     for around, seed in ((1, 5), (2, 5), (1, 6)):
         torch.manual_seed(around)
-        twins.append(CHECKS[check](ticket(bias=True), CONFIG, seeded(seed)))
-    first, again, other = twins
+        controls.append(CHECKS[check](ticket(bias=True), CONFIG, seeded(seed)))
+    first, again, other = controls
     assert same(first.state, again.state)
     assert same(first.masks, again.masks)
     assert not (same(first.state, other.state) and same(first.masks, other.masks))
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_twin_is_judged_untrained_under_its_own_masks_and_not_under_the_tickets_gem(check):
-    twin = CHECKS[check](ticket(), CONFIG, seeded())
-    assert twin.gem is None
-    assert same(twin.untrained, twin.masks)
+def test_a_control_network_is_judged_untrained_under_its_own_masks_and_not_under_the_tickets_gem(check):
+    control = CHECKS[check](ticket(), CONFIG, seeded())
+    assert control.gem is None
+    assert same(control.untrained, control.masks)
 
 
 # ---- weight_reinit -------------------------------------------------------------------------------------------------
@@ -102,12 +102,12 @@ def test_a_twin_is_judged_untrained_under_its_own_masks_and_not_under_the_ticket
 
 def test_weights_are_drawn_anew_by_the_runs_own_init():
     given = ticket()
-    twin = weight_reinit(given, CONFIG, seeded())
+    control = weight_reinit(given, CONFIG, seeded())
     for name, fan_in in (("conv.weight", 18), ("hidden.weight", 8), ("out.weight", 16)):
         expected = (2.0 / fan_in) ** 0.5  # the gain of ReLU is √2
-        assert twin.state[name].unique().tolist() == pytest.approx([-expected, expected])
-        assert twin.state[name].shape == given.state[name].shape
-    assert same(twin.masks, given.masks)
+        assert control.state[name].unique().tolist() == pytest.approx([-expected, expected])
+        assert control.state[name].shape == given.state[name].shape
+    assert same(control.masks, given.masks)
 
 
 def test_another_init_draws_other_weights():
@@ -120,17 +120,17 @@ def test_another_init_draws_other_weights():
 def test_mode_nonlinearity_and_scale_fan_hold_for_the_new_draw_too():
     words = ("--init", "signed_constant", "--mode", "fan_out", "--nonlinearity", "linear")
     config = parse_args([*words, "--scale_fan", "true", "--prune_rate", "0.75"])
-    twin = weight_reinit(ticket(), config, seeded())
-    assert twin.state["out.weight"].abs().unique().tolist() == pytest.approx([(0.25 * 10) ** -0.5])
+    control = weight_reinit(ticket(), config, seeded())
+    assert control.state["out.weight"].abs().unique().tolist() == pytest.approx([(0.25 * 10) ** -0.5])
 
 
 def test_biases_are_drawn_anew_within_the_bound_of_the_weight_beside():
     given = ticket(bias=True)
-    twin = weight_reinit(given, CONFIG, seeded())
+    control = weight_reinit(given, CONFIG, seeded())
     for name, fan_in in (("conv.bias", 18), ("hidden.bias", 8), ("out.bias", 16)):
-        assert twin.state[name].shape == given.state[name].shape
-        assert twin.state[name].abs().max() <= fan_in**-0.5
-        assert not torch.equal(twin.state[name], given.state[name])
+        assert control.state[name].shape == given.state[name].shape
+        assert control.state[name].abs().max() <= fan_in**-0.5
+        assert not torch.equal(control.state[name], given.state[name])
 
 
 # ---- mask_shuffle --------------------------------------------------------------------------------------------------
@@ -138,11 +138,11 @@ def test_biases_are_drawn_anew_within_the_bound_of_the_weight_beside():
 
 def test_masks_are_permuted_within_their_layer_over_weights_that_stay():
     given = ticket(bias=True)
-    twin = mask_shuffle(given, CONFIG, seeded())
-    assert same(twin.state, given.state)
+    control = mask_shuffle(given, CONFIG, seeded())
+    assert same(control.state, given.state)
     for name, mask in given.masks.items():
-        assert twin.masks[name].shape == mask.shape
-        assert int(twin.masks[name].sum()) == int(mask.sum())
+        assert control.masks[name].shape == mask.shape
+        assert int(control.masks[name].sum()) == int(mask.sum())
 
 
 def test_every_place_is_as_likely_to_be_kept_by_a_shuffled_mask():
@@ -158,10 +158,10 @@ def test_every_place_is_as_likely_to_be_kept_by_a_shuffled_mask():
 
 def test_surviving_weights_change_places_among_themselves_and_pruned_ones_stay():
     given = ticket(bias=True)
-    twin = weight_shuffle(given, CONFIG, seeded())
-    assert same(twin.masks, given.masks)
+    control = weight_shuffle(given, CONFIG, seeded())
+    assert same(control.masks, given.masks)
     for name, mask in given.masks.items():
-        before, after = given.state[name], twin.state[name]
+        before, after = given.state[name], control.state[name]
         assert torch.equal(before[mask].sort().values, after[mask].sort().values)
         assert torch.equal(before[~mask], after[~mask])
 
@@ -176,6 +176,6 @@ def test_a_surviving_weight_is_as_likely_to_land_on_every_surviving_place():
 def test_a_layer_without_survivors_is_left_alone():
     given = Ticket({"out.weight": torch.arange(4.0)}, {"out.weight": torch.zeros(4, dtype=torch.bool)})
     for check in (mask_shuffle, weight_shuffle):
-        twin = check(given, CONFIG, seeded())
-        assert same(twin.state, given.state)
-        assert same(twin.masks, given.masks)
+        control = check(given, CONFIG, seeded())
+        assert same(control.state, given.state)
+        assert same(control.masks, given.masks)

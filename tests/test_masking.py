@@ -64,7 +64,7 @@ def address(tensor: Tensor) -> int:
 # ---- to_masked, to_plain -------------------------------------------------------------------------------------------
 
 
-def test_every_layer_becomes_its_own_masked_twin_and_back():
+def test_every_layer_becomes_its_own_masked_control_network_and_back():
     network = small_network()
     before = [type(module) for module in network.modules()]
     assert to_masked(network) is network
@@ -384,11 +384,11 @@ def test_a_backward_pass_fills_the_one_gradient():
     network(images(2, 2, 6, 6)).square().sum().backward()
     assert {address(part.grad) for part in parts(network, "scores")} == {address(flat.scores.grad)}
 
-    twin = to_masked(small_network())
-    twin.load_state_dict(network.state_dict())
-    twin[1].reset_running_stats()
-    twin(images(2, 2, 6, 6)).square().sum().backward()
-    assert torch.equal(flat.scores.grad, torch.cat([part.grad.flatten() for part in parts(twin, "scores")]))
+    control = to_masked(small_network())
+    control.load_state_dict(network.state_dict())
+    control[1].reset_running_stats()
+    control(images(2, 2, 6, 6)).square().sum().backward()
+    assert torch.equal(flat.scores.grad, torch.cat([part.grad.flatten() for part in parts(control, "scores")]))
     assert flat.scores.grad.count_nonzero() > 20
 
 

@@ -175,7 +175,7 @@ def test_a_network_is_made_of_ordinary_layers_without_masks(arch):
 
 
 @pytest.mark.parametrize("arch", MODELS)
-def test_the_twin_without_masks_is_the_same_network(arch):
+def test_the_control_network_without_masks_is_the_same_network(arch):
     normal, own = build_small(f"{arch}Normal"), build_small(arch)
     assert normal.state_dict().keys() == own.state_dict().keys()
     assert same(normal, own)

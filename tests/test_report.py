@@ -73,11 +73,11 @@ def test_trials_of_an_experiment_are_summed_up_and_a_single_one_has_no_deviation
 
 
 def test_a_check_is_judged_as_everywhere_over_the_trials_that_ran_it(root: Path) -> None:
-    tickets, twins = [90, 91, 92], [85, 86.5, 86.5]
-    make_trials(root, "a", tickets, algo="snip", target_sparsity=5, check_mask_shuffle=twins)
+    tickets, controls = [90, 91, 92], [85, 86.5, 86.5]
+    make_trials(root, "a", tickets, algo="snip", target_sparsity=5, check_mask_shuffle=controls)
     make_run(root / "a" / "trial_4", 10.0, algo="snip", target_sparsity=5, trial_num=4, name="a")  # has no checks
     (row,) = Contents(only_task(root), root).checks().rows
-    verdict = judge(tickets, twins)
+    verdict = judge(tickets, controls)
     assert (row["margin"], row["low"], row["high"], row["n"]) == (verdict.margin, verdict.low, verdict.high, 3)
     assert (row["verdict"], row["ticket_mean"], row["check_accuracy_mean"]) == ("passes", 91, 86)
 
