@@ -10,49 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from args_helper import parse_args
-from data.batches import PlainBatches, TrainBatches
-from data.load import Splits
-from data.spec import DataSpec, ImageSet
-from models.initialise import WeightDraw, draw_scores, draw_weights
+from models.initialise import draw_scores
 from models.masking import masked_layers, to_masked
+from tests.toys import Toy, splits
 from trainers.algorithms import hypercube
 from trainers.algorithms.hypercube import GemMiner, find_ticket
 from trainers.tickets.ticket import Ticket
 from utils.errors import Stopped
 from utils.run.run import Run
 
-SPEC = DataSpec(shape=(1, 4, 4), classes=("a", "b", "c"), mean=(0.5,), std=(0.25,))
 STEPS = 4  # of an epoch
 SCHEDULE = ("--epochs", "6", "--iter_period", "2", "--target_sparsity", "25")  # half after epoch 2, half after 4
 THIRD = (*SCHEDULE, "--override_prune_rate", "true", "--prune_rate", "0.3")
 STILL = ("--lr", "1e-9", "--wd", "0")  # scores stay where they are
 QUANTIZED = ("--hc_quantized", "true")
 PRUNE_TYPES = ["BottomK", "LocalBottomK", "FixThresholding", "ExactBottomK"]
-
-
-class Toy(nn.Module):
-    """A convolution, an affine batch norm and a linear layer: 36 + 192 weights, 4 + 3 biases."""
-
-    def __init__(self, bias: bool = False, seed: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 4, 3, padding=1, bias=bias)
-        self.norm = nn.BatchNorm2d(4)
-        self.out = nn.Linear(64, 3, bias=bias)
-        draw_weights(self, torch.Generator().manual_seed(seed), WeightDraw("kaiming_normal"))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.out(self.norm(self.conv(images)).relu().flatten(1))
-
-
-def images(count: int, seed: int) -> ImageSet:
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(256, (count, *SPEC.shape), generator=generator, dtype=torch.uint8)
-    return ImageSet(pixels, torch.randint(3, (count,), generator=generator))
-
-
-def splits() -> Splits:
-    val, test = (PlainBatches(images(30, seed), SPEC) for seed in (1, 2))
-    return Splits(SPEC, TrainBatches(images(8 * STEPS, 0), SPEC, 8), val, test)
 
 
 def opened(folder: Path, seed: int = 7) -> Run:
@@ -66,7 +38,7 @@ def run(tmp_path):
 
 
 def search(run: Run, *words: str, net: nn.Module | None = None) -> Ticket:
-    return find_ticket(net or Toy(), splits(), parse_args([*SCHEDULE, "--lr", "0.3", *words]), run)
+    return find_ticket(net or Toy(), splits(8 * STEPS), parse_args([*SCHEDULE, "--lr", "0.3", *words]), run)
 
 
 def pair(*words: str, scores: list[float], flags: list[int] | None = None, bias: bool = False) -> GemMiner:

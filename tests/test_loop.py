@@ -3,6 +3,7 @@
 import itertools
 import signal
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,12 +14,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from args_helper import parse_args
-from data.batches import PlainBatches, TrainBatches
 from data.load import Splits
-from data.spec import DataSpec, ImageSet
-from models.initialise import WeightDraw, draw_scores, draw_weights
+from models.initialise import draw_scores
 from models.layers import Round, Soft
 from models.masking import to_masked
+from tests import toys
+from tests.toys import SPEC, Toy
 from trainers.algorithms.hypercube import GemMiner
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
@@ -31,7 +32,7 @@ from utils.errors import Stopped
 from utils.run.checkpoints import Keeping
 from utils.run.run import Run
 
-SPEC = DataSpec(shape=(1, 4, 4), classes=("a", "b", "c"), mean=(0.5,), std=(0.25,), pad=1, flip=True)
+AUGMENTED = replace(SPEC, pad=1, flip=True)
 STEPS = 4  # of an epoch of 28 images in batches of 8; the last has 4
 COLUMNS = [
     "phase", "epoch", "lr", "test_acc_before_rounding", "test_acc", "val_acc", "train_acc", "train_loss",
@@ -39,29 +40,8 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-class Toy(nn.Module):
-    """A convolution, an affine batch norm and a linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 4, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(4)
-        self.out = nn.Linear(64, 3, bias=False)
-        draw_weights(self, torch.Generator().manual_seed(1), WeightDraw("kaiming_normal"))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.out(self.norm(self.conv(images)).relu().flatten(1))
-
-
-def images(count: int, seed: int) -> ImageSet:
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(256, (count, *SPEC.shape), generator=generator, dtype=torch.uint8)
-    return ImageSet(pixels, torch.randint(3, (count,), generator=generator))
-
-
 def splits(batch_size: int = 8, val: bool = True) -> Splits:
-    plain = [PlainBatches(images(30, seed), SPEC) for seed in (1, 2)]
-    return Splits(SPEC, TrainBatches(images(28, 0), SPEC, batch_size), plain[0] if val else None, plain[1])
+    return toys.splits(28, batch_size, val=val, spec=AUGMENTED)
 
 
 def masks() -> dict[str, Tensor]:

@@ -15,10 +15,10 @@ from models.folding import FoldedNetwork
 from models.initialise import WeightDraw, draw_scores, draw_weights
 from models.layers import FullyConnected, Round, Soft, TopKInLayer
 from models.masking import masked_layers, to_masked
+from tests.toys import images, splits
 from trainers.training.loop import train_step
 from trainers.training.scores import PENALTIES, ScoreTraining
 
-SPEC = DataSpec(shape=(1, 4, 4), classes=("a", "b", "c"), mean=(0.5,), std=(0.25,))
 ROUNDED = ("--hc_quantized", "true")
 
 
@@ -43,17 +43,6 @@ def learning(*words: str, rule: Round | Soft | None = None, bias: bool = False, 
     draw_weights(net, torch.Generator().manual_seed(1), WeightDraw("kaiming_normal"))
     draw_scores(to_masked(net), torch.Generator().manual_seed(2), "unif")
     return ScoreTraining(net, rule or Round(0.5), parse_args(["--algo", "hc", *words]))
-
-
-def images(count: int, seed: int) -> ImageSet:
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(256, (count, *SPEC.shape), generator=generator, dtype=torch.uint8)
-    return ImageSet(pixels, torch.randint(3, (count,), generator=generator))
-
-
-def splits(val: bool = True) -> Splits:
-    plain = [PlainBatches(images(10, seed), SPEC) for seed in (1, 2)]
-    return Splits(SPEC, TrainBatches(images(24, 0), SPEC, 8), plain[0] if val else None, plain[1])
 
 
 def take_steps(training: ScoreTraining, steps: int, seed: int = 0) -> None:
@@ -325,7 +314,7 @@ def test_naive_switches_on_what_lies_strictly_above_the_threshold_and_is_in_play
     expected = scores > 0.25
     expected[3] = False
     assert torch.equal(training.naive_mask(), expected)
-    row = training.measure(splits(), drawing)
+    row = training.measure(splits(24), drawing)
     assert kept_in(judged[0][0], training)["conv"].flatten().tolist() == expected[:18].float().tolist()
     assert row["model_sparsity"] == pytest.approx(100 * int(expected.sum()) / 158)
 
@@ -340,7 +329,7 @@ def test_prob_keeps_each_weight_with_its_score_as_probability(judged):
     training = learning("--round", "prob", "--num_test", "300", rule=Soft())
     scores = set_scores(training, torch.cat([torch.zeros(20), torch.ones(20), torch.full((118,), 0.3)]))
     training.flat.flags[-18:] = False
-    row = training.measure(splits(val=False), drawing)
+    row = training.measure(splits(24, val=False), drawing)
     draws = torch.stack([torch.cat([part.flatten() for part in kept_in(s, training).values()]) for s, _ in judged[:-1]])
     frequencies = draws.mean(0)
     assert set(draws.unique().tolist()) <= {0.0, 1.0}
@@ -357,7 +346,7 @@ def test_prob_keeps_each_weight_with_its_score_as_probability(judged):
 def test_naive_prob_draws_the_first_linear_layer_alone(judged, rule):
     training = learning("--round", "naive_prob", "--num_test", "100", rule=rule)
     set_scores(training, torch.cat([torch.full((18,), 0.9), torch.full((128,), 0.3), torch.full((12,), 0.1)]))
-    training.measure(splits(val=False), drawing)
+    training.measure(splits(24, val=False), drawing)
     kept = [kept_in(state, training) for state, _ in judged[:100]]
     assert all(one["conv"].eq(1).all() for one in kept)
     assert all(one["out"].eq(0).all() for one in kept)
@@ -368,7 +357,7 @@ def test_all_ones_switches_on_all_that_is_in_play(judged):
     training = learning("--round", "all_ones", rule=Soft())
     set_scores(training, 0.0)
     training.flat.flags[:9] = False
-    row = training.measure(splits(), drawing)
+    row = training.measure(splits(24), drawing)
     kept = kept_in(judged[0][0], training)
     assert kept["conv"].flatten().tolist() == [0.0] * 9 + [1.0] * 9
     assert kept["hidden"].eq(1).all()
@@ -379,7 +368,7 @@ def test_noise_of_the_given_deviation_is_added_to_the_scores_before_they_are_rou
     training = learning("--noise", "true", "--noise_ratio", "0.2", "--num_test", "300", rule=Round(0.5))
     set_scores(training, 0.6)
     training.flat.flags[:58] = False
-    row = training.measure(splits(val=False), drawing)
+    row = training.measure(splits(24, val=False), drawing)
     expected = 0.5 * (1 + math.erf(0.1 / 0.2 / math.sqrt(2)))  # the chance that 0.6 plus noise lies above 0.5
     assert row["model_sparsity"] == pytest.approx(100 * 100 / 158 * expected, abs=0.5)
     assert len(judged) == 301
@@ -389,14 +378,14 @@ def test_noise_of_the_given_deviation_is_added_to_the_scores_before_they_are_rou
 @pytest.mark.parametrize("words", [("--noise", "true"), ("--noise_ratio", "0.2")])
 def test_noise_needs_both_of_its_options(judged, words):
     training = learning(*words, "--num_test", "3")
-    row = training.measure(splits(val=False), drawing)
+    row = training.measure(splits(24, val=False), drawing)
     assert len(judged) == 1
     assert row["test_acc"] == row["test_acc_before_rounding"]
 
 
 def test_num_test_draws_are_different_and_their_accuracies_averaged(judged):
     training = learning("--round", "prob", "--num_test", "3", rule=Soft())
-    data = splits()
+    data = splits(24)
     row = training.measure(data, drawing)
     assert [batches for _, batches in judged] == [data.test] * 3 + [data.val] * 3 + [data.test]
     assert row["test_acc"] == (10 + 20 + 30) / 3
@@ -408,13 +397,13 @@ def test_num_test_draws_are_different_and_their_accuracies_averaged(judged):
 
 
 def test_without_chance_num_test_judges_once(judged):
-    learning("--num_test", "5", rule=Soft()).measure(splits(val=False), drawing)
+    learning("--num_test", "5", rule=Soft()).measure(splits(24, val=False), drawing)
     assert len(judged) == 2
 
 
 def test_the_draws_of_a_rounding_are_those_of_the_stream_rounding():
     training, asked = learning("--round", "prob", rule=Soft()), []
-    training.measure(splits(), lambda stream: asked.append(stream) or torch.Generator().manual_seed(0))
+    training.measure(splits(24), lambda stream: asked.append(stream) or torch.Generator().manual_seed(0))
     assert asked == ["rounding"]
 
 
@@ -422,7 +411,7 @@ def test_the_draws_of_a_rounding_are_those_of_the_stream_rounding():
 
 
 def test_rounded_in_the_forward_pass_is_judged_once_for_both_columns(judged):
-    data = splits()
+    data = splits(24)
     row = learning(*ROUNDED).measure(data, drawing)
     assert [batches for _, batches in judged] == [data.test, data.val]
     assert row["test_acc_before_rounding"] == row["test_acc"] == 10
@@ -432,7 +421,7 @@ def test_rounded_in_the_forward_pass_is_judged_once_for_both_columns(judged):
 @pytest.mark.parametrize("words", [("--round", "prob"), ("--round", "all_ones"), ("--noise", "--noise_ratio", "0.1")])
 def test_another_rounding_than_the_forward_pass_is_judged_beside_it(judged, words):
     training = learning(*ROUNDED, *words)
-    row = training.measure(splits(val=False), drawing)
+    row = training.measure(splits(24, val=False), drawing)
     assert (row["test_acc"], row["test_acc_before_rounding"]) == (10, 20)
     layers = masked_layers(training.network)
     assert all(torch.equal(judged[1][0][f"{name}.weight"], layers[name].effective_weight()) for name in layers)
@@ -440,7 +429,7 @@ def test_another_rounding_than_the_forward_pass_is_judged_beside_it(judged, word
 
 def test_a_rule_that_ranks_within_a_layer_is_judged_layer_by_layer(judged):
     training = learning("--round", "all_ones", rule=TopKInLayer(0.3))
-    training.measure(splits(val=False), drawing)
+    training.measure(splits(24, val=False), drawing)
     for name, layer in masked_layers(training.network).items():
         assert torch.equal(judged[1][0][f"{name}.weight"], layer.effective_weight())
         assert int((layer.effective_weight() != 0).sum()) == layer.scores.numel() - int(0.7 * layer.scores.numel())
@@ -449,7 +438,7 @@ def test_a_rule_that_ranks_within_a_layer_is_judged_layer_by_layer(judged):
 def test_unrounded_scores_are_judged_as_they_are_and_rounded(judged):
     training = learning(rule=Soft())
     training.flat.flags[::3] = False
-    row = training.measure(splits(val=False), drawing)
+    row = training.measure(splits(24, val=False), drawing)
     assert row["val_acc"] is None
     assert (row["test_acc"], row["test_acc_before_rounding"]) == (10, 20)
     layers = masked_layers(training.network)
@@ -478,14 +467,14 @@ def test_biases_are_judged_under_their_own_scores(judged):
     layer.bias_scores.data.copy_(torch.tensor([0.9, 0.2, 0.9]))
     layer.bias_flag[2] = False
     layer.bias.data.fill_(5.0)
-    training.measure(splits(), drawing)
+    training.measure(splits(24), drawing)
     assert judged[0][0]["out.bias"].tolist() == [5.0, 0.0, 0.0]
 
 
 def test_what_is_judged_has_the_batch_norm_statistics_of_the_moment(judged):
     training = learning(affine=True)
     take_steps(training, 2)
-    training.measure(splits(), drawing)
+    training.measure(splits(24), drawing)
     state, own = judged[0][0], training.network.state_dict()
     assert all(torch.equal(state[name], own[name]) for name in state if name.startswith("norm."))
     assert own["norm.running_mean"].abs().min() > 0
@@ -495,14 +484,14 @@ def test_what_is_judged_has_the_batch_norm_statistics_of_the_moment(judged):
 def test_the_row_has_lambda_times_the_whole_penalty(name, value):
     training = learning("--regularization", name, "--lmbda", "0.1")
     set_scores(training, 0.5)
-    assert training.measure(splits(), drawing)["regularization_loss"] == pytest.approx(0.1 * 158 * value, rel=1e-5)
+    assert training.measure(splits(24), drawing)["regularization_loss"] == pytest.approx(0.1 * 158 * value, rel=1e-5)
 
 
 def test_measuring_changes_nothing_of_the_training():
     training = learning("--round", "prob", "--num_test", "2", rule=Soft(), affine=True)
     training.network.train()
     before = {name: value.clone() for name, value in training.network.state_dict().items()}
-    training.measure(splits(), drawing)
+    training.measure(splits(24), drawing)
     after = training.network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert training.network.training

@@ -5,45 +5,18 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import trainers.training.loop as loop_module
 from args_helper import parse_args
-from data.batches import PlainBatches, TrainBatches
 from data.load import Splits
-from data.spec import DataSpec, ImageSet
 from models.initialise import WeightDraw, draw_weights
+from tests.toys import Toy, splits
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import evaluate
 from trainers.training.weights import WeightTraining, train_ticket
 from utils.run.run import Run
-
-SPEC = DataSpec(shape=(1, 4, 4), classes=("a", "b", "c"), mean=(0.5,), std=(0.25,))
-
-
-class Toy(nn.Module):
-    """A convolution, an affine batch norm and a linear layer: 36 + 192 weights."""
-
-    def __init__(self, bias: bool = False) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 4, 3, padding=1, bias=bias)
-        self.norm = nn.BatchNorm2d(4)
-        self.out = nn.Linear(64, 3, bias=bias)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.out(self.norm(self.conv(images)).relu().flatten(1))
-
-
-def images(count: int, seed: int) -> ImageSet:
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(256, (count, *SPEC.shape), generator=generator, dtype=torch.uint8)
-    return ImageSet(pixels, torch.randint(3, (count,), generator=generator))
-
-
-def splits(batch_size: int = 8) -> Splits:
-    val, test = (PlainBatches(images(30, seed), SPEC) for seed in (1, 2))
-    return Splits(SPEC, TrainBatches(images(20, 0), SPEC, batch_size), val, test)
 
 
 def ticket(bias: bool = False) -> Ticket:
@@ -97,7 +70,7 @@ RECIPES = {
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_pruned_weights_are_exactly_0_after_every_step(recipe, run, steps):
     given, net = ticket(bias=True), Toy(bias=True)
-    train_ticket(run, "finetune", net, given, splits(), tuning("--fine_tune_lr", "0.05", *RECIPES[recipe]))
+    train_ticket(run, "finetune", net, given, splits(20), tuning("--fine_tune_lr", "0.05", *RECIPES[recipe]))
     assert len(steps) == 6
     for parameters in steps:
         for name, mask in given.masks.items():
@@ -136,7 +109,7 @@ def trained_by_hand(
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("no_bn_decay", [False, True])
 def test_survivors_and_batch_norm_learn_as_by_sgd_without_zeroing(nesterov, no_bn_decay, run):
-    given, net, data = ticket(), Toy(), splits()
+    given, net, data = ticket(), Toy(), splits(20)
     words = ("--fine_tune_lr", "0.1", "--fine_tune_wd", "0.3")
     switches = ("--nesterov", str(nesterov).lower(), "--no_bn_decay", str(no_bn_decay).lower())
     train_ticket(run, "finetune", net, given, data, tuning(*words, *switches))
@@ -152,7 +125,7 @@ def test_survivors_and_batch_norm_learn_as_by_sgd_without_zeroing(nesterov, no_b
 
 
 def test_batch_norm_statistics_go_on_from_the_tickets(run):
-    given, net, data = ticket(), Toy(), splits(batch_size=20)
+    given, net, data = ticket(), Toy(), splits(20, batch_size=20)
     train_ticket(run, "finetune", net, given, data, tuning("--fine_tune_epochs", "1"))
     ((batch, _),) = data.train.epoch(run.rng("finetune", "batches", 0))
     out = F.conv2d(batch, given.state["conv.weight"] * given.masks["conv.weight"], padding=1)
@@ -165,7 +138,7 @@ def test_batch_norm_statistics_go_on_from_the_tickets(run):
 def test_parameters_that_a_search_froze_are_trained_again(run):
     net, given = Toy(), ticket()
     net.requires_grad_(False)
-    train_ticket(run, "finetune", net, given, splits(), tuning())
+    train_ticket(run, "finetune", net, given, splits(20), tuning())
     changed = {name for name, part in net.named_parameters() if not torch.equal(part, given.state[name])}
     assert changed == {"conv.weight", "norm.weight", "norm.bias", "out.weight"}
 
@@ -176,15 +149,15 @@ def test_what_the_network_was_before_makes_no_difference(tmp_path):
         net = Toy()
         with Run(tmp_path / str(number), tmp_path / "events", 7).until_stopped() as run:
             if used:
-                train_ticket(run, "check/mask_shuffle", net, given, splits(), tuning("--fine_tune_lr", "0.5"))
-            train_ticket(run, "finetune", net, given, splits(), tuning("--fine_tune_wd", "0.1"))
+                train_ticket(run, "check/mask_shuffle", net, given, splits(20), tuning("--fine_tune_lr", "0.5"))
+            train_ticket(run, "finetune", net, given, splits(20), tuning("--fine_tune_wd", "0.1"))
         results.append(net.state_dict())
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
 def test_the_ticket_itself_is_not_trained(run):
     given, same = ticket(), ticket()
-    train_ticket(run, "finetune", Toy(), given, splits(), tuning("--fine_tune_lr", "0.5"))
+    train_ticket(run, "finetune", Toy(), given, splits(20), tuning("--fine_tune_lr", "0.5"))
     assert all(torch.equal(given.state[name], same.state[name]) for name in same.state)
     assert all(torch.equal(given.masks[name], same.masks[name]) for name in same.masks)
 
@@ -193,7 +166,7 @@ def test_the_ticket_itself_is_not_trained(run):
 
 
 def test_labels_are_smoothed_as_the_config_says(run):
-    given, net, data = ticket(), Toy(), splits(batch_size=20)
+    given, net, data = ticket(), Toy(), splits(20, batch_size=20)
     words = ("--fine_tune_epochs", "1", "--fine_tune_lr", "1e-9", "--label_smoothing", "0.3")
     row = train_ticket(run, "finetune", net, given, data, tuning(*words))
     ((batch, labels),) = data.train.epoch(run.rng("finetune", "batches", 0))
@@ -206,7 +179,7 @@ def test_labels_are_smoothed_as_the_config_says(run):
 def test_the_optimizer_is_that_of_fine_tuning(optimizer, other, run, steps):
     given = ticket()
     words = ("--optimizer", other, "--fine_tune_optimizer", optimizer, "--fine_tune_lr", "0.01", "--fine_tune_wd", "0")
-    train_ticket(run, "finetune", Toy(), given, splits(), tuning(*words))
+    train_ticket(run, "finetune", Toy(), given, splits(20), tuning(*words))
     moved = (steps[0]["out.weight"] - given.state["out.weight"]).abs()[given.masks["out.weight"]]
     by_the_learning_rate = (moved - 0.01).abs().le(1e-5)  # as Adam's first step is, whatever the gradient
     assert by_the_learning_rate.all() if optimizer == "adam" else not by_the_learning_rate.all()
@@ -214,31 +187,31 @@ def test_the_optimizer_is_that_of_fine_tuning(optimizer, other, run, steps):
 
 def test_the_learning_rate_is_that_of_fine_tuning_over_its_own_epochs(run):
     words = ("--lr", "5", "--epochs", "60", "--fine_tune_epochs", "4", "--fine_tune_lr", "0.2")
-    train_ticket(run, "finetune", Toy(), ticket(), splits(), tuning(*words, "--fine_tune_lr_policy", "cosine_lr"))
+    train_ticket(run, "finetune", Toy(), ticket(), splits(20), tuning(*words, "--fine_tune_lr_policy", "cosine_lr"))
     rates = [0.1 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]
     assert [row["lr"] for row in run.rows("finetune")] == pytest.approx(rates)
 
 
 def test_multistep_divides_at_the_given_milestones_by_the_given_gamma(run):
     words = ("--fine_tune_epochs", "4", "--fine_tune_lr", "0.2", "--milestones", "1", "3", "--gamma", "0.5")
-    train_ticket(run, "finetune", Toy(), ticket(), splits(), tuning(*words, "--fine_tune_lr_policy", "multistep_lr"))
+    train_ticket(run, "finetune", Toy(), ticket(), splits(20), tuning(*words, "--fine_tune_lr_policy", "multistep_lr"))
     assert [row["lr"] for row in run.rows("finetune")] == pytest.approx([0.2, 0.1, 0.1, 0.05])
 
 
 def test_without_epochs_of_its_own_fine_tuning_takes_those_of_the_search(run):
     recipe = Recipe.of_tuning(parse_args(["--epochs", "3", "--iter_period", "1"]))
-    assert train_ticket(run, "finetune", Toy(), ticket(), splits(), recipe)["epoch"] == 2
+    assert train_ticket(run, "finetune", Toy(), ticket(), splits(20), recipe)["epoch"] == 2
 
 
 def test_the_row_is_the_last_epochs_and_not_the_best(run, monkeypatch):
     accuracies = iter([90.0, 80.0, 50.0, 40.0])  # test and val of two epochs
     monkeypatch.setattr("trainers.training.weights.evaluate", lambda network, batches, precision: next(accuracies))
-    row = train_ticket(run, "finetune", Toy(), ticket(), splits(), tuning())
+    row = train_ticket(run, "finetune", Toy(), ticket(), splits(20), tuning())
     assert (row["epoch"], row["test_acc"], row["val_acc"]) == (1, 50.0, 40.0)
 
 
 def test_the_row_has_the_accuracies_of_the_network_that_is_handed_back_and_its_density(run):
-    given, net, data = ticket(bias=True), Toy(bias=True), splits()
+    given, net, data = ticket(bias=True), Toy(bias=True), splits(20)
     row = train_ticket(run, "finetune", net, given, data, tuning("--fine_tune_lr", "0.1"))
     assert (row["test_acc"], row["val_acc"]) == (evaluate(net, data.test), evaluate(net, data.val))
     assert row["test_acc"] != row["val_acc"]
@@ -252,7 +225,7 @@ def test_a_finished_fine_tuning_hands_back_the_trained_network_again(tmp_path):
     nets, rows = [Toy(), Toy()], []
     for net in nets:
         with Run(tmp_path, tmp_path / "events", 7).until_stopped() as run:
-            rows.append(train_ticket(run, "finetune", net, ticket(), splits(), tuning()))
+            rows.append(train_ticket(run, "finetune", net, ticket(), splits(20), tuning()))
     states = [net.state_dict() for net in nets]
     assert rows[0] == rows[1]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

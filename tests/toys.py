@@ -1,0 +1,39 @@
+"""A network of 228 weights on random 4×4 images of three classes: small enough to follow every weight."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from data.batches import PlainBatches, TrainBatches
+from data.load import Splits
+from data.spec import DataSpec, ImageSet
+from models.initialise import WeightDraw, draw_weights
+
+SPEC = DataSpec(shape=(1, 4, 4), classes=("a", "b", "c"), mean=(0.5,), std=(0.25,))
+
+
+class Toy(nn.Module):
+    """A convolution, an affine batch norm and a linear layer: 36 + 192 weights, 4 + 3 biases."""
+
+    def __init__(self, bias: bool = False, seed: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1, bias=bias)
+        self.norm = nn.BatchNorm2d(4)
+        self.out = nn.Linear(64, 3, bias=bias)
+        draw_weights(self, torch.Generator().manual_seed(seed), WeightDraw("kaiming_normal"))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.out(self.norm(self.conv(images)).relu().flatten(1))
+
+
+def images(count: int, seed: int) -> ImageSet:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (count, *SPEC.shape), generator=generator, dtype=torch.uint8)
+    return ImageSet(pixels, torch.randint(len(SPEC.classes), (count,), generator=generator))
+
+
+def splits(count: int, batch_size: int = 8, *, val: bool = True, spec: DataSpec = SPEC) -> Splits:
+    """Make `count` training images, and 30 for validation (without `val`: none) and testing."""
+    plain = [PlainBatches(images(30, seed), spec) for seed in (1, 2)]
+    return Splits(spec, TrainBatches(images(count, 0), spec, batch_size), plain[0] if val else None, plain[1])
