@@ -10,8 +10,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,33 +21,47 @@ from models import MODELS, TORCHVISION, WITHOUT_MASKS
 from trainers.algorithms import ALGORITHMS, DENSE, FROM_FILE, Algorithm, facts_of
 from utils.errors import UserError
 from utils.files import safetensors_header
+from utils.options.changes import changes, written
+from utils.options.contradictions import Contradiction, contradictions
 from utils.options.parser import Declarations, Given, read_flags, read_yaml, validated
-from utils.options.types import (
-    Float,
-    Folders,
-    Inside,
-    Int,
-    Ints,
-    Options,
-    Paths,
-    Period,
-    Time,
-    one_of,
-    option,
-)
-from utils.run.stopping import seconds_of
+from utils.options.retired import RETIRED
+from utils.options.types import Float, Folders, Inside, Int, Ints, Options, Paths, Period, Time, one_of, option
 from utils.schedules import pruning_epochs, pruning_rate
 
 OWN_FILE = {"<file>.py:<function>": r".+\.py:\w+"}
 """Description -> pattern of a user's own algorithm or network, which is allowed in place of a built-in name."""
 
-
-LrPolicy = one_of("constant_lr", "cosine_lr", "multistep_lr", aliases={"None": "constant_lr"})
+Device = one_of("auto", "cpu", "cuda", "mps")
+Precision = one_of("fp32", "tf32", "bf16")
+Switch = one_of("auto", "on", "off", aliases={True: "on", False: "off"})
+Backend = one_of("nccl", "gloo")
+Listed = one_of("algorithms", "models", "datasets", "configs")
+Network = one_of(
+    *MODELS,
+    also={
+        f"<any of these>{WITHOUT_MASKS}": f"({'|'.join(MODELS)}){WITHOUT_MASKS}",
+        f"{TORCHVISION}<name>": f"{TORCHVISION}[^:]+",
+        **OWN_FILE,
+    },
+)
+LayerKind = one_of("SubnetConv", "DenseConv", aliases={"None": "SubnetConv"})
+BatchNorm = one_of("NonAffineBatchNorm", "AffineBatchNorm", "LearnedBatchNorm")
+Init = one_of(
+    "signed_constant", "unsigned_constant", "kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_constant",
+    "standard",
+)  # fmt: skip
+Nonlinearity = one_of("relu", "leaky_relu", "tanh", "sigmoid", "selu", "linear")
+AlgorithmName = one_of(*ALGORITHMS, aliases={"wt": DENSE, "dense": DENSE}, also=OWN_FILE)
 OptimizerName = one_of("sgd", "adam")
+LrPolicy = one_of("constant_lr", "cosine_lr", "multistep_lr", aliases={"None": "constant_lr"})
 Regularization = one_of(
     "none", "L2", "L1", "L1_L2", "var_red_1", "var_red_2", "bin_entropy",
     aliases={False: "none", True: "none", "False": "none", "True": "none", "None": "none", "false": "none"},
 )  # fmt: skip
+PruneType = one_of("FixThresholding", "BottomK", "LocalBottomK", "ExactBottomK")
+CtsLoss = one_of("kl", "loss", "ce")
+Joined = one_of("prob", "linear", "round", aliases={"random": "prob", "score": "linear"})
+Mixed = one_of("prob", "linear")
 
 
 # ---- the options ---------------------------------------------------------------------------------------------------
@@ -69,68 +82,35 @@ class RunOptions(Options):
     num_trial: Int = option(1, "trials to run one after another", affects=False, ge=1)
     fixed_init: bool = option(False, "draw weights and scores from seed_fixed_init, the same in every trial")
     seed_fixed_init: Int = option(24, "seed of weights and scores with fixed_init", ge=0)
-    device: one_of("auto", "cpu", "cuda", "mps") = option(
-        "auto", "where to compute; auto: cuda number `gpu` if there is one, else cpu", affects=False
-    )
+    device: Device = option("auto", "where to compute; auto: cuda number `gpu` if there, else cpu", affects=False)
     gpu: Int = option(0, "number of the GPU", affects=False, ge=0)
     no_cuda: bool = option(False, "use the CPU", affects=False)
-    precision: one_of("fp32", "tf32", "bf16") = option(
-        "fp32",
-        "of training and of the accuracies it records: single; single with TF32 products on a GPU; mixed with "
-        "bfloat16. What is measured on files afterwards (evaluate, mode_connect, ...) is single",
-        changeable=True,
-    )
+    precision: Precision = option("fp32", "single, with TF32 products, or mixed with bfloat16", changeable=True)
     mixed_precision: bool = option(False, "on a GPU the same as precision: bf16", affects=False)
-    compile: one_of("auto", "on", "off", aliases={True: "on", False: "off"}) = option(
-        "auto", "compile the network's passes; auto: where the run is long enough to pay for it", affects=False
-    )
+    compile: Switch = option("auto", "compile the network; auto: where the run is long enough to gain", affects=False)
     threads: Int = option(0, "CPU threads of PyTorch; 0: as many as it chooses", affects=False, ge=0)
     workers: Int = option(4, "threads or processes that read images", affects=False, aliases=("num_workers",), ge=0)
-    multiprocessing_distributed: bool = option(
-        False, "several processes are meant to share the work; it is torchrun that starts them", affects=False
-    )
-    world_size: Int = option(-1, "how many processes; torchrun says it", affects=False, ge=-1)
-    rank: Int = option(-1, "which of them this is; torchrun says it", affects=False, ge=-1)
-    dist_backend: one_of("nccl", "gloo") = option(
-        "nccl", "what several processes with GPUs talk by; those on a CPU talk by gloo", affects=False
-    )
+    multiprocessing_distributed: bool = option(False, "several processes share the work, by torchrun", affects=False)
+    world_size: Int = option(-1, "number of processes; torchrun sets it", affects=False, ge=-1)
+    rank: Int = option(-1, "number of this process; torchrun sets it", affects=False, ge=-1)
+    dist_backend: Backend = option("nccl", "communication of processes with GPUs; on a CPU it is gloo", affects=False)
     print_freq: Int = option(10, "steps between refreshes of the progress bar", affects=False, aliases=("p",), ge=1)
-    save_every: Int = option(
-        -1, "keep a copy of the checkpoint every n epochs; below 1: never", affects=False, aliases=("ckpt_interval",)
-    )
+    save_every: Int = option(-1, "epochs between copies of the checkpoint", affects=False, aliases=("ckpt_interval",))
     checkpoint_at_prune: bool = option(False, "keep a copy of the checkpoint after every pruning", affects=False)
     ckpt_at_fixed_epochs: Ints = option((), "keep a copy of the search's checkpoint after these epochs", affects=False)
     save_model: bool = option(False, "write the trained network as model.safetensors (a state_dict)", affects=False)
-    checkpoint_every: Period = option(
-        "1", "store the state every n epochs (`5`), or when so much time has passed (`10m`), within epochs too",
-        affects=False,
-    )  # fmt: skip
-    keep_checkpoints: Int = option(
-        2, "how many of a stage's newest states are kept, to fall back to where one is damaged", affects=False, ge=1
-    )
-    max_time: Time | None = option(
-        None, "stop, everything stored, before this time (`2h`, `90m`) is over; exit code 75", affects=False
-    )
-    deterministic: bool = option(
-        False, "the same bits at every run on a GPU; an operation that cannot is an error", affects=False
-    )
-    export: bool = option(
-        False, "export the trained network as a state_dict, torch.export and ONNX, running what is not finished",
-        affects=False,
-    )  # fmt: skip
+    checkpoint_every: Period = option("1", "store the state every n epochs (`5`) or by time (`10m`)", affects=False)
+    keep_checkpoints: Int = option(2, "newest states kept of a stage, in case one is damaged", affects=False, ge=1)
+    max_time: Time | None = option(None, "stop, with all stored, before this time (`2h`, `90m`) ends", affects=False)
+    deterministic: bool = option(False, "the same bits at every run on a GPU, or an error", affects=False)
+    export: bool = option(False, "finish the run, and export it as state_dict, torch.export and ONNX", affects=False)
     resume: str | None = option(None, "go on with the run in this folder", affects=False)
-    resume_anyway: bool = option(
-        False, "go on though options differ from those the run began with, where it can take them", affects=False
-    )
+    resume_anyway: bool = option(False, "resume with other options, where the run can take them", affects=False)
     resumed_with: str | None = option(None, "what resume_anyway has changed of a run; written by the tool itself")
     start_epoch: Int = option(0, "first epoch of the search, to go on from a `pretrained` network", ge=0)
     print_config: bool = option(False, "print the options as YAML and end", affects=False)
-    dry_run: bool = option(
-        False, "print the plan and end: layers, prunings, and time and memory by ten timed steps", affects=False
-    )
-    list: one_of("algorithms", "models", "datasets", "configs") | None = option(
-        None, "print what there is of these, a line each, and end", affects=False
-    )
+    dry_run: bool = option(False, "print layers, prunings, and an estimate of time and memory, and end", affects=False)
+    list: Listed | None = option(None, "print all of these, a line each, and end", affects=False)
 
 
 class DataOptions(Options):
@@ -138,37 +118,17 @@ class DataOptions(Options):
 
     dataset: one_of(*DATASETS, aliases={"FfcvImageNet": "ImageNet"}) = option("Digits", "data set")
     data: str = option("data/datasets/", "folder of the data", affects=False, aliases=("data_dir",))
-    data_at_first: str | None = option(
-        None, "where the images of an ImageFolder lay when the run began; written by the tool itself", affects=False
-    )
-    image_size: Int = option(
-        0, "size of the squares that images in folders are brought to; 0: the data set's own", ge=0, le=1024
-    )
+    data_at_first: str | None = option(None, "`data` when the run began; written by the tool itself", affects=False)
+    image_size: Int = option(0, "side of square images made from a folder's; 0: the data set's own", ge=0, le=1024)
     batch_size: Int = option(64, "images a training step; a single one that is left joins the batch before it", ge=1)
-    accumulate: Int = option(
-        1,
-        "parts, of two images at least, that a batch goes through the network in, to fit the memory",
-        ge=1,
-        changeable=True,
-    )
+    accumulate: Int = option(1, "parts (two images or more) of a batch, to fit the memory", ge=1, changeable=True)
     use_full_data: bool = option(False, "train on all training images, holding none out for validation")
 
 
 class ModelOptions(Options):
     """Model"""
 
-    arch: one_of(
-        *MODELS,
-        also={
-            f"<any of these>{WITHOUT_MASKS}": f"({'|'.join(MODELS)}){WITHOUT_MASKS}",
-            f"{TORCHVISION}<name>": f"{TORCHVISION}[^:]+",
-            **OWN_FILE,
-        },
-    ) = option(
-        "resnet20",
-        "network; with Normal appended, the same one without masks; Conv4Wide and Conv6Wide are the names under which "
-        "Conv4 and Conv6 were published for use with width_mult",
-    )
+    arch: Network = option("resnet20", "network; with Normal appended, the same one without masks")
     weights: str | None = option(None, "torchvision networks: start from these weights of theirs, such as DEFAULT")
     width: Float = option(1.0, "factor of every hidden width", aliases=("width_mult",), gt=0)
     hidden_size: Int = option(500, "units of FC's hidden layers", ge=1)
@@ -176,24 +136,13 @@ class ModelOptions(Options):
     conv_type: one_of("SubnetConv", "DenseConv") = option("SubnetConv", "masked layers or plain ones")
     first_layer_dense: bool = option(False, "leave the first layer unmasked: neither pruned nor counted")
     last_layer_dense: bool = option(False, "the same for the last layer")
-    first_layer_type: one_of("SubnetConv", "DenseConv", aliases={"None": "SubnetConv"}) = option(
-        "SubnetConv", "kind of the first layer; DenseConv is first_layer_dense"
-    )
-    bn_type: one_of("NonAffineBatchNorm", "AffineBatchNorm", "LearnedBatchNorm") = option(
-        "NonAffineBatchNorm", "batch norm without or with scale and shift (frozen in the search, then trained)"
-    )
-    init: one_of(
-        "signed_constant", "unsigned_constant", "kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_constant",
-        "standard",
-    ) = option("kaiming_normal", "how weights are drawn")  # fmt: skip
+    first_layer_type: LayerKind = option("SubnetConv", "kind of the first layer; DenseConv is first_layer_dense")
+    bn_type: BatchNorm = option("NonAffineBatchNorm", "batch norm without or with (first frozen) scale and shift")
+    init: Init = option("kaiming_normal", "how weights are drawn")
     score_init: one_of("unif", "half", "bern", "bimodal", "skew", "all_one") = option("unif", "how scores are drawn")
     mode: one_of("fan_in", "fan_out") = option("fan_in", "fan that scales the weights")
-    nonlinearity: one_of("relu", "leaky_relu", "tanh", "sigmoid", "selu", "linear") = option(
-        "relu", "nonlinearity whose gain scales the weights"
-    )
-    scale_fan: bool = option(
-        False, "multiply the fan by 1 − prune_rate (constants and kaiming_normal); not where prune_rate is −1"
-    )
+    nonlinearity: Nonlinearity = option("relu", "nonlinearity whose gain scales the weights")
+    scale_fan: bool = option(False, "multiply the fan by 1 − prune_rate (constants, kaiming_normal; −1: do not)")
     freeze_weights: bool = option(True, "keep the weights as drawn while scores are learned")
     pretrained: str | None = option(None, "start from this state_dict or checkpoint")
 
@@ -201,17 +150,13 @@ class ModelOptions(Options):
 class SearchOptions(Options):
     """Search"""
 
-    algo: one_of(*ALGORITHMS, aliases={"wt": DENSE, "dense": DENSE}, also=OWN_FILE) = option(
-        "hc_iter", "algorithm, or the function of a file of one's own"
-    )
+    algo: AlgorithmName = option("hc_iter", "algorithm, or the function of a file of one's own")
     epochs: Int = option(10, "epochs of the search", ge=1)
     optimizer: OptimizerName = option("sgd", "optimizer of the search")
     lr: Float = option(1e-3, "initial learning rate of the search", gt=0, changeable=True)
     lr_policy: LrPolicy = option("constant_lr", "learning rate over the epochs of the search")
     gamma: Float = option(0.1, "factor of each step of multistep_lr", gt=0, le=1, changeable=True)
-    milestones: Ints | None = option(
-        None, "epochs of those steps; default: the published ones for the length", changeable=True
-    )
+    milestones: Ints | None = option(None, "epochs of those steps; default: the published ones", changeable=True)
     momentum: Float = option(0.9, "momentum of SGD, in the search and after", ge=0, lt=1, changeable=True)
     nesterov: bool = option(False, "Nesterov's momentum")
     wd: Float = option(5e-4, "weight decay in the search (acts on scores too)", ge=0, changeable=True)
@@ -224,14 +169,10 @@ class SearchOptions(Options):
     alpha_prime: Float = option(1.0, "exponent of 1 − s in var_red_1", ge=1)
     iter_period: Int = option(5, "epochs from one pruning to the next", ge=1)
     iter_start: Int = option(0, "no pruning up to this epoch", ge=0)
-    prune_type: one_of("FixThresholding", "BottomK", "LocalBottomK", "ExactBottomK") = option(
-        "FixThresholding",
-        "what a pruning removes: scores up to 0.5; the lowest fraction of the network with all ties; the lowest of "
-        "each layer; the lowest of the network, exactly counted",
+    prune_type: PruneType = option(
+        "FixThresholding", "prunes scores up to 0.5; the lowest, with ties; the lowest of each layer; the exact number"
     )
-    prune_rate: Float = option(
-        0.5, "fraction of each pruning (override_prune_rate); see scale_fan; −1: not used", ge=-1, le=1
-    )
+    prune_rate: Float = option(0.5, "fraction of each pruning (override_prune_rate); −1: not used", ge=-1, le=1)
     override_prune_rate: bool = option(False, "use prune_rate instead of the rate that meets the target")
     target_sparsity: Float = option(0.5, "weights that remain at the end, in percent", gt=0, le=100)
     hc_quantized: bool = option(False, "round the scores in the forward pass of the search (Gem-Miner)")
@@ -248,9 +189,7 @@ class SearchOptions(Options):
     drop_bottom_half_weights: bool = option(False, "at epoch 1 score the smaller half of the weights 0, the larger 1")
     invert_sanity_check: bool = option(False, "prune the highest scores instead of the lowest (a check)")
     unflag_before_finetune: bool = option(False, "fine-tune also what only the penalty had switched off")
-    cts_loss: one_of("kl", "loss", "ce") = option(
-        "kl", "algo cts: what the masked network loses against the dense one: divergence, ratio of losses, or its loss"
-    )
+    cts_loss: CtsLoss = option("kl", "algo cts: divergence from the dense network, ratio of losses, or own loss")
     rewind_epoch: Int = option(0, "algo cts: dense epochs of the fine-tuning before the search", ge=0)
     weight_training: bool = option(False, "the same as algo: training", affects=False)
     dense_training: bool = option(False, "the same as algo: training", affects=False)
@@ -260,9 +199,7 @@ class ImpOptions(Options):
     """Iterative magnitude pruning (algo imp): rounds of iter_period epochs"""
 
     imp_rounds: Int = option(-1, "rounds, of prune_rate (0.2 unless given) each; −1: as many as the target needs")
-    imp_rewind_iter: Int | None = option(
-        None, "optimizer step of round 0 to rewind to, 0: as drawn; default: 1000, or 5% of a shorter round", ge=0
-    )
+    imp_rewind_iter: Int | None = option(None, "step of round 0 to rewind to; default: 1000 or 5% of it", ge=0)
     imp_no_rewind: bool = option(False, "keep the weights between rounds, rewind the learning rate only")
     imp_rewind_model: str | None = option(None, "rewind to the weights in this file instead")
     lr_gamma: Float = option(0.1, "factor of each step of multistep_lr in a round", gt=0, le=1, changeable=True)
@@ -275,13 +212,8 @@ class ImpOptions(Options):
 class BaselineOptions(Options):
     """Baselines at initialisation"""
 
-    smart_ratio: Float = option(
-        -1.0, "algo smart_ratio: fraction of the weights pruned; −1: by target_sparsity", ge=-1, lt=1
-    )
-    random_subnet: bool = option(
-        False, "the same as algo: random_subnet, which keeps each weight by chance prune_rate; with smart_ratio, as "
-        "algo: smart_ratio", affects=False,
-    )  # fmt: skip
+    smart_ratio: Float = option(-1.0, "algo smart_ratio: fraction pruned; −1: by target_sparsity", ge=-1, lt=1)
+    random_subnet: bool = option(False, "the same as algo: random_subnet or, with smart_ratio, that", affects=False)
     shuffle: bool = option(False, "algo random_subnet: permute the masks (chg_mask) or kept weights (chg_weight)")
     reinit: bool = option(False, "algo random_subnet: draw the weights (chg_weight) or masks (chg_mask) anew")
     chg_mask: bool = option(False, "shuffle or reinit is of the masks")
@@ -301,16 +233,9 @@ class FineTuneOptions(Options):
     fine_tune_lr_policy: LrPolicy = option("constant_lr", "its learning rate over the epochs", changeable=True)
     fine_tune_wd: Float = option(1e-4, "its weight decay", ge=0, changeable=True)
     skip_sanity_checks: bool = option(False, "do not train the control networks of the sanity checks", affects=False)
-    ticket: str | None = option(
-        None, "train and check the ticket in this file (zeros of a state_dict are its mask); the network and the data "
-        "set are the ticket's own unless given"
-    )  # fmt: skip
-    store_weights: bool = option(
-        False, "write the weights into the ticket though they could be drawn again", affects=False
-    )
-    with_dense: bool = option(
-        False, "train the dense network as well, where the results have none of this seed yet", affects=False
-    )
+    ticket: str | None = option(None, "train and check this ticket, on its own network and data set unless given")
+    store_weights: bool = option(False, "write weights into the ticket that could be drawn again", affects=False)
+    with_dense: bool = option(False, "also train the dense network, unless its results are there", affects=False)
     only_sanity: bool = option(False, "make the missing checks of finished runs, or check a `ticket`", affects=False)
     sanity_folder: str | None = option(None, "only_sanity: folder with the runs, at any depth", affects=False)
 
@@ -318,92 +243,26 @@ class FineTuneOptions(Options):
 class AnalysisOptions(Options):
     """Analysis of trained networks; nothing is trained"""
 
-    evaluate: bool = option(
-        False, "print the accuracy of a `pretrained` network or a `ticket`", affects=False,
-        aliases=("evaluate_only", "e"),
-    )  # fmt: skip
-    compare_rounding: bool = option(
-        False, "compare `num_test` masks drawn from the scores in `pretrained` to the rounded one", affects=False
-    )
-    mode_connect: bool = option(
-        False, "loss and accuracy along the line from `pretrained` to `pretrained2`", affects=False
-    )
+    evaluate: bool = option(False, "print the accuracy of a network", affects=False, aliases=("evaluate_only", "e"))
+    compare_rounding: bool = option(False, "compare `num_test` masks drawn from scores to the rounded", affects=False)
+    mode_connect: bool = option(False, "accuracy along the line from `pretrained` to `pretrained2`", affects=False)
     pretrained2: str | None = option(None, "the network at the other end", affects=False)
-    how_to_connect: one_of("prob", "linear", "round", aliases={"random": "prob", "score": "linear"}) = option(
-        "prob", "mode_connect of scores: join masks drawn from them, the scores, or rounded masks", affects=False
-    )
-    interpolate: one_of("prob", "linear") = option(
-        "prob", "mode_connect of scores: between, take each place from one end by chance, or weigh both", affects=False
-    )
+    how_to_connect: Joined = option("prob", "mode_connect: join drawn masks, scores or rounded masks", affects=False)
+    interpolate: Mixed = option("prob", "mode_connect: take each entry from one end by chance, or mix", affects=False)
     compare_tickets: Paths = option((), "the masks that these tickets (two files or more) share", affects=False)
     sweep: str | None = option(None, "be a worker at all the runs of this YAML file, and compare them", affects=False)
-    report: Folders | None = option(
-        None, "make a page with figures and tables of the runs in these folders, at any depth", affects=False
-    )
+    report: Folders | None = option(None, "make a page on the runs in these folders, at any depth", affects=False)
     report_dir: str | None = option(None, "report: where it goes; default: report/ in the first folder", affects=False)
 
 
 GROUPS: tuple[type[Options], ...] = (
-    RunOptions,
-    DataOptions,
-    ModelOptions,
-    SearchOptions,
-    ImpOptions,
-    BaselineOptions,
-    FineTuneOptions,
-    AnalysisOptions,
-)
+    RunOptions, DataOptions, ModelOptions, SearchOptions, ImpOptions, BaselineOptions, FineTuneOptions, AnalysisOptions,
+)  # fmt: skip
 
 TASK_OPTIONS = (
     "dataset", "data", "image_size", "use_full_data", "arch", "width", "hidden_size", "bias", "bn_type", "seed",
 )  # fmt: skip
 """The options that a dense reference shares with a ticket."""
-
-# Options that no longer do anything -> what to use instead.
-RETIRED = {
-    "weight_decay": "use wd and fine_tune_wd",
-    "iter_ep": "use algo: global_ep_iter",
-    "lr_adjust": "use lr_policy",
-    "shift": "use noise",
-    "num_round": "use imp_rounds",
-    "hc_warmup": "use iter_start",
-    "hc_period": "use iter_period",
-    "plot_hc_convergence": "see the TensorBoard log",
-    "trainer": "use algo",
-    "save_plot_data": "the per-epoch table is always written",
-    "log_interval": "use print_freq",
-    "loss": "the loss is cross-entropy; see label_smoothing",
-    "score_init_constant": "use score_init: half",
-    "lam_finetune_loss": "fine-tuning follows the search",
-    "num_step_finetune": "use fine_tune_epochs",
-    "num_epochs": "use epochs",
-    "transfer_learning": "use pretrained",
-    "bias_lastlayer": "use bias, for all layers, or a network of torchvision's, whose last layer has one",
-    "load_ckpt": "use pretrained or resume",
-    "mode_connect_filename": "figures lie in the run's folder",
-    **{
-        f"transformer_{name}": "language models are not part of this tool"
-        for name in ("emsize", "nhid", "nlayers", "clip", "bptt", "dropout", "nhead")
-    },
-    **dict.fromkeys(
-        (
-            "submask_size", "metric", "pruning_strategy", "how_to_prune", "start_from_nothing", "flips", "td", "temp",
-            "max_iter",
-        ),
-        "greedy pruning is not part of this tool",
-    ),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Either(Container[int]):
-    """The union of two containers, tested without listing them, because a range may be very long."""
-
-    one: Container[int]
-    other: Container[int]
-
-    def __contains__(self, number: object) -> bool:
-        return number in self.one or number in self.other
 
 
 class Config(*reversed(GROUPS)):
@@ -413,18 +272,6 @@ class Config(*reversed(GROUPS)):
     def algorithm(self) -> Algorithm:
         """The algorithm's row of facts, which needs no import of the algorithm."""
         return facts_of(self.algo)
-
-    @property
-    def keeping(self) -> dict[str, Any]:
-        """When checkpoints are stored and which are kept: the arguments of `utils.run.checkpoints.Keeping`."""
-        seconds = seconds_of(self.checkpoint_every)
-        return {
-            "every_epochs": 1 if seconds else int(self.checkpoint_every),
-            "every_seconds": seconds,
-            "last": self.keep_checkpoints,
-            "copies_every": self.save_every,
-            "copies_at": {"search": self.kept_epochs},
-        }
 
     @property
     def torch_device(self) -> str:
@@ -474,22 +321,6 @@ class Config(*reversed(GROUPS)):
         return self.prune_rate if self.override_prune_rate else pruning_rate(self.density, len(self.prunings))
 
     @property
-    def prunings_ahead(self) -> range:
-        """The epochs after which `hc_iter` prunes, from `start_epoch` on."""
-        return pruning_epochs(self.epochs, self.iter_period, max(self.iter_start, self.start_epoch - 1))
-
-    def rate_from(self, share: float) -> float:
-        """Return the fraction of the unpruned weights that each pruning of `hc_iter` removes.
-
-        Args:
-            share: the fraction of all weights that is unpruned when the search begins, in [0, 1].
-        """
-        if self.override_prune_rate:
-            return self.prune_rate
-        ahead = len(self.prunings_ahead)
-        return pruning_rate(self.density / max(share, self.density), ahead) if ahead else 0.0
-
-    @property
     def imp_prunings(self) -> int:
         """The number of prunings in iterative magnitude pruning, one less than its rounds.
 
@@ -500,10 +331,10 @@ class Config(*reversed(GROUPS)):
         return math.ceil(math.log(self.density) / math.log(1.0 - self.prune_rate) - 1e-9)
 
     @property
-    def kept_epochs(self) -> Container[int]:
+    def kept_epochs(self) -> tuple[Container[int], ...]:
         """The epochs of the search after which a permanent copy of its checkpoint is kept."""
         pruned = self.prunings if self.checkpoint_at_prune and self.algorithm.gradual else range(0)
-        return _Either(self.ckpt_at_fixed_epochs, pruned)
+        return self.ckpt_at_fixed_epochs, pruned  # apart: a range may be too long to list
 
     @property
     def task_hash(self) -> str:
@@ -533,6 +364,11 @@ class Config(*reversed(GROUPS)):
                 decided[name] += f" {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
         return decided
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The options that affect the result, and the trial: what makes a run this run."""
+        return {"trial_num": self.trial_num, **self.deciding()}
+
     def of_network(self) -> dict[str, Any]:
         """Return what a ticket file stores about its network and data: `dataset`, `arch`, and non-default options."""
         told = {name: getattr(self, name) for name in OF_TICKETS}
@@ -559,7 +395,6 @@ def _digest(options: Mapping[str, Any]) -> str:
 
 FLAGS_ONLY = frozenset({"config", "resume", "print_config", "sweep"})
 """Options that a config file cannot hold, because they say what to do with one."""
-
 OF_TICKETS = (
     "dataset", "image_size", "arch", "width", "hidden_size", "bias", "first_layer_dense", "last_layer_dense",
     "first_layer_type", "bn_type", "init", "mode", "nonlinearity", "scale_fan", "prune_rate",
@@ -573,147 +408,55 @@ OPTIONS = DECLARED.fields
 SCALED_INITS = ("signed_constant", "unsigned_constant", "kaiming_normal")
 """The values of `init` to which `scale_fan` applies."""
 
-
-def contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield contradictory combinations of options as (the options concerned, what is wrong)."""
-    if config.scale_fan and config.init in SCALED_INITS and not 0 <= config.prune_rate < 1:
-        yield (
-            ("scale_fan", "prune_rate", "init"),
-            f"scale_fan needs a prune_rate in [0, 1), or −1 to leave the fan as it is, not {config.prune_rate:g}",
+CONTRADICTIONS = (
+    Contradiction(
+        ("scale_fan", "prune_rate", "init"),
+        lambda c: c.scale_fan and c.init in SCALED_INITS and not 0 <= c.prune_rate < 1,
+        "scale_fan needs a prune_rate in [0, 1), or −1 to leave the fan as it is, not {c.prune_rate:g}",
+    ),
+    Contradiction(
+        ("image_size", "dataset"),
+        lambda c: c.image_size and c.dataset not in OF_FOLDERS,
+        f"image_size is for images in folders ({', '.join(OF_FOLDERS)}): those of {{c.dataset}} have one size",
+    ),
+    Contradiction(("warmup_length", "epochs"), lambda c: c.warmup_length >= c.epochs,
+                  "a warm-up of {c.warmup_length} epochs fills all {c.epochs}"),
+    Contradiction(("start_epoch", "epochs"), lambda c: c.start_epoch >= c.epochs,
+                  "start_epoch {c.start_epoch} lies beyond all {c.epochs} epochs"),
+    Contradiction(
+        ("nesterov", "momentum", "optimizer", "fine_tune_optimizer"),
+        lambda c: c.nesterov and c.momentum == 0 and "sgd" in (c.optimizer, c.fine_tune_optimizer),
+        "nesterov needs a momentum above 0",
+    ),
+    *(
+        Contradiction(
+            (name, "arch"),
+            lambda c, name=name: c.arch.startswith(TORCHVISION) and getattr(c, name) != OPTIONS[name].default,
+            f"{{c.arch}} comes as it is: {name} is for the tool's own networks",
         )
-    if config.image_size and config.dataset not in OF_FOLDERS:
-        yield (
-            ("image_size", "dataset"),
-            f"image_size is for images in folders ({', '.join(OF_FOLDERS)}): those of {config.dataset} have one size",
-        )
-    if config.warmup_length >= config.epochs:
-        yield ("warmup_length", "epochs"), f"a warm-up of {config.warmup_length} epochs fills all {config.epochs}"
-    if config.start_epoch >= config.epochs:
-        yield ("start_epoch", "epochs"), f"start_epoch {config.start_epoch} lies beyond all {config.epochs} epochs"
-    for of, momentum_user in (("optimizer", config.optimizer), ("fine_tune_optimizer", config.fine_tune_optimizer)):
-        if config.nesterov and momentum_user == "sgd" and config.momentum == 0:
-            yield ("nesterov", "momentum", of), "nesterov needs a momentum above 0"
-            break
-    yield from _network_contradictions(config)
-    if config.algorithm.learns_mask and config.algo in ALGORITHMS:
-        yield from _mask_contradictions(config)
-    if config.algorithm.gradual:
-        yield from _schedule_contradictions(config)
-    if config.algorithm.search == "rounds":
-        yield from _imp_contradictions(config)
-    yield from _baseline_contradictions(config)
-    yield from _mode_contradictions(config)
-
-
-def _network_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    if config.arch.startswith(TORCHVISION):
-        for name in ("width", "bias", "bn_type", "hidden_size"):
-            if getattr(config, name) != OPTIONS[name].default:
-                yield (name, "arch"), f"{config.arch} comes as it is: {name} is for the tool's own networks"
-    elif config.weights:
-        yield ("weights", "arch"), f"weights are torchvision's, for networks such as {TORCHVISION}resnet18"
-    if config.weights and config.pretrained:
-        yield ("weights", "pretrained"), "weights and pretrained both say where to start from: give one of them"
-
-
-def _mask_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    if config.without_masks:
-        name = "conv_type" if config.conv_type == "DenseConv" else "arch"
-        yield (name, "algo"), f"algo {config.algo} learns masks, which {name} {getattr(config, name)} has not"
-    if config.bottom_k_on_forward and not (config.algorithm.gradual and config.algorithm.bounded):
-        yield ("bottom_k_on_forward", "algo"), "bottom_k_on_forward takes its fraction from the prunings of hc_iter"
-    elif config.bottom_k_on_forward and not config.hc_quantized:
-        yield ("bottom_k_on_forward", "hc_quantized"), "bottom_k_on_forward rounds as it goes: set hc_quantized"
-    if config.bottom_k_on_forward and config.bias:
-        yield ("bottom_k_on_forward", "bias"), "bottom_k_on_forward ranks weights only: it cannot be had with bias"
-    by_rate = "prune_rate" in config.algorithm.density_options
-    if by_rate and config.override_prune_rate and not 0 < config.prune_rate < 1:
-        yield (
-            ("prune_rate", "algo"),
-            f"algo {config.algo} needs a prune_rate between 0 and 1, not {config.prune_rate:g}",
-        )
-
-
-def _imp_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    if not 0 < config.prune_rate < 1:
-        yield ("prune_rate", "algo"), f"algo imp needs a prune_rate between 0 and 1, not {config.prune_rate:g}"
-    elif config.imp_resume_round > config.imp_prunings:
-        yield (
-            ("imp_resume_round", "imp_rounds", "target_sparsity"),
-            f"imp_resume_round {config.imp_resume_round} lies beyond the last round, {config.imp_prunings}",
-        )
-    if config.imp_rounds == 0 or config.imp_rounds < -1:
-        yield ("imp_rounds",), f"imp_rounds {config.imp_rounds} is neither −1 nor at least 1"
-    if config.imp_resume_round >= 0 and not config.imp_resume_folder:
-        yield (
-            ("imp_resume_round", "imp_resume_folder"),
-            "imp_resume_round needs --imp_resume_folder, the run folder that has the round (a run that was stopped "
-            "goes on by --resume, and needs neither)",
-        )
-    if config.imp_resume_round < 0 and max(config.imp_resume_epoch, config.imp_resume_iter) >= 0:
-        yield (
-            ("imp_resume_epoch", "imp_resume_iter", "imp_resume_round"),
-            "a place in a round was given but no round: imp_resume_round",
-        )
-
-
-def _baseline_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    facts = config.algorithm
-    if "prune_rate" in facts.density_options and not facts.learns_mask and not 0 < config.prune_rate <= 1:
-        yield (
-            ("prune_rate", "algo", "random_subnet"),
-            f"random_subnet keeps each weight by chance prune_rate, which cannot be {config.prune_rate:g}",
-        )
-    if (config.chg_mask or config.chg_weight) and not (config.shuffle or config.reinit):
-        yield ("chg_mask", "chg_weight"), "chg_mask and chg_weight say what shuffle or reinit is of: give one of these"
-    if config.algo == FROM_FILE and not config.ticket:
-        yield ("algo", "ticket"), "algo given is a ticket from a file: name the file by ticket"
-    if facts.rewinds and config.rewind_epoch >= config.tuning_epochs:
-        yield (
-            ("rewind_epoch", "fine_tune_epochs", "epochs"),
-            f"rewind_epoch {config.rewind_epoch} leaves none of the {config.tuning_epochs} epochs of fine-tuning",
-        )
-    if facts.rewinds and config.density == 1:
-        yield ("algo", "target_sparsity"), f"algo {config.algo} needs a target_sparsity below 100"
-
-
-def _mode_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    if config.only_sanity and not (config.sanity_folder or config.ticket):
-        yield ("only_sanity",), "only_sanity needs a sanity_folder with finished runs, or a ticket"
-    if config.evaluate and not (config.pretrained or config.ticket):
-        yield ("evaluate",), "evaluate needs a network: name its file by pretrained or ticket"
-    if config.compare_rounding and not config.pretrained:
-        yield ("compare_rounding",), "compare_rounding needs scores: name a search's checkpoint by pretrained"
-    if len(config.compare_tickets) == 1:
-        yield ("compare_tickets",), "compare_tickets needs two tickets or more"
-    if config.mode_connect and not (config.pretrained and config.pretrained2):
-        yield ("mode_connect",), "mode_connect needs two networks: name their files by pretrained and pretrained2"
-
-
-def _schedule_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    if not config.prunings:
-        yield (
-            ("epochs", "iter_period", "iter_start"),
-            f"{config.algo} would never prune: of {config.epochs} epochs, none after iter_start {config.iter_start} is "
-            f"a multiple of iter_period {config.iter_period} (lower iter_period, or train longer)",
-        )
-        return
-    if not 0 < config.pruning_rate < 1 and config.density < 1:
-        yield (
-            ("override_prune_rate", "prune_rate", "target_sparsity"),
-            f"{config.algo} would never prune, or prune everything: each pruning removes a fraction of "
-            f"{config.pruning_rate:g}, which has to lie between 0 and 1",
-        )
-    if config.rewind_score and config.rewind_to_epoch > config.prunings[0]:
-        yield (
-            ("rewind_score", "rewind_to_epoch"),
-            f"rewind_to_epoch {config.rewind_to_epoch} lies after the first pruning, at epoch {config.prunings[0]}",
-        )
-    if config.rewind_score and 0 <= config.rewind_to_epoch < config.start_epoch:
-        yield (
-            ("rewind_score", "rewind_to_epoch", "start_epoch"),
-            f"rewind_to_epoch {config.rewind_to_epoch} lies before start_epoch {config.start_epoch}",
-        )
+        for name in ("width", "bias", "bn_type", "hidden_size")
+    ),
+    Contradiction(("weights", "arch"), lambda c: c.weights and not c.arch.startswith(TORCHVISION),
+                  f"weights are torchvision's, for networks such as {TORCHVISION}resnet18"),
+    Contradiction(("weights", "pretrained"), lambda c: c.weights and c.pretrained,
+                  "weights and pretrained both say where to start from: give one of them"),
+    Contradiction(
+        ("chg_mask", "chg_weight"),
+        lambda c: (c.chg_mask or c.chg_weight) and not (c.shuffle or c.reinit),
+        "chg_mask and chg_weight say what shuffle or reinit is of: give one of these",
+    ),
+    Contradiction(("only_sanity",), lambda c: c.only_sanity and not (c.sanity_folder or c.ticket),
+                  "only_sanity needs a sanity_folder with finished runs, or a ticket"),
+    Contradiction(("evaluate",), lambda c: c.evaluate and not (c.pretrained or c.ticket),
+                  "evaluate needs a network: name its file by pretrained or ticket"),
+    Contradiction(("compare_rounding",), lambda c: c.compare_rounding and not c.pretrained,
+                  "compare_rounding needs scores: name a search's checkpoint by pretrained"),
+    Contradiction(("compare_tickets",), lambda c: len(c.compare_tickets) == 1,
+                  "compare_tickets needs two tickets or more"),
+    Contradiction(("mode_connect",), lambda c: c.mode_connect and not (c.pretrained and c.pretrained2),
+                  "mode_connect needs two networks: name their files by pretrained and pretrained2"),
+)  # fmt: skip
+"""Contradictory combinations of options; those of one algorithm are declared with it."""
 
 
 # ---- a Config from files and flags ---------------------------------------------------------------------------------
@@ -740,39 +483,24 @@ def parse_args(argv: list[str] | None = None) -> Config:
     return _make_config({**from_file, **flags}, problems)
 
 
-def config_of(options: Mapping[str, Any], source: str) -> Config:
-    """Make a config from options that come neither from a config file nor from flags; check them in the same way.
+def config_of(options: Mapping[str, Any], source: str | None = None, path: str | Path | None = None) -> Config:
+    """Make a config from options that are not flags, on top of those of a config file; check them in the same way.
 
     Args:
         options: name -> value, as a YAML file or a flag would give it.
-        source: where the options come from, for messages.
-
-    Raises:
-        UserError: any of the options is wrong; one message lists all problems.
-    """
-    given: dict[str, Given] = {}
-    problems: list[str] = []
-    for name, value in options.items():
-        DECLARED.take(given, name.replace("-", "_"), Given(value, f"{name} ({source})"), problems)
-    return _make_config(given, problems)
-
-
-def config_from(path: str | Path | None, options: Mapping[str, Any]) -> Config:
-    """Make a config from a YAML file and the keyword arguments that override it; check them in the same way.
-
-    Args:
-        path: the file; None for the defaults.
-        options: name -> value.
+        source: where the options come from, for messages; None: they are keyword arguments.
+        path: the config file; None: there is none.
 
     Raises:
         UserError: any of the options is wrong; one message lists all problems.
     """
     problems: list[str] = []
-    given = read_yaml(DECLARED, Path(path), problems) if path is not None else {}
+    given = {} if path is None else read_yaml(DECLARED, Path(path), problems)
     if path is not None:
         given["config"] = Given(str(path), "config")
     for name, value in options.items():
-        DECLARED.take(given, name, Given(value, f"{name}="), problems)
+        where = f"{name} ({source})" if source else f"{name}="
+        DECLARED.take(given, name.replace("-", "_"), Given(value, where), problems)
     return _make_config(given, problems)
 
 
@@ -801,9 +529,9 @@ def _changed(before: Config, after: Config, where: str) -> Config:
     Raises:
         UserError: it is not given, or a run cannot change one of these options.
     """
-    told = difference(before, after)
-    able = {name for name, field in OPTIONS.items() if field.json_schema_extra["changeable"]}
-    unable = [name for name in differing(before, after) if name not in able]
+    changed = changes(before.identity, after.identity)
+    told = written(changed)
+    unable = [name for name in changed if name not in OPTIONS or not OPTIONS[name].json_schema_extra["changeable"]]
     if unable or not after.resume_anyway:
         hint = "" if unable else "; --resume_anyway goes on with the new ones"
         unable_too = f"; a run that has begun cannot change {', '.join(unable)}" if after.resume_anyway else ""
@@ -813,15 +541,9 @@ def _changed(before: Config, after: Config, where: str) -> Config:
     return after.model_copy(update={"resumed_with": note, "num_trial": 1})
 
 
-def differing(before: Config, after: Config) -> dict[str, str]:
-    """Return option -> "old → new" for options that differ and affect the result, and for `trial_num` if it differs."""
-    old, new = ({**config.deciding(), "trial_num": config.trial_num} for config in (before, after))
-    return {name: f"{old.get(name)} → {new.get(name)}" for name in OPTIONS if old.get(name) != new.get(name)}
-
-
 def difference(before: Config, after: Config) -> str:
     """Describe the options that affect the result and differ, with both values."""
-    return ", ".join(f"{name} {values}" for name, values in differing(before, after).items())
+    return written(changes(before.identity, after.identity))
 
 
 def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
@@ -840,7 +562,7 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
         where = f"{given['scale_fan'].where}, {given['prune_rate'].where}"
         warnings.warn(f"{where}: with a prune_rate of −1, not used, scale_fan leaves the fan as it is", stacklevel=3)
     config = config.model_copy(update=implied)
-    for concerned, text in contradictions(config):
+    for concerned, text in contradictions(config, (*CONTRADICTIONS, *config.algorithm.contradictions)):
         if not wrong.intersection(concerned):
             where = [given[name].where for name in concerned if name in given]
             problems.append(f"{', '.join(where) or concerned[0]}: {text}")
@@ -877,12 +599,8 @@ def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
     facts = facts_of(algo)
     if algo != config.algo:
         implied["algo"] = algo
-    if (
-        "prune_rate" in facts.density_options
-        and facts.learns_mask
-        and "prune_rate" in given
-        and "target_sparsity" not in given
-    ):
+    by_rate = "prune_rate" in facts.density_options and facts.learns_mask
+    if by_rate and "prune_rate" in given and "target_sparsity" not in given:
         implied["override_prune_rate"] = True
     for name, value in facts.defaults.items():
         # In old config files a prune_rate of 0 or −1 means "not used".

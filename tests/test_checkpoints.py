@@ -62,8 +62,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(run, monkeypatc
         ({}, []),
         ({"copies_every": 0}, []),
         ({"copies_every": 2}, ["finetune_1", "finetune_3", "search_1", "search_3"]),
-        ({"copies_at": {"search": frozenset({0, 4})}}, ["search_0", "search_4"]),
-        ({"copies_every": 4, "copies_at": {"search": frozenset({3, 4})}}, ["finetune_3", "search_3", "search_4"]),
+        ({"copies_at": {"search": [{0, 4}]}}, ["search_0", "search_4"]),
+        ({"copies_every": 4, "copies_at": {"search": [{3, 4}]}}, ["finetune_3", "search_3", "search_4"]),
     ],
     ids=str,
 )
@@ -121,7 +121,7 @@ def test_a_crash_between_stepping_back_and_storing_costs_one_checkpoint(run):
     [
         ({}, [0, 1, 2, 3]),
         ({"every_epochs": 2}, [1, 3]),
-        ({"every_epochs": 3, "copies_at": {"search": frozenset({0})}}, [0, 2]),
+        ({"every_epochs": 3, "copies_at": {"search": [{0}]}}, [0, 2]),
         ({"every_seconds": 25.0}, [2]),
         ({"every_seconds": 25.0, "copies_every": 4}, [2, 3]),
     ],

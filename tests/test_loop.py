@@ -497,7 +497,7 @@ def test_checkpoints_are_kept_every_so_many_epochs(tmp_path):
 
 
 def test_checkpoints_are_kept_at_the_epochs_asked_for_of_the_stage_asked_for(tmp_path):
-    with begun(tmp_path, keeping=Keeping(copies_at={"search": frozenset({0, 2})}, last=1)).until_stopped() as run:
+    with begun(tmp_path, keeping=Keeping(copies_at={"search": [{0, 2}]}, last=1)).until_stopped() as run:
         states = []
         training = training_weights()
         training.after_epoch = lambda epoch, draw: states.append(deepcopy(training.network.state_dict()))

@@ -28,7 +28,7 @@ def test_the_options_are_written_as_they_are_declared() -> None:
         "| `freeze_weights` | `true` | true, false | keep the weights as drawn while scores are learned | ✓ |",
         "| `lr_policy` | `constant_lr` | constant_lr, cosine_lr, multistep_lr | learning rate over the epochs of the "
         "search | ✓ |",
-        "| `milestones` |  | whole numbers | epochs of those steps; default: the published ones for the length | ✓ |",
+        "| `milestones` |  | whole numbers | epochs of those steps; default: the published ones | ✓ |",
         "| `fine_tune_epochs` |  | whole, ≥ 1 | epochs of fine-tuning; default: epochs | ✓ |",
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import nn
 
-from args_helper import Config, config_from, parse_args
+from args_helper import Config, config_of, parse_args
 from trainers.pipeline import run_trials
 from trainers.results.curves import curves
 from trainers.tickets.file import TICKET, read_ticket
@@ -75,7 +75,7 @@ def mine(config: str | Path | None = None, **options: Any) -> Mined:
         Stopped: interrupted; everything is saved, and the same call resumes.
         Diverged: the loss or the weights are no longer finite.
     """
-    asked = config_from(config, options)
+    asked = config_of(options, path=config)
     folder = run_trials(asked, go_on=True)
     return Mined(folder, parse_args(["--resume", str(folder)]))
 

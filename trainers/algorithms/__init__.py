@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from trainers.algorithms import contradictions as refused
+from utils.options.contradictions import Contradiction
+
 
 class Algorithm(NamedTuple):
     """What the tool knows about an algorithm without importing it.
@@ -25,6 +28,7 @@ class Algorithm(NamedTuple):
         defaults: option -> its default for this algorithm.
         prunings: `module:function` (config, number of weights, number of unpruned weights) -> what `--dry_run` reports
             of its prunings: pairs (when, weights remaining), or a sentence.
+        contradictions: combinations of options that it cannot use.
     """
 
     function: str
@@ -37,6 +41,7 @@ class Algorithm(NamedTuple):
     density_options: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = {}
     prunings: str | None = None
+    contradictions: tuple[Contradiction, ...] = ()
 
     @property
     def learns_mask(self) -> bool:
@@ -54,31 +59,37 @@ _GEM_MINER, _EDGE_POPUP, _IMP = f"{_HERE}.hypercube", f"{_HERE}.edge_popup", f"{
 CTS_SEARCH = {"optimizer": "adam", "lr": 0.1, "lr_policy": "multistep_lr", "wd": 0.0}
 """The search options that the authors of `cts` use."""
 
+_ANY_MASK = (*refused.LEARNS_MASK, *refused.NO_MOVING_THRESHOLD)
+
 ALGORITHMS = {
     "hc": Algorithm(
-        f"{_GEM_MINER}:find_ticket", "Gem-Miner without pruning", "scores", bounded=True, accurate_untrained=True
+        f"{_GEM_MINER}:find_ticket", "Gem-Miner without pruning", "scores", bounded=True, accurate_untrained=True,
+        contradictions=_ANY_MASK,
     ),
     "hc_iter": Algorithm(
         f"{_GEM_MINER}:find_ticket", "Gem-Miner", "scores", gradual=True, bounded=True, accurate_untrained=True,
         prunings=f"{_GEM_MINER}:planned_prunings",
+        contradictions=(*refused.LEARNS_MASK, *refused.MOVING_THRESHOLD, *refused.GRADUAL),
     ),
     "ep": Algorithm(
-        f"{_EDGE_POPUP}:find_ticket", "edge-popup", "scores", accurate_untrained=True, density_options=("prune_rate",)
+        f"{_EDGE_POPUP}:find_ticket", "edge-popup", "scores", accurate_untrained=True,
+        density_options=("prune_rate",), contradictions=(*_ANY_MASK, *refused.FRACTION_IF_GIVEN),
     ),
     "global_ep": Algorithm(
         f"{_EDGE_POPUP}:find_ticket", "global edge-popup", "scores", accurate_untrained=True,
-        density_options=("prune_rate",),
+        density_options=("prune_rate",), contradictions=(*_ANY_MASK, *refused.FRACTION_IF_GIVEN),
     ),
     "global_ep_iter": Algorithm(
         f"{_EDGE_POPUP}:find_ticket", "gradual global edge-popup", "scores", gradual=True, accurate_untrained=True,
-        prunings=f"{_EDGE_POPUP}:planned_prunings",
+        prunings=f"{_EDGE_POPUP}:planned_prunings", contradictions=(*_ANY_MASK, *refused.GRADUAL),
     ),
     "cts": Algorithm(
-        f"{_HERE}.cts:find_ticket", "Concrete Ticket Search", "scores", rewinds=True, defaults=CTS_SEARCH
+        f"{_HERE}.cts:find_ticket", "Concrete Ticket Search", "scores", rewinds=True, defaults=CTS_SEARCH,
+        contradictions=(*_ANY_MASK, *refused.REWINDS),
     ),
     "imp": Algorithm(
         f"{_IMP}:find_ticket", "iterative magnitude pruning", "rounds", density_options=("imp_rounds",),
-        defaults={"prune_rate": 0.2}, prunings=f"{_IMP}:planned_prunings",
+        defaults={"prune_rate": 0.2}, prunings=f"{_IMP}:planned_prunings", contradictions=refused.ROUNDS,
     ),
     "training": Algorithm(f"{_HERE}.dense:find_ticket", "dense training", "weights"),
     "smart_ratio": Algorithm(
@@ -87,13 +98,16 @@ ALGORITHMS = {
     "random": Algorithm(f"{_HERE}.random_mask:find_uniform_ticket", "uniform random masks"),
     "random_erk": Algorithm(f"{_HERE}.random_mask:find_erk_ticket", "Erdős–Rényi-kernel random masks"),
     "random_subnet": Algorithm(
-        f"{_HERE}.random_mask:find_random_subnet", "Bernoulli random masks", density_options=("prune_rate",)
+        f"{_HERE}.random_mask:find_random_subnet", "Bernoulli random masks", density_options=("prune_rate",),
+        contradictions=refused.BY_CHANCE,
     ),
     "magnitude": Algorithm(f"{_HERE}.magnitude:find_ticket", "magnitude at initialisation"),
     "snip": Algorithm(f"{_HERE}.snip:find_ticket", "SNIP"),
     "grasp": Algorithm(f"{_HERE}.grasp:find_ticket", "GraSP"),
     "synflow": Algorithm(f"{_HERE}.synflow:find_ticket", "SynFlow"),
-    "given": Algorithm(f"{_HERE}.from_file:find_ticket", "ticket from a file"),
+    "given": Algorithm(
+        f"{_HERE}.from_file:find_ticket", "ticket from a file", contradictions=refused.FROM_A_FILE
+    ),
 }  # fmt: skip
 
 OWN = Algorithm("", "an algorithm of one's own", "scores", accurate_untrained=True)

@@ -26,6 +26,7 @@ from trainers.training.training import Draw
 from utils.masks import ceil_count, floor_count, kth_lowest, prune_exactly, prune_lowest
 from utils.rng import derive_rng
 from utils.run.run import Run
+from utils.schedules import pruning_epochs, pruning_rate
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
@@ -63,7 +64,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
 
 def planned_prunings(config: Config, whole: int, left: int) -> str | list[tuple[str, int]]:
     """List after which epochs it prunes and how many of `left` unpruned weights then remain, if no scores tie."""
-    ahead, rate, planned = config.prunings_ahead, config.rate_from(left / whole), []
+    ahead, rate, planned = prunings_ahead(config), pruning_rate_from(config, left / whole), []
     if not ahead:
         return f"none: start_epoch {config.start_epoch} lies after that of epoch {config.prunings[-1]}"
     if config.prune_type == "FixThresholding":
@@ -75,6 +76,24 @@ def planned_prunings(config: Config, whole: int, left: int) -> str | list[tuple[
             left = min(before, max(1, floor_count(config.density, whole)))
         planned.append((f"after epoch {epoch}", left))
     return planned
+
+
+def prunings_ahead(config: Config) -> range:
+    """Return the epochs (0-based) after which the search prunes, from `start_epoch` on."""
+    return pruning_epochs(config.epochs, config.iter_period, max(config.iter_start, config.start_epoch - 1))
+
+
+def pruning_rate_from(config: Config, unpruned: float) -> float:
+    """Return the fraction of the unpruned weights that each pruning removes.
+
+    Args:
+        config: the options of the search.
+        unpruned: the fraction of all weights that is unpruned when the search begins, in [0, 1].
+    """
+    if config.override_prune_rate:
+        return config.prune_rate
+    ahead = len(prunings_ahead(config))
+    return pruning_rate(config.density / max(unpruned, config.density), ahead) if ahead else 0.0
 
 
 class GemMiner(ScoreTraining):
@@ -91,9 +110,9 @@ class GemMiner(ScoreTraining):
         self._thin: set[str] = set()
         super().__init__(network, self._rule(network, config), config)
         self.weights = self.flat.segments[0].stop
-        self._prunings = config.prunings_ahead if config.algo == "hc_iter" else range(0)
+        self._prunings = prunings_ahead(config) if config.algo == "hc_iter" else range(0)
         unpruned = int(self.flat.flags[self.flat.segments[0]].sum())
-        self._rate = config.rate_from(unpruned / self.weights)
+        self._rate = pruning_rate_from(config, unpruned / self.weights)
         self._out_of_reach = self._why_out_of_reach(unpruned)
         if self._out_of_reach:
             warnings.warn(f"the target of {config.target_sparsity:g}% is missed: {self._out_of_reach}", stacklevel=2)

@@ -12,6 +12,7 @@ from typing import Any
 from args_helper import Config, parse_args
 from trainers.reporting.series import Experiment
 from trainers.results.trials import Spread
+from utils.options.changes import changes, written
 
 SOURCE = "Sreenivasan et al., NeurIPS 2022, arXiv 2202.12002"
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -103,7 +104,7 @@ def beside_published(
                 "ours_weights_remaining_percent": experiment and experiment.density,
                 "paper_search_epochs": one.epochs,
                 "ours_search_epochs": experiment and _search_epochs(experiment),
-                "differs_in": experiment and differing(one.config, experiment.config),
+                "differs_in": experiment and _differing(one.config, experiment.config),
                 "config_hash": experiment and experiment.config_hash,
                 "paper_setting": f"configs/{one.file}",
             }
@@ -141,8 +142,7 @@ def _same(one: Config, other: Config, name: str) -> bool:
     return getattr(one, name) == getattr(other, name)
 
 
-def differing(paper: Config, ours: Config) -> str:
+def _differing(paper: Config, ours: Config) -> str:
     """List the options, except the seed, that affect the result and differ from the paper's: `name theirs → ours`."""
-    theirs, own = paper.deciding(), ours.deciding()
-    changed = [name for name in theirs if name != "seed" and own.get(name) != theirs[name]]
-    return "; ".join(f"{name} {theirs[name]} → {own.get(name)}" for name in changed)
+    theirs, own = ({**one.deciding(), "seed": None} for one in (paper, ours))
+    return written(changes(theirs, {name: own.get(name) for name in theirs}), "; ")

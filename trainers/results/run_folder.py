@@ -171,6 +171,12 @@ def _refuse_links(folder: Path) -> None:
             raise UserError(f"{path} is a link out of the run's folder: put in its place what it leads to")
 
 
+def _keeping(config: Config) -> Keeping:
+    seconds = seconds_of(config.checkpoint_every)
+    every = 1 if seconds else int(config.checkpoint_every)
+    return Keeping(every, seconds, config.keep_checkpoints, config.save_every, {"search": config.kept_epochs})
+
+
 @contextmanager
 def opened(config: Config, folder: Path) -> Iterator[Run]:
     """Open the run's folder, record options and environment, and hold it until the run ends or is stopped.
@@ -184,7 +190,7 @@ def opened(config: Config, folder: Path) -> Iterator[Run]:
         log_folder,
         config.effective_seed,
         config.results_filename,
-        keeping=Keeping(**config.keeping),
+        keeping=_keeping(config),
         stopping=Stopping(config.max_time and seconds_of(config.max_time), ECHO if launched().by_torchrun else 0.0),
         refresh_every=config.print_freq,
     )

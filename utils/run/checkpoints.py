@@ -6,7 +6,7 @@ import io
 import os
 import time
 import warnings
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,14 @@ class Keeping:
         every_seconds: replaces `every_epochs`: seconds between two checkpoints, which may fall within an epoch.
         last: how many of a stage's newest checkpoints are kept; with 1 there is none to fall back to.
         copies_every: epochs between two permanent copies (below 1: no copies).
-        copies_at: stage -> further epochs after which it, or a sub-stage of it, gets a permanent copy.
+        copies_at: stage -> sets of further epochs after which it, or a sub-stage of it, gets a permanent copy.
     """
 
     every_epochs: int = 1
     every_seconds: float | None = None
     last: int = 2
     copies_every: int = -1
-    copies_at: Mapping[str, Container[int]] = field(default_factory=dict)
+    copies_at: Mapping[str, Sequence[Container[int]]] = field(default_factory=dict)
 
 
 def checkpoint_path(folder: Path, stage: str, back: int = 0) -> Path:
@@ -116,4 +116,4 @@ class Checkpoints:
 
     def _is_copied(self, stage: str, epoch: int) -> bool:
         periodic = self._keeping.copies_every > 0 and (epoch + 1) % self._keeping.copies_every == 0
-        return periodic or epoch in self._keeping.copies_at.get(stage.partition("/")[0], ())
+        return periodic or any(epoch in some for some in self._keeping.copies_at.get(stage.partition("/")[0], ()))

@@ -1,0 +1,124 @@
+"""What each kind of algorithm refuses: combinations of options, as rows for the table of algorithms."""
+
+from __future__ import annotations
+
+from utils.options.contradictions import Contradiction
+
+_NO_FRACTION = "algo {c.algo} needs a prune_rate between 0 and 1, not {c.prune_rate:g}"
+
+LEARNS_MASK = (
+    Contradiction(
+        ("conv_type", "algo"),
+        lambda c: c.conv_type == "DenseConv",
+        "algo {c.algo} learns masks, which conv_type {c.conv_type} has not",
+    ),
+    Contradiction(
+        ("arch", "algo"),
+        lambda c: c.without_masks and c.conv_type != "DenseConv",
+        "algo {c.algo} learns masks, which arch {c.arch} has not",
+    ),
+)
+"""Of an algorithm that learns scores by gradient."""
+
+NO_MOVING_THRESHOLD = (
+    Contradiction(
+        ("bottom_k_on_forward", "algo"),
+        lambda c: c.bottom_k_on_forward,
+        "bottom_k_on_forward takes its fraction from the prunings of hc_iter",
+    ),
+)
+
+MOVING_THRESHOLD = (
+    Contradiction(
+        ("bottom_k_on_forward", "hc_quantized"),
+        lambda c: c.bottom_k_on_forward and not c.hc_quantized,
+        "bottom_k_on_forward rounds as it goes: set hc_quantized",
+    ),
+    Contradiction(
+        ("bottom_k_on_forward", "bias"),
+        lambda c: c.bottom_k_on_forward and c.bias,
+        "bottom_k_on_forward ranks weights only: it cannot be had with bias",
+    ),
+)
+
+FRACTION_IF_GIVEN = (
+    Contradiction(
+        ("prune_rate", "algo"), lambda c: c.override_prune_rate and not 0 < c.prune_rate < 1, _NO_FRACTION
+    ),
+)
+
+GRADUAL = (
+    Contradiction(
+        ("epochs", "iter_period", "iter_start"),
+        lambda c: not c.prunings,
+        "{c.algo} would never prune: of {c.epochs} epochs, none after iter_start {c.iter_start} is a multiple of "
+        "iter_period {c.iter_period} (lower iter_period, or train longer)",
+    ),
+    Contradiction(
+        ("override_prune_rate", "prune_rate", "target_sparsity"),
+        lambda c: c.prunings and not 0 < c.pruning_rate < 1 and c.density < 1,
+        "{c.algo} would never prune, or prune everything: each pruning removes a fraction of {c.pruning_rate:g}, which "
+        "has to lie between 0 and 1",
+    ),
+    Contradiction(
+        ("rewind_score", "rewind_to_epoch"),
+        lambda c: c.prunings and c.rewind_score and c.rewind_to_epoch > c.prunings[0],
+        "rewind_to_epoch {c.rewind_to_epoch} lies after the first pruning, at epoch {c.prunings[0]}",
+    ),
+    Contradiction(
+        ("rewind_score", "rewind_to_epoch", "start_epoch"),
+        lambda c: c.prunings and c.rewind_score and 0 <= c.rewind_to_epoch < c.start_epoch,
+        "rewind_to_epoch {c.rewind_to_epoch} lies before start_epoch {c.start_epoch}",
+    ),
+)
+"""Of an algorithm that prunes during its search."""
+
+REWINDS = (
+    Contradiction(
+        ("rewind_epoch", "fine_tune_epochs", "epochs"),
+        lambda c: c.rewind_epoch >= c.tuning_epochs,
+        "rewind_epoch {c.rewind_epoch} leaves none of the {c.tuning_epochs} epochs of fine-tuning",
+    ),
+    Contradiction(
+        ("algo", "target_sparsity"), lambda c: c.density == 1, "algo {c.algo} needs a target_sparsity below 100"
+    ),
+)
+
+ROUNDS = (
+    Contradiction(("prune_rate", "algo"), lambda c: not 0 < c.prune_rate < 1, _NO_FRACTION),
+    Contradiction(
+        ("imp_resume_round", "imp_rounds", "target_sparsity"),
+        lambda c: 0 < c.prune_rate < 1 and c.imp_resume_round > c.imp_prunings,
+        "imp_resume_round {c.imp_resume_round} lies beyond the last round, {c.imp_prunings}",
+    ),
+    Contradiction(
+        ("imp_rounds",),
+        lambda c: c.imp_rounds == 0 or c.imp_rounds < -1,
+        "imp_rounds {c.imp_rounds} is neither −1 nor at least 1",
+    ),
+    Contradiction(
+        ("imp_resume_round", "imp_resume_folder"),
+        lambda c: c.imp_resume_round >= 0 and not c.imp_resume_folder,
+        "imp_resume_round needs --imp_resume_folder, the run folder that has the round (a run that was stopped goes on "
+        "by --resume, and needs neither)",
+    ),
+    Contradiction(
+        ("imp_resume_epoch", "imp_resume_iter", "imp_resume_round"),
+        lambda c: c.imp_resume_round < 0 and max(c.imp_resume_epoch, c.imp_resume_iter) >= 0,
+        "a place in a round was given but no round: imp_resume_round",
+    ),
+)
+
+BY_CHANCE = (
+    Contradiction(
+        ("prune_rate", "algo", "random_subnet"),
+        lambda c: not 0 < c.prune_rate <= 1,
+        "random_subnet keeps each weight by chance prune_rate, which cannot be {c.prune_rate:g}",
+    ),
+)
+
+FROM_A_FILE = (
+    Contradiction(
+        ("algo", "ticket"), lambda c: not c.ticket, "algo given is a ticket from a file: name the file by ticket"
+    ),
+)

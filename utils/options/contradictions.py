@@ -1,0 +1,27 @@
+"""Rules about options that contradict one another although each is allowed by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+
+class Contradiction(NamedTuple):
+    """A combination of options that cannot be used.
+
+    Attributes:
+        options: the options concerned; the message names where each was given.
+        holds: config -> whether the config has this combination.
+        text: the complaint; `{c.NAME}` stands for an attribute of the config.
+    """
+
+    options: tuple[str, ...]
+    holds: Callable[[Any], object]
+    text: str
+
+
+def contradictions(config: Any, rules: Iterable[Contradiction]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the options concerned and the complaint of every rule that a config breaks."""
+    for rule in rules:
+        if rule.holds(config):
+            yield rule.options, rule.text.format(c=config)
