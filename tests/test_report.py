@@ -15,12 +15,13 @@ from tests.conftest import SMALL
 from tests.run_folders import make_run, make_trials
 from trainers.checks.verdict import judge
 from trainers.reporting.contents import Contents, totals
-from trainers.reporting.gather import DAMAGED, GOING_ON, Outcome, gather
+from trainers.reporting.gather import DAMAGED, GOING_ON, gather
 from trainers.reporting.page import File, Part, Report, Section
 from trainers.reporting.published import PUBLISHED, beside_published, published_for
 from trainers.reporting.report import write_report
 from trainers.reporting.series import Series, Task, family_of, tasks_of
 from trainers.reporting.tables import formatted, prefixed
+from trainers.results.summary import Outcome, Spent
 from trainers.results.trials import Spread
 from utils.errors import UserError
 
@@ -165,7 +166,7 @@ def test_every_task_has_a_section_of_its_own(root: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "cannot read"), ("[]", "valid dictionary"), ('{"config_hash": "x"}', "trial: Field required"),
+        ("{", "cannot read"), ("[]", "valid dictionary"), ('{"config_hash": "x"}', "classes: Field required"),
         ('{"config_hash": "x", "trial": 1, "classes": 10, "weights_total": 5, "weights_remaining_percent": NaN}',
          "finite number"),
         ('{"config_hash": "x", "trial": 1, "classes": 10, "weights_total": 5, "weights_remaining_percent": 500}',
@@ -391,7 +392,8 @@ def test_a_real_run_is_read_whole(places: list[str], tmp_path: Path, call) -> No
     (run,), problems = gather([tmp_path / "results"])
     summary = json.loads((run.folder / "summary.json").read_text())
     assert problems == []
-    assert set(Outcome.model_fields) <= {*summary, "inverts"}
+    assert set(summary) == set(Outcome.model_fields) - {"inverts"} | {"rescued", "density_reason"}
+    assert set(summary["cost"]["search"]) == set(Spent.model_fields)
     assert (len(run.epochs), run.config_hash) == (4, summary["config_hash"])
     (series,) = tasks_of([run])[0].series
     assert isinstance(series, Series)

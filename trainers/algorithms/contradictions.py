@@ -42,9 +42,7 @@ MOVING_THRESHOLD = (
 )
 
 FRACTION_IF_GIVEN = (
-    Contradiction(
-        ("prune_rate", "algo"), lambda c: c.override_prune_rate and not 0 < c.prune_rate < 1, _NO_FRACTION
-    ),
+    Contradiction(("prune_rate", "algo"), lambda c: c.override_prune_rate and not 0 < c.prune_rate < 1, _NO_FRACTION),
 )
 
 GRADUAL = (

@@ -12,13 +12,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from args_helper import Config, parse_args
-from trainers.results.summary import Outcome, validated_summary
+from trainers.results.summary import Outcome, Percent, read_outcome
 from utils.errors import UserError
 
 GOING_ON, FINISHED, DAMAGED = "going on", "finished", "damaged"
-
-
-Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class Epoch(BaseModel):
@@ -116,7 +113,7 @@ def _read_run(folder: Path, problems: list[Problem]) -> RunRecord | None:
 
 def _outcome(path: Path) -> Outcome:
     """Raises: UserError: the file cannot be read, or is not a run's summary."""
-    outcome = validated_summary(Outcome, path)
+    outcome = read_outcome(path)
     # Without training there is no ticket accuracy to compare a check to.
     untrained = {"checks": {}, "inverts": None} if outcome.test_acc_after_finetune is None else {}
     return outcome.model_copy(update=untrained)

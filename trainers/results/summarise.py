@@ -12,7 +12,7 @@ from data.load import Splits
 from trainers.algorithms import facts_of
 from trainers.checks.connectivity import connectivity
 from trainers.results.references import find_dense, find_upright
-from trainers.results.summary import AVERAGED, Summary
+from trainers.results.summary import AVERAGED, Outcome, Summary
 from trainers.results.trials import beside_dense
 from trainers.tickets.ticket import Ticket
 from trainers.training.cost import forward_flops, summed
@@ -43,7 +43,7 @@ def summarise(
     if kept == max(1, floor_count(config.density, whole)):
         facts["density_reason"] = None
     searching = run.seconds("search") if run.rows("search") else outcome["search_seconds"]
-    return {
+    described = Outcome.model_validate({
         "algo": config.algo,
         "arch": config.arch,
         "dataset": config.dataset,
@@ -72,8 +72,8 @@ def summarise(
         "world_size": world_size(),
         "config_hash": config.config_hash,
         "task_hash": config.task_hash,
-        **facts,
-    }
+    })  # fmt: skip
+    return {**described.model_dump(exclude_unset=True), **facts}
 
 
 def _cost(run: Run, flops: Mapping[str, int], searching: float, scoring: int) -> dict[str, Any]:

@@ -1,9 +1,12 @@
-"""Reads and validates summaries of finished runs: those beside a run may be damaged or come from anyone."""
+"""The one description of `summary.json`, by which runs write it, and other runs and the report read it.
+
+The summaries beside a run may be damaged or come from anyone: all that is used of them is validated.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -11,11 +14,12 @@ from utils.errors import UserError, abbreviate
 from utils.files import read_json
 
 Summary = dict[str, Any]
-"""A whole `summary.json`."""
+"""A whole `summary.json`: the fields of `Outcome`, and what the algorithm adds (`facts` of its ticket)."""
 
 Percent = Annotated[float, Field(ge=0, le=100)]
+Points = Annotated[float, Field(ge=-100, le=100)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-Amount = Annotated[float, Field(ge=0, le=1e30)]
+Amount = Annotated[int | float, Field(ge=0, le=1e30)]
 
 
 class _Part(BaseModel):
@@ -23,21 +27,31 @@ class _Part(BaseModel):
 
 
 class Accuracy(_Part):
-    """The result of a network that was trained for comparison with the ticket."""
+    """The result of a network that was trained for comparison with the ticket, in percent."""
 
     test_acc_after_finetune: Percent
 
 
 class Reference(Accuracy):
-    """The result of the dense network; `gap` says how far the ticket is below it."""
+    """The result of the dense network; `gap` says how many points the ticket is below it."""
 
-    gap: Annotated[float, Field(ge=-100, le=100)]
+    gap: Points
 
 
 class Spent(_Part):
-    """The costs of the search or of the fine-tuning."""
+    """The costs of the search or of the fine-tuning; see `trainers.training.cost`.
+
+    Attributes:
+        epochs, steps, images: that it trained for, and on.
+        seconds: of the wall clock.
+        training_flops_dense: of all training steps, pruned weights included.
+        training_flops_masked: the same with each layer counted by its density at the time.
+        scoring_flops: of the passes that score weights once, outside of training.
+        peak_memory_bytes: the most that was allocated.
+    """
 
     epochs: Count
+    steps: Count = 0
     images: Count = 0
     seconds: Amount
     training_flops_dense: Amount
@@ -47,45 +61,81 @@ class Spent(_Part):
 
 
 class Outcome(_Part):
-    """The fields of a `summary.json` that the report uses; accuracies and densities in percent.
+    """A finished run, in the order of its `summary.json`; accuracies and densities in percent.
 
-    Those with a default are missing from summaries of early versions.
+    Fields with a default are missing from summaries of early versions, or not needed by those who read them.
+
+    Attributes:
+        algo, arch, dataset, classes: what was run.
+        trial, seed: its number, and the seed of its random streams.
+        target_sparsity: weights that were to remain.
+        weights_total: all prunable weights.
+        weights_remaining: those of the ticket that is trained.
+        gem_weights_remaining: those that the search had switched on; None for other algorithms than Gem-Miner.
+        effective_weights_remaining: those that are connected to input and output.
+        dead_layers, thin_layers: layers without a weight, and with less than one weight a filter.
+        layers: layer -> (weights that remain, all weights).
+        test_acc_before_finetune, val_acc_before_finetune: before any training; None where nothing is held out.
+        test_acc_after_finetune, val_acc_after_finetune: after the training of the ticket; None without training.
+        checks: sanity check -> its accuracy and verdict.
+        ticket_bytes: part of the ticket's file -> its size.
+        seconds, search_seconds, finetune_seconds: of the wall clock.
+        cost: `search` and `finetune` -> their costs.
+        device, precision, world_size: what computed it, in which precision, in how many processes.
+        config_hash, task_hash: of the experiment, and of what it shares with its dense reference.
+        dense: the dense network of the same trial; None if the results have none.
+        inverts: the run that this one inverts, with `invert_sanity_check`.
     """
 
-    config_hash: str
-    trial: Count
+    algo: str | None = None
+    arch: str | None = None
+    dataset: str | None = None
     classes: Annotated[int, Field(ge=1)]
-    device: str = "unknown device"
-    seconds: Amount = 0.0
+    trial: Count
+    seed: int | None = None
+    target_sparsity: Percent | None = None
     weights_total: Annotated[int, Field(ge=1, lt=2**63)]
+    weights_remaining: Count | None = None
     weights_remaining_percent: Percent
+    gem_weights_remaining: Count | None = None
+    effective_weights_remaining: Count | None = None
     effective_weights_remaining_percent: Percent | None = None
+    dead_layers: list[str] = []
+    thin_layers: list[str] = []
     layers: dict[str, Annotated[tuple[Count, Annotated[int, Field(ge=1)]], Field(strict=False)]] = {}
     test_acc_before_finetune: Percent
+    val_acc_before_finetune: Percent | None = None
     test_acc_after_finetune: Percent | None
+    val_acc_after_finetune: Percent | None = None
     checks: dict[str, Accuracy] = {}
+    ticket_bytes: dict[str, Count] = {}
+    seconds: Amount = 0.0
+    search_seconds: Amount = 0.0
+    finetune_seconds: Amount = 0.0
+    cost: dict[str, Spent] = {}
+    device: str = "unknown device"
+    precision: str = "fp32"
+    world_size: Count = 1
+    config_hash: str
+    task_hash: str | None = None
     dense: Reference | None = None
     inverts: Accuracy | None = None
-    cost: dict[str, Spent] = {}
 
 
 class _Sibling(Outcome):
-    """What other runs, and the table over trials, use besides."""
+    """What other runs need besides, of a summary that stands beside them."""
 
     algo: str
     weights_remaining: Count
     gem_weights_remaining: Count | None
-    val_acc_after_finetune: Percent | None
     effective_weights_remaining_percent: Percent
-    seconds: Amount
+    val_acc_after_finetune: Percent | None
     checks: dict[str, Accuracy]
+    seconds: Amount
 
 
-Kind = TypeVar("Kind", bound=Outcome)
-
-
-def validated_summary(kind: type[Kind], path: Path) -> Kind:
-    """Read the fields of `kind` from a `summary.json`.
+def read_outcome(path: Path, kind: type[Outcome] = Outcome) -> Outcome:
+    """Read the fields of a `summary.json` that this version knows.
 
     Raises:
         UserError: it cannot be read, or is not the summary of a run.
@@ -104,7 +154,7 @@ def read_summary(path: Path) -> Summary:
     Raises:
         UserError: it cannot be read, or is not the summary of a run.
     """
-    summary = validated_summary(_Sibling, path)
+    summary = read_outcome(path, _Sibling)
     if summary.checks and summary.test_acc_after_finetune is None:
         raise UserError(f"{path} is not the summary of a run: it has checks of a ticket that was never trained")
     return read_json(path)
