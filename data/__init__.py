@@ -1,4 +1,8 @@
-"""The table of data sets, as plain strings, so that listing them imports nothing; `data.load` reads a set."""
+"""The table of data sets, as plain strings, so that listing them imports nothing; `data.load` reads a set.
+
+Read `data.spec` first (what a data set declares and returns), then `data.load` (how it is split and put on the device),
+then `data.batches` (how a training step gets its images).
+"""
 
 DATASETS = {
     "Digits": "data.sets.digits",

@@ -1,6 +1,7 @@
 """Batches of splits that are held on the device as uint8, and cropped, flipped and normalised there.
 
-`data.streamed_batches` streams sets that are too large for this.
+`data.streamed_batches` streams sets that are too large for this. `data.load.divide` makes the batches of a run, and the
+loop in `trainers.training.loop` iterates over them. On a CPU as on a GPU, pixels stay uint8 until a batch is made.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ def batch_for_evaluation(device: str, shape: tuple[int, int, int]) -> int:
     Args:
         device: `cpu`, `cuda` or `mps`.
         shape: (C, H, W) of an image.
+
+    Returns:
+        On a CPU 100; else 2,000 images of up to 32×32, or fewer larger ones with no more pixels in all, at least 1.
     """
     return 100 if device == "cpu" else min(2_000, max(1, 2_000 * 32 * 32 // (shape[1] * shape[2])))
 
@@ -44,6 +48,7 @@ class PlainBatches:
         self._size = batch_for_evaluation(images.images.device.type, spec.shape)
 
     def __len__(self) -> int:
+        """Return the number of images, not of batches."""
         return len(self.images)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -75,6 +80,7 @@ class TrainBatches:
         self._crops = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
 
     def __len__(self) -> int:
+        """Return the number of batches in an epoch, which is the number of its steps."""
         return len(self._cuts)
 
     @property
@@ -93,9 +99,13 @@ class TrainBatches:
             generator: this epoch's, on the CPU, so that it draws the same numbers on every device and rank.
             first_step: how many batches to skip; the random numbers of the others do not change.
             shared: yield only this rank's part of each batch, which may be empty.
+
+        Yields:
+            Images (B, C, H, W) float32, cropped, flipped and normalised, and labels (B,) int64, on the device.
         """
         count, device = len(self.images), self.device
         order = torch.randperm(count, generator=generator).to(device)
+        # The top left corner of each image's crop in its padded image: (n,) each, in [0, 2·pad].
         down, right = torch.randint(2 * self.spec.pad + 1, (2, count), generator=generator).to(device)
         flipped = torch.rand(count, 1, 1, 1, generator=generator) < (0.5 if self.spec.flip else 0.0)
         flipped = flipped.to(device)
@@ -112,7 +122,17 @@ class TrainBatches:
         return TrainBatches(self.images, replace(self.spec, pad=0, flip=False), self.batch_size)
 
     def stratified(self, per_class: int, generator: torch.Generator) -> Batch:
-        """Draw `per_class` images of every class (all of a smaller class), not augmented, in random order."""
+        """Draw `per_class` images of every class (all of a smaller class), not augmented, in random order.
+
+        For methods that score weights on a few images at initialisation (GraSP), not for training.
+
+        Args:
+            per_class: number of images of a class, at least 1.
+            generator: on the CPU.
+
+        Returns:
+            One batch of at most `per_class` · classes images.
+        """
         chosen = some_of_every_class(self.images.labels.cpu(), per_class, generator)
         batch = self.images.subset(chosen.to(self.device))
         return self._normalise(batch.images), batch.labels

@@ -1,4 +1,8 @@
-"""Finds the classes of a data set stored as one folder per class, and their image files."""
+"""Finds the classes of a data set stored as one folder per class, and their image files.
+
+It only lists names. `data.decoded_cache` or `data.streamed_batches` opens the files. All lists are sorted, because the
+order in which a file system lists a folder differs between machines, and labels and splits follow from the order here.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +46,9 @@ def find_root(data: Path, folders: Sequence[str], title: str, advice: str) -> Pa
         title: the set's name, for the message.
         advice: where to get the set, for the message.
 
+    Returns:
+        The first that fits; `data` itself comes last.
+
     Raises:
         UserError: none of these folders has both.
     """
@@ -55,7 +62,7 @@ def find_root(data: Path, folders: Sequence[str], title: str, advice: str) -> Pa
 
 
 def find_classes(folder: Path) -> tuple[str, ...]:
-    """Return the sorted names of the folders in a folder, without hidden ones."""
+    """Return the sorted names of the folders in a folder, without hidden ones; a name's position is its label."""
     return tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not _hidden(entry)))
 
 
@@ -70,6 +77,9 @@ def find_part(folder: Path, classes: Sequence[str], layout: str, inner: str = ""
         layout: the expected layout, for the message.
         inner: the name of a folder that may hold a class's images inside the class folder.
         aside: the name of a folder that is not a class.
+
+    Returns:
+        The images, class by class, and sorted by name within a class; the names are relative to `folder`.
 
     Raises:
         UserError: a class is not one of `classes`, or there are no images at all.

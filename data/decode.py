@@ -1,4 +1,8 @@
-"""Decodes one image file to pixels."""
+"""Decodes one image file to pixels.
+
+The files may come from anyone: formats and sizes are limited before anything is decoded. `data.decoded_cache` calls
+this in threads and `data.streamed_batches` in worker processes.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,11 @@ _LONGEST_SIDE = 16
 
 def read_image(path: Path) -> Tensor:
     """Read an image file as RGB, (3, height, width) uint8, rotated upright by its EXIF data.
+
+    Grey images get three equal channels, palettes are resolved, and transparency is dropped. Sixteen bits become eight.
+
+    Args:
+        path: a file in one of the formats of `_FORMATS`, whatever its name ends in.
 
     Raises:
         UserError: the file is not an image, is damaged or too large, or the range of its pixel values is unknown.
@@ -59,6 +68,9 @@ def middle_square(pixels: Tensor, size: int, shorter: int | None = None) -> Tens
         pixels: (3, height, width) uint8.
         size: side of the square.
         shorter: at least `size`.
+
+    Returns:
+        (3, size, size) uint8.
     """
     # Cut long strips first: their longer side grows with the shorter one, as from 1×60000 to 1000×60000000.
     longest = _LONGEST_SIDE * min(pixels.shape[1:])
@@ -68,5 +80,5 @@ def middle_square(pixels: Tensor, size: int, shorter: int | None = None) -> Tens
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale sixteen-bit grey to eight bits, because PIL would clip it."""
+    """Scale sixteen-bit grey to eight bits, because PIL would clip it; 65535 / 257 = 255."""
     return Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")

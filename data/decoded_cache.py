@@ -1,4 +1,8 @@
-"""Decodes image files into memory once, and caches them in one file beside the data until the files change."""
+"""Decodes image files into memory once, and caches them in one file beside the data until the files change.
+
+For folders of images that fit into memory as uint8 (`TinyImageNet`, `ImageFolder`); ImageNet is streamed instead. The
+cache saves decoding in later runs; a run with a missing, stale or read-only cache has the same images.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,7 @@ from data.spec import ImageSet
 from utils.errors import UserError
 from utils.files import write_atomic
 
+# The name in the folder of the data, such as `.decoded_64.safetensors` or `.decoded_native.safetensors`.
 CACHE = ".decoded_{size}.safetensors"
 # Raise this when decoding changes, so that caches of older versions are not used.
 DECODING = 2
@@ -50,7 +55,8 @@ def read_decoded(root: Path, parts: dict[str, Part], size: int, config: Config) 
         shape = (size, size) if size else tuple(read_image(parts["train"].paths[0]).shape[1:])
         _refuse_too_large(sum(len(part.names) for part in parts.values()), shape)
         read = partial(_read_square, size=size) if size else partial(_read_as_it_is, shape=shape)
-        # Each image is copied into the result at once: a list of all images would be a second copy.
+        # Each image is copied into the result at once: a list of all images would be a second copy. Threads suffice,
+        # because PIL decodes and PyTorch resizes without holding Python's lock.
         fill = lambda place, path: place.copy_(read(path))  # noqa: E731
         decoded = {name: torch.empty(len(part.names), 3, *shape, dtype=torch.uint8) for name, part in parts.items()}
         with ThreadPoolExecutor(max(1, config.workers)) as pool:
@@ -87,7 +93,10 @@ def _read_as_it_is(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 
 def _fingerprint(root: Path, parts: dict[str, Part]) -> str:
-    """Hash every file's name, size and modification time, and the version of the decoding."""
+    """Hash every file's name, size and modification time, and the version of the decoding; contents are not read.
+
+    Labels are not in the cache: they follow from the names, and are taken from `parts` at every reading.
+    """
     listing = [(str(path.relative_to(root)), *_stat(path)) for part in parts.values() for path in part.paths]
     return hashlib.sha256(json.dumps([DECODING, listing]).encode()).hexdigest()
 
@@ -114,7 +123,13 @@ def _read_cache(cache: Path, fingerprint: str, parts: dict[str, Part], size: int
 
 
 def _is_whole(decoded: dict[str, Tensor], parts: dict[str, Part], size: int) -> bool:
-    """Return whether an untrusted cache holds uint8 images of one size, as many as there are files."""
+    """Return whether an untrusted cache holds uint8 images of one size, as many as there are files.
+
+    Args:
+        decoded: split -> what the cache holds for it.
+        parts: split -> its files.
+        size: side of the squares; 0: any common size.
+    """
     wanted = (3, size, size) if size else (3, *decoded["train"].shape[2:4])
     return min(wanted) > 0 and all(
         found.dtype == torch.uint8 and found.shape == (len(parts[name].names), *wanted) and len(wanted) == 3

@@ -1,4 +1,8 @@
-"""Loads a data set by name and divides it into batches of its splits."""
+"""Loads a data set by name and divides it into batches of its splits.
+
+`load_data` is what a run calls. It asks the set's module in `data.sets` for a `Source`, and `divide` makes `Splits` of
+it: whole sets move to the device as uint8 (`data.batches`), image files are streamed (`data.streamed_batches`).
+"""
 
 from __future__ import annotations
 
@@ -39,6 +43,16 @@ class Splits:
 def divide(source: Source, config: Config) -> Splits:
     """Hold out the validation images, chosen by the seed, and move sets in memory to the device.
 
+    Without a validation set of its own, `source.val_size` training images are drawn uniformly over all classes. With
+    `use_full_data` there is no validation split, even if the set has its own.
+
+    Args:
+        source: the set as read.
+        config: decides seed, batch size, device and workers; its `auto` values are decided.
+
+    Returns:
+        The batches of all splits.
+
     Raises:
         UserError: there is no training image left, or no test image.
     """
@@ -74,7 +88,10 @@ def _plain(images: ImageSet | ImageFiles, spec: DataSpec, config: Config) -> Pla
 
 
 def declared_spec(dataset: str) -> DataSpec:
-    """Return the `DataSpec` of a named data set without reading its files.
+    """Return the `DataSpec` of a named data set without reading its files, for a network that is built without data.
+
+    Args:
+        dataset: a name in `DATASETS`.
 
     Raises:
         UserError: the spec depends on the files.
@@ -87,6 +104,12 @@ def declared_spec(dataset: str) -> DataSpec:
 
 def load_data(config: Config) -> Splits:
     """Read a config's data set and divide it into train, val and test, on the config's device.
+
+    Args:
+        config: its `auto` values are decided (see `trainers.results.run_folder.decided`).
+
+    Returns:
+        The batches of all splits; of several ranks, each gets the same splits.
 
     Raises:
         UserError: the data are missing and cannot be downloaded, or cannot be read.

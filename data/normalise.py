@@ -14,6 +14,8 @@ Batch = tuple[Tensor, Tensor]
 class Normalise:
     """Normalises uint8 images (B, C, H, W) to float32 with mean 0 and standard deviation 1 of each channel.
 
+    The result is (pixel / 255 − mean) / std, as torchvision's `ToTensor` and `Normalize` compute it, up to rounding.
+
     Args:
         spec: the mean and standard deviation over the training set.
         device: the images' device.

@@ -1,4 +1,8 @@
-"""The types of a data set: its declaration, images in memory or on disk, and a set as read."""
+"""The types of a data set: its declaration, images in memory or on disk, and a set as read.
+
+A module in `data.sets` declares a `DataSpec` as `SPEC`, and its `load(config)` returns a `Source`. Networks and batches
+know no more of a data set than its `DataSpec`.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +53,9 @@ def as_found(spec: DataSpec, classes: tuple[str, ...], size: int, title: str) ->
         classes: the classes found.
         size: side of the square images; 0: the declared shape.
         title: the set's name.
+
+    Returns:
+        The spec with these classes and this size; statistics and augmentation stay those declared.
     """
     if len(classes) != len(spec.classes):
         warnings.warn(f"{title} has {len(spec.classes)} classes, but {len(classes)} were found", stacklevel=3)

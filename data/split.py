@@ -10,6 +10,13 @@ def batch_cuts(count: int, size: int) -> list[slice]:
     """Cut `count` images into batches of `size`; the last batch has the remainder.
 
     A remainder of one image joins the batch before it, because BatchNorm has no variance of one image.
+
+    Args:
+        count: number of images.
+        size: at least 1. With 1, or with a single image, batches of one image remain.
+
+    Returns:
+        Slices of range(count), in order, without gaps; none is empty.
     """
     whole = count - 1 if count % size == 1 and count > size else count
     cuts = [slice(start, min(start + size, count)) for start in range(0, whole, size)]
@@ -23,6 +30,9 @@ def some_of_every_class(labels: Tensor, per_class: int, generator: torch.Generat
         labels: (n,) on the CPU.
         per_class: number of images of a class.
         generator: on the CPU.
+
+    Returns:
+        (m,) int64, m ≤ per_class · classes, without repetition.
     """
     order = torch.randperm(len(labels), generator=generator)
     drawn = labels[order]
@@ -37,6 +47,9 @@ def part_every_class(labels: Tensor, share: float, generator: torch.Generator) -
         labels: (n,) on the CPU.
         share: in [0, 1]; the number of images of each class is rounded.
         generator: on the CPU.
+
+    Returns:
+        Two int64 tensors that together hold every index once.
     """
     order = torch.randperm(len(labels), generator=generator)
     drawn = labels[order]

@@ -1,7 +1,8 @@
 """Batches of images that worker processes decode when needed, flipped and normalised on the device.
 
 The main process draws all random numbers at the start of an epoch: the order, and each image's flip and crop seed. So
-batches do not depend on the number of workers, nor on which of them is fastest.
+batches do not depend on the number of workers, nor on which of them is fastest. For photographs that are too large
+or too many for the memory: ImageNet and Caltech-101.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from utils.distributed.collectives import own_part, own_share
 from utils.distributed.launch import launched
 from utils.errors import UserError
 
+# Of a random crop: its share of the image's area, and its width over its height.
 AREA = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
 # For evaluation, the shorter side is resized to 256 pixels for a square of 224, and in this ratio for other sizes.
@@ -56,6 +58,7 @@ class StreamedPlainBatches:
         self._batch_size = batch_size
 
     def __len__(self) -> int:
+        """Return the number of images, not of batches."""
         return len(self._stream)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -91,6 +94,7 @@ class StreamedTrainBatches:
         return self._stream.device
 
     def __len__(self) -> int:
+        """Return the number of batches in an epoch, which is the number of its steps."""
         return len(self._cuts)
 
     def size(self, step: int) -> int:
@@ -104,9 +108,16 @@ class StreamedTrainBatches:
             generator: this epoch's, on the CPU.
             first_step: how many batches to skip without decoding; the random numbers of the others do not change.
             shared: yield only this rank's part of each batch, which may be empty.
+
+        Yields:
+            Images (B, 3, H, W) float32, normalised, and labels (B,) int64, on the device.
+
+        Raises:
+            UserError: an image cannot be read.
         """
         count, cuts = len(self.images), self._cuts[first_step:]
         order = torch.randperm(count, generator=generator)
+        # A seed per image, not a crop: the crop depends on the image's size, which only the decoding worker knows.
         crops = torch.randint(2**62, (count,), generator=generator) if self.spec.zoom else None
         flipped = torch.rand(count, 1, 1, 1, generator=generator) < (0.5 if self.spec.flip else 0.0)
         flips = flipped.to(self.device)
@@ -128,7 +139,14 @@ class StreamedTrainBatches:
 
 
 class _Stream:
-    """Decodes chosen images of a split some batches ahead, and moves them to the device."""
+    """Decodes chosen images of a split some batches ahead, and moves them to the device.
+
+    Args:
+        images: the split.
+        spec: its shape gives the side of the squares.
+        device: of the batches.
+        workers: number of decoding processes; 0: this process decodes.
+    """
 
     def __init__(self, images: ImageFiles, spec: DataSpec, device: str, workers: int) -> None:
         self.device = torch.device(device)

@@ -43,6 +43,7 @@ def load(config: Config) -> Source:
         # A quarter of the remaining four fifths is a fifth of the class.
         rest, held_out = part_every_class(train.labels, 1 / 4, derive_rng(config.effective_seed, "data", "split"))
         train, val = train.subset(rest), train.subset(held_out)
+    # val_size 0: `data.load.divide` would draw over all classes at once, and small classes could go without.
     return Source(as_found(SPEC, classes, config.image_size, "Caltech-101"), train, test, val, 0)
 
 

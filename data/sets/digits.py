@@ -21,7 +21,7 @@ def load(_config: Config) -> Source:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    scans = load_digits()
+    scans = load_digits()  # images (1797, 8, 8) of whole numbers from 0 to 16
     images = torch.from_numpy(scans.images / 16.0 * 255.0).round().to(torch.uint8).unsqueeze(1)
     labels = torch.from_numpy(scans.target).long()
     train, test = train_test_split(range(len(labels)), test_size=0.2, stratify=scans.target, random_state=TEST_SEED)

@@ -46,7 +46,17 @@ def _find(root: Path) -> tuple[tuple[str, ...], dict[str, Part]]:
 
 
 def _spec(images: Tensor, classes: tuple[str, ...]) -> DataSpec:
-    """Compute the statistics of the training images; pad small images by an eighth of their size, mirror all."""
+    """Compute the statistics of the training images; pad small images by an eighth of their size, mirror all.
+
+    A histogram of the 256 values gives exact sums without a floating-point copy of all images.
+
+    Args:
+        images: (n, 3, H, W) uint8, the training split before validation images are held out.
+        classes: the class names, in the order of the labels.
+
+    Returns:
+        The spec; no standard deviation is below 1/255, so that a channel of one value is not divided by 0.
+    """
     histogram = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]).double()
     pixel = torch.arange(256, dtype=torch.float64) / 255
     share = histogram / histogram.sum(1, keepdim=True)

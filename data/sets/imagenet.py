@@ -12,6 +12,7 @@ from data.class_folders import find_classes, find_part, find_root
 from data.spec import DataSpec, Source, as_found, numbered
 from data.streamed_batches import files_of
 
+# The statistics are those that torchvision's trained networks (the option `weights`) were trained with.
 SPEC = DataSpec(
     shape=(3, 224, 224),
     classes=numbered(1000),

@@ -1,4 +1,4 @@
-"""Loads the sets that torchvision reads, and downloads on first use."""
+"""Loads the sets that torchvision reads, and downloads on first use; the modules of MNIST and CIFAR call it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ def load_fetched(name: str, spec: DataSpec, config: Config, files: str) -> Sourc
         spec: the set's declaration.
         config: its `data` is the folder that holds the set, or to which it is downloaded.
         files: the files to fetch by hand, for the message "put FILES into FOLDER".
+
+    Returns:
+        Both splits in memory, on the CPU, as uint8; `val` is None, and `val_size` 5,000.
 
     Raises:
         UserError: the set is not found and cannot be downloaded, or its files cannot be read.
