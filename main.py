@@ -1,4 +1,8 @@
-"""Find a lottery ticket, train it, check it, report it: `python main.py --config FILE.yml [--option value ...]`."""
+"""Find a lottery ticket, train it, check it, report it: `python main.py --config FILE.yml [--option value ...]`.
+
+It reads the options, looks the mode up in `MODES` and runs it; the default mode is the story in `trainers.pipeline`.
+Errors that a user can mend become one line here, and an exit code.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ MODES = {
     "": "trainers.pipeline:run_trials",
 }
 """Option that selects a mode -> module:function; with none of them, trials are run. torch takes seconds to import, so
-the function is imported only after the options are checked."""
+the function is imported only after the options are checked. The first row whose option is set wins."""
 
 FIRST_COMMANDS = """nothing was asked for; to begin with:
   python main.py --config configs/quickstart.yml    find, train and check a ticket, in minutes on a CPU
@@ -36,6 +40,9 @@ FIRST_COMMANDS = """nothing was asked for; to begin with:
 
 def main(argv: list[str] | None = None) -> int:
     """Run what the command line asks for.
+
+    Args:
+        argv: the words after the program's name; None: the process's own.
 
     Returns:
         The exit code: 0 done, 1 another process of the run was lost, 2 the input cannot be used, 3 the run diverged,
@@ -101,6 +108,7 @@ def _say_how_to_share(config: Config) -> None:
 
 
 def _say(text: object) -> None:
+    """Print an error; rank 0 goes first, and its error is often the only one (see `HEAD_START`)."""
     wait_for_first()
     which = f"rank {launched().rank}: " if launched().rank else ""
     print(f"{which}{text}", file=sys.stderr)

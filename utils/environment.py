@@ -25,6 +25,11 @@ PROJECT = Path(__file__).resolve().parent.parent
 def choose_device(wanted: str, gpu: int, no_cuda: bool) -> str:
     """Return `cpu`, `cuda` or `mps`; `auto` chooses CUDA if the GPU with this number exists.
 
+    Args:
+        wanted: `auto`, `cpu`, `cuda` or `mps`; `auto` never chooses MPS.
+        gpu: number of the GPU, from 0.
+        no_cuda: forbids `auto` to choose CUDA; a device that is named is used all the same.
+
     Raises:
         UserError: the named device does not exist.
     """
@@ -65,12 +70,22 @@ def describe_environment(device: str) -> dict[str, Any]:
 
 
 def mixed(precision: str, device: torch.device) -> torch.autocast:
-    """Return a context that computes convolutions and matrix products in bfloat16 if `precision` is `bf16`."""
+    """Return a context that computes convolutions and matrix products in bfloat16 if `precision` is `bf16`.
+
+    Weights and gradients stay float32. Gradients are not scaled, because bfloat16 has the range of float32.
+
+    Args:
+        precision: `fp32`, `tf32` or `bf16`; the first two leave the context without effect.
+        device: of the forward pass.
+    """
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def be_deterministic(wanted: bool) -> None:
-    """Make PyTorch use deterministic operations only, or else the fastest; call it before a GPU is used."""
+    """Make PyTorch use deterministic operations only, or else the fastest; call it before a GPU is used.
+
+    Later, an operation that has no deterministic implementation raises RuntimeError (see `naming_nondeterminism`).
+    """
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on a GPU need it
     # All batches but the last have one size, so benchmarking cuDNN's algorithms pays; which one wins varies by run.
@@ -100,7 +115,7 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
         return
     with contextlib.suppress(OSError):  # Linux only; elsewhere the peak is that of the whole process so far
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5")  # 5 sets VmHWM, which `peak_memory` reads, to the current RSS
 
 
 def peak_memory(device: torch.device) -> int:

@@ -1,4 +1,8 @@
-"""Errors that a user can fix: each prints one clear message and no traceback."""
+"""Errors that a user can fix: each prints one clear message and no traceback.
+
+`main.py` catches them and sets the exit code: `UserError` 2, `Diverged` 3, `DistributedError` 1, `Stopped` its own.
+Other exceptions, except those of the operating system and of memory, are defects of the tool and keep their traceback.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +102,12 @@ def abbreviate(given: Any) -> str:
 
 
 def nearest(given: str, known: Iterable[str]) -> str | None:
-    """Return the known name nearest to `given`; None if none is near."""
+    """Return the known name nearest to `given`; None if none is near.
+
+    Args:
+        given: what a user wrote; its first 120 characters are compared, in lower case.
+        known: the names that exist; those with a difflib ratio (in [0, 1]) of at least 0.6 are near.
+    """
     lowered = {name.lower(): name for name in known}
     near = difflib.get_close_matches(given[:_LONGEST].lower(), list(lowered), n=1, cutoff=0.6)
     return lowered[near[0]] if near else None

@@ -1,4 +1,8 @@
-"""Reads files, and writes them atomically: a file is complete or absent."""
+"""Reads files, and writes them atomically: a file is complete or absent.
+
+All that a run stores, except TensorBoard's events, goes through `write_atomic`: a kill at any moment leaves nothing
+half written. `read_json` and `load_tensors` turn a damaged file into a `UserError` that names it.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +34,12 @@ def write_atomic(path: Path, content: bytes | str, make_room: Callable[[], None]
     scratch = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, because a rename is atomic within one file system only.
         handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             file.write(raw)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # otherwise the new name could hold an empty file after a power cut
         os.chmod(scratch, 0o666 & ~_umask())  # mkstemp makes a private file, but results are shared
         if make_room:
             make_room()
@@ -60,12 +65,21 @@ def make_folder(path: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, atomically (see `write_atomic`)."""
+    """Write `content` as indented JSON, atomically; raises as `write_atomic` does."""
     write_atomic(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as a CSV table with the columns of the first row, atomically; write no file if there are no rows."""
+    """Write rows as a CSV table with the columns of the first row, atomically; write no file if there are no rows.
+
+    Args:
+        path: the file.
+        rows: column -> value; None becomes an empty cell, and floats are written in full precision.
+
+    Raises:
+        ValueError: a later row has a column that the first one lacks.
+        UserError: as for `write_atomic`.
+    """
     if rows:
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
@@ -89,7 +103,10 @@ def read_json(path: Path) -> Any:
 def safetensors_header(path: Path) -> dict[str, str]:
     """Read the metadata in the header of a `.safetensors` file; return {} for any other file.
 
-    It does not import torch, because options are read before torch is needed.
+    It does not import torch, because options are read before torch is needed. The file may come from anyone: the values
+    are whatever JSON stands there, and the tensors are not looked at.
+
+    Source: the format, an 8-byte little-endian length and then JSON: github.com/huggingface/safetensors.
     """
     try:
         with path.open("rb") as file:

@@ -8,13 +8,15 @@ from utils.errors import UserError
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
-    """Make a Markdown table from cells that are already Markdown."""
+    """Make a Markdown table from cells that are already Markdown, in which `|` and line breaks are escaped."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def replace_between_markers(text: str, name: str, part: str) -> str:
     """Put `part` between the markers `<!-- NAME: begin -->` and `<!-- NAME: end -->` of a text.
+
+    The markers stay, so that the part can be replaced again.
 
     Raises:
         UserError: the text does not have each marker exactly once, in this order.

@@ -1,4 +1,11 @@
-"""Masks: pure functions on tensors."""
+"""Masks: pure functions on tensors.
+
+A mask is True where an entry is kept. Pruning is by rank: the lowest go first, so an algorithm passes its scores, or
+their negatives. Biases are pruned apart from weights and counted apart, as densities are those of the weights.
+
+Functions that prune or count read from the device, so they wait for it: they are for use between epochs. Within a step
+only `kth_lowest` may be used.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +21,7 @@ Masks = dict[str, Tensor]
 
 def ceil_count(fraction: float, n: int) -> int:
     """Return ⌈fraction · n⌉, robust to floating-point rounding of the product (0.1 · 30 is 3)."""
+    # The product of doubles is off by about 1e-16 · n: the slack is well above that, and well below one entry.
     return math.ceil(fraction * n - 1e-12 * n)
 
 
@@ -86,6 +94,9 @@ def prune_apart(
         unpruned: the masks so far, of the same names; pruned entries stay pruned.
         how_many: (unpruned entries, all entries) -> entries to prune; called for the weights, then for the biases.
         generator: on the CPU; breaks the ties.
+
+    Returns:
+        New masks with the names, shapes and order of `ranks`.
     """
     masks: Masks = {}
     for biases in (False, True):
@@ -106,6 +117,9 @@ def keep_highest(scores: Mapping[str, Tensor], density: float, generator: torch.
         scores: parameter name -> the values that order its entries.
         density: in (0, 1].
         generator: on the CPU; breaks the ties.
+
+    Returns:
+        Masks with the names and shapes of the scores.
     """
     return prune_apart(
         scores, all_kept(scores), lambda _, whole: whole - max(1, floor_count(density, whole)), generator
@@ -113,7 +127,13 @@ def keep_highest(scores: Mapping[str, Tensor], density: float, generator: torch.
 
 
 def random_masks(like: Mapping[str, Tensor], counts: Mapping[str, int], generator: torch.Generator) -> Masks:
-    """Draw masks uniformly that keep exactly `counts[name]` entries of each tensor."""
+    """Draw masks uniformly that keep exactly `counts[name]` entries of each tensor.
+
+    Args:
+        like: parameter name -> a tensor of the mask's shape and device.
+        counts: parameter name -> entries to keep, from 0 to all.
+        generator: on the CPU, so that every device gets the same masks.
+    """
     masks: Masks = {}
     for name, tensor in like.items():
         mask = torch.zeros(tensor.numel(), dtype=torch.bool)

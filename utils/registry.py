@@ -1,4 +1,8 @@
-"""Loads functions by name: the project's as `module:function`, a user's as `path/to/file.py:function`."""
+"""Loads functions by name: the project's as `module:function`, a user's as `path/to/file.py:function`.
+
+The tables `MODES`, `MODELS` and `ALGORITHMS` hold names only, because importing what they name takes seconds; it is
+imported when it is used.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,18 @@ from utils.errors import UserError, did_you_mean
 
 
 def load_named(place: str) -> Callable[..., Any]:
-    """Import the function that `module:function` names."""
+    """Import the function that `module:function` names; for the project's own names, which are not checked."""
     module, _, function = place.partition(":")
     return getattr(import_module(module), function)
 
 
 def load_function(place: str) -> Callable[..., Any]:
     """Run a user's file and return the function that `path/to/file.py:function` names.
+
+    This runs whatever the file contains: `place` may come from an option, never from a ticket file.
+
+    Args:
+        place: the file, absolute or relative to the working directory, and a callable at its top level.
 
     Raises:
         UserError: the file does not exist or fails, or it has no such function.
@@ -44,6 +53,6 @@ def load_function(place: str) -> Callable[..., Any]:
 
 
 def complaint(error: Exception, path: Path) -> str:
-    """Describe an error in a user's file, with the line number if the traceback has one."""
+    """Describe an error in a user's file, with the number of its innermost line, if the traceback has one."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
     return f"{type(error).__name__}: {error}" + (f" (line {lines[-1]})" if lines else "")

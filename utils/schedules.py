@@ -43,13 +43,29 @@ def lr_factor(
 
 
 def pruning_epochs(epochs: int, period: int, start: int = 0) -> range:
-    """Return the epochs (0-based) after whose evaluation a gradual search prunes: e > start with e mod period = 0."""
+    """Return the epochs (0-based) after whose evaluation a gradual search prunes: e > start with e mod period = 0.
+
+    Args:
+        epochs: length of the search.
+        period: epochs between two prunings, at least 1.
+        start: no epoch up to this one prunes.
+
+    Returns:
+        The epochs, each below `epochs`; empty if the first lies beyond the end.
+    """
     first = (start // period + 1) * period
     return range(first, epochs, period)
 
 
 def pruning_rate(density: float, prunings: int) -> float:
     """Return the fraction p of the unpruned weights that each of `prunings` prunings removes to reach `density`.
+
+    Args:
+        density: fraction of the weights that remain at the end, in (0, 1].
+        prunings: at least 1.
+
+    Returns:
+        p in [0, 1).
 
     Source: Rare Gems (arXiv 2202.12002), Algorithm 1: (1 - p)^prunings = density.
     """

@@ -102,7 +102,10 @@ def _together() -> Iterator[None]:
 
 
 def own_part(start: int, stop: int) -> slice:
-    """Return this rank's slice of `start`:`stop`, cut as `Tensor.tensor_split` does; all of it in a single process."""
+    """Return this rank's slice of `start`:`stop`, cut as `Tensor.tensor_split` does; all of it in a single process.
+
+    The slices of all ranks cover `start`:`stop` in rank order, so a batch is the same images for any number of ranks.
+    """
     if not is_distributed():
         return slice(start, stop)
     each, over = divmod(stop - start, in_parts(stop - start, world_size()))

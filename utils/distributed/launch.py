@@ -1,4 +1,7 @@
-"""How torchrun started this process, from its environment variables, and which process prints."""
+"""How torchrun started this process, from its environment variables, and which process prints.
+
+It imports no torch, and is used before a process group exists, such as for the message of a wrong option.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compares the options of two experiments."""
+"""Compares the options of two experiments: on resuming, in refusals of a folder, and in the report."""
 
 from __future__ import annotations
 

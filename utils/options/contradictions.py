@@ -1,4 +1,7 @@
-"""Rules about options that contradict one another although each is allowed by itself."""
+"""Rules about options that contradict one another although each is allowed by itself.
+
+The rules stand in `args_helper.CONTRADICTIONS` and, for those of one algorithm, in the algorithm's row.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Reads option values from YAML files and flags, and collects every problem with its file and line or its flag."""
+"""Reads option values from YAML files and flags, and collects every problem with its file and line or its flag.
+
+`args_helper.parse_args` calls `read_flags`, then `read_yaml`, merges both (a flag wins) and calls `validated`. A wrong
+name or value raises nothing here: it becomes an entry in one list of problems, so that a user sees all of them at once.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,12 @@ MISSING = object()
 
 
 class Given(NamedTuple):
-    """The value a user gave for an option, and where: a flag, or a line of a file."""
+    """The value a user gave for an option, and where: a flag, or a line of a file.
+
+    Attributes:
+        value: as YAML or the command line gives it, not validated.
+        where: `--lr`, `lr (FILE:LINE)` or, for a keyword argument, `lr=`; it begins the message of a problem.
+    """
 
     value: Any
     where: str
@@ -57,7 +66,14 @@ class Declarations:
         return {alias: name for name, field in self.fields.items() for alias in field.json_schema_extra["aliases"]}
 
     def take(self, options: dict[str, Given], name: str, given: Given, problems: list[str]) -> None:
-        """Store a known option under its canonical name; warn about a retired one; add a problem for any other."""
+        """Store a known option under its canonical name; warn about a retired one; add a problem for any other.
+
+        Args:
+            options: canonical name -> value; grows.
+            name: as the user wrote it, with `_` for `-`.
+            given: its value; None leaves the default, `MISSING` is a problem.
+            problems: grows.
+        """
         name = self.canonical.get(name, name)
         if name in self.fields:
             if given.value is MISSING:
@@ -79,7 +95,18 @@ class Declarations:
 
 
 def read_flags(declared: Declarations, argv: list[str] | None) -> tuple[dict[str, Given], list[str]]:
-    """Parse the command line; return canonical name -> given value, and the problems with the rest."""
+    """Parse the command line.
+
+    Args:
+        declared: all options.
+        argv: the words after the program's name; None: the process's own.
+
+    Returns:
+        Canonical name -> given value, and the problems: unknown options, missing values, words that belong to none.
+
+    Raises:
+        SystemExit: `--help` was given, and the help is printed.
+    """
     words = _joined([_spelled(word) for word in (sys.argv[1:] if argv is None else argv)])
     problems: list[str] = []
     parsed, rest = _parser(declared).parse_known_args(words)
@@ -134,7 +161,7 @@ def _parser(declared: Declarations) -> argparse.ArgumentParser:
         description="Find and compare lottery tickets at initialisation.",
         epilog="Options may be written with - or _. A flag beats the YAML file, which beats the default.",
         allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
+        argument_default=argparse.SUPPRESS,  # the result holds only what was given, not the defaults
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for group in declared.groups:
@@ -161,6 +188,7 @@ def _add_flag(section: argparse._ArgumentGroup, name: str, field: FieldInfo) -> 
         return
     choices = choices_of(field)
     kind = "|".join(choices) if choices else name.rpartition("_")[2].upper()
+    # Values are optional for argparse, whose own error would end the program at the first flag without one.
     arity = {"nargs": "*"} if is_list(field) else {"nargs": "?", "const": MISSING}
     section.add_argument(*spellings, metavar=kind, help=text, **arity)
 
@@ -170,6 +198,11 @@ def _add_flag(section: argparse._ArgumentGroup, name: str, field: FieldInfo) -> 
 
 def read_yaml(declared: Declarations, path: Path, problems: list[str]) -> dict[str, Given]:
     """Read the options of a flat YAML file, by canonical name, each with its line number.
+
+    Args:
+        declared: all options.
+        path: the file.
+        problems: grows by unknown, repeated and misplaced options, and by values that are nested.
 
     Raises:
         UserError: the file does not exist, or is not a YAML mapping.
@@ -240,6 +273,7 @@ def _corrected(where: str, name: str, value: Any) -> str:
     return f"; did you mean '{name}: {abbreviate(written)}'?"
 
 
+# Pydantic's type of error -> its message, from the value (abbreviated) and pydantic's context, such as the bound.
 _COMPLAINTS: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {
     "int_parsing": lambda given, _: f"'{given}' is not a whole number",
     "int_from_float": lambda given, _: f"{given} is not a whole number",

@@ -1,4 +1,7 @@
-"""Options of earlier versions and of the published code that no longer do anything."""
+"""Options of earlier versions and of the published code that no longer do anything.
+
+Config files with them can still be read: each gives a warning with the text here, and its value is ignored.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""The types of options: each checks the values a user may give, and describes them for `--help`."""
+"""The types of options: each checks the values a user may give, and describes them for `--help`.
+
+A type is `Annotated[...]` with a validator that sees the value as YAML or a flag gives it: `--lr 0.1` arrives as a
+string, `lr: 0.1` as a number, and both have to mean the same. A validator raises ValueError; pydantic collects these,
+and `parser.validated` words them. `allowed` derives the text of `--help` from the same annotations.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +41,9 @@ def one_of(
         names: the allowed names.
         aliases: other spelling -> allowed name.
         also: further allowed values, as description -> regular expression that matches the whole value.
+
+    Returns:
+        A type whose values are strings: the allowed name, with aliases replaced.
     """
     described = ", ".join((*names, *(also or {})))
 
@@ -115,27 +123,35 @@ def _period(given: Any) -> Any:
 
 
 Int = Annotated[int, BeforeValidator(_whole)]
+"""A whole number below 2^63 in size; `1e3` and `100.0` are whole, true and false are no numbers."""
 
 
 Float = Annotated[float, BeforeValidator(_no_bool)]
+"""A finite number."""
 
 
 Ints = Annotated[tuple[Int, ...], BeforeValidator(_listed)]
+"""Whole numbers: a YAML list, or a string or flag with spaces or commas between them."""
 
 
 Paths = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
+"""Files: one, or a list."""
 
 
 Folders = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_more)]
+"""Folders: one, or a list that is not empty."""
 
 
 Inside = Annotated[str, BeforeValidator(_inside)]
+"""A name or relative path without `..`: what it names stays inside the folder that it is put into."""
 
 
 Time = Annotated[str, BeforeValidator(_time)]
+"""A length of time above zero, such as `2h` or `1h30m`; kept as text (see `utils.run.stopping.seconds_of`)."""
 
 
 Period = Annotated[str, BeforeValidator(_period)]
+"""A number of epochs from 1, such as `5`, or a length of time, such as `10m`; kept as text."""
 
 
 def option(
@@ -156,6 +172,9 @@ def option(
         aliases: other names; a single letter is a short flag.
         changeable: whether a run can be resumed with another value of the option (`resume_anyway`).
         bounds: `ge`, `gt`, `le`, `lt`, as in pydantic.
+
+    Returns:
+        What pydantic takes as the value of a class attribute: `lr: Float = option(0.1, "learning rate", gt=0)`.
     """
     about = {"affects": affects, "aliases": list(aliases), "changeable": changeable}
     return Field(default, description=text, json_schema_extra=about, **bounds)
@@ -165,6 +184,8 @@ _NO_TEXT = re.compile(r"[\0\ud800-\udfff]")
 
 
 class Options(BaseModel):
+    """The base of the classes whose fields are the options: frozen, and nothing but declared options is accepted."""
+
     # protected_namespaces=(): otherwise pydantic reserves field names such as model_...
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True, protected_namespaces=()
@@ -182,6 +203,7 @@ class Options(BaseModel):
 
 
 def parts_of(annotation: Any) -> Iterator[Any]:
+    """Yield a type and, at any depth, the types that it is made of: of `tuple[Int, ...] | None` also int."""
     yield annotation
     for part in get_args(annotation):
         yield from parts_of(part)

@@ -1,4 +1,8 @@
-"""Reads untrusted YAML: runs no code, stops alias bombs, and refuses files larger than a person writes."""
+"""Reads untrusted YAML: runs no code, stops alias bombs, and refuses files larger than a person writes.
+
+Config files are flat and are read as nodes (`read_nodes`, `plain_value`), which keep the line of each option. Sweep
+files are nested, and `read_document` constructs them whole.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +43,13 @@ def read_nodes(path: Path, title: str) -> yaml.Node | None:
 
 def read_document(path: Path, title: str) -> Any:
     """Read a YAML file that holds more than options, with aliases and merged mappings resolved.
+
+    Args:
+        path: the file.
+        title: what kind of file it is, for messages.
+
+    Returns:
+        Dictionaries, lists and plain values, not validated; None for an empty file.
 
     Raises:
         UserError: as for `read_nodes`, or a value cannot be constructed.

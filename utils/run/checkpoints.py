@@ -40,6 +40,11 @@ def checkpoint_path(folder: Path, stage: str, back: int = 0) -> Path:
     """Return the path of a stage's newest checkpoint in this run folder, or of the one `back` checkpoints older.
 
     The permanent copy after epoch e is stored as that of a stage `STAGE_epoch_EEE`.
+
+    Args:
+        folder: the run folder.
+        stage: such as `search/round_3`, whose file is `search-round_3.pt`.
+        back: 0 for the newest, below `Keeping.last`.
     """
     return folder / "checkpoints" / f"{stage.replace('/', '-')}{f'.{back}' if back else ''}.pt"
 
@@ -97,6 +102,11 @@ class Checkpoints:
     def save(self, stage: str, state: dict[str, Any], finished_epoch: int | None = None) -> None:
         """Store a stage's state as its newest checkpoint, and a permanent copy if `finished_epoch` is due one.
 
+        Args:
+            stage: its name.
+            state: tensors and plain values only, since `load` accepts nothing else.
+            finished_epoch: 0-based; None within an epoch.
+
         Raises:
             UserError: the file cannot be written; earlier checkpoints are still there.
         """
@@ -109,6 +119,7 @@ class Checkpoints:
         self._stored = time.monotonic()
 
     def _step_back(self, stage: str) -> None:
+        """Make room for a new checkpoint, once it is whole on the disk: each older one becomes one step older."""
         for back in range(self._keeping.last - 1, 0, -1):
             newer = checkpoint_path(self._folder, stage, back - 1)
             if newer.exists():

@@ -25,6 +25,7 @@ class Progress:
         self._stage, self._epochs, self._steps = stage, epochs, steps
         self._bar = None
         if sys.stderr.isatty() and launched().rank == 0:
+            # mininterval 0: steps alone decide when the bar is drawn, not the time since it was.
             self._bar = tqdm(
                 total=epochs * steps, desc=stage, miniters=refresh_every, mininterval=0.0, dynamic_ncols=True
             )
@@ -44,7 +45,7 @@ class Progress:
             self._bar.update(epoch * self._steps + step - self._bar.n)
 
     def epoch_done(self, epoch: int, figures: Mapping[str, str]) -> None:
-        """Show the metrics of a finished epoch (0-based)."""
+        """Show the metrics of a finished epoch (0-based): name -> text, in this order."""
         if self._bar is not None:
             self._bar.set_postfix(figures, refresh=False)
             self._bar.update((epoch + 1) * self._steps - self._bar.n)

@@ -25,6 +25,10 @@ class Run:
 
     Every rank has its own `Run` and makes the same calls; only rank 0 reads, writes, and consults the clock.
 
+    A stage calls `load` first, and `record` with the rows so far. Before each step but an epoch's first it calls
+    `asked`; at the end of an epoch `log`, `asked`, `save` if told to, and `record`. It calls `stop` last, after `save`.
+    Only `asked` is called at every step, because it reads nothing from the device.
+
     Args:
         folder: the run folder; checkpoints go to `checkpoints/` in it.
         log_folder: TensorBoard events, one sub-folder per stage.
@@ -61,7 +65,13 @@ class Run:
     # ---- randomness ------------------------------------------------------------------------------------------------
 
     def rng(self, stage: str, stream: str, epoch: int = 0, step: int = 0) -> torch.Generator:
-        """Derive the generator of a stage's stream at an epoch (and step); see `derive_rng`."""
+        """Derive the generator of a stage's stream at an epoch (and step); see `derive_rng`.
+
+        Args:
+            stage: such as `search`.
+            stream: what is drawn, such as `batches`; each stream of a stage has numbers of its own.
+            epoch, step: 0-based.
+        """
         return derive_rng(self.seed, stage, stream, epoch, step)
 
     # ---- stages ----------------------------------------------------------------------------------------------------
@@ -87,7 +97,13 @@ class Run:
     # ---- rows and events -------------------------------------------------------------------------------------------
 
     def record(self, stage: str, rows: list[Row], cost: Row | None = None) -> None:
-        """Replace a stage's rows and cost by those so far, and rewrite the table that holds the rows."""
+        """Replace a stage's rows and cost by those so far, and rewrite the table that holds the rows.
+
+        Args:
+            stage: its name.
+            rows: all epochs of the stage (see `trainers.training.epoch_row`).
+            cost: its costs (see `trainers.training.cost`); None: it has none.
+        """
         self._rows[stage] = list(rows)
         self._costs[stage] = dict(cost or {})
         self._write_table(self._table(stage))
@@ -124,6 +140,12 @@ class Run:
     @rank_zero_only
     def log(self, stage: str, epoch: int, scalars: Mapping[str, float], histograms: Mapping[str, Any]) -> None:
         """Write an epoch's scalars and histograms to TensorBoard.
+
+        Args:
+            stage: its name, the sub-folder of its events.
+            epoch: 0-based, the x-axis.
+            scalars: tag -> value.
+            histograms: tag -> tensor of values.
 
         Raises:
             UserError: the events cannot be written.

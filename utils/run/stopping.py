@@ -36,6 +36,8 @@ def seconds_of(text: str) -> float | None:
 class Stopping:
     """Tells a run between its steps whether to stop.
 
+    A run works inside `installed()`, reads `asked` between steps, saves once it is not 0, and calls `raise_stopped`.
+
     Args:
         limit: seconds the process may take from its start; None for no limit.
         echo: seconds within which a second signal counts as a duplicate of the first, delivered by another route.
@@ -63,6 +65,7 @@ class Stopping:
                 signal.signal(name, signal.SIG_DFL if handler is None else handler)
 
     def _take(self, signum: int, _frame: FrameType | None) -> None:
+        """Note the first signal and no more, because a step may be half done; interrupt at a later one."""
         if self._signum is None:
             self._signum, self._came = signum, time.monotonic()
         elif time.monotonic() - self._came >= self._echo:
