@@ -52,6 +52,14 @@ def compare_figures(config: Config, data: Splits) -> dict[str, float]:
 
     In double precision: in single precision a score within rounding error of 0.5 may fall to either side, and the
     losses differ from that step on. On MPS, which has no double precision, both sides are computed on the CPU.
+
+    Args:
+        config: resolved.
+        data: whole data sets in memory.
+
+    Returns:
+        `steps`, `relative_difference_of_losses` (at most `TOLERANCE` is accepted) and `differing_places_of_masks`
+        (0 is accepted).
     """
     if (device := device_of_doubles(config.device)) != config.device:
         config = config.model_copy(update={"device": device})
@@ -128,7 +136,17 @@ def peaks(device: torch.device) -> dict[str, float]:
 
 
 def against_the_device(start: Start, sides: dict[str, OurSide | PlainSide], rows: list[dict[str, Any]]) -> Row:
-    """Measure the device's peak, the GFLOP/s of a search step in each precision, and memory."""
+    """Measure the device's peak, the GFLOP/s of a search step in each precision, and memory.
+
+    Args:
+        start: of the sides.
+        sides: by name, as in `measure`.
+        rows: as returned by `measure`; without a row "search step" there is no GFLOP/s of it.
+
+    Returns:
+        Name -> value, in the unit that the name ends in; `activation_memory_to_dense` is a ratio, and
+        `peak_memory_mb` (MiB) covers the whole benchmark.
+    """
     data, ours = sides["plain"].data, {name: side for name, side in sides.items() if name != "plain"}
     flops = BACKWARD_AND_FORWARD * forward_flops(start.dense, data.spec.shape)[""] * data.train.batch_size
     steps = [row for row in rows if row["part"] == "search step"]
@@ -145,7 +163,7 @@ def against_the_device(start: Start, sides: dict[str, OurSide | PlainSide], rows
 
 
 def report(rows: list[dict[str, Any]], precisions: Sequence[str], extra: Row) -> str:
-    """Return a Markdown table of the parts, and the other measurements."""
+    """Return a Markdown table of the parts, two columns a precision, and the other measurements line by line."""
     titles = ["part", "plain, ms", *(title for name in precisions for title in (f"{name}, ms", "ratio")), "n"]
     table = []
     for row in rows:

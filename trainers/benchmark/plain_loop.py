@@ -38,7 +38,12 @@ class PlainMaskedConv(nn.Conv2d):
     """A convolution whose scores and flags are parameters."""
 
     def take(self, layer: nn.Conv2d, scores: Tensor) -> PlainMaskedConv:
-        """Copy the weights of a layer, and set these scores; all weights are unpruned."""
+        """Copy the weights of a layer, and set these scores; all weights are unpruned.
+
+        Args:
+            layer: a convolution of the same shape.
+            scores: of the shape of its weights, in [0, 1].
+        """
         self.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
         self.scores = nn.Parameter(scores.clone())
         self.flag = nn.Parameter(torch.ones_like(scores), requires_grad=False)
@@ -67,7 +72,17 @@ def plainly_masked(net: nn.Module, scores: dict[str, Tensor]) -> list[PlainMaske
 
 
 def search_step(net: nn.Module, layers: list[PlainMaskedConv], optimizer: Any, lmbda: float, batch: Any) -> float:
-    """Take one search step; return the loss of the task."""
+    """Take one search step; return the loss of the task, without the penalty.
+
+    Args:
+        net: whose convolutions are `layers`.
+        layers: masked.
+        optimizer: of their scores.
+        lmbda: λ of the penalty λ · Σ s², over all scores.
+        batch: normalised images (B, C, H, W), and labels (B,).
+
+    Source: Rare Gems (arXiv 2202.12002), Algorithm 1.
+    """
     images, labels = batch
     for layer in layers:
         layer.scores.data = torch.clamp(layer.scores.data, 0.0, 1.0)
@@ -82,7 +97,14 @@ def search_step(net: nn.Module, layers: list[PlainMaskedConv], optimizer: Any, l
 
 
 def tuning_step(net: nn.Module, masks: dict[str, Tensor], optimizer: Any, batch: Any) -> float:
-    """Take one fine-tuning step; return the loss."""
+    """Take one fine-tuning step; return the loss.
+
+    Args:
+        net: plain.
+        masks: parameter name -> 1 where the weight is kept, 0 where it is pruned, float.
+        optimizer: of all parameters.
+        batch: normalised images (B, C, H, W), and labels (B,).
+    """
     images, labels = batch
     optimizer.zero_grad()
     loss = F.cross_entropy(net(images), labels)
@@ -95,7 +117,12 @@ def tuning_step(net: nn.Module, masks: dict[str, Tensor], optimizer: Any, batch:
 
 
 def prune(layers: list[PlainMaskedConv], rate: float) -> None:
-    """Prune the lowest fraction of the unpruned scores by sorting them all."""
+    """Prune the lowest fraction of the unpruned scores by sorting them all; ties at the threshold go too.
+
+    Args:
+        layers: masked; their flags change.
+        rate: fraction of the unpruned weights of all layers together, in (0, 1].
+    """
     unpruned = torch.cat([layer.scores.detach()[layer.flag == 1].flatten() for layer in layers])
     threshold = torch.sort(unpruned.abs()).values[int(np.ceil(rate * unpruned.numel())) - 1]
     for layer in layers:

@@ -1,6 +1,7 @@
 """The sides of `trainers.benchmark`, with the same weights and scores: this project's search, and the plain loop.
 
-Both have one method for every timed part.
+Both have one method for every timed part (`PARTS`). A method prepares nothing, as all of it is timed; `measure` waits
+for the device before and after it.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ class PlainSide:
 
 
 def images_of(part: str, data: Splits) -> int:
-    """Return how many images one call of a part processes; 0: none."""
+    """Return how many images one call of a part (a key of `PARTS`) processes; 0: none."""
     if part == "pruning":
         return 0
     if part.startswith("evaluation"):

@@ -26,11 +26,16 @@ FOLDER = "export"
 def export_runs(config: Config) -> None:
     """Export the network of every trial of a config into the trial's `export/`; unfinished trials are run first.
 
+    Each gets `model.safetensors`, `model.pt2`, `model.onnx` and, with what was measured, `export.json`.
+
+    Args:
+        config: as of a run; its `results_dir` and `name`, or `resume`, give the folders.
+
     Raises:
         UserError: a run fails, or its network cannot be exported; then none of its files is written.
     """
     run_trials(config)
-    config = resolved(config)
+    config = resolved(config)  # `run_trials` keeps what it decided to itself
     for number in range(config.trial_num, config.trial_num + config.num_trial):
         trial = trial_of(config, number)
         # The device of the training does not matter here: costs are measured on the CPU.

@@ -1,4 +1,8 @@
-"""Convert a network to a plain state_dict, torch.export and ONNX, and compare these to the network."""
+"""Convert a network to a plain state_dict, torch.export and ONNX, and compare these to the network.
+
+A format is accepted only if what was written, read back, gives the network's logits. To add one, add its bytes and its
+function from images to logits in `checked_files`, and its name to `FILES` in `trainers.export.export`.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +34,7 @@ def checked_files(net: nn.Module, images: Tensor) -> tuple[dict[str, bytes], dic
     Raises:
         UserError: a package is missing, the network cannot be exported, or a format gives other logits.
     """
+    # Two images: torch.export takes a dimension of 1 for a constant.
     example = images[:1].expand(2, *images.shape[1:]).contiguous()
     program = _exported(net, example)
     archive = io.BytesIO()
@@ -72,7 +77,11 @@ def _as_onnx(program: torch.export.ExportedProgram, example: Tensor) -> bytes:
 
 
 def onnx_runner(content: bytes) -> Callable[[Tensor], Tensor]:
-    """Return a function from images to logits: ONNX Runtime on as many threads as PyTorch uses."""
+    """Return a function from images to logits: ONNX Runtime on as many threads as PyTorch uses.
+
+    Args:
+        content: an ONNX file with the input `images` (B, C, H, W) float32 and the output `logits` (B, classes).
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

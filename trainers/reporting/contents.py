@@ -20,7 +20,9 @@ FIGURES = {BEFORE: "before fine-tuning", AFTER: "after fine-tuning"}
 
 
 class Contents:
-    """The tables of one task.
+    """The tables of one task; a row is an experiment, or a check, layer or run of one.
+
+    Rows have raw numbers, which the CSV files get; the columns say how the page shows them.
 
     Args:
         task: to tabulate.
@@ -218,7 +220,7 @@ class Contents:
 
 
 def totals(cost: dict[str, Any]) -> dict[str, float]:
-    """Sum the costs of search and fine-tuning; memory is the greater of both."""
+    """Sum the costs (`Spent`) of search and fine-tuning; memory, in bytes, is the greater of both."""
     parts = list(cost.values())
     scoring = sum(part.scoring_flops for part in parts)
     return {

@@ -68,6 +68,12 @@ class Problem:
 def gather(roots: Sequence[Path]) -> tuple[list[RunRecord], list[Problem]]:
     """Return the runs in some folders, at any depth, sorted by path; each trial of an experiment appears once.
 
+    Args:
+        roots: folders to search; they may overlap.
+
+    Returns:
+        The runs, and what could not be used, for the page and a warning.
+
     Raises:
         UserError: a folder does not exist, or none of them holds a run.
     """
@@ -120,7 +126,12 @@ def _outcome(path: Path) -> Outcome:
 
 
 def read_epochs(path: Path, problems: list[Problem]) -> tuple[Epoch, ...]:
-    """Read a table of epochs up to its first bad row, which is added to the problems; a missing file has no rows."""
+    """Read a table of epochs up to its first bad row, which is added to the problems; a missing file has no rows.
+
+    Args:
+        path: a CSV file, which its run may be about to replace, or anyone may have written.
+        problems: grows by one at most.
+    """
     if not path.exists():
         return ()
     epochs: list[Epoch] = []

@@ -55,7 +55,10 @@ def collect(results: Path, into: Path = MEASURED) -> int:
 
 
 def results(folder: Path = MEASURED) -> str:
-    """Return Markdown: the paper's results beside ours, all our results, and what was not measured yet."""
+    """Return Markdown: the paper's results beside ours, all our results, and what was not measured yet.
+
+    Runs on other pixels than CIFAR-10's (an image folder) are compared too, and the column `pixels` names them.
+    """
     runs = gather([folder])[0] if any(folder.rglob("summary.json")) else []
     series = [one for task in tasks_of(runs) for one in task.series]
     named = [(one.name, experiment) for one in series for experiment in one.experiments if experiment.outcomes]

@@ -96,7 +96,16 @@ class Report:
 
 
 def as_html(report: Report) -> str:
-    """Render the page. Names in run folders are untrusted: all text is escaped, only the page's own script may run."""
+    """Render the page. Names in run folders are untrusted: all text is escaped, only the page's own script may run.
+
+    The page's content security policy names the script by its hash, so the template has to embed it unchanged.
+
+    Args:
+        report: with its plots and tables rendered.
+
+    Returns:
+        A page that loads no other file, except downloads above `LARGEST_IN_PAGE`.
+    """
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, keep_trailing_newline=False)
     environment.globals["uri"] = data_uri
     script = (HERE / "page.js").read_text(encoding="utf-8")
@@ -106,7 +115,7 @@ def as_html(report: Report) -> str:
 
 
 def data_uri(kind: str, content: str | bytes) -> str:
-    """Encode content as a data URI."""
+    """Encode content, a string as UTF-8, as a data URI of a media type such as `image/png`."""
     raw = content.encode() if isinstance(content, str) else content
     return f"data:{kind};base64,{base64.b64encode(raw).decode()}"
 

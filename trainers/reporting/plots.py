@@ -39,7 +39,16 @@ Draw = Callable[[Figure, int], None]
 
 
 def render(draw: Draw, panels: int, height: float = PANEL[1]) -> RenderedPlot:
-    """Render a plot with this many panels, each `height` inches high."""
+    """Render a plot twice, wide and narrow, so that a page can show the one that fits the screen.
+
+    Args:
+        draw: called for each of the two; it has to draw the same content into any number of columns.
+        panels: how many, at least 1.
+        height: of a panel, in inches; its width is always `PANEL[0]`.
+
+    Returns:
+        The plot, without a date or version in its files, so that the same data give the same bytes.
+    """
     with matplotlib.rc_context(STYLE):
         wide, narrow = (_figure(draw, panels, columns, height) for columns in (2, 1))
         return RenderedPlot(_svg(wide), _svg(narrow), _png(wide))
@@ -68,7 +77,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def panels(figure: Figure, number: int, columns: int, **sharing: Any) -> list[Axes]:
-    """Return the panels in reading order; unused cells of the grid stay empty."""
+    """Return `number` panels in reading order; unused cells of the grid stay empty. `sharing`: sharex, sharey."""
     grid = figure.subplots(math.ceil(number / columns), columns, squeeze=False, **sharing).flatten()
     for axes in grid[number:]:
         axes.set_visible(False)

@@ -1,4 +1,8 @@
-"""The paper's results, each with the config that repeats its setting, compared to the runs that match it."""
+"""The paper's results, each with the config that repeats its setting, compared to the runs that match it.
+
+To add a result, add a row to `PUBLISHED`, and a config under `configs/` unless its setting has one. The report
+(`trainers.reporting.contents`) and the README's table (`trainers.reporting.measured`) read it from there.
+"""
 
 from __future__ import annotations
 
@@ -85,6 +89,10 @@ def beside_published(
         experiments: ours.
         published: the paper's results.
         same: options in which an experiment must equal the paper's setting.
+
+    Yields:
+        Accuracies and weights remaining in percent, `difference` (ours − paper) in percentage points, and `differs_in`,
+        the other options that differ; an experiment stands beside at most one result of each figure.
     """
     for one in published:
         attempts = [

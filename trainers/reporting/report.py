@@ -1,4 +1,8 @@
-"""Make a report of run folders: one HTML page, the same in Markdown, and its plots and tables as files."""
+"""Make a report of run folders: one HTML page, the same in Markdown, and its plots and tables as files.
+
+A section is a task, and `TaskSection` names its parts in the order of the page. To add a part, add a table to
+`contents.Contents`, perhaps a plot to `plotting`, and a method here.
+"""
 
 from __future__ import annotations
 
@@ -64,6 +68,7 @@ def write_report(home: Path, report: Report) -> None:
         raise UserError(
             f"report: {home / taken[0]} is not of a report, and is not written over; give another --report_dir"
         )
+    # First with the old files as well: after a crash in between, the next report still knows all that are a report's.
     write_json(home / MANIFEST, {"files": sorted({*older, *files, MANIFEST})})
     for name, content in files.items():
         write_atomic(home / name, content)
@@ -73,7 +78,10 @@ def write_report(home: Path, report: Report) -> None:
 
 
 def _older(home: Path) -> set[str]:
-    """Return the files that an earlier report wrote here, by its own list."""
+    """Return the files that an earlier report wrote here, by its own list.
+
+    Only names that a report can have count, because files on this list are overwritten and deleted.
+    """
     if not (home / MANIFEST).is_file():
         return set()
     said = read_json(home / MANIFEST)

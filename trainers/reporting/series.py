@@ -99,7 +99,13 @@ class Series:
 
 @dataclass(frozen=True)
 class Task:
-    """A data set, a network, and the runs on them."""
+    """A data set, a network, and the runs on them.
+
+    Attributes:
+        title: names both, and their options that differ from the defaults; unique in the report.
+        config: of its first run, for the options that all its runs share.
+        series: sorted by name.
+    """
 
     title: str
     config: Config
@@ -123,7 +129,14 @@ class Task:
 
 
 def tasks_of(runs: Sequence[RunRecord]) -> list[Task]:
-    """Group runs by task, series and experiment, in the order of the runs."""
+    """Group runs by task, series and experiment, in the order of the runs.
+
+    A task is a network and a data set with their options. Within it, runs of one `config_hash` are an experiment, and
+    experiments of one algorithm that differ in density alone are a series: a line of the plots.
+
+    Args:
+        runs: as gathered; each trial once.
+    """
     by_task: dict[str, list[RunRecord]] = defaultdict(list)
     for run in runs:
         by_task[_title(run.config)].append(run)

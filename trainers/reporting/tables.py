@@ -80,12 +80,23 @@ def plain(text: str) -> str:
 
 
 def text(heading: str, key: str) -> Column:
-    """A column of text."""
+    """A column of text.
+
+    Args:
+        heading: of the column.
+        key: of the row; None or "" shows as a dash.
+    """
     return Column(heading, lambda row: NONE if row[key] in (None, "") else str(row[key]))
 
 
 def number(heading: str, key: str, form: str = ".2f") -> Column:
-    """A column of numbers."""
+    """A column of numbers.
+
+    Args:
+        heading: with the unit.
+        key: of the row; None shows as a dash.
+        form: as in `formatted`.
+    """
 
     def sort(row: Row) -> float | None:
         return None if row[key] is None or math.isnan(row[key]) else row[key]
@@ -94,7 +105,15 @@ def number(heading: str, key: str, form: str = ".2f") -> Column:
 
 
 def spread(heading: str, key: str, form: str = ".2f") -> Column:
-    """A column of mean ± standard deviation, from `key`_mean and `key`_sd."""
+    """A column of mean ± standard deviation, from `key`_mean and `key`_sd.
+
+    It adds the number of trials where `key`_n is in the row and differs from the row's `n`.
+
+    Args:
+        heading: with the unit.
+        key: of the row, without the ending.
+        form: of both numbers, as in `formatted`.
+    """
 
     def show(row: Row) -> str:
         mean, sd = formatted(row[f"{key}_mean"], form), row[f"{key}_sd"]

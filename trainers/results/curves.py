@@ -17,7 +17,7 @@ TEST, TRAIN, WEIGHTS = "#0072B2", "#999999", "#D55E00"
 
 
 def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
-    """Write the plot of `curves` to a PNG file."""
+    """Write the plot of `curves` to a PNG file; arguments as there, and a `UserError` if it cannot be written."""
     write_png(path, curves(rows, summary))
 
 
@@ -25,8 +25,8 @@ def curves(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Fig
     """Plot accuracy (above) and weights remaining (below) by epoch, search and fine-tuning in one line.
 
     Args:
-        rows: of the table, in order.
-        summary: the run's.
+        rows: of the table, in order; each has `phase`, and `test_acc`, `train_acc`, `model_sparsity` in percent.
+        summary: the run's; for the title.
     """
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))

@@ -25,7 +25,14 @@ class Found(NamedTuple):
 
 
 def dense_config(config: Config) -> Config:
-    """The config of the dense run with the same data, network, seed and trial, trained like the ticket."""
+    """The config of the dense run with the same data, network, seed and trial, trained like the ticket.
+
+    Options of the search (penalty, pruning, rounds) keep their defaults. So tickets of different algorithms that are
+    trained alike have the same dense run, by its config hash.
+
+    Args:
+        config: of the ticket's run.
+    """
     if config.algorithm.search == "rounds":  # rounds are trained by the search's own options
         recipe = Recipe.of_search(config, epochs=config.iter_period, gamma=config.lr_gamma)
     else:
@@ -42,6 +49,9 @@ def find_dense(config: Config) -> Found | None:
     """Find a finished dense run with the same data, network, seed and trial in `results_dir`.
 
     Of several, prefer the one that is trained like the ticket, then the best on validation.
+
+    Returns:
+        The run, perhaps trained otherwise than the ticket; None if no finished one is there.
     """
     same = dense_config(config).config_hash
     found = [

@@ -1,4 +1,8 @@
-"""A run's folder: its path, what it may already hold, and how it is opened."""
+"""A run's folder: its path, what it may already hold, and how it is opened.
+
+`trainers.pipeline` calls `resolved` once, and for each trial `is_finished` and, unless it is, `opened`. A folder with
+another experiment is never written to.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +45,15 @@ def resolved(config: Config) -> Config:
 
 def decided(config: Config) -> Config:
     """Decide every `auto` of a config, without touching a GPU.
+
+    It also applies what holds for the whole process: PyTorch's threads and deterministic mode. Sweep workers call it
+    too, to know the hash of runs that other processes compute.
+
+    Args:
+        config: as parsed.
+
+    Returns:
+        The config with device, threads, GPU and precision as they will be used, and as `config.yml` records them.
 
     Raises:
         UserError: the named device does not exist, or too many processes share the work.
@@ -99,6 +112,13 @@ def _place(config: Config) -> Path:
 @rank_zero_only
 def is_finished(folder: Path, config: Config, resumed: bool) -> bool:
     """Whether this run is in the folder and finished; a resumed run may be unfinished.
+
+    It writes nothing, and is called before data are read, so that a refusal costs no time.
+
+    Args:
+        folder: of the trial; it need not exist.
+        config: of the trial, resolved.
+        resumed: whether an unfinished run may go on.
 
     Raises:
         UserError: the folder holds another experiment, or this run unfinished and not `resumed`.
@@ -182,6 +202,16 @@ def opened(config: Config, folder: Path) -> Iterator[Run]:
     """Open the run's folder, record options and environment, and hold it until the run ends or is stopped.
 
     A run whose options do not let it start leaves no folder behind. Of several ranks, the first holds the folder.
+
+    Args:
+        config: of the trial, resolved.
+        folder: of the trial, created if missing.
+
+    Yields:
+        The run; stages are stored and logged through it, and signals ask it to stop.
+
+    Raises:
+        UserError: another process uses the folder, a link leads out of it, or it cannot be written to.
     """
     log_folder = Path(config.log_dir) / _place(config)
     made = [one for place in (folder, log_folder) for one in (place, *place.parents) if not one.exists()]

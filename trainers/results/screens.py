@@ -1,4 +1,8 @@
-"""The report that a run prints at its end."""
+"""The report that a run prints at its end.
+
+All functions turn summaries into lines of text; none measures or reads anything. Accuracies and densities are in
+percent, gaps and margins in percentage points.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from trainers.results.summary import Summary
 
 
 def last_screen(summary: Summary, folder: Path, log_folder: Path) -> str:
-    """Format the report of a finished run."""
+    """Format the report of a finished run, from its summary as written; the folders are only printed."""
     remaining, whole = summary["weights_remaining"], summary["weights_total"]
     lines = [
         "{arch} on {dataset}, {algo}, trial {trial}, seed {seed}".format(**summary),
@@ -90,7 +94,7 @@ def _checks_screen(checks: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def trials_screen(trials: Mapping[str, Any]) -> str:
-    """A table of mean ± standard deviation over trials."""
+    """A table of mean ± standard deviation over trials, from what `trainers.results.trials.write_trials` returns."""
     lines = [f"over trials {', '.join(map(str, trials['trials']))} (mean ± standard deviation)"]
     for name, spread in trials["figures"].items():
         if spread["mean"] is not None:

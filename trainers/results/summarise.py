@@ -36,11 +36,15 @@ def summarise(
         outcome: `test_acc_before_finetune` and the same on val, `tuned` (the last row of the ticket's training, or
             None), `checks`, `search_seconds` (of a search without epochs), and `ticket_bytes` (of the ticket's
             file and its parts).
+
+    Returns:
+        The fields of `Outcome` that are known at the run's end, and the ticket's `facts`. `related` adds the dense
+        network, and `trainers.results.trials.write_summary` the verdicts.
     """
     kept, whole, tuned = remaining(ticket.masks), total(ticket.masks), outcome["tuned"]
     facts = {"density_reason": None, **ticket.facts}
     scoring = facts.pop("scoring_flops", 0)  # a cost: reported with the others
-    if kept == max(1, floor_count(config.density, whole)):
+    if kept == max(1, floor_count(config.density, whole)):  # the target was met: there is nothing to explain
         facts["density_reason"] = None
     searching = run.seconds("search") if run.rows("search") else outcome["search_seconds"]
     described = Outcome.model_validate({
@@ -90,6 +94,9 @@ def related(summary: Summary, config: Config) -> Summary:
     Args:
         summary: of a finished run.
         config: the run's.
+
+    Returns:
+        A copy with `dense` and, for an inversion, `inverts`; None where no such run is finished.
     """
     dense = None if facts_of(summary["algo"]).is_dense else find_dense(config)
     beside = beside_dense(summary, dense and dense.summary, dense and dense.folder)

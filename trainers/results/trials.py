@@ -16,7 +16,13 @@ from utils.files import write_json
 
 
 class Spread(NamedTuple):
-    """Average and sample standard deviation of n values; None where there are too few."""
+    """Average and sample standard deviation of n values; None where there are too few.
+
+    Attributes:
+        mean: None without values.
+        sd: with n − 1 in the denominator; None with fewer than two values.
+        n: number of values that are not None.
+    """
 
     mean: float | None
     sd: float | None
@@ -74,7 +80,7 @@ def siblings(folder: Path, config_hash: str) -> list[Summary]:
 def finished_trials(folder: Path, config_hash: str) -> dict[Path, Summary]:
     """Run folder -> summary of an experiment's finished trials; of copies, prefer `folder`, then one named `trial_*`.
 
-    A damaged summary is left out, with a warning: its own run has to repair it.
+    A damaged summary is left out, with a warning: its own run has to repair it. Other experiments are passed over.
     """
     found: dict[int, tuple[Path, Summary]] = {}
     paths = folder.parent.glob("*/summary.json")
@@ -90,7 +96,14 @@ def finished_trials(folder: Path, config_hash: str) -> dict[Path, Summary]:
 
 
 def judge_checks(summaries: Iterable[Summary]) -> dict[str, Verdict]:
-    """The verdict on every check over the trials that ran it."""
+    """The verdict on every check over the trials that ran it.
+
+    Args:
+        summaries: of trials of one experiment, whose check accuracies and ticket accuracies are paired trial by trial.
+
+    Returns:
+        Check -> verdict; of inverted runs `score_inversion`, in which the upright run is the ticket.
+    """
     pairs: dict[str, list[tuple[float, float]]] = {}
     for one in summaries:
         for name, check in one["checks"].items():
@@ -103,7 +116,16 @@ def judge_checks(summaries: Iterable[Summary]) -> dict[str, Verdict]:
 
 
 def write_trials(folder: Path, config_hash: str) -> dict[str, Any]:
-    """Write `trials.json` above a run folder: average and standard deviation over the experiment's finished trials."""
+    """Write `trials.json` above a run folder: average and standard deviation over the experiment's finished trials.
+
+    Args:
+        folder: of one of the trials.
+        config_hash: of the experiment.
+
+    Returns:
+        What was written: `config_hash`, `trials` (their numbers), `figures` (metric -> `mean`, `sd`, `n`) and `checks`
+        (check -> verdict).
+    """
     summaries = siblings(folder, config_hash)
     figures: dict[str, Any] = {name: _spread([one[name] for one in summaries]) for name in AVERAGED}
     known = [one["dense"] or {} for one in summaries]

@@ -26,6 +26,10 @@ def comparison_table(experiments: Mapping[str, tuple[Path, str]], checks: Sequen
     Args:
         experiments: name -> the folder of one of its trials, and its config hash.
         checks: names of the sanity checks to include.
+
+    Returns:
+        All rows with the same keys: `run`, `trials`, mean and sd of each of `FIGURES` (percent; the gap in percentage
+        points), and for each check `margin`, `low`, `high` and `passes` of its verdict, None where it was not run.
     """
     rows = []
     for name, (folder, config_hash) in experiments.items():
@@ -43,7 +47,7 @@ def comparison_table(experiments: Mapping[str, tuple[Path, str]], checks: Sequen
 
 
 def write_comparison(folder: Path, rows: Sequence[Row]) -> str:
-    """Write `comparison.csv` and `comparison.md`, and return the text of the latter."""
+    """Write `comparison.csv` and `comparison.md`, and return the text of the latter; every worker writes the same."""
     write_csv(folder / "comparison.csv", rows)
     checks = [key.removesuffix("_margin") for key in (rows[0] if rows else {}) if key.endswith("_margin")]
     heading = ["run", *FIGURES.values(), *(f"ticket − {check}" for check in checks), "trials"]

@@ -12,7 +12,7 @@ from utils.errors import UserError
 
 
 class Trials:
-    """The unfinished trials of one run.
+    """The unfinished trials of one run; a `Job` (see `trainers.sweeping.units`).
 
     Args:
         name: of the run.
@@ -39,6 +39,7 @@ class Trials:
         return self._first.folder, self._first.config
 
     def _close(self, unit: Unit, _ended_early: bool = False) -> None:
+        """Offer a unit no more; as a task's `done` it gets an argument, which is always False without a search."""
         self._open.remove(unit)
 
     def take(self) -> Task | None:

@@ -15,7 +15,15 @@ BELOW = 3
 
 
 def accuracies(unit: Unit, metric: str) -> list[float]:
-    """Return validation accuracy, in percent, after each epoch so far of the phases that lead to the metric."""
+    """Return validation accuracy, in percent, after each epoch so far of the phases that lead to the metric.
+
+    Args:
+        unit: whose run is going on in another process, or has ended.
+        metric: `val_acc_before_finetune`, for which only epochs of the search count, or `val_acc_after_finetune`.
+
+    Returns:
+        One value per epoch, [0, 100]; empty if the run has written no table.
+    """
     phases = ("search",) if metric == "val_acc_before_finetune" else ("search", "finetune")
     try:
         with (unit.folder / unit.asked.results_filename).open() as file:

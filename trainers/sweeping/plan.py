@@ -15,7 +15,13 @@ LENGTHS = ("epochs", "iter_period", "fine_tune_epochs", "imp_rounds", "start_epo
 
 
 class SearchSpace(NamedTuple):
-    """Where to search for an option: between two numbers or among values, as the option parses them."""
+    """Where to search for an option: between two numbers or among values, as the option parses them.
+
+    Attributes:
+        values: (low, high) of a range, both included; else all values.
+        is_range: whether it is a range.
+        log: whether a range is drawn from on a log scale.
+    """
 
     values: tuple[Any, ...]
     is_range: bool = False

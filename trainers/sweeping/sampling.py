@@ -17,6 +17,9 @@ def suggested(trial: Trial, name: str, sought: SearchSpace) -> Any:
         trial: of the study.
         name: of the option.
         sought: where to search for it.
+
+    Returns:
+        The value as the option holds it, after `as_written`.
     """
     if not sought.is_range:
         return as_written(trial.suggest_categorical(name, [_label(value) for value in sought.values]), sought)
@@ -26,7 +29,12 @@ def suggested(trial: Trial, name: str, sought: SearchSpace) -> Any:
 
 
 def as_written(drawn: Any, sought: SearchSpace) -> Any:
-    """Convert what was drawn to the option's value; numbers get three digits, as a person would write them."""
+    """Convert what was drawn to the option's value; numbers get three digits, as a person would write them.
+
+    Args:
+        drawn: as the study stores it: a number, or the label of a value, since Optuna takes no lists.
+        sought: where it was drawn from; rounding does not leave its bounds.
+    """
     if not sought.is_range:
         return next(value for value in sought.values if _label(value) == drawn)
     if isinstance(drawn, int):

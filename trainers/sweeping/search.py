@@ -62,6 +62,11 @@ class Search:
         return task
 
     def _next(self) -> Task | None:
+        """Claim an abandoned trial or begin another; conclude the search once all its trials have ended.
+
+        A trial is RUNNING in the study from its draw to its result, whether or not a process still works on it: only
+        the claim tells. A trial left over because its run failed does not keep the search from its end.
+        """
         trials = self._study.get_trials(deepcopy=False)
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         for trial in running:
@@ -108,7 +113,10 @@ class Search:
         return Task(unit, claim, heading, watched, partial(self._tell, trial, unit), partial(self._give_up, trial))
 
     def _drawn(self, trial: Trial) -> Options:
-        """Return the values of a trial; draw those that it does not have yet."""
+        """Return the values of a trial; draw those that it does not have yet.
+
+        The sampler is made anew for each trial, with a seed of its own: it then has no state that a restart would lose.
+        """
         seed = hashlib.sha256(f"{self._settings.seed}/{trial.number}".encode()).digest()
         self._study.sampler = optuna.samplers.TPESampler(
             n_startup_trials=self._settings.startup, seed=int.from_bytes(seed[:4], "little")

@@ -58,7 +58,15 @@ class Study(_Part):
 
 
 class Sweep(_Part):
-    """A sweep file."""
+    """A sweep file.
+
+    Attributes:
+        options: of all runs.
+        vary: option -> values; each run is made with every combination of them.
+        search: option -> where to search for its best value.
+        study: settings of all searches.
+        runs: name -> the run's own options, which override the others and are neither varied nor searched.
+    """
 
     options: Options = {}
     vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
@@ -69,6 +77,10 @@ class Sweep(_Part):
 
 def runs_of(path: Path, flags: Mapping[str, Any] | None = None) -> Iterator[tuple[str, Options]]:
     """Yield each run's name, `run/option_value`, and its options in the file; a flag replaces all values of its option.
+
+    Args:
+        path: of the file.
+        flags: option -> value; only those in `vary` matter here. The caller puts the others on top.
 
     Raises:
         UserError: the file cannot be read, or has the wrong format.
@@ -85,7 +97,7 @@ def runs_of(path: Path, flags: Mapping[str, Any] | None = None) -> Iterator[tupl
 
 
 def named(name: str, chosen: Mapping[str, Any]) -> str:
-    """Return the name of a run in which some options have these values."""
+    """Return the name of a run in which some options have these values; the report finds the density in it."""
     return "/".join([name, *(f"{option}_{value}" for option, value in chosen.items())])
 
 

@@ -1,4 +1,10 @@
-"""The shared state of a sweep's workers: which runs are claimed, and which have failed."""
+"""The shared state of a sweep's workers: which runs are claimed, and which have failed.
+
+The hooks, in order: a worker calls `Job.take` and gets a `Task`. While the task's process runs, it calls
+`should_stop_early` about twice a second. Then it calls `done` or `diverged`; `Claims.failed` records any other failure,
+and a run that was stopped is left for the next worker. Last, it releases the claim. If the worker is killed, the
+operating system frees the claim, once the run's process has ended too.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +47,11 @@ class Unit(NamedTuple):
 
     @classmethod
     def of(cls, name: str, config: Config) -> Unit:
+        """Make the unit of a config of one trial.
+
+        Raises:
+            UserError: this machine lacks the device that the config names.
+        """
         return cls(name, config, decided(config))
 
     @property
@@ -107,7 +118,10 @@ class Claims:
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
-        """Keep other workers out of the part of this name while the context is open; for short work only."""
+        """Keep other workers out of the part of this name while the context is open; for short work only.
+
+        It waits without a limit. A worker that dies inside frees it.
+        """
         path = self._place("parts", name, ".lock")
         while (claim := Claim.of(path)) is None:
             time.sleep(0.05)
