@@ -1,4 +1,13 @@
-"""Rounds scores to masks for evaluation, by the options `round`, `noise` and `num_test`."""
+"""Rounds scores to masks for evaluation, by the options `round`, `noise` and `num_test`.
+
+Flat masks are (N + N_bias,) bool, in the order of `FlatScores`. With scores s, flags f, and s′ = s, or with `noise`
+s′ = s + noise_ratio · N(0, 1), the options make the masks
+
+    naive       f · (the rule's mask of s′), which for Gem-Miner is 1[s′ > t]
+    prob        f · Bernoulli(s′)
+    naive_prob  prob in the first linear layer, naive in all others
+    all_ones    f
+"""
 
 from __future__ import annotations
 
