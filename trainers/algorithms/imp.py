@@ -1,7 +1,8 @@
 """Iterative magnitude pruning: train, prune the smallest weights, rewind the others, repeat.
 
     m <- 1
-    for round 0, 1, ..., R:                                     R = ⌈ln d / ln(1 − q)⌉ prunings, q = `prune_rate`
+    for round 0, 1, ..., R:                                     R = ⌈ln d / ln(1 − q)⌉ prunings, q = `prune_rate`;
+                                                                with `imp_rounds`: that less one
         train w under m for `iter_period` epochs; in round 0, w₀ <- w after step `imp_rewind_iter`
         if this is round R: the trained network is the result
         m <- m without the ⌈q·n⌉ smallest |w| of the n unpruned weights of the network

@@ -25,7 +25,10 @@ from utils.run.run import Run
 
 
 def find_uniform_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
-    """Keep ⌊dN⌋ weights, drawn uniformly, with the same density in every layer."""
+    """Keep ⌊dN⌋ weights, drawn uniformly, with the same density in every layer.
+
+    The densities differ by less than one weight a layer, so that the counts are whole numbers and add up to ⌊dN⌋.
+    """
     return _drawn(net, config, run, lambda shape: 1.0)
 
 
@@ -42,6 +45,14 @@ def find_random_subnet(net: nn.Module, _data: Splits, config: Config, run: Run) 
 
     `shuffle` permutes and `reinit` redraws: the masks with `chg_mask`, the weights with `chg_weight`. With neither of
     the two, `shuffle` permutes the masks and `reinit` redraws the weights.
+
+    Args:
+        net: plain, with its weights drawn; unchanged.
+        config: `prune_rate`, the probability, in (0, 1]; `shuffle`, `reinit`, `chg_mask` and `chg_weight`.
+        run: its random streams draw the masks, and what the checks permute or redraw.
+
+    Returns:
+        The ticket, with the names of the checks applied among its facts. Its count is random, about `prune_rate` · N.
     """
     coins = run.rng("search", "masks")
     masks = {

@@ -1,9 +1,9 @@
 """SynFlow: iteratively keep the weights with the most synaptic flow, without data.
 
 In a network of linear layers, R = 1ᵀ · (∏ |W_l|) · 1 sums, over all paths from input to output, the product of the
-magnitudes on the path; w · ∂R/∂w is the part of R that runs through w. Scored once, whole layers can
-lose all their weights; pruning a little and scoring again, 100 times, avoids it: where a layer has few weights left,
-each carries more of the flow.
+magnitudes on the path; w · ∂R/∂w is the part of R that runs through w. Scored once, whole layers can lose all their
+weights; pruning a little and scoring again, 100 times, avoids it: where a layer has few weights left, each carries more
+of the flow.
 
 Source: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow", NeurIPS 2020
 (arXiv 2006.05467), Algorithm 1.

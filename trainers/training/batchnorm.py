@@ -59,7 +59,15 @@ def average_statistics(net: nn.Module) -> None:
 
 @torch.no_grad()
 def refuse_single_images(net: nn.Module, data: Splits) -> None:
-    """Raises: UserError: every batch has one image, and the network has a BatchNorm that cannot train on one."""
+    """Refuse batches that the network's BatchNorm cannot train on.
+
+    Args:
+        net: plain, on its device; unchanged.
+        data: its first training batch has one image only if all have.
+
+    Raises:
+        UserError: every batch has one image, and the network has a BatchNorm that cannot train on one.
+    """
     if data.train.size(0) > 1:
         return
     # Only trying tells: on maps of more than one pixel, one image is enough.

@@ -47,6 +47,10 @@ def check_finite(network: nn.Module, loss: Tensor) -> None:
 def watched(network: nn.Module, optimizer: Optimizer) -> Iterator[None]:
     """Within the context, check every layer's parameters and output in every forward pass, which is slow.
 
+    Args:
+        network: its forward pass may not run compiled, or the layers' hooks would not be called.
+        optimizer: before whose steps the ranks compare what they found.
+
     Raises:
         NotFinite: before an optimizer step, names the first value that was not finite; on all ranks.
     """

@@ -27,7 +27,13 @@ def is_noisy(config: Config) -> bool:
 
 
 def naive_mask(flat: FlatScores, rule: Rule, scores: Tensor) -> Tensor:
-    """The flat mask that the rule makes of these scores and the flags, (N + N_bias,) bool."""
+    """The flat mask that the rule makes of these scores and the flags, (N + N_bias,) bool.
+
+    Args:
+        flat: its flags are used, not its scores.
+        rule: called once per weight and masked bias, with tensors of their shapes.
+        scores: (N + N_bias,), perhaps with noise.
+    """
     flags = flat.split(flat.flags)
     return torch.cat([rule.mask(part, flags[name]).flatten() for name, part in flat.split(scores).items()])
 
