@@ -1,4 +1,8 @@
-"""The table of networks, as plain strings, so that listing them imports nothing; `models.build` builds a network."""
+"""The table of networks, as plain strings, so that listing them imports nothing; `models.build` builds a network.
+
+Read `build` first, then `masking` (how a plain network becomes a masked one) and `layers` (how scores become masks).
+The networks in `networks/` know nothing of masks.
+"""
 
 MODELS = {
     "FC": "models.networks.conv:FC",

@@ -1,4 +1,9 @@
-"""Folds BatchNorm into the convolutions before it: the same network in evaluation, with fewer passes over memory."""
+"""Folds BatchNorm into the convolutions before it: the same network in evaluation, with fewer passes over memory.
+
+In evaluation a BatchNorm computes γ · (x − μ) / √(σ² + ε) + β with constant μ and σ². A convolution before it does this
+by itself with the weights w · γ / √(σ² + ε) and the bias β + (b − μ) · γ / √(σ² + ε). All evaluations of a run go
+through such a copy; its logits are those of the network up to rounding.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +36,7 @@ class FoldedNetwork:
         calls = [node.target for node in self._copy.graph.nodes if node.op == "call_module"]
         for node in list(self._copy.graph.nodes):
             before = node.args[0] if node.args else None
+            # A convolution whose output others read too would give them the folded values.
             if not (_is(node, modules, _BatchNorm) and _is(before, modules, nn.Conv2d) and len(before.users) == 1):
                 continue
             conv, norm = modules[before.target], modules[node.target]
@@ -45,7 +51,11 @@ class FoldedNetwork:
 
     @torch.no_grad()
     def refreshed(self) -> nn.Module:
-        """Update the folded copy with the network's current parameters and statistics; return it in evaluation mode."""
+        """Update the folded copy with the network's current parameters and statistics; return it in evaluation mode.
+
+        Every call returns the same module: use it before the next call. Where the graph could not be traced, it is the
+        network itself, which this leaves in evaluation mode.
+        """
         if self._copy is None:
             return self._network.eval()
         folded = {name for pair in self._pairs for name in pair}

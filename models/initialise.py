@@ -1,4 +1,9 @@
-"""Draws weights and scores, always on the CPU, so that a seed gives the same network on any device."""
+"""Draws weights and scores, always on the CPU, so that a seed gives the same network on any device.
+
+`build_model` draws the weights of a run, the searches draw their scores, and the check `weight_reinit` and ticket files
+draw weights again. Each parameter takes its numbers from one generator in network order, so the order is part of the
+result.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +56,16 @@ class WeightDraw:
         return {"init": config.init, "mode": config.mode, "nonlinearity": config.nonlinearity, "kept": kept}
 
     def parameter(self, name: str, weight_shape: torch.Size, generator: torch.Generator) -> Tensor:
-        """Draw a weight of shape (out, in, ...), or its layer's bias (out,), always from U[−1/√fan_in, 1/√fan_in]."""
+        """Draw a weight of shape (out, in, ...), or its layer's bias (out,), always from U[−1/√fan_in, 1/√fan_in].
+
+        Args:
+            name: of the parameter; ending in `.bias` for a bias.
+            weight_shape: of the layer's weight, for its bias too: the fan is the weight's.
+            generator: on the CPU.
+
+        Returns:
+            float32 on the CPU.
+        """
         if is_bias(name):
             bound = 1.0 / math.sqrt(_fans(weight_shape)[0])
             return torch.empty(weight_shape[0]).uniform_(-bound, bound, generator=generator)
@@ -86,9 +100,15 @@ class WeightDraw:
 
 
 def draw_weights(network: nn.Module, generator: torch.Generator, how: WeightDraw) -> None:
-    """Draw every weight and bias of the convolutions and linear layers again, in place, in network order."""
+    """Draw every weight and bias of the convolutions and linear layers again, in place, in network order.
+
+    Args:
+        network: plain or masked, on any device; layers that stay dense and biases without a mask are drawn too.
+        generator: on the CPU.
+        how: the distribution.
+    """
     for name, parameter in layer_parameters(network).items():
-        if not parameter.is_meta:
+        if not parameter.is_meta:  # on the meta device a parameter has a shape and no values
             shape = network.get_parameter(weight_beside(name)).shape
             parameter.data.copy_(how.parameter(name, shape, generator))
 

@@ -1,4 +1,8 @@
-"""Masked layers, the rules that turn scores into masks, and the BatchNorm types."""
+"""Masked layers, the rules that turn scores into masks, and the BatchNorm types.
+
+A masked layer computes with w · rule(scores, flag) in place of its weight w, and the same for a bias that is masked.
+`models.masking` puts these layers into a network; an algorithm chooses the rule.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,10 @@ from utils.masks import kth_lowest
 class _StraightThrough(torch.autograd.Function):
     """Straight-through estimator: returns the mask; its backward pass sends gradient · gate to the scores.
 
+    The gradient of a mask is 0 almost everywhere, so it is replaced. With g the gradient of the effective weight
+    w · mask, autograd hands on g · w, and the scores get g · w · gate. Scores, mask and gate have the weight's shape;
+    the gate is the flag (bool) or the sign of the scores.
+
     Source: Bengio et al. 2013 (arXiv 1308.3432); Rare Gems, Algorithm 1.
     """
 
@@ -34,7 +42,12 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class Rule(Protocol):
-    """Turns the scores and flags of a layer's weight or bias into a mask, and into the factor in the forward pass."""
+    """Turns the scores and flags of a layer's weight or bias into a mask, and into the factor in the forward pass.
+
+    Scores and flags have the shape of the parameter: (out, in, h, w) or (out, in) of a weight, (out,) of a bias. Layers
+    call the rule in every forward pass, which may be compiled: it may not read a value from the device, nor change
+    anything. A rule that needs a changing threshold holds a tensor, into which its owner writes between steps.
+    """
 
     def mask(self, scores: Tensor, flag: Tensor) -> Tensor:
         """Return the mask: bool, of the scores' shape, which is the weight's or the bias's shape."""
@@ -168,7 +181,7 @@ class _Masked:
 
 
 class SubnetConv(_Masked, nn.Conv2d):
-    """A 2-d convolution under a learned mask; arguments as for `torch.nn.Conv2d`."""
+    """A 2-d convolution under a learned mask; arguments, and shapes of images, as for `torch.nn.Conv2d`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,4 +1,10 @@
-"""Turns any plain network into a masked one and back; the names of its layers and parameters do not change."""
+"""Turns any plain network into a masked one and back; the names of its layers and parameters do not change.
+
+The way through a search that learns scores: `to_masked` swaps the layers, `draw_scores` fills the scores, `set_rule`
+says how they become masks, and `FlatScores` joins them for the optimizer. At its end `plain_state` gives the state of
+the ticket, and `to_plain` swaps the layers back. All other algorithms need only `prunable_parameters` and
+`plain_state`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +26,11 @@ _SCORE_NAMES = ("scores", "flag", "bias_scores", "bias_flag")
 def to_masked(network: nn.Module) -> nn.Module:
     """Swap every convolution and linear layer that does not stay dense for its masked counterpart, in place.
 
-    Weights remain the same tensors; scores and flags are all ones. Returns the network.
+    Weights remain the same tensors; scores and flags are all ones, so that the network still computes the same. Returns
+    the network.
+
+    Args:
+        network: plain, on any device.
 
     Raises:
         UserError: a layer has two names or is the whole network, so it cannot be swapped; or there is no layer to swap.
@@ -30,7 +40,10 @@ def to_masked(network: nn.Module) -> nn.Module:
 
 
 def to_plain(network: nn.Module) -> nn.Module:
-    """Undo `to_masked` in place: plain layers with the unmasked weights, no scores or flags. Returns the network."""
+    """Undo `to_masked` in place: plain layers with the unmasked weights, no scores or flags. Returns the network.
+
+    A network that is plain already stays as it is.
+    """
     return _swap(network, _PLAIN_COUNTERPART)
 
 
@@ -110,8 +123,12 @@ class FlatScores:
     One kernel then clamps, penalises, updates or ranks all of them. Weights come first, in network order, then
     biases. Make it last: moving, casting or copying the network afterwards would detach the views.
 
+    Args:
+        network: masked, on its device; its layers' scores and flags become views in place.
+
     Attributes:
-        scores: (N + N_bias,) parameter; its gradient is allocated here; keep it, or call `share_gradient`.
+        scores: (N + N_bias,) parameter, N prunable weights and N_bias masked biases. Its gradient is allocated here:
+            keep it, or call `share_gradient`.
         flags: (N + N_bias,) bool.
         segments: the slices of the weights and, if there are any, of the biases.
     """
@@ -163,6 +180,7 @@ def _swap(
 ) -> nn.Module:
     """Swap the layers of the types in `counterparts`, or only those with the chosen names."""
     places: dict[nn.Module, str] = {}
+    # With duplicates, so that a layer with two names is seen: swapping it at one of them would split it in two.
     for name, layer in network.named_modules(remove_duplicate=False):
         if type(layer) in counterparts:
             if not name or layer in places:
@@ -180,6 +198,7 @@ def _swap(
 
 def _counterpart_of(layer: nn.Module, cls: type[nn.Module]) -> nn.Module:
     """Make a layer of class `cls` with the geometry, mode and the same parameter tensors as `layer`."""
+    # On the meta device nothing is allocated or drawn: the parameters are replaced below.
     if isinstance(layer, nn.Linear):
         made = cls(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
     else:

@@ -1,4 +1,7 @@
-"""The specification from which a network is built."""
+"""The specification from which a network is built.
+
+A factory gets this and nothing else, so that it reads neither the options nor the data set.
+"""
 
 from __future__ import annotations
 

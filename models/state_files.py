@@ -1,4 +1,8 @@
-"""Loads state_dicts from files: this tool's checkpoints, the published code's, or any network's; it runs no code."""
+"""Loads state_dicts from files: this tool's checkpoints, the published code's, or any network's; it runs no code.
+
+`pretrained`, tickets, rounds of imp and the analyses load through it. Weights and scores are loaded apart, because a
+plain network has no scores.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,9 @@ def read_state(path: str | Path) -> State:
     A `module.` prefix of all names (DataParallel) is removed, and so are the one-element `bias_scores` and `bias_flag`
     of published layers without a bias.
 
+    Returns:
+        Parameter or buffer -> tensor on the CPU; at least one.
+
     Raises:
         UserError: the file does not exist, has another format, needs code to load, or holds no tensors.
     """
@@ -47,6 +54,12 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str | 
 
     If `adapt` and only the number of classes differs, the last layer keeps its drawn weights, with a warning.
 
+    Args:
+        network: plain, on any device.
+        state: every name of the network's state_dict, and no other but scores and flags.
+        source: names the file, for messages.
+        adapt: whether another number of classes is allowed.
+
     Raises:
         UserError: any other name or shape does not fit; the network is unchanged.
     """
@@ -59,6 +72,11 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str | 
 
 def load_scores(network: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> bool:
     """Load scores and flags, if the state has any, into a masked network; as `load_weights`, without the warning.
+
+    Args:
+        network: masked, on any device.
+        state: weights in it are ignored.
+        source: names the file, for messages.
 
     Returns:
         Whether the state has scores.

@@ -1,4 +1,9 @@
-"""Find tickets, train them under masks and run their sanity checks; `pipeline` combines these steps."""
+"""Find tickets, train them under masks and run their sanity checks; `pipeline` combines these steps.
+
+Read `pipeline` first, then `tickets.ticket`, then `training.training` and `training.loop`, then one algorithm. Every
+mode of `main.py` is a function here that takes the options (a `Config`) and prints its result. This file imports
+nothing at once, so that `args_helper` can read the table of algorithms without torch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Print the plan of a run before it starts: layers, prunings, steps, and time and memory from ten timed steps."""
+"""Print the plan of a run before it starts: layers, prunings, steps, and time and memory from ten timed steps.
+
+`--dry_run` is this mode. It uses the run's own code: the steps are those of the search and the training, stopped by a
+`Stopping` that counts them, in a temporary folder.
+"""
 
 from __future__ import annotations
 
@@ -138,6 +142,7 @@ class _Timed(Stopping):
     @property
     def asked(self) -> int:
         """Read between steps and at the end of epochs; 1 after enough steps, else 0."""
+        # Without this wait the moments would be those at which steps were queued, not finished.
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         self.moments.append(time.perf_counter())

@@ -1,4 +1,8 @@
-"""Run the missing sanity checks of finished runs."""
+"""Run the missing sanity checks of finished runs.
+
+`--only_sanity` is this mode. Tickets come from the runs' files; control networks are trained by each run's own options,
+as stages of that run, and its summary is rewritten with them.
+"""
 
 from __future__ import annotations
 

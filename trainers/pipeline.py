@@ -1,4 +1,9 @@
-"""Run the trials of a config: data, network, ticket, training, sanity checks, report."""
+"""Run the trials of a config: data, network, ticket, training, sanity checks, report.
+
+`main.py`, the notebook and the export call `run_trials`. `_run_trial` is the story of one run. It has no line about
+resuming: it is run again from its top, and every stage that is finished returns at once with what it stored. With
+several ranks, all run this code; only the first writes files (`rank_zero_only`).
+"""
 
 from __future__ import annotations
 
@@ -53,6 +58,7 @@ def run_trials(config: Config, go_on: bool = False) -> Path:
     Raises:
         UserError: something in the config cannot be used.
         Stopped: the process was asked to stop; the current trial is saved.
+        Diverged: the loss or the weights of a trial are no longer finite; its last good checkpoint is kept.
     """
     config = resolved(config)
     warn_of_idle_milestones(config)
@@ -88,7 +94,12 @@ def _has_dense(config: Config) -> bool:
 
 
 def _run_trial(config: Config, folder: Path) -> None:
-    """Run one trial: find a ticket, train it, train its control networks, report."""
+    """Run one trial: find a ticket, train it, train its control networks, report.
+
+    Args:
+        config: of this trial, resolved; whether to compile is decided here, once the network is known.
+        folder: of the run, made here unless it exists.
+    """
     find_ticket = load_algorithm(config.algo)
     with rank_zero_first():
         data = load_data(config)  # before the folder is created: a run that cannot start leaves none

@@ -18,7 +18,8 @@ class Conv(nn.Module):
 
     Args:
         spec: classes, image shape, layer options.
-        pairs: number of pairs; the first has 64 channels, and each further pair twice as many.
+        pairs: number of pairs; the first has 64 channels, and each further pair twice as many. Each halves the sides of
+            the maps, rounded down.
 
     Raises:
         UserError: the images are too small for the poolings.
@@ -49,7 +50,11 @@ class Conv(nn.Module):
 
 
 class FC(nn.Module):
-    """Two hidden layers of `hidden_size` units on the flattened image."""
+    """Two hidden layers of `hidden_size` units on the flattened image.
+
+    Args:
+        spec: classes, image shape, layer options; `width` scales the hidden layers too.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()

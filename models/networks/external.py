@@ -21,6 +21,10 @@ _ARGUMENTS = {"googlenet": _NO_AUXILIARY, "inception_v3": _NO_AUXILIARY}
 def torchvision_network(name: str, spec: ModelSpec) -> nn.Module:
     """Build torchvision's classifier of this name, with one output per class of the data.
 
+    Args:
+        name: torchvision's, without the prefix `torchvision/`.
+        spec: classes and image shape; its layer options (`width`, `bias`, `batch_norm`) do not apply.
+
     Raises:
         UserError: torchvision has no such classifier, or it cannot take images of this shape.
     """
@@ -69,6 +73,10 @@ def load_torchvision_weights(network: nn.Module, name: str, weights: str) -> Non
 
 def own_network(place: str, spec: ModelSpec) -> nn.Module:
     """Build a user's network by calling `path/to/file.py:factory` with a `ModelSpec`.
+
+    Args:
+        place: the path of the file and the name of the function.
+        spec: what the function is called with; it may ignore the layer options.
 
     Raises:
         UserError: the file or function does not exist, or does not return a network that maps these images to logits.

@@ -48,6 +48,8 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """Seventeen inverted residual blocks between a stem of 32 channels and a head of 1280.
 
+    The last maps have an eighth of the image's sides, where the network for large images has a 32nd.
+
     Args:
         spec: classes, image shape, layer options.
     """

@@ -33,7 +33,7 @@ class Layout:
     inner: int = 1
 
     def conv(self, channels_in: int, channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-        """Make a convolution whose padding keeps the image size at stride 1."""
+        """Make a convolution whose padding keeps the image size at stride 1; `kernel`, its side in pixels, is odd."""
         return nn.Conv2d(channels_in, channels, kernel, stride, padding=kernel // 2, bias=self.spec.bias)
 
     def norm(self, channels: int) -> nn.Module:
@@ -61,6 +61,7 @@ class BasicBlock(Block):
     expansion = 1
 
     def __init__(self, layout: Layout, channels_in: int, base: int, stride: int) -> None:
+        # (B, channels_in, H, W) -> (B, channels, H / stride, W / stride), rounded up
         channels = layout.spec.scaled(base)
         super().__init__()
         self.conv1, self.bn1 = layout.conv(channels_in, channels, 3, stride), layout.norm(channels)
@@ -74,7 +75,14 @@ class BasicBlock(Block):
 
 
 class Bottleneck(Block):
-    """A 1×1, a 3×3 and a four times wider 1×1 convolution, and a shortcut."""
+    """A 1×1, a 3×3 and a four times wider 1×1 convolution, and a shortcut.
+
+    Args:
+        layout: the network's.
+        channels_in: input channels.
+        base: inner channels before `width` and the layout's `inner`; the block has 4 · base output channels, scaled.
+        stride: of the 3×3 convolution.
+    """
 
     expansion = 4
 
@@ -95,6 +103,8 @@ class Bottleneck(Block):
 
 class ResNet(nn.Module):
     """A ResNet of four stages of 64, 128, 256 and 512 channels (times the block's expansion).
+
+    Maps have 1/4, 1/8, 1/16 and 1/32 of the image's sides in the four stages, with the small stem 1, 1/2, 1/4 and 1/8.
 
     Args:
         layout: layer options and kind of stem.

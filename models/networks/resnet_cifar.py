@@ -13,7 +13,16 @@ from models.spec import ModelSpec
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut that subsamples by slicing and pads missing channels with zeros."""
+    """Two 3×3 convolutions and a shortcut that subsamples by slicing and pads missing channels with zeros.
+
+    Half of the missing channels are padded before the others, half after them (option A has no weights to prune).
+
+    Args:
+        channels_in: input channels.
+        channels: output channels, at least as many.
+        stride: of the first convolution and the shortcut.
+        spec: layer options.
+    """
 
     def __init__(self, channels_in: int, channels: int, stride: int, spec: ModelSpec) -> None:
         super().__init__()
@@ -39,7 +48,7 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A ResNet of three stages.
+    """A ResNet of three stages, whose maps have the image's sides, a half and a quarter of them.
 
     Args:
         spec: classes, image shape, layer options.

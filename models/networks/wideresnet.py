@@ -13,7 +13,14 @@ from models.spec import ModelSpec
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut; if the shape changes, it is a 1×1 convolution of the activated input."""
+    """Two 3×3 convolutions and a shortcut; if the shape changes, it is a 1×1 convolution of the activated input.
+
+    Args:
+        channels_in: input channels.
+        channels: output channels.
+        stride: of the first convolution and the shortcut.
+        spec: layer options.
+    """
 
     def __init__(self, channels_in: int, channels: int, stride: int, spec: ModelSpec) -> None:
         super().__init__()
@@ -45,7 +52,7 @@ class Stage(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """A wide ResNet of three stages.
+    """A wide ResNet of three stages, whose maps have the image's sides, a half and a quarter of them.
 
     Args:
         spec: classes, image shape, layer options.

@@ -1,6 +1,9 @@
 """The table of algorithms: plain facts about each, so that reading it imports nothing. `load` imports one.
 
-To add an algorithm: one file in this folder, one row here, and its options in `args_helper`.
+To add an algorithm: one file in this folder, one row here, and its options in `args_helper`. Read `magnitude` first: a
+whole algorithm in two lines. `hypercube` is Gem-Miner, the heart of the tool; what it shares with the other searches
+that learn scores is in `trainers.training.scores`. In all of them N is the number of prunable weights and d the
+density, the fraction of them that a ticket keeps.
 """
 
 from __future__ import annotations

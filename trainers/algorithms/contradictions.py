@@ -1,4 +1,8 @@
-"""What each kind of algorithm refuses: combinations of options, as rows for the table of algorithms."""
+"""What each kind of algorithm refuses: combinations of options, as rows for the table of algorithms.
+
+`args_helper` evaluates the rows of the chosen algorithm once all options are known, and reports every row that holds
+together with its other complaints. Each tuple is for one kind of algorithm; a row of the table joins those that apply.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,7 @@ NO_MOVING_THRESHOLD = (
         "bottom_k_on_forward takes its fraction from the prunings of hc_iter",
     ),
 )
+"""Of an algorithm that learns scores and does not round them at a threshold that follows its prunings."""
 
 MOVING_THRESHOLD = (
     Contradiction(
@@ -40,10 +45,12 @@ MOVING_THRESHOLD = (
         "bottom_k_on_forward ranks weights only: it cannot be had with bias",
     ),
 )
+"""Of an algorithm that can round scores at a threshold that follows its prunings."""
 
 FRACTION_IF_GIVEN = (
     Contradiction(("prune_rate", "algo"), lambda c: c.override_prune_rate and not 0 < c.prune_rate < 1, _NO_FRACTION),
 )
+"""Of an algorithm that takes its density from `prune_rate` if the config gives one."""
 
 GRADUAL = (
     Contradiction(
@@ -81,6 +88,7 @@ REWINDS = (
         ("algo", "target_sparsity"), lambda c: c.density == 1, "algo {c.algo} needs a target_sparsity below 100"
     ),
 )
+"""Of an algorithm whose search may follow epochs of dense training; its logits start at log(d/(1 − d))."""
 
 ROUNDS = (
     Contradiction(("prune_rate", "algo"), lambda c: not 0 < c.prune_rate < 1, _NO_FRACTION),
@@ -106,6 +114,7 @@ ROUNDS = (
         "a place in a round was given but no round: imp_resume_round",
     ),
 )
+"""Of an algorithm that trains rounds of weights and prunes between them."""
 
 BY_CHANCE = (
     Contradiction(
@@ -114,6 +123,7 @@ BY_CHANCE = (
         "random_subnet keeps each weight by chance prune_rate, which cannot be {c.prune_rate:g}",
     ),
 )
+"""Of an algorithm that keeps each weight with probability `prune_rate`."""
 
 FROM_A_FILE = (
     Contradiction(

@@ -1,5 +1,16 @@
 """Concrete ticket search: learn relaxed Bernoulli masks under a density budget, weighted to balance the gradients.
 
+Weights w stay as they are. The search learns a logit α per weight; σ(α) is the probability that the weight is kept:
+
+    α <- log(d / (1 − d))
+    for each batch:                                                   not augmented; BatchNorm by the batch's statistics
+        m = σ((log u − log(1 − u) + τα) / τ)                          u uniform in (0, 1), drawn anew; τ = 2/3
+        task = distance of the network of w · m to the dense network on this batch            by `cts_loss`
+        c = 100 · (Σσ(α) / (1.1·d·N) − 1)                             above 0: more weights are expected than the budget
+        λ <- 0.99 · λ + 0.01 · (‖∇task‖ / ‖∇c‖ if c > 0, else 0)      λ starts at the first of these values
+        α <- the optimizer's step along ∇task + λ∇c
+    ticket = the ⌊dN⌋ weights of highest α
+
 Source: Arora & Teuscher, "Concrete Ticket Search", 2025 (arXiv 2512.07142); the relaxation: Maddison et al., ICLR 2017
 (arXiv 1611.00712).
 """
@@ -45,6 +56,18 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     """Learn a logit for every weight, frozen as drawn or after `rewind_epoch` dense epochs; keep the ⌊dN⌋ highest.
 
     Fine-tuning of a rewound ticket starts at that epoch.
+
+    Args:
+        net: plain, with its weights drawn; its layers are masked in place.
+        data: the search takes its training images without augmentation.
+        config: the options of the search; those of the fine-tuning too, for the dense epochs before it.
+        run: where the stages `search/dense` and `search` are stored.
+
+    Returns:
+        The ticket with the recipe of its fine-tuning.
+
+    Raises:
+        UserError, Stopped, Diverged: see `train`.
     """
     _warn_of_other_options(config)
     recipe = Recipe.of_tuning(config, first_epoch=config.rewind_epoch)
@@ -81,7 +104,10 @@ class Concrete:
     """A differentiable sample of the mask: σ((logistic noise + τα)/τ).
 
     Attributes:
-        noise: shape of the layer's weight or bias -> its noise; `ConcreteSearch` redraws it before every step.
+        noise: shape of the layer's weight or bias -> its noise; `ConcreteSearch` redraws it before every step. By
+            shape, because a rule is not told whose scores it gets, and a layer's weight and bias differ in it.
+
+    Source: Maddison et al., ICLR 2017 (arXiv 1611.00712), for the binary concrete distribution.
     """
 
     noise: Mapping[torch.Size, Tensor]
@@ -102,6 +128,9 @@ class ConcreteSearch(ScoreTraining):
         teacher: the plain dense network.
         config: the options of the search.
         run: its random streams draw the noise.
+
+    Attributes:
+        has_teacher: whether every batch also goes through the dense network; `cts_loss: ce` does without.
     """
 
     def __init__(self, network: nn.Module, teacher: nn.Module, config: Config, run: Run) -> None:
@@ -136,12 +165,22 @@ class ConcreteSearch(ScoreTraining):
     @torch.no_grad()
     def before_step(self, step: int) -> None:
         """Draw logistic noise, log u − log(1 − u)."""
+        # On the device, so that no step copies N numbers from the host. The seed is the run's: resuming draws the same.
         seed = self._run.rng("search", "noise", self._epoch, step).initial_seed()
         generator = torch.Generator(self._noise.device).manual_seed(seed)
         self._noise.uniform_(1e-7, 1 - 1e-7, generator=generator).logit_()
 
     def loss(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-        """The distance to the dense network (`kl`, `loss`) or the cross-entropy (`ce`), scaled like the authors'."""
+        """The distance to the dense network (`kl`, `loss`) or the cross-entropy (`ce`), scaled like the authors'.
+
+        Args:
+            logits: (B, classes) of the masked network.
+            labels: (B,) class numbers.
+            images: (B, C, H, W), for the dense network.
+
+        Returns:
+            100 · KL(masked ‖ dense) averaged over the images, 10⁴ · |CE/CE_dense − 1|, or 100 · CE; without dimensions.
+        """
         how = self._config.cts_loss
         if how == "ce":
             return TASK_SCALE[how] * F.cross_entropy(logits, labels)
@@ -162,6 +201,7 @@ class ConcreteSearch(ScoreTraining):
         slope = CONSTRAINT_SCALE / self._budget * chance * (1 - chance)
         present = torch.where(excess > 0, task.norm() / slope.norm(), 0.0)
         before = self._multiplier if self._has_multiplier else present
+        # Tensor work only: choosing by `torch.where` instead of `if` keeps the step from waiting for the device.
         self._multiplier = KEPT_OF_MULTIPLIER * before + (1 - KEPT_OF_MULTIPLIER) * present
         self._has_multiplier = True
         task.add_(self._multiplier * slope)

@@ -1,4 +1,8 @@
-"""Dense training: the reference for every ticket, as a ticket that keeps all weights."""
+"""Dense training: the reference for every ticket, as a ticket that keeps all weights.
+
+Being a ticket, it is trained, measured and summarised by the code that all others are; its recipe makes that training
+follow the options of the search instead of those of fine-tuning.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,17 @@
 """Edge-popup per layer (`ep`), with one threshold for the network (`global_ep`), or a rising one (`global_ep_iter`).
 
+Weights w stay as drawn. The search learns scores s of either sign, without bounds, and ranks |s| at every step:
+
+    for each batch:
+        θ <- a threshold of each layer (`ep`) or of the network, so that the wanted fraction has |s| > θ
+        loss = CE(network of w · 1[|s| > θ])
+        s <- optimizer's step along g · w · sign(s)           g: gradient of the effective weight; straight through
+    ticket = 1[|s| > θ] at the end
+
+No weight is pruned for good: one that falls under θ still learns and may come back. `ep` keeps the fraction k = d of
+every layer and `global_ep` prunes r = 1 − d of the network, unless `prune_rate` sets k or r. `global_ep_iter` raises r
+after every pruning epoch: r = 1 − (1 − p)^j, j counting the prunings so far; the first applies from the start.
+
 Source: Ramanujan et al., CVPR 2020 (arXiv 1911.13299), §3; the global and the gradual variant: Rare Gems (arXiv
 2202.12002), §5.
 """
@@ -26,7 +38,20 @@ from utils.run.run import Run
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
-    """Learn a score for every weight; keep the weights with the largest |score| of each layer or of the network."""
+    """Learn a score for every weight; keep the weights with the largest |score| of each layer or of the network.
+
+    Args:
+        net: plain, with its weights drawn; its layers are masked in place.
+        data: what to learn on.
+        config: the options of the search.
+        run: where the search is stored.
+
+    Returns:
+        The ticket, without a gem: what is switched on at the end is what is trained.
+
+    Raises:
+        UserError: `pretrained` does not fit the network, or see `train`, which also raises Stopped and Diverged.
+    """
     to_masked(net)
     draw_scores(net, derive_rng(config.init_seed, "init", "scores"), "signed")
     if config.pretrained:
@@ -45,7 +70,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
 
 
 def planned_prunings(config: Config, whole: int, _left: int) -> list[tuple[str, int]]:
-    """List from which epochs on how many weights are switched on."""
+    """List from which epochs on how many of the `whole` weights are switched on, as pairs (when, weights)."""
     planned = []
     for number, epoch in enumerate(config.prunings, start=1):
         left = whole - ceil_count(1.0 - (1.0 - config.pruning_rate) ** number, whole)

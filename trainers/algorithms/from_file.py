@@ -1,4 +1,8 @@
-"""Tickets from a file: a ticket file of an earlier run, or any state_dict, whose zeros are the mask."""
+"""Tickets from a file: a ticket file of an earlier run, or any state_dict, whose zeros are the mask.
+
+`find_ticket` is the algorithm `given`; `--evaluate --ticket` reads tickets by `ticket_for` too. Which of the two kinds
+a file is shows in its contents, not in its name.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +42,9 @@ def ticket_for(net: nn.Module, path: Path, generator: torch.Generator) -> Ticket
         net: plain; the ticket's state is loaded into it.
         path: a ticket file, or a state_dict whose zeros are the mask.
         generator: on the CPU; draws the mask of a redrawn last layer.
+
+    Returns:
+        The ticket: of a ticket file with its gem, but without the recipe and facts of the run that wrote it.
 
     Raises:
         UserError: the file does not exist or does not fit the network; or the state_dict has no zeros, or only zeros.

@@ -1,5 +1,21 @@
 """Gem-Miner (`hc_iter`), and the same search without pruning (`hc`).
 
+Weights w stay as drawn. The search learns scores s in [0, 1] and keeps flags f in {0, 1}, which mark unpruned weights:
+
+    s <- draw by score_init;  f <- 1
+    for each epoch e, from 0:
+        for each batch:
+            clamp s to [0, 1]                                         every `project_freq` steps
+            loss = CE(network of w · 1[s > t] · f) + λR(s)            t = `quantize_threshold`, λ = `lmbda`
+            s <- optimizer's step along ∂loss/∂s                      straight through the rounding: ∂CE/∂s = g · w · f
+        evaluate
+        if e > iter_start and e mod iter_period = 0:                  `hc_iter` only
+            f <- 0 for the ⌈p·n⌉ lowest s of the n unpruned weights, by `prune_type`
+    gem = f · 1[s > t];  ticket = f with `unflag_before_finetune`, else the gem
+
+Here g is the gradient of the effective weight, and p = 1 − d^(1/k) makes k prunings end at density d. With
+`hc_quantized: False` the forward pass takes w · s · f instead, and s is rounded only at the end.
+
 Source: Sreenivasan et al., "Rare Gems: Finding Lottery Tickets at Initialization", NeurIPS 2022 (arXiv 2202.12002),
 Algorithm 1.
 """
@@ -40,7 +56,11 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
 
     Returns:
         The ticket. Its gem is what is switched on at the end; its masks are the same or, with `unflag_before_finetune`,
-        all weights that were never pruned.
+        all weights that were never pruned. If no weight is switched on (the search has died), it has no gem, and its
+        masks keep the ⌊dN⌋ highest scores of all weights, pruned ones included.
+
+    Raises:
+        UserError: `pretrained` does not fit the network, or see `train`, which also raises Stopped and Diverged.
     """
     to_masked(net)
     draw_scores(net, derive_rng(config.init_seed, "init", "scores"), config.score_init)
@@ -63,7 +83,16 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
 
 
 def planned_prunings(config: Config, whole: int, left: int) -> str | list[tuple[str, int]]:
-    """List after which epochs it prunes and how many of `left` unpruned weights then remain, if no scores tie."""
+    """List after which epochs it prunes and how many of `left` unpruned weights then remain, if no scores tie.
+
+    Args:
+        config: the options of the search.
+        whole: number of prunable weights, N.
+        left: how many of them are unpruned when the search begins: N, or fewer by the flags in `pretrained`.
+
+    Returns:
+        Pairs (when, weights remaining) in order; or a sentence, if there are no counts to tell.
+    """
     ahead, rate, planned = prunings_ahead(config), pruning_rate_from(config, left / whole), []
     if not ahead:
         return f"none: start_epoch {config.start_epoch} lies after that of epoch {config.prunings[-1]}"
@@ -89,6 +118,12 @@ def pruning_rate_from(config: Config, unpruned: float) -> float:
     Args:
         config: the options of the search.
         unpruned: the fraction of all weights that is unpruned when the search begins, in [0, 1].
+
+    Returns:
+        p = 1 − (d / unpruned)^(1/k) for the k prunings ahead, so that they end at density d; 0 without any ahead, and
+        where fewer weights than the target are unpruned already. With `override_prune_rate`: `prune_rate`.
+
+    Source: Rare Gems (arXiv 2202.12002), Algorithm 1, for unpruned = 1.
     """
     if config.override_prune_rate:
         return config.prune_rate
@@ -102,6 +137,9 @@ class GemMiner(ScoreTraining):
     Args:
         network: masked, on its device.
         config: the options of the search.
+
+    Attributes:
+        weights: number of prunable weights, N, without biases.
     """
 
     def __init__(self, network: nn.Module, config: Config) -> None:
@@ -122,7 +160,7 @@ class GemMiner(ScoreTraining):
     def _rule(network: nn.Module, config: Config) -> Rule:
         if not config.hc_quantized:
             return Soft(config.quantize_threshold)
-        if config.bottom_k_on_forward:  # a threshold that follows the scores
+        if config.bottom_k_on_forward:  # a threshold that follows the scores; a tensor, so that no step reads it back
             return Round(torch.zeros((), device=next(network.parameters()).device))
         return Round(config.quantize_threshold)
 
@@ -179,7 +217,10 @@ class GemMiner(ScoreTraining):
 
     @torch.no_grad()
     def after_epoch(self, epoch: int, draw: Draw) -> None:
-        """Prune if this epoch has a pruning; end the search if no weight is switched on any more."""
+        """Prune if this epoch has a pruning; end the search if no weight is switched on any more.
+
+        The epoch's row is measured before this, so it pairs an accuracy with the density that it was measured at.
+        """
         self.pruned_now = epoch in self._prunings
         if self.pruned_now:
             self._prune(last=epoch == self._prunings[-1], generator=draw("prune"))
@@ -195,7 +236,12 @@ class GemMiner(ScoreTraining):
         return not bool(self.naive_mask()[self.flat.segments[0]].any())
 
     def highest(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Masks that keep the `count` highest-ranked weights, pruned or not, and all biases."""
+        """Masks that keep the `count` highest-ranked weights, pruned or not, and all biases.
+
+        Args:
+            count: from 0 to N; 0 keeps one weight.
+            generator: on the CPU; breaks the ties.
+        """
         masks = torch.ones_like(self.flat.flags)
         rank = self._rank()[self.flat.segments[0]]
         everything = masks[self.flat.segments[0]].clone()
@@ -208,8 +254,10 @@ class GemMiner(ScoreTraining):
         return -magnitude if self._config.invert_sanity_check else magnitude
 
     def _prune(self, last: bool, generator: torch.Generator) -> None:
+        """Clear flags in place by `prune_type`; weights and biases are ranked apart, each with its own count."""
         config, rate, flags, rank = self._config, self._rate, self.flat.flags, self._rank()
         if config.prune_type == "FixThresholding":
+            # The ranks of an inverted search are −s: in it the scores above 0.5 go.
             flags &= rank > 0.5 if not config.invert_sanity_check else rank >= -0.5
         elif config.prune_type == "LocalBottomK":
             for unpruned, ranks in zip(self.flat.split(flags).values(), self.flat.split(rank).values()):

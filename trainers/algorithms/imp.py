@@ -1,5 +1,16 @@
 """Iterative magnitude pruning: train, prune the smallest weights, rewind the others, repeat.
 
+    m <- 1
+    for round 0, 1, ..., R:                                     R = ⌈ln d / ln(1 − q)⌉ prunings, q = `prune_rate`;
+                                                                with `imp_rounds`: that less one
+        train w under m for `iter_period` epochs; in round 0, w₀ <- w after step `imp_rewind_iter`
+        if this is round R: the trained network is the result
+        m <- m without the ⌈q·n⌉ smallest |w| of the n unpruned weights of the network
+        w <- w₀ in all unpruned entries                         with `imp_no_rewind`: w stays
+
+Only prunable weights rewind; BatchNorm carries on. Every round has a fresh optimizer and its schedule from the start.
+`imp_rounds` has the files that a round leaves, and the start from another run's round.
+
 Source: Frankle & Carbin, ICLR 2019 (arXiv 1803.03635), Strategy 1; rewinding: Frankle et al., ICML 2020 (arXiv
 1912.05671); keeping the weights and rewinding only the learning rate: Renda et al., ICLR 2020 (arXiv 2003.02389).
 """
@@ -26,7 +37,21 @@ from utils.run.run import Run
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
-    """Train rounds of `iter_period` epochs and prune between rounds; the last round is the trained ticket."""
+    """Train rounds of `iter_period` epochs and prune between rounds; the last round is the trained ticket.
+
+    Args:
+        net: plain, with its weights drawn; trained in place.
+        data: what to train on.
+        config: `imp_*`, `prune_rate`, the target, and the options of the search.
+        run: where the stages `search/round_N` are stored.
+
+    Returns:
+        The subnetwork that the last round starts from, with a recipe whose stage is that round: `train_ticket` finds
+        the stage finished, and control networks are trained as long as a round.
+
+    Raises:
+        UserError: see `rewind_step`, `first_round` and `train`, which also raises Stopped and Diverged.
+    """
     recipe = Recipe.of_search(config, epochs=config.iter_period, gamma=config.lr_gamma, first_epoch=0)
     snapshot_step = rewind_step(config, recipe.epochs * len(data.train))
     number, ticket, rewound = first_round(net, config, run)
@@ -50,7 +75,13 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
 
 
 def planned_prunings(config: Config, whole: int, left: int) -> list[tuple[str, int]]:
-    """List before which rounds it prunes, and how many weights then remain."""
+    """List before which rounds it prunes, and how many weights then remain.
+
+    Args:
+        config: `prune_rate`, `imp_rounds` and the target.
+        whole: number of prunable weights, N.
+        left: how many of them are unpruned in round 0.
+    """
     planned = []
     for number in range(1, config.imp_prunings + 1):
         left -= ceil_count(config.prune_rate, left)
@@ -109,11 +140,17 @@ def smallest_pruned(ticket: Ticket, number: int, config: Config, run: Run) -> Ma
     """The masks of round `number`: prunes the ⌈q·n⌉ smallest magnitudes of the network's n unpruned weights.
 
     With a target, the last pruning leaves ⌊dN⌋. Ties are broken at random.
+
+    Args:
+        ticket: the trained network of the round before, and its masks.
+        number: of the round to come, from 1 to `imp_prunings`.
+        config: `prune_rate` (q), `imp_rounds` and the target.
+        run: its random stream breaks the ties.
     """
     magnitudes = {name: ticket.state[name].abs() for name in ticket.masks}
 
     def how_many(unpruned: int, whole: int) -> int:
-        count = min(ceil_count(config.prune_rate, unpruned), unpruned - 1)
+        count = min(ceil_count(config.prune_rate, unpruned), unpruned - 1)  # the last weight stays
         if config.imp_rounds > 0:
             return count
         above_target = unpruned - max(1, floor_count(config.density, whole))

@@ -1,4 +1,9 @@
-"""The files that rounds of iterative magnitude pruning write, and resuming from another run's rounds."""
+"""The files that rounds of iterative magnitude pruning write, and resuming from another run's rounds.
+
+`imp` calls `first_round` once, and `keep_round` after every round. In the run folder, `rounds/` then has
+`round_NNN.safetensors` (a ticket file with the round's trained weights), `rewind.safetensors` (the weights to rewind
+to) and `rounds.csv` (density and accuracies in percent, one line a round).
+"""
 
 from __future__ import annotations
 
@@ -85,7 +90,16 @@ def keep_round(run: Run, number: int, ticket: Ticket, rewound: dict[str, Tensor]
 def first_round(net: nn.Module, config: Config, run: Run) -> tuple[int, Ticket, dict[str, Tensor]]:
     """The first round to train, the subnetwork it trains, and the weights to rewind to (empty: not known yet).
 
-    With `imp_resume_round`, that round comes from another run, finished or up to a stored epoch and step.
+    With `imp_resume_round`, that round comes from another run, finished or up to a stored epoch and step. Its
+    checkpoint becomes this run's, so that `train` finds the stage begun or finished.
+
+    Args:
+        net: plain, with its weights drawn; with `imp_resume_round` or `imp_rewind_model` it gets weights from files.
+        config: `imp_resume_*` and `imp_rewind_model`.
+        run: where the other run's checkpoint is stored.
+
+    Returns:
+        The number of the round; its ticket; parameter name -> weights to rewind to, on the network's device.
 
     Raises:
         UserError: the run, round or step that `imp_resume_*` name does not exist.

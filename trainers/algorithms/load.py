@@ -1,4 +1,7 @@
-"""Loading an algorithm's function by name."""
+"""Loading an algorithm's function by name.
+
+Apart from the table, which imports nothing, so that listing the algorithms does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,12 @@ from utils.registry import complaint, load_function, load_named
 from utils.run.run import Run
 
 FindTicket = Callable[[nn.Module, Splits, Config, Run], Ticket]
+"""(plain network on its device with its weights drawn, data, options, run) -> the ticket.
+
+The function may mask the network in place and train it by `train`, which stores stages and resumes them. It draws all
+that is random from `run.rng`. On resume it is called again from its top, so it may keep nothing between its stages
+but what `train` restores. Every rank calls it and has to reach the same stages.
+"""
 
 
 def load_algorithm(name: str) -> FindTicket:
@@ -31,6 +40,8 @@ def load_algorithm(name: str) -> FindTicket:
 
 
 def _guarded(find_ticket: FindTicket, path: Path) -> FindTicket:
+    """Wrap a user's function: what goes wrong in it is reported as one message that names its file and line."""
+
     def guarded(*args: Any) -> Ticket:
         try:
             return find_ticket(*args)

@@ -1,5 +1,8 @@
 """Random masks: uniform (`random`), Erdős–Rényi-kernel (`random_erk`) and Bernoulli (`random_subnet`).
 
+Uniform and ERK masks have exact counts: a share is computed for each layer, `allocate` makes whole numbers of the
+shares, and so many entries of the layer are drawn. Biases, where they are pruned, are counted apart from the weights.
+
 Source: ERK: Evci et al., "Rigging the Lottery", ICML 2020 (arXiv 1911.11134), §3; Mocanu et al. 2018.
 """
 
@@ -22,12 +25,18 @@ from utils.run.run import Run
 
 
 def find_uniform_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
-    """Keep ⌊dN⌋ weights, drawn uniformly, with the same density in every layer."""
+    """Keep ⌊dN⌋ weights, drawn uniformly, with the same density in every layer.
+
+    The densities differ by less than one weight a layer, so that the counts are whole numbers and add up to ⌊dN⌋.
+    """
     return _drawn(net, config, run, lambda shape: 1.0)
 
 
 def find_erk_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
-    """Keep ⌊dN⌋ random weights, layer densities proportional to the sum over the product of the layer's dimensions."""
+    """Keep ⌊dN⌋ random weights, layer densities proportional to the sum over the product of the layer's dimensions.
+
+    For a convolution of shape (out, in, h, w): (out + in + h + w) / (out · in · h · w). So small layers stay denser.
+    """
     return _drawn(net, config, run, lambda shape: sum(shape) / math.prod(shape))
 
 
@@ -36,6 +45,14 @@ def find_random_subnet(net: nn.Module, _data: Splits, config: Config, run: Run) 
 
     `shuffle` permutes and `reinit` redraws: the masks with `chg_mask`, the weights with `chg_weight`. With neither of
     the two, `shuffle` permutes the masks and `reinit` redraws the weights.
+
+    Args:
+        net: plain, with its weights drawn; unchanged.
+        config: `prune_rate`, the probability, in (0, 1]; `shuffle`, `reinit`, `chg_mask` and `chg_weight`.
+        run: its random streams draw the masks, and what the checks permute or redraw.
+
+    Returns:
+        The ticket, with the names of the checks applied among its facts. Its count is random, about `prune_rate` · N.
     """
     coins = run.rng("search", "masks")
     masks = {
@@ -56,6 +73,7 @@ def find_random_subnet(net: nn.Module, _data: Splits, config: Config, run: Run) 
 
 
 def _drawn(net: nn.Module, config: Config, run: Run, raw_density: Callable[[torch.Size], float]) -> Ticket:
+    """Draw masks with ⌊dN⌋ weights; `raw_density` maps a parameter's shape to its density, up to a common factor."""
     parameters = prunable_parameters(net)
     counts: dict[str, int] = {}
     for biases in (False, True):  # each counted separately
@@ -73,6 +91,14 @@ def allocate(raw: Sequence[float], sizes: Sequence[int], wanted: int) -> list[in
 
     What a full layer cannot take goes to the others. Remainders go to the largest fractions first, so that the total is
     exact.
+
+    Args:
+        raw: density of each layer up to a common factor, above 0.
+        sizes: entries of each layer, in the same order.
+        wanted: entries to keep in all, from 1 to the sum of the sizes.
+
+    Returns:
+        The entries to keep in each layer; they add up to `wanted`.
     """
     full: set[int] = set()
     while True:
@@ -84,7 +110,7 @@ def allocate(raw: Sequence[float], sizes: Sequence[int], wanted: int) -> list[in
             break
         full |= overfull
     exact = [float(size) if i in full else scale * raw[i] * size for i, size in enumerate(sizes)]
-    counts = [math.floor(share + 1e-9) for share in exact]
+    counts = [math.floor(share + 1e-9) for share in exact]  # a share of 2.9999999999 is a 3 that was rounded
     by_fraction = sorted(range(len(sizes)), key=lambda i: counts[i] - exact[i])
     for i in by_fraction[: wanted - sum(counts)]:
         counts[i] += 1

@@ -1,5 +1,9 @@
 """Smart ratios: random masks whose layer densities fall with depth.
 
+Layer l of L (the classifier included) keeps the fraction a · ((L − l + 1)² + (L − l + 1)), in VGG networks divided by
+l²; the classifier keeps 0.3. The factor a is solved for so that all together keep 1 − `smart_ratio` of the weights. A
+fraction above 1 becomes 1, and what is left over moves on to the next layers.
+
 Source: Su et al., "Sanity-Checking Pruning Methods: Random Tickets can Win the Jackpot", NeurIPS 2020 (arXiv
 2009.11094), §5.
 """
@@ -25,7 +29,16 @@ SECOND_VERSION = {0.9856: (0.3449074074074074, 0.259375), 0.9628: (0.41435185185
 
 
 def find_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Ticket:
-    """Keep ⌊ratio · n⌋ random weights of each layer, and biases at the target density."""
+    """Keep ⌊ratio · n⌋ random weights of each layer, and biases at the target density.
+
+    Args:
+        net: plain, with its weights drawn; unchanged.
+        config: `smart_ratio`, the fraction to prune (below 0: by the target); `sr_version`; `arch`.
+        run: its random stream draws the masks.
+
+    Raises:
+        UserError: see `layer_counts`.
+    """
     pruned = config.smart_ratio if config.smart_ratio >= 0 else 1.0 - config.density
     parameters = prunable_parameters(net)
     sizes = {name: parameter.numel() for name, parameter in parameters.items() if not is_bias(name)}
@@ -43,6 +56,9 @@ def layer_counts(sizes: Sequence[int], pruned: float, arch: str, version: int = 
         pruned: the fraction of all weights to prune, in [0, 1).
         arch: network name; for VGG the ratios fall faster.
         version: 2 sets the ratios of the first layer and the classifier (ResNet-20 at two densities only).
+
+    Returns:
+        The counts in the same order, each rounded down.
 
     Raises:
         UserError: version 2 for another network or density; or the classifier's share exceeds the weights to keep.
@@ -63,7 +79,7 @@ def layer_counts(sizes: Sequence[int], pruned: float, arch: str, version: int = 
         if arch != "resnet20" or pruned not in SECOND_VERSION:
             known = ", ".join(map(str, SECOND_VERSION))
             raise UserError(f"sr_version 2 is defined for resnet20 with smart_ratio {known} only")
-        ratios[0], ratios[-1] = SECOND_VERSION[pruned]
+        ratios[0], ratios[-1] = SECOND_VERSION[pruned]  # as published, a is not solved for again
     return _without_surplus(ratios, sizes)
 
 

@@ -1,5 +1,8 @@
 """SNIP: keep the connections whose removal would change the loss most.
 
+With a mask m on the weights, ∂L/∂m = w · ∂L/∂w at m = 1: to first order, what the loss changes by when the weight goes.
+The score is its magnitude. The paper divides by the sum over all weights, which changes no rank and is left out.
+
 Source: Lee et al., "SNIP: Single-shot Network Pruning based on Connection Sensitivity", ICLR 2019 (arXiv 1810.02340).
 """
 
@@ -22,7 +25,17 @@ from utils.run.run import Run
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
-    """Score |w · ∂L/∂w| over `score_batches` training batches and keep the ⌊dN⌋ highest of the network."""
+    """Score |w · ∂L/∂w| over `score_batches` training batches and keep the ⌊dN⌋ highest of the network.
+
+    Args:
+        net: plain, with its weights drawn; unchanged.
+        data: gives the training batches, augmented.
+        config: `score_batches`, `score_parts` and the target.
+        run: its random streams choose the batches and break ties.
+
+    Returns:
+        The ticket, with the FLOPs of the scoring among its facts.
+    """
     scored = deepcopy(net).train().requires_grad_(True)  # a copy, so that the BatchNorm statistics of `net` stay
     flops = 0
     for images, labels in islice(data.train.epoch(run.rng("search", "batches")), config.score_batches):

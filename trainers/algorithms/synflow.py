@@ -1,5 +1,10 @@
 """SynFlow: iteratively keep the weights with the most synaptic flow, without data.
 
+In a network of linear layers, R = 1ᵀ · (∏ |W_l|) · 1 sums, over all paths from input to output, the product of the
+magnitudes on the path; w · ∂R/∂w is the part of R that runs through w. Scored once, whole layers can lose all their
+weights; pruning a little and scoring again, 100 times, avoids it: where a layer has few weights left, each carries more
+of the flow.
+
 Source: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow", NeurIPS 2020
 (arXiv 2006.05467), Algorithm 1.
 """
@@ -24,7 +29,17 @@ ROUNDS = 100
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
-    """Prune in 100 rounds, k = 0 to 99, to density d^((k+1)/100), by the synaptic flow of the network masked so far."""
+    """Prune in 100 rounds, k = 0 to 99, to density d^((k+1)/100), by the synaptic flow of the network masked so far.
+
+    Args:
+        net: plain, with its weights drawn; unchanged.
+        data: only the shape of its images is used.
+        config: the target.
+        run: its random stream breaks the ties.
+
+    Returns:
+        The ticket, with the FLOPs of the scoring among its facts.
+    """
     # Double precision: products over the layers of a deep network leave the range of single precision.
     device = next(net.parameters()).device
     flow = deepcopy(net).to(device_of_doubles(str(device))).double().eval().requires_grad_(True)
@@ -48,7 +63,10 @@ def synaptic_flow(net: nn.Module, ones: torch.Tensor) -> dict[str, torch.Tensor]
 
     Args:
         net: plain, in evaluation mode, all its parameters and buffers at least 0.
-        ones: (1, channels, height, width).
+        ones: (1, channels, height, width), of the parameters' type.
+
+    Returns:
+        Parameter name -> tensor of its shape, entries at least 0.
     """
     parameters = prunable_parameters(net)
     gradients = torch.autograd.grad(net(ones).sum(), list(parameters.values()))

@@ -26,13 +26,24 @@ from utils.run.run import Row
 
 
 def accuracies(net: nn.Module, state: State, data: Splits) -> Row:
-    """Measure test and validation accuracy in percent; the latter is None without a validation split."""
+    """Measure test and validation accuracy in percent; the latter is None without a validation split.
+
+    Args:
+        net: plain; the state is loaded into it.
+        state: to measure, its pruned weights already 0.
+        data: whose test and val splits to measure on.
+    """
     net.load_state_dict(state)
     return {"test_acc": evaluate(net, data.test), "val_acc": evaluate(net, data.val)}
 
 
 def nonzero_percent(net: nn.Module, state: State) -> float:
-    """Return the percentage of prunable weights (without biases) that are not 0 in a state."""
+    """Return the percentage of prunable weights (without biases) that are not 0 in a state.
+
+    Args:
+        net: of the state's architecture; it names the prunable weights.
+        state: a kept weight that happens to be 0 counts as pruned.
+    """
     weights = [state[name] for name in prunable_parameters(net) if not is_bias(name)]
     return 100.0 * sum(int(part.count_nonzero()) for part in weights) / sum(part.numel() for part in weights)
 

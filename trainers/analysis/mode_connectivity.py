@@ -69,7 +69,11 @@ def connect_modes(config: Config) -> None:
 
 
 def straight_path(first: State, second: State) -> StatePath:
-    """Return the path (1 − t) a + t b of weights and statistics; integers, such as batch counts, are the first's."""
+    """Return the path (1 − t) a + t b of weights and statistics; integers, such as batch counts, are the first's.
+
+    Args:
+        first, second: states a and b, of one architecture and on one device.
+    """
     # lerp is exact at both ends and wherever a = b: frozen weights with the same initial values do not change.
     return lambda t: {
         name: value.lerp(second[name], t) if value.is_floating_point() else value for name, value in first.items()
@@ -77,7 +81,12 @@ def straight_path(first: State, second: State) -> StatePath:
 
 
 def masked_path(first: NetworkFile, second: NetworkFile, config: Config) -> StatePath:
-    """Return the path of the weights, multiplied at each t by the path of the masks."""
+    """Return the path of the weights, multiplied at each t by the path of the masks.
+
+    Args:
+        first, second: networks with scores, of one architecture.
+        config: `how_to_connect` makes the masks at the ends, `interpolate` those between them.
+    """
     generators = [derive_rng(config.effective_seed, "mode_connect", stream) for stream in ("first", "second", "path")]
     ends = [end_factors(file, config, generator) for file, generator in zip((first, second), generators)]
     factors = factor_path(*ends, config.interpolate, generators[2])
@@ -86,7 +95,13 @@ def masked_path(first: NetworkFile, second: NetworkFile, config: Config) -> Stat
 
 
 def end_factors(file: NetworkFile, config: Config, generator: torch.Generator) -> Tensor:
-    """Return the factors of the weights at one end, (N + N_bias,) float, by the option `how_to_connect`."""
+    """Return the factors of the weights at one end, (N + N_bias,) float, by the option `how_to_connect`.
+
+    Args:
+        file: a network with scores s and flags f.
+        config: `how_to_connect`: `linear` takes s · f, `round` 1[s > t] · f, `prob` one draw of Bernoulli(s) · f.
+        generator: on the CPU; for `prob`.
+    """
     scores = file.flat.scores.detach()
     if config.how_to_connect == "linear":
         return Soft()(scores, file.flat.flags)
@@ -126,6 +141,9 @@ def measured_path(net: nn.Module, path: StatePath, data: Splits, seed: int, rene
         data: to measure on.
         seed: of the order of the images from which BatchNorm statistics are estimated.
         renew_ends: estimate BatchNorm statistics anew at the ends too.
+
+    Returns:
+        A row per point: `t`, `weights_remaining_percent`, and `loss` (mean cross-entropy) and `acc` of both splits.
     """
     train = data.train.unaugmented()
 
@@ -151,7 +169,12 @@ def measured_path(net: nn.Module, path: StatePath, data: Splits, seed: int, rene
 
 @torch.inference_mode()
 def loss_and_accuracy(net: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
-    """Return mean cross-entropy (without label smoothing) and top-1 accuracy in percent, in evaluation mode."""
+    """Return mean cross-entropy (without label smoothing) and top-1 accuracy in percent, in evaluation mode.
+
+    Args:
+        net: plain; left in evaluation mode.
+        batches: normalised images (B, C, H, W) and labels (B,), on the network's device; at least one.
+    """
     net.eval()
     losses, correct, count = [], [], 0
     for images, labels in batches:

@@ -1,4 +1,8 @@
-"""Read networks from files: weights, and scores if the file holds any."""
+"""Read networks from files: weights, and scores if the file holds any.
+
+The checkpoint of a search by Gem-Miner holds scores in [0, 1]; that of a trained network holds none. The analyses make
+masks of the scores by their own options.
+"""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def compare_rounding(config: Config) -> None:
 
 
 def hamming(mask: Tensor, other: Tensor) -> int:
-    """Count the entries in which two masks differ."""
+    """Count the entries in which two masks, bool of the same shape, differ."""
     return int((mask != other).sum())
 
 

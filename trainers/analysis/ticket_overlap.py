@@ -40,7 +40,8 @@ def overlap(one: Masks, other: Masks, which: str) -> list[Row]:
 
     `jaccard` is the number of weights that both masks keep over the number that either keeps. `by_chance` is the same
     for two independent random masks with these counts in every layer, computed from the expected number of shared
-    weights. Both are None where neither mask keeps any.
+    weights: of n, masks with a and b kept share ab/n, so theirs is (ab/n) / (a + b − ab/n). Both are None where neither
+    mask keeps any.
 
     Args:
         one, other: masks of the same network.

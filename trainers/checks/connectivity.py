@@ -1,4 +1,8 @@
-"""Connectivity of a mask: thin layers, dead layers, and weights that are cut off from input or output."""
+"""Connectivity of a mask: thin layers, dead layers, and weights that are cut off from input or output.
+
+A mask can keep weights that compute nothing: all paths through them end in a pruned weight. Counting them makes a
+ticket look denser than it is.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +46,13 @@ def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[s
 
     Returns:
         `effective_weights_remaining`, `effective_weights_remaining_percent`, `dead_layers` and `thin_layers` (names).
+        Dead layers keep no weight; thin ones keep less than one per filter on average. Biases are not counted.
 
     Source: effective density: Vysogorets & Kempe, JMLR 2023 (arXiv 2107.02306).
     """
     device = device_of_doubles(str(next(net.parameters()).device))
     flow = deepcopy(net).to(device).double().eval().requires_grad_(True)
-    _bypass_batch_norm(flow)
+    _bypass_batch_norm(flow)  # its negative scales and shifts could hide a path that is there
     weights = prunable_parameters(flow)
     with torch.no_grad():
         for name, weight in layer_parameters(flow).items():

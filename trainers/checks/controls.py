@@ -2,6 +2,11 @@
 
 If mask and weights matter, the control networks are less accurate than the ticket.
 
+A check gets (ticket, the run's options, a generator on the CPU). It changes prunable parameters or their masks only:
+BatchNorm and biases without a mask stay as in the ticket, and so does the number of kept entries in every layer. The
+control network has no gem, recipe or facts of its own; whoever trains it takes the ticket's recipe. Nothing is stored:
+a resumed run derives it again from the same random stream.
+
 Source: Frankle et al., "Pruning Neural Networks at Initialization: Why Are We Missing the Mark?", ICLR 2021
 (arXiv 2009.08576); Rare Gems (arXiv 2202.12002), §5.
 """
@@ -53,3 +58,4 @@ CHECKS: dict[str, Callable[[Ticket, Config, torch.Generator], Ticket]] = {
     "mask_shuffle": mask_shuffle,
     "weight_shuffle": weight_shuffle,
 }
+"""Name -> check, in the order in which their control networks are trained; the names are those of their stages."""

@@ -1,4 +1,9 @@
-"""Verdicts on sanity checks: a paired test over trials."""
+"""Verdicts on sanity checks: a paired test over trials.
+
+Paired, because a trial's control network is made of its ticket and sees the same split of the data: what a trial does
+to both cancels in their difference. Over n differences with mean m and standard deviation s, the interval is
+m ± t · s / √n, t being the 97.5% quantile of Student's distribution with n − 1 degrees of freedom.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +51,15 @@ class Verdict:
 
 
 def judge(ticket: Sequence[float], check: Sequence[float]) -> Verdict:
-    """Compare the accuracies of tickets and of their controls, trial by trial (percent, same length, at least 1)."""
+    """Compare the accuracies of tickets and of their controls, trial by trial.
+
+    Args:
+        ticket: accuracy of each trial's trained ticket, in percent; at least one.
+        check: accuracy of the control network of the same trial, in percent.
+
+    Raises:
+        ValueError: the two differ in length.
+    """
     pairs = list(zip(ticket, check, strict=True))
     differences = [kept - checked for kept, checked in pairs]
     trials, margin = len(differences), fmean(differences)

@@ -1,4 +1,8 @@
-"""Write a ticket with what it takes to redraw its weights, read it back complete, and load it into any network."""
+"""Write a ticket with what it takes to redraw its weights, read it back complete, and load it into any network.
+
+The pipeline writes a run's ticket twice: after the search, and again with the accuracies once it is trained. For
+users, `from trainers import load_ticket` is the way in.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +34,13 @@ def write_ticket(
         ticket: of the network.
         network: plain.
         config: of the run.
-        figures: metrics known by now, for the header.
+        figures: metrics known by now, for the header; accuracies in percent.
 
     Returns:
         The sizes of the file and its parts, as `write_stored` returns them.
+
+    Raises:
+        UserError: the file cannot be written.
     """
     kept, whole = remaining(ticket.masks), total(ticket.masks)
     about = {

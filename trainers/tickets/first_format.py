@@ -14,7 +14,10 @@ from trainers.tickets.ticket import Ticket
 
 
 def parse_header(header: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any], Recipe | None, dict[str, Any]]:
-    """Parse `about`, `facts`, `recipe` and `draw` from the header of a ticket file.
+    """Parse `about`, `facts`, `recipe` and `draw` from the header of a ticket file, in this or the second format.
+
+    Returns:
+        The four in this order; empty, or None for the recipe, where the header has none.
 
     Raises:
         ValueError, TypeError, KeyError: one of them has an unknown form.
@@ -31,6 +34,10 @@ def parse_header(header: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, A
 
 def read_first_format(header: Mapping[str, str], parts: Mapping[str, Tensor]) -> tuple[Ticket, dict[str, Any]]:
     """Read a ticket and its `about` from the first format, whose `mask/NAME` and `gem/NAME` are 0 and 1.
+
+    Args:
+        header: the file's metadata; its `order` lists the parts in the state_dict's order, which the file loses.
+        parts: `state/NAME`, `mask/NAME` and `gem/NAME` -> tensors of the parameter's shape.
 
     Raises:
         ValueError, TypeError, KeyError: it is not a ticket.

@@ -39,6 +39,7 @@ _TYPES = {str(kind).removeprefix("torch."): kind for kind in (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
     torch.uint8, torch.bool,
 )}  # fmt: skip
+# Limits on what a file may claim, in bytes and in entries, so that a damaged or hostile one cannot fill the memory.
 _LONGEST_LAYOUT = 2**26
 _MOST_PLACES = 2**31
 
@@ -60,7 +61,11 @@ class Stored:
     draw: dict[str, Any] | None = None
 
     def with_weights(self, drawn: Mapping[str, Tensor]) -> Ticket:
-        """The complete ticket, its state in the state_dict's order."""
+        """The complete ticket, its state in the state_dict's order.
+
+        Args:
+            drawn: parameter name -> tensor, for the weights that the file leaves out.
+        """
         everything = {**self.ticket.state, **drawn}
         return replace(self.ticket, state={name: everything[name] for name in self.shapes})
 
@@ -150,6 +155,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _digest(header: Mapping[str, str], parts: Mapping[str, Tensor]) -> str:
+    """The SHA-256 over the header (without itself) and all parts; in sorted order, as a reader may get them in any."""
     names = sorted(parts)
     what = [sorted(header.items()), [[name, _type(parts[name]), list(parts[name].shape)] for name in names]]
     whole = hashlib.sha256(json.dumps(what).encode())
@@ -195,6 +201,7 @@ def is_ticket_file(path: Path) -> bool:
 
 
 def _unpacked(header: Mapping[str, str], parts: Mapping[str, Tensor]) -> Stored:
+    """Put the content together; any exception means that the file is damaged or no ticket."""
     about, facts, recipe, draw = parse_header(header)
     layout = json.loads(inflated(parts["layout"].numpy().tobytes(), _LONGEST_LAYOUT))
     shapes = {str(name): tuple(map(int, shape)) for name, (_, shape) in layout["state"].items()}

@@ -53,6 +53,7 @@ def decoded(code: bytes, count: int) -> np.ndarray:
 
 
 def _gaps(places: np.ndarray) -> bytes:
+    """Encode increasing positions, (k,) integers: a gap g becomes ⌊g / 255⌋ bytes of 255 and one of g mod 255."""
     gaps = np.diff(places, prepend=-1) - 1
     ends = np.cumsum(gaps // _ESCAPE + 1)
     told = np.full(ends[-1] if len(ends) else 0, _ESCAPE, np.uint8)
@@ -61,6 +62,7 @@ def _gaps(places: np.ndarray) -> bytes:
 
 
 def _from_gaps(packed: bytes, count: int) -> np.ndarray:
+    # The longest code of `count` entries has a byte for each of them and one for every 255 of their gaps.
     told = np.frombuffer(inflated(packed, count + count // _ESCAPE + 1), np.uint8).astype(np.int64)
     ends = told != _ESCAPE
     places = (np.cumsum(told + ends) - 1)[ends]

@@ -1,4 +1,7 @@
-"""How a stage trains: its length, optimizer and learning rates, as plain values that a ticket can carry."""
+"""How a stage trains: its length, optimizer and learning rates, as plain values that a ticket can carry.
+
+A ticket file stores the recipe, so that missing checks can be made later exactly as the ticket was trained.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ class Recipe:
         optimizer, lr, lr_policy, wd, momentum, nesterov, no_bn_decay, label_smoothing: as the options of these names.
         gamma, milestones: of `multistep_lr`.
         precision, accumulate: as the options of these names.
-        warmup: epochs of linear warm-up.
+        warmup: epochs of linear warm-up, at the start of the schedule.
         first_epoch: epoch of the schedule at which training starts.
         stop: epoch at which training ends, if before the end of the schedule.
     """
@@ -62,7 +65,7 @@ class Recipe:
         return cls(**{**_shared(config), **chosen, **changes})
 
     def rate(self, epoch: int) -> float:
-        """The learning rate of an epoch (0-based)."""
+        """The learning rate of an epoch, 0-based in the schedule, which `first_epoch` and `stop` do not shift."""
         return self.lr * lr_factor(self.lr_policy, self.epochs, self.gamma, self.milestones, self.warmup)(epoch)
 
 

@@ -1,4 +1,7 @@
-"""Redraws weights that a ticket file does not store, from their seed, and verifies them by their hash."""
+"""Redraws weights that a ticket file does not store, from their seed, and verifies them by their hash.
+
+Most searches leave the weights as drawn. Their tickets need only the seed, not four bytes per weight.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +46,13 @@ def draw_of(state: Mapping[str, Tensor], network: nn.Module, config: Config) -> 
 
 def drawn_again(draw: Mapping[str, Any], shapes: Shapes) -> dict[str, Tensor]:
     """Redraw the weights that `draw_of` described.
+
+    Args:
+        draw: what it returned, perhaps from an untrusted file.
+        shapes: parameter name -> its shape, for the whole state.
+
+    Returns:
+        Parameter name -> float32 tensor on the CPU.
 
     Raises:
         ValueError: this machine draws other weights, or `draw` is invalid.

@@ -1,4 +1,7 @@
-"""The ticket: the result of a search."""
+"""The ticket: the result of a search, and the only thing that it hands on.
+
+The pipeline measures it, writes it, trains it, and makes control networks of it, for all algorithms by the same code.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,9 @@ from utils.masks import Masks
 @dataclass(frozen=True)
 class Ticket:
     """A subnetwork that a search found.
+
+    `masks` and `gem` map a parameter's name to a boolean tensor of its shape, for the same prunable weights (and
+    biases, with `bias`). All tensors are on one device.
 
     Attributes:
         state: the plain network's whole state_dict after the search, BatchNorm included; pruned weights are not zeroed.

@@ -1,4 +1,7 @@
-"""The trained network of a finished run, loaded from the run's folder."""
+"""The trained network of a finished run, loaded from the run's folder.
+
+The notebook and the export start from it.
+"""
 
 from __future__ import annotations
 

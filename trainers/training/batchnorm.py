@@ -20,6 +20,10 @@ def renew_statistics(net: nn.Module, batches: Iterable[Batch]) -> None:
     """Set every BatchNorm's running mean and variance to the batches' average, weighted by their numbers of images.
 
     All other layers run in evaluation mode, without dropout; the network is left in that mode.
+
+    Args:
+        net: plain; a network without BatchNorm reads no batch.
+        batches: normalised images (B, C, H, W) and labels; a batch of one image is skipped.
     """
     norms = _norms(net)
     momenta = [norm.momentum for norm in norms]
@@ -31,7 +35,7 @@ def renew_statistics(net: nn.Module, batches: Iterable[Batch]) -> None:
     for images, labels in batches if norms else ():
         if len(labels) > 1:  # a single image has no variance over the batch
             seen += len(labels)
-            for norm in norms:
+            for norm in norms:  # mean <- (1 − momentum) · mean + momentum · the batch's: so it is the average so far
                 norm.momentum = len(labels) / seen
             net(images)
     for norm, momentum in zip(norms, momenta):
@@ -55,9 +59,18 @@ def average_statistics(net: nn.Module) -> None:
 
 @torch.no_grad()
 def refuse_single_images(net: nn.Module, data: Splits) -> None:
-    """Raises: UserError: every batch has one image, and the network has a BatchNorm that cannot train on one."""
+    """Refuse batches that the network's BatchNorm cannot train on.
+
+    Args:
+        net: plain, on its device; unchanged.
+        data: its first training batch has one image only if all have.
+
+    Raises:
+        UserError: every batch has one image, and the network has a BatchNorm that cannot train on one.
+    """
     if data.train.size(0) > 1:
         return
+    # Only trying tells: on maps of more than one pixel, one image is enough.
     tried = deepcopy(net).eval()
     for norm in _norms(tried):
         norm.train()

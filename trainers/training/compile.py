@@ -1,6 +1,7 @@
 """Compilation and precision of a network: how fast a run is, never what it computes.
 
 A compiled network's metrics differ from an uncompiled one's by rounding only, and its runs repeat to the bit.
+`prepared` is called once, after the network is built and before the first stage; the stages use the config it returns.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The cost of finding and training a ticket, by stage: epochs, steps, images, FLOPs and memory."""
+"""The cost of finding and training a ticket, by stage: epochs, steps, images, FLOPs and memory.
+
+FLOPs are those of PyTorch's counter: products of matrices and convolutions, a multiplication and an addition as two.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,12 @@ class Cost:
         """Add an epoch: its numbers of steps and images, and each layer's density in it.
 
         A teacher is a second, dense network that every image goes forward through.
+
+        Args:
+            steps: of the epoch.
+            images: that were trained on, over all ranks.
+            densities: layer -> fraction of its weights in the forward pass, in [0, 1]; a layer left out is dense.
+            has_teacher: whether there is such a network.
         """
         own = self.figures
         own["epochs"] += 1
@@ -74,6 +83,9 @@ def activation_bytes(net: nn.Module, images: torch.Tensor) -> int:
     Args:
         net: its BatchNorm statistics change.
         images: (B, C, H, W).
+
+    Returns:
+        Bytes of all distinct storages that autograd saves.
     """
     own = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers())}
     kept: dict[int, int] = {}
@@ -91,7 +103,13 @@ def activation_bytes(net: nn.Module, images: torch.Tensor) -> int:
 
 
 def scoring_flops(net: nn.Module, images: torch.Tensor, backward: int = 1) -> int:
-    """FLOPs of a forward pass over a batch and `backward` backward passes, each counted as two forward passes."""
+    """FLOPs of a forward pass over a batch and `backward` backward passes, each counted as two forward passes.
+
+    Args:
+        net: plain.
+        images: (B, C, H, W); only the shape counts.
+        backward: backward passes, or as many as the passes are worth.
+    """
     return forward_flops(net, tuple(images.shape[1:]))[""] * len(images) * (1 + 2 * backward)
 
 
@@ -106,6 +124,10 @@ def summed(costs: Iterable[Mapping[str, Any]], flops: Mapping[str, int], seconds
         costs: the `figures` of the stages.
         flops: as returned by `forward_flops`.
         seconds: spent in them.
+
+    Returns:
+        `epochs`, `steps`, `images`, `seconds`, `training_flops_dense`, `training_flops_masked` and
+        `peak_memory_bytes`, the highest of any stage.
     """
     costs = list(costs)
     images = sum(cost["images"] for cost in costs)

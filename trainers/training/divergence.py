@@ -1,4 +1,9 @@
-"""Detects divergence: non-finite values, and an accuracy that collapses to chance."""
+"""Detects divergence: non-finite values, and an accuracy that collapses to chance.
+
+A run that is not finite ends; one that falls to chance goes on, with a warning. `check_finite` is cheap and runs at
+every checkpoint and end of an epoch. When it fails, the loop repeats the steps since the last checkpoint under
+`watched`, which finds the layer.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +29,10 @@ class NotFinite(Exception):
 def check_finite(network: nn.Module, loss: Tensor) -> None:
     """Check that a loss and all parameters are finite, with one read from the device.
 
+    Args:
+        network: whose parameters to check.
+        loss: without dimensions, on the network's device; summed over an epoch, it shows any step's failure.
+
     Raises:
         NotFinite: a value is not finite, or so large that its square is not.
     """
@@ -37,6 +46,10 @@ def check_finite(network: nn.Module, loss: Tensor) -> None:
 @contextmanager
 def watched(network: nn.Module, optimizer: Optimizer) -> Iterator[None]:
     """Within the context, check every layer's parameters and output in every forward pass, which is slow.
+
+    Args:
+        network: its forward pass may not run compiled, or the layers' hooks would not be called.
+        optimizer: before whose steps the ranks compare what they found.
 
     Raises:
         NotFinite: before an optimizer step, names the first value that was not finite; on all ranks.
@@ -71,6 +84,9 @@ def _tell(found: list[str]) -> None:
 
 def warn_of_collapse(stage: str, rows: Sequence[Mapping[str, Any]], classes: int) -> None:
     """Warn in the epoch in which accuracy falls to chance after having been well above it.
+
+    That is when it was at 2 × chance or more in some epoch before, and falls from above 1.2 × chance to no more than
+    that. On val, or on the training batches where nothing is held out.
 
     Args:
         stage: whose rows these are.

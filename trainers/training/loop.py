@@ -1,4 +1,8 @@
-"""The training loop and evaluation: the only performance-critical code."""
+"""The training loop and evaluation: the only performance-critical code.
+
+`train` is what algorithms and the pipeline call, once per stage. A step only queues work on the device; the host reads
+from it once per epoch, or when a checkpoint is written. `trainers.training.training` lists the hooks in their order.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,14 @@ from utils.run.run import Row, Run
 
 def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, first_epoch: int = 0) -> None:
     """Train a stage to its end, from its checkpoint if there is one; return at once if it is finished.
+
+    Args:
+        run: where the stage is stored.
+        stage: its name; its random streams and checkpoints are filed under it.
+        training: fresh; afterwards, also when the stage was finished before, it is as the stage left it.
+        data: what to train on, and to measure on.
+        epochs: the epoch at which the stage ends; it trains `first_epoch` to `epochs` − 1.
+        first_epoch: of the stage, above 0 if it continues the schedule of another.
 
     Raises:
         Stopped: the run was asked to stop; the step that it reached is saved.
@@ -65,12 +77,13 @@ def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, 
             draw = _drawing(run, stage, epoch)
             for group in training.optimizer.param_groups:
                 group["lr"] = training.lr(epoch)
-            if position.step == 0:
+            if position.step == 0:  # else the epoch was resumed, and what this hook did is in the restored state
                 training.before_epoch(epoch)
 
             training.network.train()
             batches = Timed(data.train.epoch(draw("batches"), position.step, shared=True))
             for images, labels in batches:
+                # Not before the first step: the epoch before has asked at its end.
                 stop, store = run.asked(stage) if position.step else (0, False)
                 if stop or store:
                     position.save(started)
@@ -119,11 +132,14 @@ def train_step(training: Training, step: int, images: Tensor, labels: Tensor, wh
     for part, targets in zip(images.tensor_split(parts), labels.tensor_split(parts)) if len(labels) else ():
         logits = training.forward(part)
         loss = training.loss(logits, targets, part)
+        # Gradients add up over parts and ranks: each mean is weighted by its share of the batch, so the sum is the
+        # gradient of the mean over the whole batch.
         (loss if len(targets) == whole else loss * (len(targets) / whole)).backward()
         correct = (logits.detach().argmax(1) == targets).sum()
         counts += torch.stack([loss.detach() * len(targets), correct, loss.new_full((), len(targets))])
     if ranks.is_distributed():
         ranks.all_reduce_in_place([counts, *training.gradients])
+    # After the sum: every rank computes the same penalty, and its gradient counts once.
     if (penalty := training.penalty()) is not None:
         penalty.backward()
     training.before_update()
@@ -152,6 +168,9 @@ def evaluate(network: nn.Module, batches: Iterable[Batch] | None, precision: str
         network: on the device of the batches.
         batches: normalised images and labels.
         precision: of the forward passes, as the option `precision`.
+
+    Raises:
+        RuntimeError: out of memory with a single image too.
     """
     if batches is None:
         return None

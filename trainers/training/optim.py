@@ -15,7 +15,7 @@ from trainers.tickets.recipe import Recipe
 def build_optimizer(
     name: str, groups: Iterable[dict[str, Any]], lr: float, momentum: float = 0.0, nesterov: bool = False
 ) -> Optimizer:
-    """SGD (momentum without dampening) or Adam with coupled weight decay.
+    """SGD (momentum without dampening) or Adam with coupled weight decay: wd · w is added to the gradient.
 
     Args:
         name: `sgd` or `adam`.
@@ -33,12 +33,19 @@ def build_optimizer(
 
 
 def optimizer_of(recipe: Recipe, groups: Iterable[dict[str, Any]]) -> Optimizer:
-    """The optimizer that a recipe asks for, over parameter groups with `params` and `weight_decay`."""
+    """The optimizer that a recipe asks for, over parameter groups with `params` and `weight_decay`.
+
+    Its learning rate is the recipe's `lr`; the loop sets that of the epoch before every epoch.
+    """
     return build_optimizer(recipe.optimizer, groups, recipe.lr, recipe.momentum, recipe.nesterov)
 
 
 def decay_groups(network: nn.Module, weight_decay: float, no_bn_decay: bool = False) -> list[dict[str, Any]]:
-    """Group a network's parameters under one weight decay; with `no_bn_decay`, those of BatchNorm without it."""
+    """Group a network's parameters under one weight decay; with `no_bn_decay`, those of BatchNorm without it.
+
+    Returns:
+        One or two groups with `params` and `weight_decay`, none of them empty.
+    """
     norms = {
         id(parameter)
         for module in network.modules()
@@ -53,6 +60,11 @@ def decay_groups(network: nn.Module, weight_decay: float, no_bn_decay: bool = Fa
 
 def flat_gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     """Give every parameter a gradient of zeros.
+
+    Ranks then sum one tensor per dtype, instead of one per parameter.
+
+    Args:
+        parameters: that learn, on one device.
 
     Returns:
         One tensor (n,) per dtype; the gradients are views of them.

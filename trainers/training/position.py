@@ -1,5 +1,9 @@
 """A stage's position and its checkpoint.
 
+A stage stands at (epoch, step): that many epochs are finished, and that many steps of the next. `Position` keeps these
+with the rows, the costs and the training's state, and asks the `Run` to store them together, so that a resumed stage
+finds all of them at the same step.
+
 A checkpoint is validated: it may come from anyone, and its checksum shows only that it is complete.
 """
 
@@ -40,7 +44,17 @@ class _Cost(_Strict):
 
 
 class StoredPosition(_Strict):
-    """A stored position; `restore` checks its `training`."""
+    """A stored position; `restore` checks its `training`.
+
+    Attributes:
+        epoch, step: how many epochs, and steps of the next one, are done.
+        done: whether the stage is finished.
+        seconds: that the epoch in progress had taken at this checkpoint.
+        meter: summed loss, correct predictions and images of the epoch in progress.
+        rows: one per finished epoch, from the stage's first.
+        training: what `Training.state` returned.
+        cost: of the finished epochs, if recorded.
+    """
 
     epoch: Count
     step: Count
@@ -111,7 +125,25 @@ def _is_alike(stored: Any, own: Any) -> bool:
 
 
 class Position:
-    """How far a stage has come, restored from and saved to its checkpoint."""
+    """How far a stage has come, restored from and saved to its checkpoint.
+
+    Making one restores the training, or saves the fresh one: from then on the stage counts as begun.
+
+    Args:
+        run: where the checkpoint is stored.
+        stage: its name.
+        training: fresh; its state is restored in place.
+        device: of the meter.
+        first_epoch: at which a fresh stage starts.
+
+    Attributes:
+        epoch, step, done, rows: see `StoredPosition`.
+        seconds: that the epoch in progress had taken when it was resumed; 0 if it was not.
+        meter: (3,) on the device, so that a step adds to it without a read.
+
+    Raises:
+        UserError: the checkpoint cannot be used for this stage.
+    """
 
     def __init__(self, run: Run, stage: str, training: Training, device: torch.device, first_epoch: int) -> None:
         self._run, self._stage, self._training = run, stage, training
@@ -140,6 +172,10 @@ class Position:
 
     def save(self, started: float | None = None, finished_epoch: int | None = None) -> None:
         """Save the position; in the middle of an epoch (`started`), with the seconds it took so far.
+
+        Args:
+            started: `time.perf_counter()` when this process began or resumed the epoch; None between epochs.
+            finished_epoch: the epoch that has just ended (0-based), for permanent copies; None within an epoch.
 
         Raises:
             NotFinite: the loss or a parameter is not finite; the previous checkpoint stays.

@@ -1,4 +1,13 @@
-"""Rounds scores to masks for evaluation, by the options `round`, `noise` and `num_test`."""
+"""Rounds scores to masks for evaluation, by the options `round`, `noise` and `num_test`.
+
+Flat masks are (N + N_bias,) bool, in the order of `FlatScores`. With scores s, flags f, and s′ = s, or with `noise`
+s′ = s + noise_ratio · N(0, 1), the options make the masks
+
+    naive       f · (the rule's mask of s′), which for Gem-Miner is 1[s′ > t]
+    prob        f · Bernoulli(s′)
+    naive_prob  prob in the first linear layer, naive in all others
+    all_ones    f
+"""
 
 from __future__ import annotations
 
@@ -18,7 +27,13 @@ def is_noisy(config: Config) -> bool:
 
 
 def naive_mask(flat: FlatScores, rule: Rule, scores: Tensor) -> Tensor:
-    """The flat mask that the rule makes of these scores and the flags, (N + N_bias,) bool."""
+    """The flat mask that the rule makes of these scores and the flags, (N + N_bias,) bool.
+
+    Args:
+        flat: its flags are used, not its scores.
+        rule: called once per weight and masked bias, with tensors of their shapes.
+        scores: (N + N_bias,), perhaps with noise.
+    """
     flags = flat.split(flat.flags)
     return torch.cat([rule.mask(part, flags[name]).flatten() for name, part in flat.split(scores).items()])
 

@@ -1,4 +1,8 @@
-"""Training of scores: what all algorithms that learn a mask by gradient share."""
+"""Training of scores: what all algorithms that learn a mask by gradient share.
+
+`ScoreTraining` is the base of `GemMiner`, `EdgePopup` and `ConcreteSearch`. They choose the rule that makes masks of
+scores, and override `project` (what keeps scores in range) and the hooks that prune or redraw.
+"""
 
 from __future__ import annotations
 
@@ -83,6 +87,11 @@ class ScoreTraining(Training):
         network: masked, on its device; must not be moved or copied afterwards.
         rule: turns scores into the factors of the weights in the forward pass.
         config: optimizer, schedule, penalty and rounding.
+
+    Attributes:
+        flat: all scores as one parameter and all flags as one tensor, (N + N_bias,) each; the layers hold views.
+        rule: as given.
+        pruned_now: whether the epoch that has just ended pruned; a subclass sets it in `after_epoch`.
     """
 
     def __init__(self, network: nn.Module, rule: Rule, config: Config) -> None:
@@ -97,7 +106,7 @@ class ScoreTraining(Training):
         recipe = self.recipe(config)
         optimizer = self._optimizer(network, recipe)
         super().__init__(network, optimizer, recipe.rate, recipe.label_smoothing, recipe.precision)
-        self.flat.share_gradient()
+        self.flat.share_gradient()  # the line above has given the flat scores another gradient tensor
         self.accumulate = recipe.accumulate
         self.pruned_now = False
         self._moves = MaskMoves()
@@ -114,6 +123,7 @@ class ScoreTraining(Training):
             for scores in (layer.scores, layer.bias_scores):
                 if scores is not None:
                     scores.requires_grad_(True)
+        # λ · Σs² has the gradient 2λs, which is a (coupled) weight decay of 2λ.
         decay = recipe.wd + (2 * config.lmbda if "L2" in config.regularization else 0.0)
         groups = [{"params": [self.flat.scores], "weight_decay": decay}]
         if not config.freeze_weights:
@@ -183,7 +193,12 @@ class ScoreTraining(Training):
         return torch.cat([self.rule(part, flags[name]).flatten() for name, part in scores.items()])
 
     def _accuracy(self, factors: Tensor, batches: PlainBatches | None) -> float | None:
-        """Accuracy of the plain network with its weights multiplied by these flat factors."""
+        """Accuracy of the plain network with its weights multiplied by these flat factors.
+
+        Args:
+            factors: (N + N_bias,), bool for a mask or float.
+            batches: None: the accuracy is None.
+        """
         self._plain.load_state_dict(masked_state(plain_state(self.network), self.flat.split(factors)))
         return evaluate(self._folded.refreshed(), batches, self.precision)
 

@@ -1,4 +1,8 @@
-"""The stages of a run, derived from its options before it starts."""
+"""The stages of a run, derived from its options before it starts.
+
+Estimates need them: `--dry_run`, whether compiling pays, warnings about milestones. The run itself does not follow this
+list; `trainers.pipeline` and the algorithms do what it foretells.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""TensorBoard logs of a stage beyond its table: how the mask changes, and whether data loading keeps up."""
+"""TensorBoard logs of a stage beyond its table: how the mask changes, and whether data loading keeps up.
+
+The loop calls `show` once per epoch, after prunings and before the checkpoint. Only `Timed` runs within an epoch,
+around the batches; it reads the host's clock and never waits for the device.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,23 @@
-"""The base class of what a stage trains: a network, its optimizer, and hooks for steps and epochs."""
+"""The base class of what a stage trains: a network, its optimizer, and hooks for steps and epochs.
+
+`loop.train` calls the hooks in this order:
+
+    before_epoch                    not when an epoch is resumed in its middle
+        before_step                 then for each part of the batch:
+            forward, loss           and the backward pass
+        penalty                     after the gradients are summed over the ranks; then its backward pass
+        before_update               then the optimizer's update, which ends with gradients of zero
+        after_step
+    after_steps                     then BatchNorm's statistics are averaged over the ranks
+    measure, layer_densities        the row of the epoch, and its cost
+    after_epoch                     prunings; may set `over`
+    describe                        what TensorBoard shows besides the row
+    state                           if a checkpoint is due, here or between two steps
+
+Between `before_epoch` and `after_steps` no hook may read from the device: no `.item()`, no `if` on a tensor, no
+indexing by a mask. On a GPU the host queues steps ahead, and one read makes it wait for all of them. On several ranks,
+every hook has to do the same on each, and to draw random numbers only from the generators it is given or the run's.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +85,15 @@ class Training:
         return self.through(self.network, images)
 
     def through(self, network: nn.Module, images: Tensor) -> Tensor:
-        """The logits of `network`, in single precision, computed as for the network that is trained."""
+        """The logits of `network`, in single precision, computed as for the network that is trained.
+
+        Args:
+            network: on the images' device.
+            images: (B, C, H, W), normalised.
+
+        Returns:
+            (B, classes); of float64 if the network is.
+        """
         # A compiled network is compiled for full batches: a short one would compile it again.
         is_short = self.full_batch is not None and len(images) != self.full_batch
         forward = network.forward if is_short else network
@@ -75,7 +102,16 @@ class Training:
         return logits.float() if logits.dtype == torch.bfloat16 else logits
 
     def loss(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-        """The task loss; `penalty` is added to it for the gradient."""
+        """The task loss; `penalty` is added to it for the gradient.
+
+        Args:
+            logits: (B, classes), as `forward` returned them.
+            labels: (B,) class numbers.
+            images: (B, C, H, W), for a loss that compares with another network.
+
+        Returns:
+            The mean over the B images, without dimensions. The loop weights the means of parts by their sizes.
+        """
         return F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
 
     def penalty(self) -> Tensor | None:
@@ -100,11 +136,25 @@ class Training:
         """Called after the last step of an epoch, before the network is evaluated."""
 
     def measure(self, data: Splits, draw: Draw) -> Row:
-        """The metrics of this epoch's row: at least test_acc, val_acc (None without val), and model_sparsity."""
+        """The metrics of this epoch's row: at least test_acc, val_acc (None without val), and model_sparsity.
+
+        Args:
+            data: whose test and val splits to measure on.
+            draw: generators of this stage and epoch.
+
+        Returns:
+            Values in percent, by the names in `EpochRow`; `regularization_loss`, which is no percentage, is 0 if left
+            out.
+        """
         raise NotImplementedError
 
     def after_epoch(self, epoch: int, draw: Draw) -> None:
-        """Called after the epoch's evaluation; prunings belong here."""
+        """Called after the epoch's evaluation; prunings belong here.
+
+        Args:
+            epoch: 0-based in its stage; the epoch that has just been trained and measured.
+            draw: generators of this stage and epoch.
+        """
 
     def layer_densities(self) -> dict[str, float]:
         """Layer -> the fraction of its weights that takes part in the forward pass, for the costs."""
@@ -117,7 +167,11 @@ class Training:
     # ---- state in a checkpoint ---------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Everything that the rest of the stage depends on: tensors, numbers, strings and containers of them."""
+        """Everything that the rest of the stage depends on: tensors, numbers, strings and containers of them.
+
+        Called on a fresh training too: names, types and shapes in a checkpoint have to be those of the fresh state,
+        except where that is empty or None.
+        """
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "over": self.over}
 
     def load_state(self, state: dict[str, Any]) -> None:

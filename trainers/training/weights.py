@@ -1,4 +1,8 @@
-"""Training of weights under fixed masks: fine-tuning, and all other training of a plain network."""
+"""Training of weights under fixed masks: fine-tuning, and all other training of a plain network.
+
+The network is an ordinary one without masked layers: pruned weights are set to 0 after each step, so that any tool can
+load the result. Their gradients are computed all the same; no step is cheaper for being sparse.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,7 @@ class WeightTraining(Training):
         parameters = dict(network.named_parameters())
         self._masked = [parameters[name] for name in ticket.masks]
         self._factors = [mask.to(parameters[name]) for name, mask in ticket.masks.items()]
-        self._layers = per_layer(ticket.masks)
+        self._layers = per_layer(ticket.masks)  # counted once: the masks are fixed
         self.mask_weights()
 
     def after_step(self) -> None:
