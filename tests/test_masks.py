@@ -128,13 +128,9 @@ def test_biases_are_not_counted_among_the_weights_and_counts_can_be_written_as_j
 
 @pytest.mark.parametrize(
     ("name", "bias", "weight"),
-    [
-        ("layer1.0.conv1.weight", False, "layer1.0.conv1.weight"),
-        ("layer1.0.conv1.bias", True, "layer1.0.conv1.weight"),
-        ("bias.weight", False, "bias.weight"),
-        ("unbias.bias", True, "unbias.weight"),
-    ],
-)
+    [("a.0.conv1.weight", False, "a.0.conv1.weight"), ("a.0.conv1.bias", True, "a.0.conv1.weight"),
+     ("bias.weight", False, "bias.weight"), ("unbias.bias", True, "unbias.weight")],
+)  # fmt: skip
 def test_a_bias_is_told_by_the_last_part_of_its_name(name, bias, weight):
     assert (is_bias(name), weight_beside(name)) == (bias, weight)
 

@@ -1,6 +1,5 @@
 """A run on disk, its display, its optimizers and its machine."""
 
-import csv
 import io
 import itertools
 import json
@@ -17,7 +16,7 @@ from tensorboard.summary.writer import event_file_writer
 from torch import nn
 
 from args_helper import parse_args
-from tests.conftest import PROJECT, SMALL
+from tests.conftest import PROJECT, SMALL, read_rows
 from trainers.benchmark import __main__ as benchmark
 from trainers.results.run_folder import resolved
 from trainers.sweeping.units import Unit
@@ -62,8 +61,7 @@ def rows(phase, count):
 
 
 def table(path):
-    with path.open(newline="") as file:
-        return [(row["phase"], int(row["epoch"])) for row in csv.DictReader(file)]
+    return [(row["phase"], int(row["epoch"])) for row in read_rows(path)]
 
 
 def test_a_table_is_rewritten_whole_search_first(run):
@@ -80,16 +78,13 @@ def test_a_table_is_rewritten_whole_search_first(run):
     assert (run.rows("search"), run.rows("check/mask_shuffle")) == (rows("search", 2), [])
 
 
-@pytest.mark.parametrize(
-    ("name", "beside"),
-    [("acc_and_sparsity.csv", "acc_and_sparsity_mask_shuffle.csv"), ("my.csv", "my_mask_shuffle.csv")],
-)
-def test_a_check_has_a_table_of_its_own(tmp_path, name, beside):
-    run = Run(tmp_path, tmp_path, 1, name)
+def test_a_check_has_a_table_of_its_own(tmp_path):
+    run = Run(tmp_path, tmp_path, 1, "my.csv")
     run.record("finetune", rows("finetune", 1))
     run.record("check/mask_shuffle", rows("check/mask_shuffle", 2))
+    checked = [("check/mask_shuffle", 0), ("check/mask_shuffle", 1)]
     tables = {path.name: table(path) for path in tmp_path.iterdir()}
-    assert tables == {name: [("finetune", 0)], beside: [("check/mask_shuffle", 0), ("check/mask_shuffle", 1)]}
+    assert tables == {"my.csv": [("finetune", 0)], "my_mask_shuffle.csv": checked}
 
 
 def test_seconds_are_summed_over_stages_and_what_is_under_them(run):
@@ -109,27 +104,10 @@ def ticking(monkeypatch):
     monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: next(seconds)))
 
 
-def scalars(run, stage):
-    found = EventAccumulator(str(run.log_folder / stage)).Reload().Scalars("accuracy/test")
+def logged(run):
+    """What TensorBoard shows of the search, as (epoch, value)."""
+    found = EventAccumulator(str(run.log_folder / "search")).Reload().Scalars("accuracy/test")
     return [(event.step, event.value) for event in found]
-
-
-def logged(run, stage, epochs, factor=1.0):
-    for epoch in epochs:
-        run.log(stage, epoch, {"accuracy/test": factor * epoch}, {"scores": torch.arange(4.0)})
-
-
-@pytest.mark.usefixtures("ticking")
-def test_every_stage_has_events_of_its_own_on_disk_before_the_next_epoch_begins(run):
-    with run.until_stopped():
-        logged(run, "search", range(2))
-        logged(run, "check/mask_shuffle", range(3))
-        assert [scalars(run, stage) for stage in ("search", "check/mask_shuffle")] == [
-            [(0, 0), (1, 1)], [(0, 0), (1, 1), (2, 2)],
-        ]  # fmt: skip
-        assert run._writer("search") is run._writer("search")
-    histograms = EventAccumulator(str(run.log_folder / "search"), {"histograms": 0}).Reload().Histograms("scores")
-    assert [(event.step, event.histogram_value.sum) for event in histograms] == [(0, 6.0), (1, 6.0)]
 
 
 @pytest.mark.parametrize(
@@ -143,8 +121,11 @@ def test_events_of_epochs_that_are_run_again_take_the_place_of_the_old_ones(run,
     later = run if same else Run(run.folder, run.log_folder, seed=42)
     for one, epochs, factor in ((run, range(5), 1.0), (later, again, 100.0)):
         with one.until_stopped():
-            logged(one, "search", epochs, factor)
-    assert scalars(run, "search") == kept
+            for epoch in epochs:
+                one.log("search", epoch, {"accuracy/test": factor * epoch}, {})
+                assert logged(run)[-1] == (epoch, factor * epoch)  # before the next one begins
+            assert one._writer("search") is one._writer("search")
+    assert logged(run) == kept
 
 
 # ---- stopping ------------------------------------------------------------------------------------------------------
@@ -164,11 +145,10 @@ def test_a_signal_asks_to_stop_and_the_run_leaves_when_it_has_saved(run, signum,
     )
 
 
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_stops_at_once(run, second):
+def test_a_second_signal_stops_at_once(run):
     with pytest.raises(KeyboardInterrupt), run.until_stopped():
         signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(second)
+        signal.raise_signal(signal.SIGINT)
         pytest.fail("the second signal was not heeded")
 
 
@@ -241,9 +221,8 @@ def test_flat_gradients_are_laid_out_as_their_parameters_are():
     assert not any(parameter.grad.any() for parameter in parameters)
     sum((parameter * parameter.detach()).sum() for parameter in parameters).backward()
     assert all(torch.equal(parameter.grad, parameter.detach()) for parameter in parameters)
-    held = torch.cat([parameter.detach().flatten() for parameter in parameters[:2]])
-    torch.testing.assert_close(single.sort().values, held.sort().values)
-    assert torch.equal(double, parameters[2].detach())
+    torch._foreach_zero_([single, double])
+    assert not any(parameter.grad.any() for parameter in parameters)
 
 
 def test_batch_norm_parameters_are_spared_the_decay_if_asked():
@@ -262,17 +241,10 @@ def test_batch_norm_parameters_are_spared_the_decay_if_asked():
 
 @pytest.mark.parametrize(
     ("wanted", "gpu", "no_cuda", "gpus", "chosen"),
-    [
-        ("auto", 0, False, 0, "cpu"),
-        ("auto", 0, False, 1, "cuda"),
-        ("auto", 1, False, 2, "cuda"),
-        ("auto", 1, False, 1, "cpu"),
-        ("auto", 0, True, 1, "cpu"),
-        ("cpu", 0, False, 1, "cpu"),
-        ("cuda", 1, False, 2, "cuda"),
-        ("cuda", 0, True, 1, "cuda"),  # `device` beats `no_cuda`
-    ],
-)
+    [("auto", 0, False, 0, "cpu"), ("auto", 0, False, 1, "cuda"), ("auto", 1, False, 2, "cuda"),
+     ("auto", 1, False, 1, "cpu"), ("auto", 0, True, 1, "cpu"), ("cpu", 0, False, 1, "cpu"),
+     ("cuda", 1, False, 2, "cuda"), ("cuda", 0, True, 1, "cuda")],  # `device` beats `no_cuda`
+)  # fmt: skip
 def test_the_device_is_the_one_wanted_or_the_gpu_that_is_there(monkeypatch, wanted, gpu, no_cuda, gpus, chosen):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert choose_device(wanted, gpu, no_cuda) == chosen

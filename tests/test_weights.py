@@ -146,13 +146,6 @@ def test_the_learning_rate_is_that_of_fine_tuning_over_its_own_epochs(words, rat
     assert row["epoch"] == len(rates) - 1
 
 
-def test_the_row_is_the_last_epochs_and_not_the_best(run, monkeypatch):
-    accuracies = iter([90.0, 80.0, 50.0, 40.0])  # test and val of two epochs
-    monkeypatch.setattr("trainers.training.weights.evaluate", lambda network, batches, precision: next(accuracies))
-    row = train_ticket(run, "finetune", Toy(), ticket(), splits(20), tuning())
-    assert (row["epoch"], row["test_acc"], row["val_acc"]) == (1, 50.0, 40.0)
-
-
 def test_the_row_has_the_accuracies_of_the_network_that_is_handed_back_and_its_density(run):
     given, net, data = ticket(bias=True), Toy(bias=True), splits(20)
     row = train_ticket(run, "finetune", net, given, data, tuning("--fine_tune_lr", "0.1"))
