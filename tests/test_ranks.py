@@ -22,9 +22,8 @@ from torch import nn
 
 import main
 from tests.conftest import PROJECT, SMALL, Outcome, read_rows, same_bits, timeless
-from tests.test_loop import splits, training_weights
+from tests.test_loop import splits
 from trainers.training.batchnorm import average_statistics
-from trainers.training.loop import train_step
 from utils.distributed import collectives as ranks
 from utils.distributed import launch
 from utils.distributed.consistency import assert_same_on_all_ranks
@@ -179,22 +178,6 @@ def test_statistics_of_batch_norm_are_averaged(port):
     assert shared(statistics, 2, port) == [[pytest.approx([0.15]), pytest.approx([0.9 + 0.1 * 5]), 1]] * 2
 
 
-# ---- a step --------------------------------------------------------------------------------------------------------
-
-
-def test_parts_of_a_batch_weigh_as_much_as_they_hold_and_an_empty_one_is_a_step_as_well(monkeypatch):
-    images, labels = next(iter(splits().train.epoch(torch.Generator().manual_seed(0))))
-    whole, parts = training_weights(), training_weights()
-    for training in (whole, parts):
-        training.network.eval()  # statistics of the batch would differ
-        monkeypatch.setattr(training.optimizer, "step", lambda: None)
-        monkeypatch.setattr(training.optimizer, "zero_grad", lambda set_to_none: None)
-    counts = train_step(whole, 0, images, labels)
-    split = sum(train_step(parts, 0, images[cut], labels[cut], 8) for cut in (slice(0, 5), slice(5, 8), slice(8, 8)))
-    torch.testing.assert_close(counts, split)
-    torch.testing.assert_close(whole.gradients, parts.gradients, atol=1e-6, rtol=1e-5)
-
-
 # ---- how processes are started -------------------------------------------------------------------------------------
 
 
@@ -224,12 +207,10 @@ def test_a_file_that_asks_for_several_processes_is_told_how_to_start_them_in_one
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [
-        (["--evaluate", "--pretrained", "a"], "evaluate runs in one process"),
-        (["--sweep", "a.yml"], "sweep runs in one process"),
-        (["--batch_size", "3"], "batch_size 3 is less than two images for each of the 2 processes"),
-    ],
-)
+    [(["--evaluate", "--pretrained", "a"], "evaluate runs in one process"),
+     (["--sweep", "a.yml"], "sweep runs in one process"),
+     (["--batch_size", "3"], "batch_size 3 is less than two images for each of the 2 processes")],
+)  # fmt: skip
 def test_what_cannot_be_shared_is_refused(words, message, call, places, tell):
     tell(said(0, 2, 1))
     outcome = call("--device", "cpu", *words, *places)

@@ -20,7 +20,7 @@ from tests.conftest import PROJECT, SMALL, read_rows
 from trainers.benchmark import __main__ as benchmark
 from trainers.results.run_folder import resolved
 from trainers.sweeping.units import Unit
-from trainers.training.optim import build_optimizer, decay_groups, flat_gradients
+from trainers.training.optim import decay_groups, flat_gradients
 from utils.distributed.launch import Launch
 from utils.environment import be_deterministic, choose_device, describe_environment
 from utils.errors import Stopped, UserError
@@ -193,22 +193,7 @@ def test_a_terminal_shows_a_bar_that_goes_on_from_where_the_stage_was(monkeypatc
     assert shown(monkeypatch, refresh_every=10).count("\r") < bar.count("\r") / 2  # not drawn at every step
 
 
-# ---- optimizers ----------------------------------------------------------------------------------------------------
-
-
-def test_adam_adds_its_weight_decay_to_the_gradient():
-    parameter = nn.Parameter(torch.ones(1, dtype=torch.float64))
-    optimizer = build_optimizer("adam", [{"params": iter([parameter]), "weight_decay": 0.01}], 0.1, 0.9, True)
-    wanted, value, first, second = [], 1.0, 0.0, 0.0
-    for step, gradient in enumerate((0.0, 0.3, -0.4), start=1):
-        coupled = gradient + 0.01 * value
-        first, second = 0.9 * first + 0.1 * coupled, 0.999 * second + 0.001 * coupled**2
-        value -= 0.1 * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)) ** 0.5 + 1e-8)
-        wanted.append(value)
-        parameter.grad = torch.full((1,), gradient, dtype=torch.float64)
-        optimizer.step()
-        assert parameter.item() == pytest.approx(value, abs=1e-12)
-    assert wanted[0] == pytest.approx(0.9, abs=1e-6)  # decoupled, a gradient of 0 would move it by 0.001 only
+# ---- parameters ----------------------------------------------------------------------------------------------------
 
 
 def test_flat_gradients_are_laid_out_as_their_parameters_are():
@@ -322,14 +307,10 @@ NO_CHECKOUT = subprocess.CalledProcessError(128, "git")
 
 @pytest.mark.parametrize(
     ("head", "status", "commit", "changes"),
-    [
-        ("abc123\n", " M main.py\n", "abc123", True),
-        ("abc123\n", "", "abc123", False),
-        (FileNotFoundError(), FileNotFoundError(), None, None),
-        (NO_CHECKOUT, NO_CHECKOUT, None, None),
-    ],
+    [("abc123\n", " M main.py\n", "abc123", True), ("abc123\n", "", "abc123", False),
+     (FileNotFoundError(), FileNotFoundError(), None, None), (NO_CHECKOUT, NO_CHECKOUT, None, None)],
     ids=repr,
-)
+)  # fmt: skip
 def test_the_environment_says_what_a_run_was_made_with(monkeypatch, head, status, commit, changes):
     real = subprocess.run
 

@@ -58,3 +58,9 @@ def test_prunings_follow_every_epoch_after_the_start_that_the_period_divides() -
 
 def test_all_prunings_together_end_at_the_density() -> None:
     assert [pruning_rate(0.25, prunings) for prunings in (1, 2)] == [0.75, 0.5]
+
+
+@pytest.mark.parametrize("case", [case for case in GOLDEN["prune_rate"] if case["algo"] == "hc_iter"], ids=str)
+def test_pruning_rates_are_the_published_ones(case: dict[str, Any]) -> None:
+    prunings = len(pruning_epochs(case["epochs"], case["iter_period"]))
+    assert pruning_rate(case["target_sparsity"] / 100, prunings) == pytest.approx(case["prune_rate"], rel=1e-12)

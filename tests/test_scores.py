@@ -164,12 +164,9 @@ def test_pruned_weights_decay_by_wd_and_their_scores_by_the_penalty_too_both_wit
 
 @pytest.mark.parametrize(
     ("words", "inside"),
-    [
-        ((), [True] * 7),
-        (("--project_freq", "3"), [True, False, False, True, False, False, True]),
-        (("--project_freq", "3", "--differentiate_clamp", "true"), [True] * 7),
-    ],
-)
+    [((), [True] * 7), (("--project_freq", "3"), [True, False, False, True, False, False, True]),
+     (("--project_freq", "3", "--differentiate_clamp", "true"), [True] * 7)],
+)  # fmt: skip
 def test_scores_are_projected_before_the_forward_pass_every_project_freq_steps_and_after_the_last(words, inside):
     training, seen = learning("--lr", "30", "--momentum", "0", *words), []
     scores = set_scores(training, training.flat.scores.detach() * 3 - 1)
@@ -279,9 +276,8 @@ def test_num_test_draws_are_different_and_their_accuracies_averaged(judged):
     assert [batches for _, batches in judged] == [data.test] * 3 + [data.val] * 3 + [data.test]
     accuracies = (row["test_acc"], row["val_acc"], row["test_acc_before_rounding"])
     assert accuracies == ((10 + 20 + 30) / 3, (40 + 50 + 60) / 3, 70)
-    weights = [state["hidden.weight"] for state, _ in judged]
-    assert not torch.equal(weights[0], weights[1])
-    assert same_bits(weights[:3], weights[3:6])
+    first, second, third, *again = [state["hidden.weight"] for state, _ in judged[:6]]
+    assert not torch.equal(first, second) and same_bits(again, [first, second, third])
 
 
 # ---- before and after rounding -------------------------------------------------------------------------------------
@@ -296,13 +292,10 @@ def test_rounded_in_the_forward_pass_is_judged_once_for_both_columns(judged):
 
 @pytest.mark.parametrize(
     ("words", "rule"),
-    [
-        (("--round", "prob"), Round(0.5)),
-        (("--round", "all_ones"), Round(0.5)),
-        (("--noise", "--noise_ratio", "0.1"), Round(0.5)),
-        (("--round", "all_ones"), TopKInLayer(0.3)),  # it ranks within a layer
-    ],
-)
+    [(("--round", "prob"), Round(0.5)), (("--round", "all_ones"), Round(0.5)),
+     (("--noise", "--noise_ratio", "0.1"), Round(0.5)),
+     (("--round", "all_ones"), TopKInLayer(0.3))],  # it ranks within a layer
+)  # fmt: skip
 def test_another_rounding_than_the_forward_pass_is_judged_beside_it(judged, words, rule):
     training = learning(*ROUNDED, *words, rule=rule)
     row = measured(training)
