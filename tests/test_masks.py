@@ -16,6 +16,7 @@ from utils.masks import (
     ceil_count,
     floor_count,
     is_bias,
+    kth_lowest,
     masked_state,
     per_layer,
     prune_exactly,
@@ -40,6 +41,12 @@ class OnGPU(Tensor):
 
     device = torch.device("cuda")
     kthvalue = None
+
+
+@pytest.mark.parametrize("kind", [Tensor, OnGPU])
+def test_the_kth_lowest_value_by_hand(kind):
+    values = torch.tensor([3.0, -1.0, inf, -1.0, 0.5]).as_subclass(kind)
+    assert [kth_lowest(values, k).item() for k in range(1, 6)] == [-1.0, -1.0, 0.5, 3.0, inf]
 
 
 @pytest.mark.parametrize(

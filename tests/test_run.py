@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -153,16 +154,15 @@ def test_a_second_signal_stops_at_once(run):
 
 
 @pytest.mark.parametrize("error", [None, UserError("no"), KeyboardInterrupt()], ids=repr)
-def test_signals_go_where_they_went_before_when_the_run_is_left(run, error):
-    def handlers():
-        return [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)]
-
-    before = handlers()
+def test_signals_go_where_they_went_before_when_the_run_is_left(run, error, request):
+    names, own = (signal.SIGINT, signal.SIGTERM), lambda *_: None
+    for name in names:
+        request.addfinalizer(partial(signal.signal, name, signal.signal(name, own)))
     with suppress(UserError, KeyboardInterrupt), run.until_stopped():
-        assert not set(before) & set(handlers())
+        assert own not in map(signal.getsignal, names)
         if error:
             raise error
-    assert handlers() == before
+    assert [signal.getsignal(name) for name in names] == [own, own]
 
 
 # ---- the display ---------------------------------------------------------------------------------------------------

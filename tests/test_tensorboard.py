@@ -24,12 +24,12 @@ def test_waiting_for_batches_is_told_from_working_on_them(monkeypatch):
 
     def slow():
         for size in (3, 2):
-            clock.now += 1.5
+            clock.now += 2.0
             yield torch.zeros(size), torch.zeros(size)
 
     batches = Timed(slow())
     for _ in batches:
         clock.now += 0.5
-    assert (batches.images, batches.waited) == (5, 3.0)
-    speed = {"throughput/images_a_second": 5 / 4, "throughput/waiting_for_data_percent": 75.0}
+    assert (batches.images, batches.waited) == (5, 4.0)
+    speed = {"throughput/images_a_second": 1.0, "throughput/waiting_for_data_percent": 80.0}
     assert batches.throughput() == speed
