@@ -307,9 +307,10 @@ def test_the_seconds_of_an_interrupted_epoch_add_up(tmp_path, monkeypatch):
     clock = itertools.count(step=5)  # five seconds from one look at it to the next
     for module in ("loop", "position"):
         monkeypatch.setattr(f"trainers.training.{module}.time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    stopped(tmp_path, training_weights(), 5)
+    for step in (5, 0):  # both in the second epoch
+        stopped(tmp_path, training_weights(), step)
     trained(tmp_path, training_weights())
-    assert [row["seconds"] for row in begun(tmp_path).load("search")["rows"]] == [5.0, 10.0, 5.0]
+    assert [row["seconds"] for row in begun(tmp_path).load("search")["rows"]] == [5.0, 15.0, 5.0]
 
 
 def test_a_finished_stage_returns_at_once_with_what_it_had_come_to(tmp_path, monkeypatch):
