@@ -132,7 +132,7 @@ def everything_told() -> list[Any]:
     tensors = [torch.tensor([1.0, rank]), torch.tensor([[2.0]])]
     ranks.all_reduce_in_place(tensors)
     told = [ranks.broadcast(rank + 5), ranks.all_gather(rank), ranks.all_reduce(rank, 1), outer(), calls]
-    agreed = [agreement.soon(rank, 0), agreement.soon(0, 0), agreement.soon(0, rank)]
+    agreed = [agreement.soon(rank, 0), agreement.soon(9, 0), agreement.soon(0, rank)]
     return [*told, [tensor.tolist() for tensor in tensors], *agreed, agreement.now(0, 0), agreement.now(0, 0)]
 
 
