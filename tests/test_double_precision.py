@@ -61,11 +61,8 @@ def like_mps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_the_stand_in_refuses_what_mps_refuses(like_mps: None) -> None:
     net = nn.Linear(2, 2).to("mps")
-    assert {type(one) for one in net.parameters()} == {OnMPS}
-    assert {type(one) for one in nn.Linear(2, 2).to("mps").to("cpu").parameters()} == {nn.Parameter}
-    for in_double in (net.double, lambda: torch.ones(2, dtype=torch.float64, device=net.weight.device)):
-        with pytest.raises(TypeError, match="doesn't support float64"):
-            in_double()
+    with pytest.raises(TypeError, match="doesn't support float64"):
+        net.double()
     with pytest.raises(RuntimeError, match="same device"):
         net.weight * torch.ones(2, 2)
 

@@ -107,11 +107,11 @@ def popping(net: nn.Module, words: list[str]) -> EdgePopup:
     return EdgePopup(net, parse_args([*words, "--algo", "global_ep"]))
 
 
-def concrete(net: nn.Module, words: list[str], folder: Path = Path("unused")) -> ConcreteSearch:
-    teacher = build_model(parse_args(words)).to(DEVICE)
+def concrete(net: nn.Module, words: list[str]) -> ConcreteSearch:
+    teacher, run = build_model(parse_args(words)).to(DEVICE), Run(Path("unused"), Path("unused"), 1)
     if net._compiled_call_impl is not None:
         compile_in_place(teacher, DEVICE)
-    return ConcreteSearch(to_masked(net), teacher, parse_args([*words, "--algo", "cts"]), Run(folder, folder, 1))
+    return ConcreteSearch(to_masked(net), teacher, parse_args([*words, "--algo", "cts"]), run)
 
 
 def tuning(net: nn.Module, words: list[str]) -> WeightTraining:
@@ -249,9 +249,8 @@ def test_a_short_run_comes_to_what_it_comes_to_on_the_cpu(
         assert call(*words, "--name", f"on_{device}", "--device", device).code == 0
         folder = finished(tmp_path, f"on_{device}")
         rows.append(read_rows(folder / "acc_and_sparsity.csv"))
-        masks.append(
-            torch.cat([mask.flatten() for mask in read_ticket(folder / "ticket.safetensors")[0].masks.values()])
-        )
+        ticket, _ = read_ticket(folder / "ticket.safetensors")
+        masks.append(torch.cat([mask.flatten() for mask in ticket.masks.values()]))
     assert float((masks[0] != masks[1]).float().mean()) <= apart
     for one, other in zip(*rows, strict=True):
         assert float(other["train_loss"]) == pytest.approx(float(one["train_loss"]), rel=0.05)

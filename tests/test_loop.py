@@ -2,8 +2,11 @@
 
 import itertools
 import signal
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +22,7 @@ from models.initialise import draw_scores
 from models.layers import Round, Soft
 from models.masking import to_masked
 from tests import toys
+from tests.conftest import same_bits
 from tests.toys import SPEC, Toy
 from trainers.algorithms.hypercube import GemMiner
 from trainers.tickets.recipe import Recipe
@@ -34,22 +38,16 @@ from utils.run.run import Run
 
 AUGMENTED = replace(SPEC, pad=1, flip=True)
 STEPS = 4  # of an epoch of 28 images in batches of 8; the last has 4
-COLUMNS = [
-    "phase", "epoch", "lr", "test_acc_before_rounding", "test_acc", "val_acc", "train_acc", "train_loss",
-    "regularization_loss", "model_sparsity", "seconds",
-]  # fmt: skip
 
 
-def splits(batch_size: int = 8, val: bool = True) -> Splits:
-    return toys.splits(28, batch_size, val=val, spec=AUGMENTED)
+def splits(batch_size: int = 8) -> Splits:
+    return toys.splits(28, batch_size, spec=AUGMENTED)
 
 
 def masks() -> dict[str, Tensor]:
     generator, net = torch.Generator().manual_seed(3), Toy()
-    return {
-        name: torch.rand(net.get_parameter(name).shape, generator=generator) < 0.5
-        for name in ("conv.weight", "out.weight")
-    }
+    parts = {name: net.get_parameter(name) for name in ("conv.weight", "out.weight")}
+    return {name: torch.rand(part.shape, generator=generator) < 0.5 for name, part in parts.items()}
 
 
 def training_weights(optimizer: str = "sgd", lr: float = 0.05) -> WeightTraining:
@@ -61,17 +59,14 @@ def training_weights(optimizer: str = "sgd", lr: float = 0.05) -> WeightTraining
     return training
 
 
+def scored() -> nn.Module:
+    draw_scores(net := to_masked(Toy()), torch.Generator().manual_seed(2), "unif")
+    return net
+
+
 def training_scores(*words: str, rule: Round | Soft | None = None) -> ScoreTraining:
-    net = to_masked(Toy())
-    draw_scores(net, torch.Generator().manual_seed(2), "unif")
     config = parse_args(["--algo", "hc", "--lr", "0.3", "--epochs", "3", "--lr_policy", "cosine_lr", *words])
-    return ScoreTraining(net, rule or Round(0.5), config)
-
-
-def mining_gems(*words: str) -> GemMiner:
-    net = to_masked(Toy())
-    draw_scores(net, torch.Generator().manual_seed(2), "unif")
-    return GemMiner(net, parse_args(["--lr", "0.3", "--epochs", "3", "--iter_period", "1", *words]))
+    return ScoreTraining(scored(), rule or Round(0.5), config)
 
 
 KINDS = {
@@ -88,6 +83,10 @@ def begun(folder: Path, **options: object) -> Run:
     return Run(folder, folder / "events", 7, **options)
 
 
+def a_batch() -> tuple[Tensor, Tensor]:
+    return next(splits().train.epoch(torch.Generator().manual_seed(0)))
+
+
 @pytest.fixture
 def run(tmp_path):
     with begun(tmp_path / "run").until_stopped() as run:
@@ -95,38 +94,22 @@ def run(tmp_path):
 
 
 class Recording(Training):
-    """Writes down what the loop calls, in order."""
+    """Writes down what the loop calls, in order, with the epoch or the step."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__(network, torch.optim.SGD(network.parameters(), 0.1), lambda epoch: 0.1)
         self.calls = []
-        network.register_forward_pre_hook(lambda *_: self._note("forward" if network.training else "evaluation"))
+        for hook in "before_epoch before_step forward penalty before_update after_step after_steps after_epoch".split():
+            setattr(self, hook, partial(self._called, hook, getattr(self, hook)))
 
-    def _note(self, call: str) -> None:
-        self.calls.append(call)
-
-    def before_epoch(self, epoch: int) -> None:
-        self._note(f"before epoch {epoch}")
-
-    def before_step(self, step: int) -> None:
-        self._note(f"before step {step}")
-
-    def penalty(self) -> None:
-        self._note("penalty")
-
-    def after_step(self) -> None:
-        self._note("after step")
-
-    def after_steps(self) -> None:
-        self._note("after steps")
+    def _called(self, hook: str, does: Callable, *given: object) -> object:
+        self.calls.append(" ".join([hook, *(str(one) for one in given if isinstance(one, int))]))
+        return does(*given)
 
     def measure(self, data: Splits, draw: object) -> dict:
-        self._note("measure")
+        self.calls.append("measure")
         self.network.eval()
         return {"test_acc": 1.0, "val_acc": None, "model_sparsity": 100.0}
-
-    def after_epoch(self, epoch: int, draw: object) -> None:
-        self._note(f"after epoch {epoch}")
 
 
 # ---- the order and the figures -------------------------------------------------------------------------------------
@@ -135,28 +118,15 @@ class Recording(Training):
 def test_an_epoch_trains_then_measures_then_prunes(run):
     training = Recording(Toy())
     train(run, "search", training, splits(batch_size=14), 2)
-    step = ["forward", "penalty", "after step"]
-    assert training.calls == [
-        call
+    step = ["forward", "penalty", "before_update", "after_step"]
+    assert training.calls == list(chain(*(
+        [f"before_epoch {epoch}", "before_step 0", *step, "before_step 1", *step, "after_steps", "measure",
+         f"after_epoch {epoch}"]
         for epoch in (0, 1)
-        for call in [
-            f"before epoch {epoch}", "before step 0", *step, "before step 1", *step,
-            "after steps", "measure", f"after epoch {epoch}",
-        ]
-    ]  # fmt: skip
+    )))  # fmt: skip
 
 
-def test_a_row_has_the_columns_of_the_table_and_is_in_it(run):
-    train(run, "finetune", training_weights(), splits(), 2)
-    rows = run.rows("finetune")
-    assert [list(row) for row in rows] == [COLUMNS] * 2
-    assert [(row["phase"], row["epoch"]) for row in rows] == [("finetune", 0), ("finetune", 1)]
-    lines = (run.folder / "acc_and_sparsity.csv").read_text().splitlines()
-    assert lines[0] == ",".join(COLUMNS)
-    assert lines[2] == ",".join("" if value is None else str(value) for value in rows[1].values())
-
-
-def test_training_loss_and_accuracy_are_those_summed_up_by_hand(run):
+def test_training_loss_and_accuracy_are_those_summed_up_by_hand_at_the_learning_rate_of_the_epoch(run):
     training, data = training_weights(), splits()
     net = deepcopy(training.network)
     optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9, weight_decay=1e-2)
@@ -173,36 +143,16 @@ def test_training_loss_and_accuracy_are_those_summed_up_by_hand(run):
             for name, mask in masks().items():
                 net.get_parameter(name).data.mul_(mask)
             loss_sum += loss.item() * len(labels)
-            right += sum(int(row.argmax()) == int(label) for row, label in zip(logits, labels))
-        assert row["train_loss"] == pytest.approx(loss_sum / 28, rel=1e-5)
-        assert row["train_acc"] == pytest.approx(100 * right / 28)
-        assert row["lr"] == 0.05 / (1 + epoch)
+            right += int((logits.argmax(1) == labels).sum())
+        wanted = {"lr": 0.05 / (1 + epoch), "train_loss": loss_sum / 28, "train_acc": 100 * right / 28}
+        assert {name: row[name] for name in wanted} == pytest.approx(wanted, rel=1e-5)
 
 
-def test_the_optimizer_uses_the_learning_rate_of_the_epoch(run):
-    training, after = training_weights(lr=9.0), []
-    training.lr = [0.1, 0.0].__getitem__
-    weight = training.network.conv.weight
-    training.after_epoch = lambda epoch, draw: after.append(weight.detach().clone())
-    start = weight.detach().clone()
-    train(run, "finetune", training, splits(), 2)
-    assert not torch.equal(start, after[0])
-    assert torch.equal(after[0], after[1])
-
-
-def test_the_loss_of_a_row_is_without_the_penalty(run):
-    training = training_weights()
-    training.penalty = lambda: 1000 + 0 * training.network.conv.weight.sum()
-    train(run, "finetune", training, splits(), 1)
-    assert run.rows("finetune")[0]["train_loss"] < 10
-
-
-def test_the_penalty_is_part_of_the_gradient():
+def test_the_penalty_is_part_of_the_gradient_and_not_of_the_loss():
     plain, penalised = training_weights(), training_weights()
     penalised.penalty = lambda: 2 * penalised.network.conv.weight.sum()
-    batch = next(splits().train.epoch(torch.Generator().manual_seed(0)))
-    for training in (plain, penalised):
-        train_step(training, 0, *batch)
+    counts = [train_step(training, 0, *a_batch()) for training in (plain, penalised)]
+    assert torch.equal(*counts)
     difference = plain.network.conv.weight - penalised.network.conv.weight
     torch.testing.assert_close(difference, 0.05 * 2 * masks()["conv.weight"].float())
     assert torch.equal(plain.network.out.weight, penalised.network.out.weight)
@@ -214,11 +164,9 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(parts):
     split.accumulate = parts
     for training in (whole, split):  # without batch norm, whose statistics are of a part
         training.network.norm = nn.Identity()
-    images, labels = next(splits().train.epoch(torch.Generator().manual_seed(0)))
-    counts = [train_step(training, 0, images, labels) for training in (whole, split)]
+    counts = [train_step(training, 0, *a_batch()) for training in (whole, split)]
     torch.testing.assert_close(*counts)
-    torch.testing.assert_close(split.network.conv.weight, whole.network.conv.weight)
-    torch.testing.assert_close(split.network.out.weight, whole.network.out.weight)
+    torch.testing.assert_close(split.network.state_dict(), whole.network.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -242,84 +190,28 @@ def test_a_batch_of_all_the_images_there_are_is_a_full_one(run):
     assert training.full_batch == 28
 
 
-def test_the_row_is_measured_before_the_pruning_of_its_epoch(run):
-    training = mining_gems("--target_sparsity", "4", "--hc_quantized", "true", "--prune_type", "BottomK")
-    shares = []
-    training.after_epoch = lambda epoch, draw: (
-        shares.append(100 * training._share(training.naive_mask())),
-        GemMiner.after_epoch(training, epoch, draw),
-    )
-    train(run, "search", training, splits(), 3)
-    assert [row["model_sparsity"] for row in run.rows("search")] == pytest.approx(shares)
-    assert training._share(training.naive_mask()) * 100 < shares[-1] / 2
-
-
-def test_a_step_leaves_gradients_as_zeros_in_place():
-    training = training_scores("--regularization", "L1")
-    gradient = training.network.conv.scores.grad
-    batch, labels = next(splits().train.epoch(torch.Generator().manual_seed(0)))
-    for step in range(2):
-        train_step(training, step, batch, labels)
-        assert training.network.conv.scores.grad.data_ptr() == gradient.data_ptr()
-        assert not training.flat.scores.grad.any()
-
-
-def test_a_training_can_end_its_stage_before_the_last_epoch(run):
-    training = training_weights()
-    training.after_epoch = lambda epoch, draw: setattr(training, "over", epoch == 1)
-    train(run, "search", training, splits(), 5)
-    assert [row["epoch"] for row in run.rows("search")] == [0, 1]
-    assert run.load("search")["done"]
-
-
-def test_a_stage_can_begin_at_a_later_epoch(run):
-    train(run, "search", training_weights(), splits(), 4, first_epoch=2)
-    assert [(row["epoch"], row["lr"]) for row in run.rows("search")] == [(2, 0.05 / 3), (3, 0.05 / 4)]
-
-
-def test_every_figure_there_is_goes_to_the_log_and_none_that_is_not(run, monkeypatch):
-    logged = []
-    monkeypatch.setattr(run, "log", lambda *what: logged.append(what))
-    training = training_weights()
-    training.describe = lambda: ({"more": 3.0}, {"weights": torch.ones(2)})
-    train(run, "finetune", training, splits(val=False), 1)
-    ((stage, epoch, scalars, histograms),) = logged
-    row = run.rows("finetune")[0]
-    assert (stage, epoch, scalars["more"], list(histograms)) == ("finetune", 0, 3.0, ["weights"])
-    assert (scalars["loss/train"], scalars["accuracy/test"]) == (row["train_loss"], row["test_acc"])
-    assert not {"accuracy/val", "accuracy/test_before_rounding"} & set(scalars)
-
-
 def test_every_epoch_says_one_plain_line_where_there_is_no_terminal(run, capsys):
     train(run, "finetune", training_weights(), splits(), 2)
-    rows, lines = run.rows("finetune"), capsys.readouterr().out.splitlines()
-    row = rows[1]
-    assert len(lines) == 2
-    assert lines[1] == (
-        f"finetune 2/2  loss {row['train_loss']:.3f}  train {row['train_acc']:.1f}%  test {row['test_acc']:.1f}%  "
-        f"remaining {row['model_sparsity']:.2f}%"
-    )
+    assert capsys.readouterr().out.splitlines() == [
+        f"finetune {row['epoch'] + 1}/2  loss {row['train_loss']:.3f}  train {row['train_acc']:.1f}%  "
+        f"test {row['test_acc']:.1f}%  remaining {row['model_sparsity']:.2f}%"
+        for row in run.rows("finetune")
+    ]
 
 
 # ---- no waiting for the device in a step ---------------------------------------------------------------------------
 
 
+WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal")
+
+
 class CountWaits(TorchDispatchMode):
     """Counts the operations whose result the host has to wait for."""
 
-    WAITING = (
-        torch.ops.aten._local_scalar_dense.default,
-        torch.ops.aten.nonzero.default,
-        torch.ops.aten.masked_select.default,
-        torch.ops.aten.equal.default,
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
+    count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func in self.WAITING
+        self.count += str(func) in [f"aten.{name}.default" for name in WAITING]
         return func(*args, **(kwargs or {}))
 
 
@@ -327,16 +219,15 @@ UNWAITING = {
     **KINDS,
     "L1": lambda: training_scores("--regularization", "L1_L2"),
     "var_red_1": lambda: training_scores("--regularization", "var_red_1", "--differentiate_clamp", "true"),
-    "moving threshold": lambda: mining_gems("--hc_quantized", "true", "--bottom_k_on_forward", "true"),
+    "moving threshold": lambda: GemMiner(scored(), parse_args(["--hc_quantized", "--bottom_k_on_forward"])),
 }
 
 
 @pytest.mark.parametrize("kind", UNWAITING)
 def test_no_step_waits_for_the_device(kind):
-    training, data = UNWAITING[kind](), splits()
-    meter = torch.zeros(3)
+    training, meter = UNWAITING[kind](), torch.zeros(3)
     with CountWaits() as waits:
-        for step, batch in enumerate(data.train.epoch(torch.Generator().manual_seed(0))):
+        for step, batch in enumerate(splits().train.epoch(torch.Generator().manual_seed(0))):
             meter += train_step(training, step, *batch)
     assert waits.count == 0
     assert meter[2] == 28
@@ -350,15 +241,6 @@ def test_an_epoch_of_many_steps_waits_no_more_often_than_one_of_few(kind, tmp_pa
             train(run, "search", KINDS[kind](), splits(batch_size), 1)
         counts.append(waits.count)
     assert counts[0] == counts[1] > 0
-
-
-def test_a_step_that_waits_would_be_noticed():
-    training = training_weights()
-    training.after_step = lambda: training.network.conv.weight.sum().item()
-    batch = next(splits().train.epoch(torch.Generator().manual_seed(0)))
-    with CountWaits() as waits:
-        train_step(training, 0, *batch)
-    assert waits.count == 1
 
 
 # ---- stopping and going on -----------------------------------------------------------------------------------------
@@ -376,18 +258,18 @@ def stop_in_step(training: Training, number: int) -> None:
     training.before_step = stopping
 
 
-def without_seconds(rows: list[dict]) -> list[dict]:
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+def trained(folder: Path, training: Training, epochs: int = 3, stage: str = "search") -> list[dict]:
+    """Train a stage of the run in this folder; return its rows without their seconds."""
+    with begun(folder).until_stopped() as run:
+        train(run, stage, training, splits(), epochs)
+    return [{**row, "seconds": None} for row in run.rows(stage)]
 
 
-def same_bits(one: object, other: object) -> bool:
-    if isinstance(one, Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same_bits(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same_bits, one, other))
-    return one == other
+def stopped(folder: Path, training: Training, step: int, stage: str = "search") -> Stopped:
+    stop_in_step(training, step)
+    with pytest.raises(Stopped) as raised:
+        trained(folder, training, stage=stage)
+    return raised.value
 
 
 @pytest.mark.parametrize("stop", [(0, 0, 1), (6, 1, 3), (3, 1, 0), (11, 3, 0)], ids=["1st", "inner", "end", "last"])
@@ -395,136 +277,77 @@ def same_bits(one: object, other: object) -> bool:
 def test_a_stopped_stage_goes_on_to_the_very_bits_of_an_undisturbed_one(kind, stop, tmp_path):
     step, *position = stop
     undisturbed, first, second = (KINDS[kind]() for _ in range(3))
-    with begun(tmp_path / "whole").until_stopped() as whole:
-        train(whole, "search", undisturbed, splits(), 3)
-
-    stop_in_step(first, step)
-    with begun(tmp_path / "parts").until_stopped() as run, pytest.raises(Stopped) as stopped:
-        train(run, "search", first, splits(), 3)
-    stored = run.load("search")
+    rows = trained(tmp_path / "whole", undisturbed)
+    assert stopped(tmp_path / "parts", first, step).exit_code == 128 + signal.SIGTERM
+    stored = begun(tmp_path / "parts").load("search")
     assert [stored["epoch"], stored["step"]] == position
-    assert stopped.value.exit_code == 128 + signal.SIGTERM
-
-    with begun(tmp_path / "parts").until_stopped() as run:
-        train(run, "search", second, splits(), 3)
+    assert trained(tmp_path / "parts", second) == rows
     assert same_bits(second.state(), undisturbed.state())
-    assert same_bits(without_seconds(run.rows("search")), without_seconds(whole.rows("search")))
-    assert run.load("search")["done"]
-
-
-def test_two_trainings_that_differ_would_be_noticed():
-    one, other = training_weights(), training_weights()
-    assert same_bits(one.state(), other.state())
-    other.network.out.weight.data[0, 0] += 1e-7
-    assert not same_bits(one.state(), other.state())
+    assert begun(tmp_path / "parts").load("search")["done"]
 
 
 def test_an_epoch_that_is_gone_on_with_is_not_begun_again(tmp_path):
-    for stop in (0, None):
-        training = Recording(Toy())
-        if stop is not None:
-            stop_in_step(training, stop)
-        with begun(tmp_path).until_stopped() as run:
-            if stop is None:
-                train(run, "search", training, splits(), 1)
-            else:
-                with pytest.raises(Stopped):
-                    train(run, "search", training, splits(), 1)
-    assert training.calls[:2] == ["before step 1", "forward"]
-    assert "before epoch 0" not in training.calls
+    stopped(tmp_path, Recording(Toy()), 0)
+    training = Recording(Toy())
+    trained(tmp_path, training, epochs=1)
+    assert training.calls[:2] == ["before_step 1", "forward"]
+    assert "before_epoch 0" not in training.calls
 
 
 def test_a_stage_that_ended_early_and_was_stopped_there_stays_ended(tmp_path):
     first, second = training_weights(), training_weights()
     first.after_epoch = lambda epoch, draw: setattr(first, "over", True)
-    stop_in_step(first, STEPS - 1)
-    with begun(tmp_path).until_stopped() as run, pytest.raises(Stopped):
-        train(run, "search", first, splits(), 3)
-    with begun(tmp_path).until_stopped() as run:
-        train(run, "search", second, splits(), 3)
-    assert [row["epoch"] for row in run.rows("search")] == [0]
+    stopped(tmp_path, first, STEPS - 1)
+    assert [row["epoch"] for row in trained(tmp_path, second)] == [0]
     assert same_bits(second.state(), first.state())
+    assert begun(tmp_path).load("search")["done"]
 
 
 def test_the_seconds_of_an_interrupted_epoch_add_up(tmp_path, monkeypatch):
     clock = itertools.count(step=5)  # five seconds from one look at it to the next
     for module in ("loop", "position"):
         monkeypatch.setattr(f"trainers.training.{module}.time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    first, second = training_weights(), training_weights()
-    stop_in_step(first, 5)
-    with begun(tmp_path).until_stopped() as run, pytest.raises(Stopped):
-        train(run, "finetune", first, splits(), 3)
-    with begun(tmp_path).until_stopped() as run:
-        train(run, "finetune", second, splits(), 3)
-    assert [row["seconds"] for row in run.rows("finetune")] == [5.0, 10.0, 5.0]
+    for step in (5, 0):  # both in the second epoch
+        stopped(tmp_path, training_weights(), step)
+    trained(tmp_path, training_weights())
+    assert [row["seconds"] for row in begun(tmp_path).load("search")["rows"]] == [5.0, 15.0, 5.0]
 
 
 def test_a_finished_stage_returns_at_once_with_what_it_had_come_to(tmp_path, monkeypatch):
-    with begun(tmp_path).until_stopped() as run:
-        finished = training_weights()
-        train(run, "search", finished, splits(), 2)
-    again = training_weights()
-    monkeypatch.setattr("trainers.training.loop.train_step", lambda *_: pytest.fail("a step was taken"))
-    monkeypatch.setattr(again, "measure", lambda *_: pytest.fail("it was measured"))
-    with begun(tmp_path).until_stopped() as later:
-        monkeypatch.setattr(later, "save", lambda *_: pytest.fail("it was stored again"))
-        train(later, "search", again, splits(), 2)
+    finished, again = training_weights(), training_weights()
+    rows = trained(tmp_path, finished)
+    for called in ("loop.train_step", "weights.WeightTraining.measure", "position.Position.save"):
+        monkeypatch.setattr(f"trainers.training.{called}", lambda *_, called=called: pytest.fail(called))
+    assert trained(tmp_path, again) == rows
     assert same_bits(again.state(), finished.state())
-    assert later.rows("search") == run.rows("search")
 
 
-def test_stages_of_one_run_are_kept_apart(run):
-    one, other = training_weights(), training_weights()
-    train(run, "finetune", one, splits(), 1)
-    train(run, "check/mask_shuffle", other, splits(), 1)
-    assert not same_bits(one.network.state_dict(), other.network.state_dict())  # another order of the images
-    assert len(run.rows("finetune")) == len(run.rows("check/mask_shuffle")) == 1
-    assert (run.folder / "acc_and_sparsity_mask_shuffle.csv").read_text().count("check/mask_shuffle") == 1
-
-
-# ---- checkpoints that are kept -------------------------------------------------------------------------------------
-
-
-def checkpoints(run: Run) -> set[str]:
-    return {path.name for path in (run.folder / "checkpoints").iterdir()}
-
-
-def test_checkpoints_are_kept_every_so_many_epochs(tmp_path):
-    with begun(tmp_path, keeping=Keeping(copies_every=2, last=1)).until_stopped() as run:
-        train(run, "check/mask_shuffle", training_weights(), splits(), 5)
-    kept = {"check-mask_shuffle_epoch_001.pt", "check-mask_shuffle_epoch_003.pt"}
-    assert checkpoints(run) == {"check-mask_shuffle.pt"} | kept
-
-
-def test_checkpoints_are_kept_at_the_epochs_asked_for_of_the_stage_asked_for(tmp_path):
-    with begun(tmp_path, keeping=Keeping(copies_at={"search": [{0, 2}]}, last=1)).until_stopped() as run:
-        states = []
-        training = training_weights()
-        training.after_epoch = lambda epoch, draw: states.append(deepcopy(training.network.state_dict()))
+def test_checkpoints_are_kept_of_what_an_epoch_had_come_to(tmp_path):
+    training, states = training_weights(), []
+    training.after_epoch = lambda epoch, draw: states.append(deepcopy(training.network.state_dict()))
+    keeping = Keeping(copies_at={"search": [{0}]}, last=1)
+    with begun(tmp_path, keeping=keeping).until_stopped() as run:
         train(run, "search", training, splits(), 3)
-        train(run, "finetune", training_weights(), splits(), 3)
-    assert checkpoints(run) == {"search.pt", "finetune.pt", "search_epoch_000.pt", "search_epoch_002.pt"}
-    kept = torch.load(run.folder / "checkpoints" / "search_epoch_000.pt", weights_only=True)
+    stored = {path.stem: torch.load(path, weights_only=True) for path in (tmp_path / "checkpoints").iterdir()}
+    assert stored.keys() == {"search", "search_epoch_000"}
+    kept = stored["search_epoch_000"]
     assert (kept["epoch"], kept["step"], len(kept["rows"])) == (1, 0, 1)
-    assert same_bits(kept["training"]["network"], dict(states[0]))
-
-
-def test_without_being_asked_a_stage_keeps_its_last_two_checkpoints(run):
-    train(run, "search", training_weights(), splits(), 3)
-    assert checkpoints(run) == {"search.pt", "search.1.pt"}
+    assert same_bits(kept["training"]["network"], states[0])
 
 
 # ---- evaluation ----------------------------------------------------------------------------------------------------
 
 
 class Constant(nn.Module):
-    """Answers with the class whose number an image holds, and notes the modes it is asked in."""
+    """Answers with the class whose number an image holds, has memory for `most` images, and notes its modes."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 9) -> None:
         super().__init__()
-        self.modes = []
+        self.most, self.modes = most, []
 
     def forward(self, batch: Tensor) -> Tensor:
+        if len(batch) > self.most:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
         self.modes.append((self.training, torch.is_inference_mode_enabled()))
         return F.one_hot(batch.flatten().long(), 3).float()
 
@@ -537,6 +360,7 @@ def uneven() -> list[tuple[Tensor, Tensor]]:
 
 def test_accuracy_is_the_percentage_of_images_and_not_the_mean_over_batches():
     assert evaluate(Constant(), uneven()) == pytest.approx(60.0)
+    assert evaluate(Constant(), None) is None
 
 
 @pytest.mark.parametrize("mode", [True, False])
@@ -544,36 +368,15 @@ def test_evaluation_is_in_evaluation_and_inference_mode_and_restores_the_mode(mo
     net = Constant().train(mode)
     evaluate(net, uneven())
     assert net.modes == [(False, True)] * 2
-    assert net.training is mode
-    assert not torch.is_inference_mode_enabled()
-
-
-def test_evaluation_leaves_batch_norm_statistics_alone():
-    net = Toy()
-    before = deepcopy(net.state_dict())
-    evaluate(net, splits().test)
-    assert same_bits(dict(net.state_dict()), dict(before))
-
-
-class Narrow(Constant):
-    """Has memory for so many images at once."""
-
-    def __init__(self, most: int):
-        super().__init__()
-        self.most = most
-
-    def forward(self, batch: Tensor) -> Tensor:
-        if len(batch) > self.most:
-            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return super().forward(batch)
+    assert (net.training, torch.is_inference_mode_enabled()) == (mode, False)
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_evaluated_in_parts():
-    net, batches = Narrow(1), [*uneven(), *uneven()]
+    net, batches = Constant(most=1), [*uneven(), *uneven()]
     assert evaluate(net, batches) == pytest.approx(60.0)
     assert len(net.modes) == len(batches) // 2 * 5  # every image once
     with pytest.raises(RuntimeError, match="out of memory"):
-        evaluate(Narrow(0), uneven())
+        evaluate(Constant(most=0), uneven())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
@@ -587,14 +390,8 @@ def test_evaluation_is_in_the_precision_that_it_is_given(precision):
 @pytest.mark.parametrize("make", [training_weights, training_scores])
 def test_a_row_is_measured_in_the_precision_of_its_training(make, monkeypatch):
     training, used = make(), []
-    for module in ("scores", "weights"):
-        monkeypatch.setattr(
-            f"trainers.training.{module}.evaluate", lambda _net, _data, precision: used.append(precision) or 50.0
-        )
+    module = type(training).__module__
+    monkeypatch.setattr(f"{module}.evaluate", lambda _net, _data, precision: used.append(precision) or 50.0)
     training.precision = "bf16"
     training.measure(splits(), lambda stream: torch.Generator())
     assert set(used) == {"bf16"}
-
-
-def test_there_is_no_accuracy_without_batches():
-    assert evaluate(Constant(), None) is None

@@ -4,11 +4,11 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from itertools import chain
@@ -22,15 +22,13 @@ from torch import nn
 
 import main
 from tests.conftest import PROJECT, SMALL, Outcome, read_rows, same_bits, timeless
-from tests.test_loop import splits, training_scores, training_weights
+from tests.test_loop import splits
 from trainers.training.batchnorm import average_statistics
-from trainers.training.loop import train_step
 from utils.distributed import collectives as ranks
 from utils.distributed import launch
 from utils.distributed.consistency import assert_same_on_all_ranks
 from utils.distributed.launch import Launch, launched
 from utils.errors import DistributedError, UserError, resume_command
-from utils.run.stopping import Stopping
 
 Call = Callable[..., Outcome]
 SHORT = [*SMALL, "--skip_sanity_checks"]
@@ -41,9 +39,9 @@ UNEVEN = [*SHORT, "--batch_size", "646"]
 def said(rank: int, world: int, port: int, **more: str) -> dict[str, str]:
     """What torchrun would tell a process on the only machine."""
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port,
-               "TORCHELASTIC_RESTART_COUNT": 0, "TORCHELASTIC_MAX_RESTARTS": 0}  # fmt: skip
-    words = {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", **more}
-    return {**{name: str(value) for name, value in numbers.items()}, **words}
+               "TORCHELASTIC_RESTART_COUNT": 0, "TORCHELASTIC_MAX_RESTARTS": 0, "TORCHELASTIC_RUN_ID": "none",
+               "MASTER_ADDR": "127.0.0.1"}  # fmt: skip
+    return {name: str(value) for name, value in (numbers | more).items()}
 
 
 @pytest.fixture
@@ -98,7 +96,7 @@ def test_every_rank_has_two_images_of_a_batch_or_none_and_the_parts_are_those_th
     parts = []
     for rank in range(4):
         monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
-        parts.append(torch.arange(100)[ranks.own_part(7, 7 + count)].tolist())
+        parts.append(list(range(100))[ranks.own_part(7, 7 + count)])
     assert [len(part) for part in parts] == sizes
     assert list(chain(*parts)) == list(range(7, 7 + count))
 
@@ -107,17 +105,14 @@ def test_a_rank_is_given_its_part_of_every_batch_and_its_share_of_what_is_evalua
     data = splits()
     whole, evaluated = list(data.train.epoch(torch.Generator().manual_seed(0), 1)), list(data.test)
     monkeypatch.setattr(ranks, "world_size", lambda: 3)
-    parts, shares = [], []
+    parts = []
     for rank in range(3):
         monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
         parts.append(list(data.train.epoch(torch.Generator().manual_seed(0), 1, shared=True)))
-        shares.append(len(list(data.test)))
+        assert len(list(data.test)) == len(evaluated[rank::3])
         assert len(list(data.train.epoch(torch.Generator()))) == len(data.train)  # else it is given all
-    for step, (images, labels) in enumerate(whole, start=1):
-        assert torch.equal(torch.cat([part[step - 1][0] for part in parts]), images)
-        assert torch.equal(torch.cat([part[step - 1][1] for part in parts]), labels)
-        assert data.train.size(step) == len(labels)
-    assert shares == [len(evaluated[rank::3]) for rank in range(3)]
+    assert same_bits([tuple(map(torch.cat, zip(*step))) for step in zip(*parts, strict=True)], whole)
+    assert [data.train.size(step) for step in (1, 2, 3)] == [len(labels) for _, labels in whole]
 
 
 def everything_told() -> list[Any]:
@@ -137,7 +132,7 @@ def everything_told() -> list[Any]:
     tensors = [torch.tensor([1.0, rank]), torch.tensor([[2.0]])]
     ranks.all_reduce_in_place(tensors)
     told = [ranks.broadcast(rank + 5), ranks.all_gather(rank), ranks.all_reduce(rank, 1), outer(), calls]
-    agreed = [agreement.soon(rank, 0), agreement.soon(0, 0), agreement.soon(0, rank)]
+    agreed = [agreement.soon(rank, 0), agreement.soon(9, 0), agreement.soon(0, rank)]
     return [*told, [tensor.tolist() for tensor in tensors], *agreed, agreement.now(0, 0), agreement.now(0, 0)]
 
 
@@ -148,37 +143,24 @@ def test_what_ranks_tell_one_another(port):
     assert answers == [[*same, ["inner"] if rank == 0 else [], sums, *agreed] for rank in range(3)]
 
 
-def fails_on_the_first() -> None:
+def test_what_goes_wrong_on_the_first_is_told_on_all(port):
     @ranks.rank_zero_only
     def write() -> None:
         raise UserError("the disk is full")
 
-    write()
-
-
-def one_differs() -> str:
-    net = nn.Linear(3, 2)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.fill_(0.5)
-        assert_same_on_all_ranks(net.state_dict(), "at first")
-        net.bias[1] += 1e-7 * (ranks.rank() == 1)
-    assert_same_on_all_ranks(net.state_dict(), "after epoch 3 of search")
-    return "nobody has noticed"
-
-
-def statistics() -> list[list[float]]:
-    net = nn.Sequential(nn.BatchNorm1d(1), nn.BatchNorm1d(1, track_running_stats=False))
-    net(torch.tensor([[0.0], [2.0]]) * (1 + ranks.rank()))  # means 1 and 2, variances 2 and 8; momentum 0.1
-    average_statistics(net)
-    return [value.tolist() for value in net.buffers()]
-
-
-def test_what_goes_wrong_on_the_first_is_told_on_all(port):
-    assert shared(fails_on_the_first, 2, port) == ["UserError: the disk is full"] * 2
+    assert shared(write, 2, port) == ["UserError: the disk is full"] * 2
 
 
 def test_a_rank_that_differs_ends_all_and_is_named(port):
+    def one_differs() -> str:
+        net = nn.Linear(3, 2)
+        for parameter in net.parameters():
+            parameter.data.fill_(0.5)
+        assert_same_on_all_ranks(net.state_dict(), "at first")
+        net.bias.data[1] += 1e-7 * (ranks.rank() == 1)
+        assert_same_on_all_ranks(net.state_dict(), "after epoch 3 of search")
+        return "nobody has noticed"
+
     one, other = shared(one_differs, 2, port)
     assert one == other
     assert one.startswith(
@@ -187,65 +169,30 @@ def test_a_rank_that_differs_ends_all_and_is_named(port):
 
 
 def test_statistics_of_batch_norm_are_averaged(port):
-    for mean, variance, count in shared(statistics, 2, port):
-        assert (mean, count) == (pytest.approx([0.15]), 1)
-        assert variance == pytest.approx([0.9 + 0.1 * 5])
+    def statistics() -> list[list[float]]:
+        net = nn.Sequential(nn.BatchNorm1d(1), nn.BatchNorm1d(1, track_running_stats=False))
+        net(torch.tensor([[0.0], [2.0]]) * (1 + ranks.rank()))  # means 1 and 2, variances 2 and 8; momentum 0.1
+        average_statistics(net)
+        return [value.tolist() for value in net.buffers()]
 
-
-# ---- a step --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("make", [training_weights, lambda: training_scores("--freeze_weights", "false")])
-def test_all_gradients_are_views_of_what_is_summed(make):
-    one, other = make(), make()
-    batch = next(iter(splits().train.epoch(torch.Generator().manual_seed(0))))
-    for training in (one, other):
-        training.forward(batch[0]).square().mean().backward()
-    held = sum(tensor.numel() for tensor in one.gradients)
-    parameters = [[p for group in each.optimizer.param_groups for p in group["params"]] for each in (one, other)]
-    assert held == sum(parameter.numel() for parameter in parameters[0])
-    assert all(torch.equal(a.grad, b.grad) for a, b in zip(*parameters))
-    for tensor in one.gradients:
-        tensor.zero_()
-    assert not any(parameter.grad.any() for parameter in parameters[0])
-
-
-def test_parts_of_a_batch_weigh_as_much_as_they_hold_and_an_empty_one_is_a_step_as_well(monkeypatch):
-    images, labels = next(iter(splits().train.epoch(torch.Generator().manual_seed(0))))
-    whole, parts = training_weights(), training_weights()
-    for training in (whole, parts):
-        training.network.eval()  # statistics of the batch would differ
-        monkeypatch.setattr(training.optimizer, "step", lambda: None)
-        monkeypatch.setattr(training.optimizer, "zero_grad", lambda set_to_none: None)
-    counts = train_step(whole, 0, images, labels)
-    split = sum(train_step(parts, 0, images[cut], labels[cut], 8) for cut in (slice(0, 5), slice(5, 8), slice(8, 8)))
-    assert torch.allclose(counts, split)
-    for one, other in zip(whole.network.parameters(), parts.network.parameters()):
-        assert torch.allclose(one.grad, other.grad, atol=1e-6)
+    assert shared(statistics, 2, port) == [[pytest.approx([0.15]), pytest.approx([0.9 + 0.1 * 5]), 1]] * 2
 
 
 # ---- how processes are started -------------------------------------------------------------------------------------
 
 
-def test_only_what_torchrun_says_counts(monkeypatch):
-    monkeypatch.setenv("RANK", "3")
-    monkeypatch.setenv("WORLD_SIZE", "4")
+@pytest.fixture
+def tell(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that sets variables of the environment."""
+    return lambda variables: [monkeypatch.setenv(name, value) for name, value in variables.items()]
+
+
+def test_only_what_torchrun_says_counts(tell):
+    tell({"RANK": "3", "WORLD_SIZE": "4"})
     assert launched() == Launch()
-    for name, value in said(1, 4, 1, LOCAL_WORLD_SIZE="2", LOCAL_RANK="1", TORCHELASTIC_MAX_RESTARTS="2").items():
-        monkeypatch.setenv(name, value)
+    tell(said(1, 4, 1, LOCAL_WORLD_SIZE="2", LOCAL_RANK="1", TORCHELASTIC_MAX_RESTARTS="2"))
     assert launched() == Launch(1, 4, 1, 2, 0, True, True)
     assert resume_command(Path("here")) == "torchrun --nproc-per-node=2 ... main.py --resume here"
-
-
-def test_a_signal_that_comes_by_two_ways_is_one():
-    stopping = Stopping(echo=0.2)
-    with stopping.installed():
-        for _ in range(2):
-            signal.raise_signal(signal.SIGTERM)
-        assert stopping.asked == 143
-        time.sleep(0.2)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
@@ -260,24 +207,20 @@ def test_a_file_that_asks_for_several_processes_is_told_how_to_start_them_in_one
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [
-        (["--evaluate", "--pretrained", "a"], "evaluate runs in one process"),
-        (["--sweep", "a.yml"], "sweep runs in one process"),
-        (["--batch_size", "3"], "batch_size 3 is less than two images for each of the 2 processes"),
-    ],
-)
-def test_what_cannot_be_shared_is_refused(words, message, call, places, monkeypatch):
-    for name, value in said(0, 2, 1).items():
-        monkeypatch.setenv(name, value)
+    [(["--evaluate", "--pretrained", "a"], "evaluate runs in one process"),
+     (["--sweep", "a.yml"], "sweep runs in one process"),
+     (["--batch_size", "3"], "batch_size 3 is less than two images for each of the 2 processes")],
+)  # fmt: skip
+def test_what_cannot_be_shared_is_refused(words, message, call, places, tell):
+    tell(said(0, 2, 1))
     outcome = call("--device", "cpu", *words, *places)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert outcome.err.startswith(f"error: {message}")
 
 
-def test_others_let_the_first_speak(call, monkeypatch):
+def test_others_let_the_first_speak(call, tell, monkeypatch):
     monkeypatch.setattr(launch, "HEAD_START", 0.0)
-    for name, value in said(1, 2, 1).items():
-        monkeypatch.setenv(name, value)
+    tell(said(1, 2, 1))
     outcome = call("--print_config")
     assert (outcome.code, outcome.out) == (0, "")
     assert call("--evaluate", "--pretrained", "a").err.startswith("rank 1: error: evaluate runs in one process")
@@ -286,41 +229,54 @@ def test_others_let_the_first_speak(call, monkeypatch):
 # ---- whole runs ----------------------------------------------------------------------------------------------------
 
 
-def printing(words: list[str]) -> tuple[int, str]:
-    """What a run ends with, and what it prints."""
-    with redirect_stdout(io.StringIO()) as printed:
-        code = main.main(words)
-    return code, printed.getvalue()
-
-
 def at(place: Path) -> list[str]:
     return ["--results_dir", str(place / "results"), "--log_dir", str(place / "runs"), "--device", "cpu"]
 
 
-def states(folder: Path, stage: str) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoints" / f"{stage}.pt", weights_only=True)["training"]["network"]
+def of_trial(place: Path) -> Path:
+    return place / "results" / "trial_1"
+
+
+def states(place: Path, stage: str) -> dict[str, torch.Tensor]:
+    network = torch.load(of_trial(place) / "checkpoints" / f"{stage}.pt", weights_only=True)["training"]["network"]
+    return {name: value.float() for name, value in network.items()}
+
+
+def learned(place: Path, stage: str) -> dict[str, torch.Tensor]:
+    """Without statistics of batch norm: of halves one after another, or averaged."""
+    return {name: value for name, value in states(place, stage).items() if not re.search("running_|tracked", name)}
+
+
+def masks_of(place: Path) -> dict[str, torch.Tensor]:
+    ticket = load_file(of_trial(place) / "ticket.safetensors")
+    return {name: mask for name, mask in ticket.items() if name.startswith("mask/")}
+
+
+def columns(place: Path, *names: str) -> torch.Tensor:
+    """These columns of the table of epochs, row by row."""
+    rows = read_rows(of_trial(place) / "acc_and_sparsity.csv")
+    return torch.tensor([[float(row[name]) for name in names] for row in rows], dtype=torch.float64)
 
 
 def test_two_ranks_come_to_what_one_process_comes_to_that_accumulates_two_parts(tmp_path, port, call):
-    (first, printed), second = forked(lambda: printing([*UNEVEN, *at(tmp_path / "two")]), 2, port)
+    def printing() -> tuple[int, str]:
+        with redirect_stdout(io.StringIO()) as printed:
+            return main.main([*UNEVEN, *at(two)]), printed.getvalue()
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    (first, printed), second = forked(printing, 2, port)
     assert (first, second) == (0, (0, ""))
     assert "hc_iter, trial 1" in printed
-    assert call(*UNEVEN, *at(tmp_path / "one"), "--accumulate", "2").code == 0
-    alone, folder = (tmp_path / each / "results" / "trial_1" for each in ("one", "two"))
-    for one, other in zip(*(read_rows(each / "acc_and_sparsity.csv") for each in (alone, folder)), strict=True):
-        for name in ("train_loss", "train_acc", "model_sparsity", "regularization_loss"):
-            assert float(other[name]) == pytest.approx(float(one[name]), abs=1e-5)
+    assert call(*UNEVEN, *at(one), "--accumulate", "2").code == 0
+    names = ("train_loss", "train_acc", "model_sparsity", "regularization_loss")
+    torch.testing.assert_close(columns(two, *names), columns(one, *names), atol=1e-5, rtol=1e-6)
     for stage in ("search", "finetune"):
-        own, others = states(alone, stage), states(folder, stage)
-        for name in own:
-            if "running_" not in name and "tracked" not in name:  # of halves one after another, or averaged
-                assert torch.allclose(own[name].float(), others[name].float(), atol=1e-5), name
-    tickets = [load_file(each / "ticket.safetensors") for each in (alone, folder)]
-    assert all(torch.equal(tickets[0][name], tickets[1][name]) for name in tickets[0] if name.startswith("mask/"))
-    found = [json.loads((each / "summary.json").read_text()) for each in (alone, folder)]
-    assert [one["world_size"] for one in found] == [1, 2]
-    assert found[0]["weights_remaining"] == found[1]["weights_remaining"]
-    assert found[0]["cost"]["search"]["images"] == found[1]["cost"]["search"]["images"]
+        torch.testing.assert_close(learned(one, stage), learned(two, stage), atol=1e-5, rtol=1e-5)
+    assert same_bits(masks_of(one), masks_of(two))
+    alone, shared = (json.loads((of_trial(place) / "summary.json").read_text()) for place in (one, two))
+    assert (alone["world_size"], shared["world_size"]) == (1, 2)
+    assert alone["weights_remaining"] == shared["weights_remaining"]
+    assert alone["cost"]["search"]["images"] == shared["cost"]["search"]["images"]
 
 
 def torchrun(words: list[str], *options: str) -> subprocess.Popen[str]:
@@ -347,59 +303,55 @@ def worker(launcher: int, rank: int) -> int:
 LONGER = [*SHORT, "--epochs", "12", "--iter_period", "3", "--accumulate", "2", "--batch_size", "100"]
 
 
+def ended(process: subprocess.Popen[str], signum: int = 0, rank: int | None = None) -> str:
+    """What a run prints that is sent a signal, or a rank of which is, in the middle of its search."""
+    for said in process.stdout if signum else ():
+        if said.startswith("search 6/12"):
+            os.kill(process.pid if rank is None else worker(process.pid, rank), signum)
+            break
+    out, _ = process.communicate(timeout=300)
+    return out
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("undisturbed")
-    process = torchrun([*LONGER, *at(place)])
-    out, _ = process.communicate(timeout=300)
+    out = ended(process := torchrun([*LONGER, *at(place)]))
     assert process.returncode == 0, out
-    return place / "results" / "trial_1"
+    return place
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_run_that_loses_a_rank_is_started_again_and_comes_to_the_same_end(rank, undisturbed, tmp_path):
-    process = torchrun([*LONGER, *at(tmp_path)], "--max-restarts=1")
-    for said in process.stdout:
-        if said.startswith("search 6/12"):
-            os.kill(worker(process.pid, rank), signal.SIGKILL)
-            break
-    out, _ = process.communicate(timeout=300)
+    out = ended(process := torchrun([*LONGER, *at(tmp_path)], "--max-restarts=1"), signal.SIGKILL, rank)
     assert process.returncode == 0, out
     assert "started again by torchrun (1): going on from the last checkpoint" in out
     assert "Traceback" not in out
-    assert same_bits(timeless(tmp_path / "results" / "trial_1"), timeless(undisturbed))
+    assert same_bits(timeless(of_trial(tmp_path)), timeless(of_trial(undisturbed)))
 
 
 @pytest.mark.slow
 def test_a_run_that_is_stopped_stores_its_step_and_goes_on(undisturbed, tmp_path):
-    process = torchrun([*LONGER, *at(tmp_path)])
-    for said in process.stdout:
-        if said.startswith("search 6/12"):
-            process.send_signal(signal.SIGTERM)
-            break
-    out, _ = process.communicate(timeout=300)
-    folder = tmp_path / "results" / "trial_1"
-    assert out.count(f"stopped by SIGTERM; go on with: torchrun --nproc-per-node=2 main.py --resume {folder}") == 1
-    process = torchrun(["--resume", str(folder), "--device", "cpu"])
-    out, _ = process.communicate(timeout=300)
+    out = ended(torchrun([*LONGER, *at(tmp_path)]), signal.SIGTERM)
+    command = f"torchrun --nproc-per-node=2 main.py --resume {of_trial(tmp_path)}"
+    assert out.count(f"stopped by SIGTERM; go on with: {command}") == 1
+    out = ended(process := torchrun(["--resume", str(of_trial(tmp_path)), "--device", "cpu"]))
     assert process.returncode == 0, out
-    ended, whole = (read_rows(each / "acc_and_sparsity.csv") for each in (folder, undisturbed))
-    for name in ("train_loss", "train_acc", "model_sparsity", "lr"):
-        assert [row[name] for row in ended] == [row[name] for row in whole]
-    tickets = [load_file(each / "ticket.safetensors") for each in (folder, undisturbed)]
-    assert all(torch.equal(tickets[0][name], tickets[1][name]) for name in tickets[0] if name.startswith("mask/"))
+    names = ("train_loss", "train_acc", "model_sparsity", "lr")
+    assert torch.equal(columns(tmp_path, *names), columns(undisturbed, *names))
+    assert same_bits(masks_of(tmp_path), masks_of(undisturbed))
 
 
 @pytest.mark.slow
 def test_a_training_that_diverges_is_told_on_all_ranks_alike(tmp_path, port):
-    def ended() -> tuple[int, str]:
+    def diverging() -> tuple[int, str]:
         launch.HEAD_START = 0.0
         with redirect_stderr(io.StringIO()) as told:
             code = main.main([*SHORT, *at(tmp_path), "--algo", "training", "--arch", "FC", "--lr", "1e30"])
         return code, told.getvalue().removeprefix("rank 1: ")
 
-    first, second = forked(ended, 2, port)
+    first, second = forked(diverging, 2, port)
     assert first == second
     assert first[0] == 3 and "search has diverged: the output of layer" in first[1]
 
@@ -408,16 +360,13 @@ def test_a_training_that_diverges_is_told_on_all_ranks_alike(tmp_path, port):
 def test_a_run_that_is_stored_within_epochs_comes_to_the_same_end(undisturbed, tmp_path, port):
     words = [*LONGER, *at(tmp_path), "--checkpoint_every", "0.05s"]
     assert forked(lambda: main.main(words), 2, port) == [0, 0]
-    one, other = states(tmp_path / "results" / "trial_1", "finetune"), states(undisturbed, "finetune")
-    assert all(torch.allclose(one[name].float(), other[name].float(), atol=1e-5) for name in one)
+    torch.testing.assert_close(states(tmp_path, "finetune"), states(undisturbed, "finetune"), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", ["imp --imp_rounds 2 --prune_rate 0.4", "cts --rewind_epoch 1", "snip", "ep"])
 def test_other_algorithms_are_shared_as_well(algo, tmp_path, port, call):
-    words = [*SHORT, "--algo", *algo.split()]
-    assert forked(lambda: main.main([*words, *at(tmp_path / "two")]), 2, port) == [0, 0]
-    assert call(*words, *at(tmp_path / "one"), "--accumulate", "2").code == 0
-    alone, folder = (tmp_path / each / "results" / "trial_1" for each in ("one", "two"))
-    for one, other in zip(*(read_rows(each / "acc_and_sparsity.csv") for each in (alone, folder)), strict=True):
-        assert float(other["train_loss"]) == pytest.approx(float(one["train_loss"]), abs=1e-4)
+    words, one, two = [*SHORT, "--algo", *algo.split()], tmp_path / "one", tmp_path / "two"
+    assert forked(lambda: main.main([*words, *at(two)]), 2, port) == [0, 0]
+    assert call(*words, *at(one), "--accumulate", "2").code == 0
+    torch.testing.assert_close(columns(two, "train_loss"), columns(one, "train_loss"), atol=1e-4, rtol=1e-6)

@@ -1,14 +1,13 @@
 """A run on disk, its display, its optimizers and its machine."""
 
-import csv
 import io
 import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -18,13 +17,13 @@ from tensorboard.summary.writer import event_file_writer
 from torch import nn
 
 from args_helper import parse_args
-from tests.conftest import SMALL
+from tests.conftest import PROJECT, SMALL, read_rows
 from trainers.benchmark import __main__ as benchmark
 from trainers.results.run_folder import resolved
 from trainers.sweeping.units import Unit
-from trainers.training.optim import build_optimizer, decay_groups, flat_gradients
+from trainers.training.optim import decay_groups, flat_gradients
 from utils.distributed.launch import Launch
-from utils.environment import be_deterministic, choose_device, describe_environment, device_name
+from utils.environment import be_deterministic, choose_device, describe_environment
 from utils.errors import Stopped, UserError
 from utils.rng import derive_rng
 from utils.run.progress import Progress
@@ -36,25 +35,12 @@ def run(tmp_path):
     return Run(tmp_path / "run", tmp_path / "log", seed=42)
 
 
-def first_draws(generator, count=4):
-    return torch.rand(count, generator=generator).tolist()
-
-
 # ---- randomness ----------------------------------------------------------------------------------------------------
 
 
-def test_a_generator_is_a_pure_function_of_its_path(run):
-    wanted = first_draws(derive_rng(42, "search", "batches", 3, 0))
-    torch.manual_seed(5)
-    elsewhere = torch.get_rng_state()
-    first_draws(run.rng("search", "noise", 3), 1000)  # what others draw moves nothing
-    assert first_draws(derive_rng(42, "search", "batches", 3, 0)) == wanted
-    assert first_draws(run.rng("search", "batches", 3)) == wanted
-    assert torch.equal(torch.get_rng_state(), elsewhere)
-
-
-def test_streams_stay_what_they_are_so_that_old_runs_can_be_repeated():
-    assert derive_rng(42, "search", "batches", 3, 0).initial_seed() == 1100062780936776333
+def test_streams_stay_what_they_are_so_that_old_runs_can_be_repeated(run):
+    streams = derive_rng(42, "search", "batches", 3, 0), run.rng("search", "batches", 3)
+    assert [stream.initial_seed() for stream in streams] == [1100062780936776333] * 2
 
 
 def test_every_part_of_the_path_makes_another_stream(tmp_path, run):
@@ -67,114 +53,46 @@ def test_every_part_of_the_path_makes_another_stream(tmp_path, run):
     assert off_diagonal.abs().max() < 0.12  # five standard deviations
 
 
-# ---- checkpoints ---------------------------------------------------------------------------------------------------
-
-STATE = {
-    "network": {"weight": torch.randn(3, 4, dtype=torch.float64), "flag": torch.tensor([True, False])},
-    "rows": [{"epoch": 0, "val_acc": None, "phase": "search", "test_acc": 12.5}],
-    "done": False,
-}
-
-
-def test_what_was_saved_of_a_stage_is_what_is_loaded(run):
-    assert run.load("search") is None
-    run.save("search", STATE)
-    run.save("check/mask_shuffle", {"other": 1})
-    found = Run(run.folder, run.log_folder, seed=42).load("search")
-    for name, tensor in STATE["network"].items():
-        assert torch.equal(found["network"][name], tensor) and found["network"][name].dtype == tensor.dtype
-    assert {**found, "network": None} == {**STATE, "network": None}
-    assert run.load("check/mask_shuffle") == {"other": 1}
-    assert run.load("check/weight_reinit") is None
-    run.save("search", {"epoch": 1})
-    assert run.load("search") == {"epoch": 1}
-
-
-class Intruder:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def test_loading_a_checkpoint_runs_no_code_in_it(run, tmp_path):
-    run.save("search", {"network": Intruder(tmp_path / "intruder")})
-    with pytest.raises(UserError, match="cannot be read"):
-        run.load("search")
-    assert not (tmp_path / "intruder").exists()
-
-
 # ---- rows ----------------------------------------------------------------------------------------------------------
 
 
-def rows(phase, count, first=0):
-    return [
-        {"phase": phase, "epoch": epoch, "val_acc": None, "test_acc": 10.5 + epoch, "seconds": 2.0}
-        for epoch in range(first, first + count)
-    ]
+def rows(phase, count):
+    row = {"phase": phase, "val_acc": None, "seconds": 2.0}
+    return [{**row, "epoch": epoch, "test_acc": 10.5 + epoch} for epoch in range(count)]
 
 
 def table(path):
-    with path.open(newline="") as file:
-        return [(row["phase"], int(row["epoch"])) for row in csv.DictReader(file)]
+    return [(row["phase"], int(row["epoch"])) for row in read_rows(path)]
 
 
 def test_a_table_is_rewritten_whole_search_first(run):
-    path = run.folder / "acc_and_sparsity.csv"
+    path, first = run.folder / "acc_and_sparsity.csv", rows("search", 1)
     run.record("search", [])
     assert not path.exists()
-    run.record("search", rows("search", 1))
-    assert path.read_text() == "phase,epoch,val_acc,test_acc,seconds\nsearch,0,,10.5,2.0\n"
-    run.record("search", rows("search", 2))
-    run.record("finetune", rows("finetune", 1))
-    run.record("finetune", rows("finetune", 2))
-    run.record("search", rows("search", 2))
+    run.record("search", first)
+    assert path.read_text() == "phase,val_acc,seconds,epoch,test_acc\nsearch,,2.0,0,10.5\n"
+    first.append(None)  # the caller's own list
+    assert run.rows("search") == rows("search", 1)
+    for stage, count in (("search", 2), ("finetune", 1), ("finetune", 2), ("search", 2)):
+        run.record(stage, rows(stage, count))
     assert table(path) == [("search", 0), ("search", 1), ("finetune", 0), ("finetune", 1)]
-    assert run.rows("search") == rows("search", 2)
-    assert run.rows("check/mask_shuffle") == []
+    assert (run.rows("search"), run.rows("check/mask_shuffle")) == (rows("search", 2), [])
 
 
-@pytest.mark.parametrize(
-    ("name", "beside"),
-    [("acc_and_sparsity.csv", "acc_and_sparsity_mask_shuffle.csv"), ("my.csv", "my_mask_shuffle.csv")],
-)
-def test_a_check_has_a_table_of_its_own(tmp_path, name, beside):
-    run = Run(tmp_path, tmp_path, 1, name)
+def test_a_check_has_a_table_of_its_own(tmp_path):
+    run = Run(tmp_path, tmp_path, 1, "my.csv")
     run.record("finetune", rows("finetune", 1))
     run.record("check/mask_shuffle", rows("check/mask_shuffle", 2))
-    assert table(tmp_path / name) == [("finetune", 0)]
-    assert table(tmp_path / beside) == [("check/mask_shuffle", 0), ("check/mask_shuffle", 1)]
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_rows_that_were_taken_do_not_change_with_their_list(run):
-    given = rows("search", 1)
-    run.record("search", given)
-    given.append(None)
-    assert run.rows("search") == rows("search", 1)
-
-
-def fail(*_args, **_options):
-    raise OSError(28, "No space left on device")
-
-
-def test_a_table_that_cannot_be_written_stays_as_it_was(run, monkeypatch):
-    run.record("search", rows("search", 1))
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(UserError, match=r"cannot write .*acc_and_sparsity\.csv: No space left"):
-        run.record("search", rows("search", 2))
-    assert table(run.folder / "acc_and_sparsity.csv") == [("search", 0)]
+    checked = [("check/mask_shuffle", 0), ("check/mask_shuffle", 1)]
+    tables = {path.name: table(path) for path in tmp_path.iterdir()}
+    assert tables == {"my.csv": [("finetune", 0)], "my_mask_shuffle.csv": checked}
 
 
 def test_seconds_are_summed_over_stages_and_what_is_under_them(run):
     for stage, count in {"search": 1, "search/round_3": 2, "search_other": 4, "check/a": 8, "check/b": 16}.items():
         run.record(stage, rows(stage, count))
-    assert run.seconds("search") == 2.0 * (1 + 2)
-    assert run.seconds("check") == 2.0 * (8 + 16)
-    assert run.seconds("check/a") == 2.0 * 8
-    assert run.seconds("search", "search/round_3", "check") == 2.0 * (1 + 2 + 8 + 16)
-    assert run.seconds("finetune") == 0
+    stages = [("search",), ("check",), ("check/a",), ("search", "search/round_3", "check"), ("finetune",)]
+    assert [run.seconds(*some) / 2.0 for some in stages] == [1 + 2, 8 + 16, 8, 1 + 2 + 8 + 16, 0]
 
 
 # ---- events --------------------------------------------------------------------------------------------------------
@@ -187,49 +105,28 @@ def ticking(monkeypatch):
     monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: next(seconds)))
 
 
-def events(folder):
-    return EventAccumulator(str(folder), {"histograms": 0}).Reload()  # 0: all of them
+def logged(run):
+    """What TensorBoard shows of the search, as (epoch, value)."""
+    found = EventAccumulator(str(run.log_folder / "search")).Reload().Scalars("accuracy/test")
+    return [(event.step, event.value) for event in found]
 
 
-def logged(run, stage, epochs, factor=1.0):
-    with run.until_stopped():
-        for epoch in epochs:
-            run.log(stage, epoch, {"accuracy/test": factor * epoch}, {"scores": torch.arange(4.0)})
-
-
+@pytest.mark.parametrize(
+    ("same", "again", "kept"),
+    [(False, (3, 4, 5), [(0, 0), (1, 1), (2, 2), (3, 300), (4, 400), (5, 500)]),
+     (True, (3, 4, 5), [(0, 0), (1, 1), (2, 2), (3, 300), (4, 400), (5, 500)]), (False, (0,), [(0, 0)])],
+    ids=["in a new process", "in the same one", "from the beginning"],
+)  # fmt: skip
 @pytest.mark.usefixtures("ticking")
-def test_every_stage_has_events_of_its_own(run):
-    logged(run, "search", range(2))
-    logged(run, "check/mask_shuffle", range(3))
-    for stage, epochs in (("search", [0, 1]), ("check/mask_shuffle", [0, 1, 2])):
-        found = events(run.log_folder / stage)
-        assert [(event.step, event.value) for event in found.Scalars("accuracy/test")] == [(e, e) for e in epochs]
-        assert [event.step for event in found.Histograms("scores")] == epochs
-        assert found.Histograms("scores")[0].histogram_value.sum == 6.0
-
-
-@pytest.mark.parametrize("same", [False, True], ids=["in a new process", "in the same one"])
-@pytest.mark.usefixtures("ticking")
-def test_events_of_epochs_that_are_run_again_take_the_place_of_the_old_ones(run, same):
-    logged(run, "search", range(5))
-    logged(run if same else Run(run.folder, run.log_folder, seed=42), "search", (3, 4, 5), factor=100.0)
-    found = [(event.step, event.value) for event in events(run.log_folder / "search").Scalars("accuracy/test")]
-    assert found == [(0, 0), (1, 1), (2, 2), (3, 300), (4, 400), (5, 500)]
-
-
-@pytest.mark.usefixtures("ticking")
-def test_a_stage_begun_again_at_epoch_0_drops_all_its_events(run):
-    logged(run, "search", range(3))
-    logged(Run(run.folder, run.log_folder, seed=42), "search", (0,), factor=100.0)
-    assert [event.step for event in events(run.log_folder / "search").Scalars("accuracy/test")] == [0]
-
-
-@pytest.mark.usefixtures("ticking")
-def test_an_epochs_events_are_on_disk_before_the_next_one_begins(run):
-    with run.until_stopped():
-        run.log("search", 0, {"lr": 0.1}, {})
-        assert [event.step for event in events(run.log_folder / "search").Scalars("lr")] == [0]
-        assert run._writer("search") is run._writer("search")
+def test_events_of_epochs_that_are_run_again_take_the_place_of_the_old_ones(run, same, again, kept):
+    later = run if same else Run(run.folder, run.log_folder, seed=42)
+    for one, epochs, factor in ((run, range(5), 1.0), (later, again, 100.0)):
+        with one.until_stopped():
+            for epoch in epochs:
+                one.log("search", epoch, {"accuracy/test": factor * epoch}, {})
+                assert logged(run)[-1] == (epoch, factor * epoch)  # before the next one begins
+            assert one._writer("search") is one._writer("search")
+    assert logged(run) == kept
 
 
 # ---- stopping ------------------------------------------------------------------------------------------------------
@@ -249,32 +146,23 @@ def test_a_signal_asks_to_stop_and_the_run_leaves_when_it_has_saved(run, signum,
     )
 
 
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_stops_at_once(run, second):
+def test_a_second_signal_stops_at_once(run):
     with pytest.raises(KeyboardInterrupt), run.until_stopped():
         signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(second)
+        signal.raise_signal(signal.SIGINT)
         pytest.fail("the second signal was not heeded")
 
 
 @pytest.mark.parametrize("error", [None, UserError("no"), KeyboardInterrupt()], ids=repr)
-def test_signals_go_where_they_went_before_when_the_run_is_left(run, error):
-    def own(_signum, _frame):
-        pass
-
-    before = {name: signal.signal(name, own) for name in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        try:
-            with run.until_stopped():
-                assert own not in (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
-                if error:
-                    raise error
-        except type(error or UserError()):
-            pass
-        assert signal.getsignal(signal.SIGINT) is signal.getsignal(signal.SIGTERM) is own
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
+def test_signals_go_where_they_went_before_when_the_run_is_left(run, error, request):
+    names, own = (signal.SIGINT, signal.SIGTERM), lambda *_: None
+    for name in names:
+        request.addfinalizer(partial(signal.signal, name, signal.signal(name, own)))
+    with suppress(UserError, KeyboardInterrupt), run.until_stopped():
+        assert own not in map(signal.getsignal, names)
+        if error:
+            raise error
+    assert [signal.getsignal(name) for name in names] == [own, own]
 
 
 # ---- the display ---------------------------------------------------------------------------------------------------
@@ -285,87 +173,27 @@ class Terminal(io.StringIO):
         return True
 
 
-def shown(monkeypatch, stderr, refresh_every=5):
-    """What stands on stderr after a stage of 2 epochs of 10 steps, gone on with at step 3 of the first."""
-    monkeypatch.setattr(sys, "stderr", stderr)
+def shown(monkeypatch, refresh_every):
+    """What stands on a terminal after a stage of 2 epochs of 10 steps, gone on with at step 3 of the first."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
     with Progress("search", 2, 10, refresh_every) as progress:
         for epoch in range(2):
             for step in range(3 if epoch == 0 else 0, 10):
                 progress.at(epoch, step)
             progress.epoch_done(epoch, {"loss": f"0.{epoch}", "test": "9%"})
-    return stderr.getvalue()
-
-
-def test_where_there_is_no_terminal_an_epoch_is_one_plain_line(monkeypatch, capsys):
-    assert shown(monkeypatch, io.StringIO()) == ""
-    assert capsys.readouterr().out == "search 1/2  loss 0.0  test 9%\nsearch 2/2  loss 0.1  test 9%\n"
+    return sys.stderr.getvalue()
 
 
 def test_a_terminal_shows_a_bar_that_goes_on_from_where_the_stage_was(monkeypatch, capsys):
-    bar = shown(monkeypatch, Terminal(), refresh_every=1)
+    bar = shown(monkeypatch, refresh_every=1)
     assert capsys.readouterr().out == ""
     assert bar.rpartition("\r")[2].startswith("search: 100%")
-    assert "20/20" in bar and "loss=0.1" in bar and "test=9%" in bar
-    assert " 3/20" in bar and " 13/20" in bar and " 21/20" not in bar
-    assert " 1/20" not in bar
+    assert all(told in bar for told in ("20/20", "loss=0.1", "test=9%", " 3/20", " 13/20"))
+    assert " 21/20" not in bar and " 1/20" not in bar
+    assert shown(monkeypatch, refresh_every=10).count("\r") < bar.count("\r") / 2  # not drawn at every step
 
 
-def test_the_bar_is_not_drawn_at_every_step(monkeypatch):
-    draws = [shown(monkeypatch, Terminal(), every).count("\r") for every in (1, 10)]
-    assert draws[1] < draws[0] / 2
-
-
-# ---- optimizers ----------------------------------------------------------------------------------------------------
-
-
-def stepped(name, gradients, groups=None, **options):
-    """A parameter that begins as 1, after each of some gradients; weight decay 0.01 unless groups say otherwise."""
-    parameter = nn.Parameter(torch.ones(1, dtype=torch.float64))
-    optimizer = build_optimizer(name, groups or [{"params": [parameter], "weight_decay": 0.01}], lr=0.1, **options)
-    values = []
-    for gradient in gradients:
-        parameter.grad = torch.full((1,), gradient, dtype=torch.float64)
-        optimizer.step()
-        values.append(parameter.item())
-    return values
-
-
-@pytest.mark.parametrize(
-    ("options", "values"),
-    [
-        # The decayed gradient of the first step is 0.5 + 0.01; with momentum, of the second, -0.2 + 0.01 w and
-        # 0.9 · 0.51 from before; Nesterov's looks ahead by 0.9 of the new momentum.
-        ({}, [0.949, 0.968051]),
-        ({"momentum": 0.9}, [0.949, 0.922151]),
-        ({"momentum": 0.9, "nesterov": True}, [0.9031, 0.89807411]),
-    ],
-    ids=str,
-)
-def test_sgd_steps_as_computed_by_hand(options, values):
-    assert stepped("sgd", [0.5, -0.2], **options) == pytest.approx(values, abs=1e-12)
-
-
-@pytest.mark.parametrize("options", [{}, {"momentum": 0.9, "nesterov": True}], ids=str)
-def test_adam_adds_its_weight_decay_to_the_gradient(options):
-    wanted, value, first, second = [], 1.0, 0.0, 0.0
-    for step, gradient in enumerate((0.0, 0.3, -0.4), start=1):
-        coupled = gradient + 0.01 * value
-        first, second = 0.9 * first + 0.1 * coupled, 0.999 * second + 0.001 * coupled**2
-        value -= 0.1 * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)) ** 0.5 + 1e-8)
-        wanted.append(value)
-    assert wanted[0] == pytest.approx(0.9, abs=1e-6)  # decoupled, a gradient of 0 would move it by 0.001 only
-    assert stepped("adam", (0.0, 0.3, -0.4), **options) == pytest.approx(wanted, abs=1e-12)
-
-
-@pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_every_group_has_its_own_weight_decay_and_may_be_given_by_an_iterator(name):
-    decayed, spared = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
-    groups = ({"params": iter([p]), "weight_decay": wd} for p, wd in ((decayed, 0.5), (spared, 0.0)))
-    optimizer = build_optimizer(name, groups, lr=0.1)
-    decayed.grad, spared.grad = torch.zeros(2), torch.zeros(2)
-    optimizer.step()
-    assert (decayed < 1).all()
-    assert (spared == 1).all()
+# ---- parameters ----------------------------------------------------------------------------------------------------
 
 
 def test_flat_gradients_are_laid_out_as_their_parameters_are():
@@ -378,37 +206,19 @@ def test_flat_gradients_are_laid_out_as_their_parameters_are():
     assert not any(parameter.grad.any() for parameter in parameters)
     sum((parameter * parameter.detach()).sum() for parameter in parameters).backward()
     assert all(torch.equal(parameter.grad, parameter.detach()) for parameter in parameters)
-    torch.testing.assert_close(
-        single.sort().values, torch.cat([p.detach().flatten() for p in parameters[:2]]).sort().values
-    )
-    assert torch.equal(double, parameters[2].detach())
-
-
-NETWORK = nn.Sequential(
-    nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), nn.LayerNorm(2)
-)
-
-
-def grouped(*options):
-    names = {id(parameter): name for name, parameter in NETWORK.named_parameters()}
-    groups = decay_groups(NETWORK, *options)
-    return [({names[id(parameter)] for parameter in group["params"]}, group["weight_decay"]) for group in groups]
-
-
-def test_all_parameters_decay_unless_asked_otherwise():
-    assert grouped(0.3) == [({name for name, _ in NETWORK.named_parameters()}, 0.3)]
+    torch._foreach_zero_([single, double])
+    assert not any(parameter.grad.any() for parameter in parameters)
 
 
 def test_batch_norm_parameters_are_spared_the_decay_if_asked():
-    spared = {"1.weight", "1.bias", "2.1.weight", "2.1.bias"}
-    everything = {name for name, _ in NETWORK.named_parameters()}
-    assert grouped(0.3, True) == [(everything - spared, 0.3), (spared, 0.0)]
-
-
-def test_a_network_without_batch_norm_is_one_group():
-    layer = nn.Linear(2, 2)
-    (group,) = decay_groups(layer, 0.3, True)
-    assert group == {"params": list(layer.parameters()), "weight_decay": 0.3}
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), nn.LayerNorm(2)
+    )
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    everything, spared = {*names.values()}, {"1.weight", "1.bias", "2.1.weight", "2.1.bias"}
+    for options, wanted in (((), [(everything, 0.3)]), ((True,), [(everything - spared, 0.3), (spared, 0.0)])):
+        groups = decay_groups(net, 0.3, *options)
+        assert [({names[id(one)] for one in group["params"]}, group["weight_decay"]) for group in groups] == wanted
 
 
 # ---- the machine ---------------------------------------------------------------------------------------------------
@@ -416,17 +226,10 @@ def test_a_network_without_batch_norm_is_one_group():
 
 @pytest.mark.parametrize(
     ("wanted", "gpu", "no_cuda", "gpus", "chosen"),
-    [
-        ("auto", 0, False, 0, "cpu"),
-        ("auto", 0, False, 1, "cuda"),
-        ("auto", 1, False, 2, "cuda"),
-        ("auto", 1, False, 1, "cpu"),
-        ("auto", 0, True, 1, "cpu"),
-        ("cpu", 0, False, 1, "cpu"),
-        ("cuda", 1, False, 2, "cuda"),
-        ("cuda", 0, True, 1, "cuda"),  # `device` beats `no_cuda`
-    ],
-)
+    [("auto", 0, False, 0, "cpu"), ("auto", 0, False, 1, "cuda"), ("auto", 1, False, 2, "cuda"),
+     ("auto", 1, False, 1, "cpu"), ("auto", 0, True, 1, "cpu"), ("cpu", 0, False, 1, "cpu"),
+     ("cuda", 1, False, 2, "cuda"), ("cuda", 0, True, 1, "cuda")],  # `device` beats `no_cuda`
+)  # fmt: skip
 def test_the_device_is_the_one_wanted_or_the_gpu_that_is_there(monkeypatch, wanted, gpu, no_cuda, gpus, chosen):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert choose_device(wanted, gpu, no_cuda) == chosen
@@ -473,7 +276,7 @@ def test_the_gpu_is_made_the_process_s_own_before_anything_comes_to_it(mode, two
     assert two_gpus == ["set cuda:1", "data to cuda:1"]
 
 
-def test_the_benchmark_makes_its_gpu_its_own_first(two_gpus, capsys):
+def test_the_benchmark_makes_its_gpu_its_own_first(two_gpus):
     assert benchmark.main(["--device", "cuda", "--gpu", "1"]) == 2
     assert two_gpus == ["set cuda:1", "data to cuda:1"]
 
@@ -499,36 +302,29 @@ def test_cudnn_tries_out_what_is_fastest_unless_every_run_has_to_have_the_same_b
         assert torch.backends.cudnn.benchmark != wanted
 
 
-@pytest.fixture
-def git(monkeypatch):
-    """What git answers, by its words; an exception is raised."""
-    answers, real = {}, subprocess.run
+NO_CHECKOUT = subprocess.CalledProcessError(128, "git")
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "commit", "changes"),
+    [("abc123\n", " M main.py\n", "abc123", True), ("abc123\n", "", "abc123", False),
+     (FileNotFoundError(), FileNotFoundError(), None, None), (NO_CHECKOUT, NO_CHECKOUT, None, None)],
+    ids=repr,
+)  # fmt: skip
+def test_the_environment_says_what_a_run_was_made_with(monkeypatch, head, status, commit, changes):
+    real = subprocess.run
 
     def answer(words, **options):
         if words[0] != "git":
             return real(words, **options)
-        assert options["cwd"] == Path(__file__).resolve().parent.parent and options["check"]
-        found = answers[" ".join(words[1:])]
+        assert options["cwd"] == PROJECT and options["check"]
+        found = {"rev-parse HEAD": head, "status --porcelain": status}[" ".join(words[1:])]
         if isinstance(found, Exception):
             raise found
         return SimpleNamespace(stdout=found)
 
     monkeypatch.setattr(subprocess, "run", answer)
-    return answers
-
-
-def test_the_environment_says_what_a_run_was_made_with(git):
-    git.update({"rev-parse HEAD": "abc123\n", "status --porcelain": " M main.py\n"})
     found = json.loads(json.dumps(describe_environment("cpu")))
-    assert (found["commit"], found["uncommitted_changes"], found["cuda"]) == ("abc123", True, None)
-    assert found["packages"]["torch"] == torch.__version__
-    assert all(found["packages"].values())
-    assert found["device"] == device_name("cpu") == f"cpu ({torch.get_num_threads()} threads)"
-    git["status --porcelain"] = ""
-    assert describe_environment("cpu")["uncommitted_changes"] is False
-
-
-@pytest.mark.parametrize("error", [FileNotFoundError(), subprocess.CalledProcessError(128, "git")], ids=repr)
-def test_without_git_the_commit_is_unknown(git, error):
-    git.update({"rev-parse HEAD": error, "status --porcelain": error})
-    assert describe_environment("cpu")["commit"] is None
+    assert (found["commit"], found["uncommitted_changes"], found["cuda"]) == (commit, changes, None)
+    assert found["packages"]["torch"] == torch.__version__ and all(found["packages"].values())
+    assert found["device"] == f"cpu ({torch.get_num_threads()} threads)"

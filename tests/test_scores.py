@@ -1,6 +1,7 @@
 """Scores as they are learned and judged: penalties, decay, projection, what is frozen, rounding, a row's figures."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from models.folding import FoldedNetwork
 from models.initialise import WeightDraw, draw_scores, draw_weights
 from models.layers import FullyConnected, Round, Soft, TopKInLayer
 from models.masking import masked_layers, to_masked
+from tests.conftest import same_bits
 from tests.toys import images, splits
 from trainers.training.loop import train_step
 from trainers.training.scores import PENALTIES, ScoreTraining
@@ -45,19 +47,25 @@ def learning(*words: str, rule: Round | Soft | None = None, bias: bool = False, 
     return ScoreTraining(net, rule or Round(0.5), parse_args(["--algo", "hc", *words]))
 
 
-def take_steps(training: ScoreTraining, steps: int, seed: int = 0) -> None:
+def take_steps(training: ScoreTraining, steps: int) -> None:
     for step in range(steps):
-        batch = images(8, seed + step)
+        batch = images(8, step)
         train_step(training, step, batch.images.float() / 128 - 1, batch.labels)
-
-
-def drawing(stream: str) -> torch.Generator:
-    return torch.Generator().manual_seed(5)
 
 
 def set_scores(training: ScoreTraining, values: Tensor | float) -> Tensor:
     training.flat.scores.data.copy_(torch.as_tensor(values))
     return training.flat.scores.detach()
+
+
+def drawing(stream: str) -> torch.Generator:
+    assert stream == "rounding"
+    return torch.Generator().manual_seed(5)
+
+
+def measured(training: ScoreTraining) -> dict:
+    """The row of data without images to validate on."""
+    return training.measure(splits(24, val=False), drawing)
 
 
 @pytest.fixture
@@ -66,7 +74,7 @@ def judged(monkeypatch) -> list:
     calls = []
 
     def evaluate(network: nn.Module, batches: object, precision: str) -> float:
-        calls.append(({name: value.clone() for name, value in network.state_dict().items()}, batches))
+        calls.append((deepcopy(network.state_dict()), batches))
         return 10.0 * len(calls)
 
     monkeypatch.setattr(scores_module, "evaluate", evaluate)
@@ -74,53 +82,33 @@ def judged(monkeypatch) -> list:
     return calls
 
 
-def kept_in(state: dict[str, Tensor], training: ScoreTraining) -> dict[str, Tensor]:
-    """What the weights of an evaluated network are, relative to the weights of the one that is trained."""
-    own = training.network.state_dict()
-    return {name: state[f"{name}.weight"] / own[f"{name}.weight"] for name in masked_layers(training.network)}
+def kept_in(state: dict[str, Tensor], training: ScoreTraining) -> Tensor:
+    """What the weights of an evaluated network are, relative to the weights of the one that is trained; flat."""
+    layers = masked_layers(training.network).items()
+    return torch.cat([(state[f"{name}.weight"] / layer.weight.detach()).flatten() for name, layer in layers])
 
 
 # ---- penalties -----------------------------------------------------------------------------------------------------
 
-# Of the scores 0, 1/4, 1/2, 1 beside the weights 1, -2, 3, 1/2: the value, and its derivative by every score.
-BY_HAND = {
-    "L2": (1.0, 1.0, 1.3125, [0.0, 0.5, 1.0, 2.0]),
-    "L1": (1.0, 1.0, 1.75, [0.0, 1.0, 1.0, 1.0]),
-    "L1_L2": (1.0, 1.0, 3.0625, [0.0, 1.5, 2.0, 3.0]),
-    "var_red_1": (1.0, 1.0, 0.4375, [1.0, 0.5, 0.0, -1.0]),
-    "var_red_2": (1.0, 1.0, 3.0, [1.0, 2.0, 0.0, -0.25]),
-    "bin_entropy": (1.0, 1.0, 0.5623351446 + math.log(2), [0.0, math.log(3), 0.0, 0.0]),
-}
+# Of the scores 0, 1/4, 1/2, 1 beside the weights 1, -2, 3, 1/2: α, α′, the value, and its derivative by every score.
+BY_HAND = [
+    ("L2", 1.0, 1.0, 1.3125, [0.0, 0.5, 1.0, 2.0]),
+    ("L1", 1.0, 1.0, 1.75, [0.0, 1.0, 1.0, 1.0]),
+    ("L1_L2", 1.0, 1.0, 3.0625, [0.0, 1.5, 2.0, 3.0]),
+    ("var_red_1", 1.0, 1.0, 0.4375, [1.0, 0.5, 0.0, -1.0]),
+    ("var_red_1", 2.0, 3.0, 0.0263671875 + 0.03125, [0.0, 0.10546875, -0.0625, 0.0]),
+    ("var_red_2", 1.0, 1.0, 3.0, [1.0, 2.0, 0.0, -0.25]),
+    ("bin_entropy", 1.0, 1.0, 0.5623351446 + math.log(2), [0.0, math.log(3), 0.0, 0.0]),
+]
 
 
-@pytest.mark.parametrize("name", BY_HAND)
-def test_a_penalty_has_the_value_and_the_slope_found_by_hand(name):
-    a, b, value, slope = BY_HAND[name]
+@pytest.mark.parametrize(("name", "a", "b", "value", "slope"), BY_HAND)
+def test_a_penalty_has_the_value_and_the_slope_found_by_hand(name, a, b, value, slope):
     scores = torch.tensor([0.0, 0.25, 0.5, 1.0], requires_grad=True)
     found = PENALTIES[name](scores, torch.tensor([1.0, -2.0, 3.0, 0.5]), a, b)
     found.backward()
     assert found.item() == pytest.approx(value, rel=1e-6)
     assert scores.grad.tolist() == pytest.approx(slope, rel=1e-6, abs=1e-7)
-
-
-def test_every_penalty_is_checked_by_hand():
-    assert set(PENALTIES) == set(BY_HAND)
-
-
-def test_var_red_1_raises_s_to_alpha_and_one_minus_s_to_alpha_prime():
-    scores = torch.tensor([0.0, 0.25, 0.5, 1.0], requires_grad=True)
-    found = PENALTIES["var_red_1"](scores, torch.ones(4), 2.0, 3.0)
-    found.backward()
-    assert found.item() == pytest.approx(0.0263671875 + 0.03125)
-    assert scores.grad.tolist() == pytest.approx([0.0, 0.10546875, -0.0625, 0.0])
-
-
-def test_bin_entropy_is_nothing_at_0_and_1_and_its_gradient_is_finite_there():
-    scores = torch.tensor([0.0, 1.0, 0.0, 1.0], requires_grad=True)
-    found = PENALTIES["bin_entropy"](scores, torch.ones(4), 1.0, 1.0)
-    found.backward()
-    assert found.item() == 0.0
-    assert scores.grad.tolist() == [0.0] * 4
 
 
 def test_a_penalty_reaches_the_gradient_times_lambda_also_of_pruned_scores():
@@ -136,152 +124,72 @@ def test_var_red_2_pairs_every_score_with_its_own_weight_and_bias():
     training = learning("--regularization", "var_red_2", "--lmbda", "2", bias=True)
     set_scores(training, 0.25)
     training.penalty().backward()
-    layers = masked_layers(training.network).values()
-    for layer in layers:
+    for layer in masked_layers(training.network).values():
         torch.testing.assert_close(layer.scores.grad, 2 * layer.weight.square() * 0.5)
         torch.testing.assert_close(layer.bias_scores.grad, 2 * layer.bias.square() * 0.5)
-    assert all(layer.weight.grad is None for layer in layers)
-
-
-@pytest.mark.parametrize("name", ["L1", "var_red_1", "var_red_2", "bin_entropy", "none"])
-def test_a_step_adds_the_penalty_to_the_gradient_and_not_to_the_loss(name):
-    trainings = [learning("--lr", "0.1", "--wd", "0", "--momentum", "0") for _ in range(2)]
-    trainings[1] = learning("--lr", "0.1", "--wd", "0", "--momentum", "0", "--regularization", name, "--lmbda", "0.3")
-    batch = images(8, 0)
-    losses = [train_step(one, 0, batch.images.float() / 128 - 1, batch.labels)[0] for one in trainings]
-    assert losses[0] == losses[1]
-    start = learning().flat.scores
-    if name != "none":
-        weights = torch.cat([layer.weight.flatten() for layer in masked_layers(trainings[0].network).values()])
-        PENALTIES[name](start, weights, 1.0, 1.0).backward()
-    without, with_penalty = (one.flat.scores.detach() for one in trainings)
-    torch.testing.assert_close(with_penalty, without - 0.1 * 0.3 * start.grad)
-
-
-# ---- L2 as a weight decay ------------------------------------------------------------------------------------------
+        assert layer.weight.grad is None
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("name", ["L2", "L1_L2"])
 def test_l2_as_a_weight_decay_learns_what_l2_in_the_loss_does(name, optimizer):
     common = ("--optimizer", optimizer, "--lr", "0.05", "--wd", "0.01")
-    decayed = learning(*common, "--regularization", name, "--lmbda", "0.03")
-    added = learning(*common)
+    decayed, added = learning(*common, "--regularization", name, "--lmbda", "0.03"), learning(*common)
     added.penalty = lambda: 0.03 * PENALTIES[name](added.flat.scores, torch.empty(0), 1.0, 1.0)
-    plain = learning(*common)
-    for training in (decayed, added, plain):
+    for training in (decayed, added):
         take_steps(training, 6)
     torch.testing.assert_close(decayed.flat.scores, added.flat.scores, rtol=1e-5, atol=1e-6)
-    assert (decayed.flat.scores - plain.flat.scores).abs().max() > 1e-3
 
 
 def test_l2_costs_no_work_in_a_step_and_l1_l2_only_that_of_l1():
-    assert learning("--regularization", "L2").penalty() is None
-    assert learning().penalty() is None
+    assert learning("--regularization", "L2").penalty() is learning().penalty() is None
     both = learning("--regularization", "L1_L2", "--lmbda", "0.5")
     assert both.penalty().item() == pytest.approx(0.5 * both.flat.scores.sum().item(), rel=1e-5)
 
 
-def test_weight_decay_and_its_momentum_act_on_the_scores_of_pruned_weights_too():
-    training = learning("--lr", "0.1", "--wd", "0.5", "--momentum", "0.9")
+def test_pruned_weights_decay_by_wd_and_their_scores_by_the_penalty_too_both_with_momentum():
+    words = ("--lr", "0.1", "--wd", "0.5", "--momentum", "0.9", "--regularization", "L2", "--lmbda", "1")
+    training = learning(*words, "--freeze_weights", "false")
     training.flat.flags.fill_(False)  # no gradient from the task
-    before = training.flat.scores.detach().clone()
+    learned = {training.network.conv.weight: 0.5, training.flat.scores: 0.5 + 2 * 1}
+    before = [part.detach().clone() for part in learned]
     take_steps(training, 2)
-    first = before * (1 - 0.1 * 0.5)
-    second = first - 0.1 * (0.9 * 0.5 * before + 0.5 * first)
-    torch.testing.assert_close(training.flat.scores.detach(), second)
-
-
-def test_a_pruned_score_learns_nothing_from_the_task_and_a_score_under_the_threshold_does():
-    training = learning("--lr", "0.1", "--wd", "0", "--momentum", "0")
-    training.flat.flags[::2] = False
-    before = training.flat.scores.detach().clone()
-    take_steps(training, 1)
-    moved = training.flat.scores != before
-    assert not moved[::2].any()
-    assert moved[1::2][before[1::2] <= 0.5].any()
-
-
-# ---- projection ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("words", "inside"),
-    [
-        ((), [True] * 7),
-        (("--project_freq", "3"), [True, False, False, True, False, False, True]),
-        (("--project_freq", "3", "--differentiate_clamp", "true"), [True] * 7),
-    ],
-)
-def test_scores_are_projected_before_the_forward_pass_every_project_freq_steps(words, inside):
-    training = learning("--lr", "30", "--momentum", "0", *words)
-    set_scores(training, training.flat.scores.detach() * 3 - 1)
-    seen = []
-    training.network.register_forward_pre_hook(
-        lambda *_: seen.append(bool(((training.flat.scores >= 0) & (training.flat.scores <= 1)).all()))
-    )
-    take_steps(training, 7)
-    assert seen == inside
-
-
-def test_scores_are_projected_at_the_end_of_the_epoch():
-    training = learning("--lr", "30", "--momentum", "0", "--project_freq", "100")
-    take_steps(training, 3)
-    before = training.flat.scores.detach().clone()
-    assert before.min() < 0
-    assert before.max() > 1
-    training.after_steps()
-    assert torch.equal(training.flat.scores.detach(), before.clamp(0, 1))
+    for (part, decay), start in zip(learned.items(), before):
+        first = start * (1 - 0.1 * decay)
+        torch.testing.assert_close(part.detach(), first - 0.1 * decay * (0.9 * start + first))
 
 
 # ---- what learns ---------------------------------------------------------------------------------------------------
 
 
-def parameters_apart_from_scores(training: ScoreTraining) -> dict[str, Tensor]:
-    named = training.network.named_parameters()
-    return {name: value.detach().clone() for name, value in named if not name.endswith("scores")}
+@pytest.mark.parametrize(
+    ("words", "inside"),
+    [((), [True] * 7), (("--project_freq", "3"), [True, False, False, True, False, False, True]),
+     (("--project_freq", "3", "--differentiate_clamp", "true"), [True] * 7)],
+)  # fmt: skip
+def test_scores_are_projected_before_the_forward_pass_every_project_freq_steps_and_after_the_last(words, inside):
+    training, seen = learning("--lr", "30", "--momentum", "0", *words), []
+    scores = set_scores(training, training.flat.scores.detach() * 3 - 1)
+    training.network.register_forward_pre_hook(lambda *_: seen.append(torch.equal(scores, scores.clamp(0, 1))))
+    take_steps(training, 7)
+    assert seen == inside
+    last = scores.clone()
+    assert last.min() < 0 and last.max() > 1
+    training.after_steps()
+    assert torch.equal(scores, last.clamp(0, 1))
 
 
-def test_weights_biases_and_batch_norm_scales_stay_frozen_and_batch_norm_statistics_move():
-    training = learning("--lr", "1", "--wd", "0.1", bias=True, affine=True)
-    before, mean = parameters_apart_from_scores(training), training.network.norm.running_mean.clone()
-    assert {"norm.weight", "norm.bias", "conv.weight", "conv.bias"} <= before.keys()
+@pytest.mark.parametrize("freeze", ["true", "false"])
+def test_scores_and_batch_norm_statistics_move_and_weights_and_biases_unless_they_are_frozen(freeze):
+    training = learning("--lr", "0.1", "--freeze_weights", freeze, bias=True, affine=True)
+    before = deepcopy(training.network.state_dict())
     take_steps(training, 3)
-    after = parameters_apart_from_scores(training)
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert all(training.network.get_parameter(name).grad is None for name in before)  # nor is work spent on them
-    assert not torch.equal(training.network.norm.running_mean, mean)
-
-
-def test_with_freeze_weights_off_weights_and_biases_learn_and_batch_norm_scales_do_not():
-    training = learning("--lr", "0.1", "--freeze_weights", "false", bias=True, affine=True)
-    before, scores = parameters_apart_from_scores(training), training.flat.scores.detach().clone()
-    take_steps(training, 3)
-    after = parameters_apart_from_scores(training)
-    assert {name for name in before if torch.equal(before[name], after[name])} == {"norm.weight", "norm.bias"}
-    assert not torch.equal(training.flat.scores.detach(), scores)
-
-
-def test_weights_that_learn_decay_by_wd_alone_and_not_by_the_penalty_on_the_scores():
-    words = ("--lr", "0.1", "--wd", "0.5", "--momentum", "0", "--regularization", "L2", "--lmbda", "1")
-    training = learning(*words, "--freeze_weights", "false")
-    training.flat.flags.fill_(False)
-    weight, scores = training.network.conv.weight.detach().clone(), training.flat.scores.detach().clone()
-    take_steps(training, 1)
-    torch.testing.assert_close(training.network.conv.weight.detach(), weight * (1 - 0.1 * 0.5))
-    torch.testing.assert_close(training.flat.scores.detach(), scores * (1 - 0.1 * (0.5 + 2 * 1)))
-
-
-def test_bias_scores_are_learned_and_penalised_only_where_there_are_biases():
-    assert learning().flat.scores.numel() == 158
-    penalised = learning("--regularization", "L1", bias=True)
-    penalised.penalty().backward()
-    assert torch.equal(penalised.flat.scores.grad[158:], torch.full((9,), 1e-3))
-    training = learning("--lr", "0.1", "--wd", "0", bias=True)
-    assert [layer.bias_scores.numel() for layer in masked_layers(training.network).values()] == [2, 4, 3]
-    before = training.network.out.bias_scores.detach().clone()
-    take_steps(training, 1)
-    assert (training.network.out.bias_scores.detach() != before).all()
+    parameters = {name: part for name, part in training.network.named_parameters() if name.partition(".")[0] != "norm"}
+    learned = {name for name in parameters if freeze == "false" or name.endswith("scores")}
+    statistics = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+    after = training.network.state_dict()
+    assert {name for name in before if not torch.equal(before[name], after[name])} == learned | statistics
+    assert {name for name, part in training.network.named_parameters() if part.grad is not None} == learned
 
 
 def test_the_learning_rate_warms_up_and_then_follows_the_policy():
@@ -290,52 +198,35 @@ def test_the_learning_rate_warms_up_and_then_follows_the_policy():
     assert [training.lr(epoch) for epoch in range(6)] == pytest.approx([0.2, 0.4, *(0.4 * half for half in halves)])
 
 
-def test_multistep_divides_at_the_given_milestones_by_the_given_gamma():
-    words = ("--lr_policy", "multistep_lr", "--milestones", "1", "3", "--gamma", "0.5")
-    training = learning("--lr", "0.4", "--epochs", "4", *words)
-    assert [training.lr(epoch) for epoch in range(4)] == pytest.approx([0.4, 0.2, 0.2, 0.1])
-
-
 def test_labels_are_smoothed_as_the_config_says():
     logits, labels = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
     log_p = logits.log_softmax(1)[0]
-    expected = -(0.7 * log_p[0] + 0.1 * log_p.sum())
     found = learning("--label_smoothing", "0.3").loss(logits, labels, torch.empty(0))
-    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert found.item() == pytest.approx(-(0.7 * log_p[0] + 0.1 * log_p.sum()).item(), rel=1e-6)
 
 
-# ---- how scores are rounded to be judged -------------------------------------------------------------------------
+# ---- how scores are rounded to be judged ---------------------------------------------------------------------------
 
 
 def test_naive_switches_on_what_lies_strictly_above_the_threshold_and_is_in_play(judged):
     training = learning(*ROUNDED, rule=Round(0.25))
-    scores = set_scores(training, torch.tensor([0.0, 0.25, 0.26, 1.0]).repeat(40)[:158])
-    training.flat.flags[3] = False
-    expected = scores > 0.25
-    expected[3] = False
-    assert torch.equal(training.naive_mask(), expected)
-    row = training.measure(splits(24), drawing)
-    assert kept_in(judged[0][0], training)["conv"].flatten().tolist() == expected[:18].float().tolist()
-    assert row["model_sparsity"] == pytest.approx(100 * int(expected.sum()) / 158)
-
-
-def test_without_rounding_in_the_forward_pass_naive_rounds_at_the_rules_threshold():
-    training = learning(rule=Soft(0.25))
-    scores = set_scores(training, torch.linspace(0, 1, 158))
-    assert torch.equal(training.naive_mask(), scores > 0.25)
+    on = set_scores(training, torch.tensor([0.0, 0.25, 0.26, 1.0]).repeat(40)[:158]) > 0.25
+    training.flat.flags[3] = on[3] = False
+    assert torch.equal(training.naive_mask(), on)
+    row = measured(training)
+    assert torch.equal(kept_in(judged[0][0], training), on.float())
+    assert row["model_sparsity"] == pytest.approx(100 * int(on.sum()) / 158)
 
 
 def test_prob_keeps_each_weight_with_its_score_as_probability(judged):
     training = learning("--round", "prob", "--num_test", "300", rule=Soft())
-    scores = set_scores(training, torch.cat([torch.zeros(20), torch.ones(20), torch.full((118,), 0.3)]))
+    scores = set_scores(training, torch.cat([torch.zeros(20), torch.ones(20), torch.full((118,), 0.3)])).clone()
     training.flat.flags[-18:] = False
-    row = training.measure(splits(24, val=False), drawing)
-    draws = torch.stack([torch.cat([part.flatten() for part in kept_in(s, training).values()]) for s, _ in judged[:-1]])
+    row = measured(training)
+    draws = torch.stack([kept_in(state, training) for state, _ in judged[:-1]])
     frequencies = draws.mean(0)
-    assert set(draws.unique().tolist()) <= {0.0, 1.0}
-    assert frequencies[:20].eq(0).all()
-    assert frequencies[20:40].eq(1).all()
-    assert frequencies[-18:].eq(0).all()
+    assert set(draws.unique().tolist()) == {0.0, 1.0}
+    assert frequencies[[*range(40), *range(140, 158)]].tolist() == [0.0] * 20 + [1.0] * 20 + [0.0] * 18
     assert frequencies[40:140].mean().item() == pytest.approx(0.3, abs=0.01)
     assert (frequencies[40:140] - 0.3).abs().max() < 0.15
     assert row["model_sparsity"] == pytest.approx(100 * frequencies.mean().item(), rel=1e-4)
@@ -346,21 +237,18 @@ def test_prob_keeps_each_weight_with_its_score_as_probability(judged):
 def test_naive_prob_draws_the_first_linear_layer_alone(judged, rule):
     training = learning("--round", "naive_prob", "--num_test", "100", rule=rule)
     set_scores(training, torch.cat([torch.full((18,), 0.9), torch.full((128,), 0.3), torch.full((12,), 0.1)]))
-    training.measure(splits(24, val=False), drawing)
-    kept = [kept_in(state, training) for state, _ in judged[:100]]
-    assert all(one["conv"].eq(1).all() for one in kept)
-    assert all(one["out"].eq(0).all() for one in kept)
-    assert torch.stack([one["hidden"] for one in kept]).mean().item() == pytest.approx(0.3, abs=0.02)
+    measured(training)
+    conv, hidden, out = torch.stack([kept_in(state, training) for state, _ in judged[:100]]).split([18, 128, 12], 1)
+    assert (conv.min(), out.max()) == (1, 0)
+    assert hidden.mean().item() == pytest.approx(0.3, abs=0.02)
 
 
 def test_all_ones_switches_on_all_that_is_in_play(judged):
     training = learning("--round", "all_ones", rule=Soft())
     set_scores(training, 0.0)
     training.flat.flags[:9] = False
-    row = training.measure(splits(24), drawing)
-    kept = kept_in(judged[0][0], training)
-    assert kept["conv"].flatten().tolist() == [0.0] * 9 + [1.0] * 9
-    assert kept["hidden"].eq(1).all()
+    row = measured(training)
+    assert kept_in(judged[0][0], training).tolist() == [0.0] * 9 + [1.0] * 149
     assert row["model_sparsity"] == pytest.approx(100 * 149 / 158)
 
 
@@ -368,7 +256,7 @@ def test_noise_of_the_given_deviation_is_added_to_the_scores_before_they_are_rou
     training = learning("--noise", "true", "--noise_ratio", "0.2", "--num_test", "300", rule=Round(0.5))
     set_scores(training, 0.6)
     training.flat.flags[:58] = False
-    row = training.measure(splits(24, val=False), drawing)
+    row = measured(training)
     expected = 0.5 * (1 + math.erf(0.1 / 0.2 / math.sqrt(2)))  # the chance that 0.6 plus noise lies above 0.5
     assert row["model_sparsity"] == pytest.approx(100 * 100 / 158 * expected, abs=0.5)
     assert len(judged) == 301
@@ -376,76 +264,59 @@ def test_noise_of_the_given_deviation_is_added_to_the_scores_before_they_are_rou
 
 
 @pytest.mark.parametrize("words", [("--noise", "true"), ("--noise_ratio", "0.2")])
-def test_noise_needs_both_of_its_options(judged, words):
-    training = learning(*words, "--num_test", "3")
-    row = training.measure(splits(24, val=False), drawing)
+def test_noise_needs_both_of_its_options_and_without_chance_num_test_judges_once(judged, words):
+    row = measured(learning(*words, "--num_test", "3"))
     assert len(judged) == 1
     assert row["test_acc"] == row["test_acc_before_rounding"]
 
 
 def test_num_test_draws_are_different_and_their_accuracies_averaged(judged):
-    training = learning("--round", "prob", "--num_test", "3", rule=Soft())
     data = splits(24)
-    row = training.measure(data, drawing)
+    row = learning("--round", "prob", "--num_test", "3", rule=Soft()).measure(data, drawing)
     assert [batches for _, batches in judged] == [data.test] * 3 + [data.val] * 3 + [data.test]
-    assert row["test_acc"] == (10 + 20 + 30) / 3
-    assert row["val_acc"] == (40 + 50 + 60) / 3
-    assert row["test_acc_before_rounding"] == 70
-    weights = [state["hidden.weight"] for state, _ in judged]
-    assert not torch.equal(weights[0], weights[1])
-    assert all(torch.equal(weights[draw], weights[draw + 3]) for draw in range(3))
+    accuracies = (row["test_acc"], row["val_acc"], row["test_acc_before_rounding"])
+    assert accuracies == ((10 + 20 + 30) / 3, (40 + 50 + 60) / 3, 70)
+    first, second, third, *again = [state["hidden.weight"] for state, _ in judged[:6]]
+    assert not torch.equal(first, second) and same_bits(again, [first, second, third])
 
 
-def test_without_chance_num_test_judges_once(judged):
-    learning("--num_test", "5", rule=Soft()).measure(splits(24, val=False), drawing)
-    assert len(judged) == 2
-
-
-def test_the_draws_of_a_rounding_are_those_of_the_stream_rounding():
-    training, asked = learning("--round", "prob", rule=Soft()), []
-    training.measure(splits(24), lambda stream: asked.append(stream) or torch.Generator().manual_seed(0))
-    assert asked == ["rounding"]
-
-
-# ---- before and after rounding -----------------------------------------------------------------------------------
+# ---- before and after rounding -------------------------------------------------------------------------------------
 
 
 def test_rounded_in_the_forward_pass_is_judged_once_for_both_columns(judged):
     data = splits(24)
     row = learning(*ROUNDED).measure(data, drawing)
     assert [batches for _, batches in judged] == [data.test, data.val]
-    assert row["test_acc_before_rounding"] == row["test_acc"] == 10
-    assert row["val_acc"] == 20
+    assert (row["test_acc_before_rounding"], row["test_acc"], row["val_acc"]) == (10, 10, 20)
 
 
-@pytest.mark.parametrize("words", [("--round", "prob"), ("--round", "all_ones"), ("--noise", "--noise_ratio", "0.1")])
-def test_another_rounding_than_the_forward_pass_is_judged_beside_it(judged, words):
-    training = learning(*ROUNDED, *words)
-    row = training.measure(splits(24, val=False), drawing)
+@pytest.mark.parametrize(
+    ("words", "rule"),
+    [(("--round", "prob"), Round(0.5)), (("--round", "all_ones"), Round(0.5)),
+     (("--noise", "--noise_ratio", "0.1"), Round(0.5)),
+     (("--round", "all_ones"), TopKInLayer(0.3))],  # it ranks within a layer
+)  # fmt: skip
+def test_another_rounding_than_the_forward_pass_is_judged_beside_it(judged, words, rule):
+    training = learning(*ROUNDED, *words, rule=rule)
+    row = measured(training)
     assert (row["test_acc"], row["test_acc_before_rounding"]) == (10, 20)
     layers = masked_layers(training.network)
     assert all(torch.equal(judged[1][0][f"{name}.weight"], layers[name].effective_weight()) for name in layers)
 
 
-def test_a_rule_that_ranks_within_a_layer_is_judged_layer_by_layer(judged):
-    training = learning("--round", "all_ones", rule=TopKInLayer(0.3))
-    training.measure(splits(24, val=False), drawing)
-    for name, layer in masked_layers(training.network).items():
-        assert torch.equal(judged[1][0][f"{name}.weight"], layer.effective_weight())
-        assert int((layer.effective_weight() != 0).sum()) == layer.scores.numel() - int(0.7 * layer.scores.numel())
-
-
-def test_unrounded_scores_are_judged_as_they_are_and_rounded(judged):
-    training = learning(rule=Soft())
+def test_unrounded_scores_are_judged_as_they_are_and_rounded_with_the_statistics_of_the_moment(judged):
+    training = learning(rule=Soft(0.25), affine=True)
     training.flat.flags[::3] = False
-    row = training.measure(splits(24, val=False), drawing)
-    assert row["val_acc"] is None
-    assert (row["test_acc"], row["test_acc_before_rounding"]) == (10, 20)
-    layers = masked_layers(training.network)
-    after, before = judged[0][0], judged[1][0]
-    for name, layer in layers.items():
+    take_steps(training, 2)
+    row = measured(training)
+    assert (row["test_acc"], row["test_acc_before_rounding"], row["val_acc"]) == (10, 20, None)
+    (after, _), (before, _) = judged
+    for name, layer in masked_layers(training.network).items():
         torch.testing.assert_close(before[f"{name}.weight"], layer.weight * layer.scores * layer.flag)
-        torch.testing.assert_close(after[f"{name}.weight"], layer.weight * ((layer.scores > 0.5) & layer.flag))
+        torch.testing.assert_close(after[f"{name}.weight"], layer.weight * ((layer.scores > 0.25) & layer.flag))
+    for state in (before, after):
+        assert torch.equal(state["norm.running_mean"], training.network.norm.running_mean)
+        assert state["norm.running_mean"].abs().min() > 0
 
 
 def test_soft_scores_and_their_rounding_can_answer_differently():
@@ -453,12 +324,11 @@ def test_soft_scores_and_their_rounding_can_answer_differently():
     one[1].weight.data.copy_(torch.tensor([[3.0], [1.0]]))
     spec = DataSpec(shape=(1, 1, 1), classes=("a", "b"), mean=(0.0,), std=(1.0,))
     white = ImageSet(torch.full((4, 1, 1, 1), 255, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
-    training = ScoreTraining(to_masked(one), Soft(), parse_args([]))
+    training, plain = ScoreTraining(to_masked(one), Soft(), parse_args([])), PlainBatches(white, spec)
     set_scores(training, torch.tensor([0.4, 0.6]))  # 1.2 against 0.6; rounded, 0 against 1
-    plain = PlainBatches(white, spec)
     row = training.measure(Splits(spec, TrainBatches(white, spec, 4), plain, plain), drawing)
-    assert (row["test_acc_before_rounding"], row["test_acc"], row["val_acc"]) == (100.0, 0.0, 0.0)
-    assert row["model_sparsity"] == 50.0
+    wanted = {"test_acc_before_rounding": 100.0, "test_acc": 0.0, "val_acc": 0.0, "model_sparsity": 50.0}
+    assert {name: row[name] for name in wanted} == wanted
 
 
 def test_biases_are_judged_under_their_own_scores(judged):
@@ -467,33 +337,23 @@ def test_biases_are_judged_under_their_own_scores(judged):
     layer.bias_scores.data.copy_(torch.tensor([0.9, 0.2, 0.9]))
     layer.bias_flag[2] = False
     layer.bias.data.fill_(5.0)
-    training.measure(splits(24), drawing)
+    measured(training)
     assert judged[0][0]["out.bias"].tolist() == [5.0, 0.0, 0.0]
-
-
-def test_what_is_judged_has_the_batch_norm_statistics_of_the_moment(judged):
-    training = learning(affine=True)
-    take_steps(training, 2)
-    training.measure(splits(24), drawing)
-    state, own = judged[0][0], training.network.state_dict()
-    assert all(torch.equal(state[name], own[name]) for name in state if name.startswith("norm."))
-    assert own["norm.running_mean"].abs().min() > 0
 
 
 @pytest.mark.parametrize(("name", "value"), [("none", 0.0), ("L2", 0.25), ("L1_L2", 0.75), ("var_red_1", 0.25)])
 def test_the_row_has_lambda_times_the_whole_penalty(name, value):
     training = learning("--regularization", name, "--lmbda", "0.1")
     set_scores(training, 0.5)
-    assert training.measure(splits(24), drawing)["regularization_loss"] == pytest.approx(0.1 * 158 * value, rel=1e-5)
+    assert measured(training)["regularization_loss"] == pytest.approx(0.1 * 158 * value, rel=1e-5)
 
 
 def test_measuring_changes_nothing_of_the_training():
     training = learning("--round", "prob", "--num_test", "2", rule=Soft(), affine=True)
     training.network.train()
-    before = {name: value.clone() for name, value in training.network.state_dict().items()}
-    training.measure(splits(24), drawing)
-    after = training.network.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    before = deepcopy(training.network.state_dict())
+    measured(training)
+    assert same_bits(before, training.network.state_dict())
     assert training.network.training
 
 
@@ -502,27 +362,11 @@ def test_measuring_changes_nothing_of_the_training():
 
 def test_the_densities_logged_are_of_weights_in_play_and_of_each_layers_weights_that_are_switched_on():
     training = learning(bias=True)
-    set_scores(training, 1.0)
-    training.flat.scores.data[-1] = 0.0  # a bias: not counted
-    with torch.no_grad():
-        training.flat.split(training.flat.scores)["out.weight"].fill_(0.0)
+    scores = set_scores(training, torch.linspace(0.6, 1, 167))
+    scores[146:158] = scores[-1] = 0.0  # the last layer, and a bias that is not counted
     training.flat.flags[:9] = False  # half of the convolution
     training.flat.flags[158:] = False
-    scalars, histograms = training.describe()
-    expected = {
-        "weights_in_play_percent": 100 * 149 / 158,
-        "layers/conv": 50.0,
-        "layers/hidden": 100.0,
-        "layers/out": 0.0,
-    }
-    assert scalars == pytest.approx(expected)
-    assert histograms == {}
-
-
-def test_histograms_show_scores_in_play_and_leave_out_layers_without_any():
-    training = learning()
-    training.flat.flags[:17] = False
+    layers = {"layers/conv": 50.0, "layers/hidden": 100.0, "layers/out": 0.0}
+    assert training.describe() == ({"weights_in_play_percent": pytest.approx(100 * 149 / 158), **layers}, {})
     training.network.out.flag.fill_(False)
-    histograms = training.histograms()
-    assert set(histograms) == {"scores/conv", "scores/hidden"}
-    assert torch.equal(histograms["scores/conv"], training.flat.scores.detach()[17:18])
+    assert same_bits(training.histograms(), {"scores/conv": scores[9:18], "scores/hidden": scores[18:146]})
