@@ -176,20 +176,18 @@ def complaint_about(folder: Path, text: str) -> str:
 # ---- declarations --------------------------------------------------------------------------------------------------
 
 
-def test_no_argument_at_all_gives_the_defaults_documented() -> None:
+def test_no_argument_at_all_gives_the_defaults_documented():
     assert parse_args([]) == Config()
     assert {name: getattr(Config(), name) for name in DEFAULTS} == DEFAULTS
 
 
-def test_no_name_is_declared_twice() -> None:
+def test_no_name_is_declared_twice():
     aliases = [alias for field in OPTIONS.values() for alias in field.json_schema_extra["aliases"]]
     names = [*OPTIONS, *aliases, *RETIRED]
     assert len(names) == len(set(names))
 
 
-def test_help_shows_every_option_with_its_meaning_and_default(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_help_shows_every_option_with_its_meaning_and_default(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "10000")
     monkeypatch.setattr(OPTIONS["gamma"], "description", "5% (a lot) of %s")
     with pytest.raises(SystemExit) as ended:
@@ -209,7 +207,7 @@ def test_help_shows_every_option_with_its_meaning_and_default(
 # ---- how options are given -----------------------------------------------------------------------------------------
 
 
-def test_the_published_sample_config_parses_as_it_is(tmp_path: Path) -> None:
+def test_the_published_sample_config_parses_as_it_is(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         config = from_yaml(tmp_path, SAMPLE)
@@ -218,13 +216,13 @@ def test_the_published_sample_config_parses_as_it_is(tmp_path: Path) -> None:
     assert list(config.prunings) == list(range(5, 150, 5))
 
 
-def test_flags_beat_the_file_which_beats_the_defaults(tmp_path: Path) -> None:
+def test_flags_beat_the_file_which_beats_the_defaults(tmp_path):
     config = parse_args(["--config", written(tmp_path, "lr: 0.2\nwd: 0.3\n"), "--lr", "0.1"])
     assert (config.lr, config.wd, config.momentum) == (0.1, 0.3, 0.9)
 
 
 @pytest.mark.parametrize("name", [name for name, field in OPTIONS.items() if field.annotation is bool])
-def test_a_boolean_flag_is_bare_or_has_a_value_or_is_negated(name: str) -> None:
+def test_a_boolean_flag_is_bare_or_has_a_value_or_is_negated(name):
     dashed = name.replace("_", "-")
     base = [f"--{other}={value}" for other, value in BESIDE.items()]
     for words in ([f"--{name}"], [f"--{dashed}"], [f"--{name}", "true"], [f"--{name}=True"]):
@@ -278,12 +276,12 @@ def test_a_boolean_flag_is_bare_or_has_a_value_or_is_negated(name: str) -> None:
         ("--algo imp --target_sparsity 1.44 --prune_rate 0.5", "imp_prunings", 7),
     ],
 )  # fmt: skip
-def test_what_is_given_is_what_an_option_or_a_property_is(given: str, name: str, value: Any, tmp_path: Path) -> None:
+def test_what_is_given_is_what_an_option_or_a_property_is(given, name, value, tmp_path):
     config = parse_args(given.split()) if given.startswith("-") else from_yaml(tmp_path, given)
     assert getattr(config, name) == value
 
 
-def test_true_as_penalty_means_none_and_is_warned_of(tmp_path: Path) -> None:
+def test_true_as_penalty_means_none_and_is_warned_of(tmp_path):
     with pytest.warns(UserWarning, match=r"regularization \(.*:1\): true names no penalty"):
         assert from_yaml(tmp_path, "regularization: True\n").regularization == "none"
 
@@ -291,7 +289,7 @@ def test_true_as_penalty_means_none_and_is_warned_of(tmp_path: Path) -> None:
 # ---- what a config is ----------------------------------------------------------------------------------------------
 
 
-def test_a_config_cannot_be_changed() -> None:
+def test_a_config_cannot_be_changed():
     config = parse_args(["--milestones", "3", "7"])
     with pytest.raises(ValueError, match="frozen"):
         config.lr = 1.0
@@ -299,7 +297,7 @@ def test_a_config_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize("option", ["algo", "arch"])
-def test_the_text_of_a_file_of_ones_own_enters_the_hash(option: str, tmp_path: Path) -> None:
+def test_the_text_of_a_file_of_ones_own_enters_the_hash(option, tmp_path):
     path = tmp_path / "mine.py"
     hashes = set()
     for text in ("x = 1", "x = 2"):
@@ -308,7 +306,7 @@ def test_the_text_of_a_file_of_ones_own_enters_the_hash(option: str, tmp_path: P
     assert len(hashes) == 2
 
 
-def test_the_task_is_the_same_for_every_way_to_find_a_ticket_and_another_for_another_network() -> None:
+def test_the_task_is_the_same_for_every_way_to_find_a_ticket_and_another_for_another_network():
     ticket = parse_args("--algo hc_iter --lr 0.3 --batch_size 7 --init signed_constant --epochs 77".split())
     assert ticket.task_hash == parse_args(["--algo", "training"]).task_hash
     for words in ("--width 2", "--seed 1", "--dataset CIFAR10", "--arch resnet32", "--use_full_data"):
@@ -326,18 +324,18 @@ def another(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_the_hash_changes_with_what_affects_the_result_and_only_with_that(name: str) -> None:
+def test_the_hash_changes_with_what_affects_the_result_and_only_with_that(name):
     plain, changed = Config(), Config(**{name: another(name)})
     assert getattr(changed, name) != getattr(plain, name)
     assert (changed.config_hash != plain.config_hash) is (name not in OUTSIDE_THE_RESULT)
 
 
 @pytest.mark.parametrize(("dataset", "hashes"), [("ImageFolder", 2), ("CIFAR10", 1)])
-def test_the_folder_of_the_data_enters_the_hash_where_it_is_the_data(dataset: str, hashes: int) -> None:
+def test_the_folder_of_the_data_enters_the_hash_where_it_is_the_data(dataset, hashes):
     assert len({Config(dataset=dataset, data=folder).config_hash for folder in ("a", "b")}) == hashes
 
 
-def test_a_config_as_yaml_reads_back_as_itself(tmp_path: Path) -> None:
+def test_a_config_as_yaml_reads_back_as_itself(tmp_path):
     before = parse_args([
         "--config", written(tmp_path, SAMPLE), "--milestones", "3", "7", "--lmbda", "1e-7", "--name", "0.59",
         "--subfolder", "schöner/Ort", "--run_idx", "no", "--ckpt_at_fixed_epochs", "0", "--no-freeze-weights",
@@ -347,7 +345,7 @@ def test_a_config_as_yaml_reads_back_as_itself(tmp_path: Path) -> None:
     assert (after, after.config_hash) == (before, before.config_hash)
 
 
-def test_a_config_as_yaml_holds_every_option_but_those_of_the_call() -> None:
+def test_a_config_as_yaml_holds_every_option_but_those_of_the_call():
     text = Config(config="x.yml", resume="there", print_config=True).to_yaml()
     named = {line.partition(":")[0] for line in text.splitlines()}
     unset = {name for name, field in OPTIONS.items() if field.default is None}
@@ -391,7 +389,7 @@ PENALTIES = "none, L2, L1, L1_L2, var_red_1, var_red_2, bin_entropy"
         ("device: gpu", "'gpu' is not one of auto, cpu, cuda, mps; did you mean 'device: cpu'?"),
     ],
 )  # fmt: skip
-def test_a_wrong_value_is_refused_with_its_line_and_what_is_allowed(text: str, said: str, tmp_path: Path) -> None:
+def test_a_wrong_value_is_refused_with_its_line_and_what_is_allowed(text, said, tmp_path):
     name = text.partition(":")[0].replace("-", "_")
     message = complaint_about(tmp_path, f"# a comment\n{text}\n")
     assert message == f"a problem with the options:\n  {name} (FILE:2): {said}"
@@ -401,22 +399,20 @@ def test_a_wrong_value_is_refused_with_its_line_and_what_is_allowed(text: str, s
     ("name", "given", "nearest"),
     [("dataset", "CIFAR-10", "CIFAR10"), ("arch", "resnet_20", "resnet20"), ("algo", "hciter", "hc_iter")],
 )
-def test_an_unknown_name_of_many_is_answered_by_the_nearest(
-    name: str, given: str, nearest: str, tmp_path: Path
-) -> None:
+def test_an_unknown_name_of_many_is_answered_by_the_nearest(name, given, nearest, tmp_path):
     in_file, flag = complaint_about(tmp_path, f"{name}: {given}"), complaint(f"--{name}", given)
     for where, message, meant in ((f"{name} (FILE:1)", in_file, f"{name}: "), (f"--{name}", flag, f"--{name} ")):
         assert message.startswith(f"a problem with the options:\n  {where}: '{given}' is not one of ")
         assert message.endswith(f"; did you mean '{meant}{nearest}'?") and f" {nearest}, " in message
 
 
-def test_every_number_has_its_bounds_tested() -> None:
+def test_every_number_has_its_bounds_tested():
     numbers = {name for name, one in OPTIONS.items() if re.search(r"\b(int|float)\b", str(one.annotation))}
     assert {name for name in numbers if "tuple" not in str(OPTIONS[name].annotation)} == set(BOUNDS)
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-def test_a_number_out_of_its_bounds_is_refused_and_one_at_them_is_taken(name: str) -> None:
+def test_a_number_out_of_its_bounds_is_refused_and_one_at_them_is_taken(name):
     below, lowest, highest, above = BOUNDS[name]
     assert [getattr(Config(**{name: value}), name) for value in (lowest, highest)] == [lowest, highest]
     if below is not None:
@@ -463,7 +459,7 @@ rewind_epoch 0 2""".split(" | "))},
 
 @pytest.mark.filterwarnings("ignore:.*true names no penalty")
 @pytest.mark.parametrize("option", PUBLISHED)
-def test_a_published_option_is_known_with_every_value_in_a_file_and_as_a_flag(option: str, tmp_path: Path) -> None:
+def test_a_published_option_is_known_with_every_value_in_a_file_and_as_a_flag(option, tmp_path):
     beside = "".join(f"{name}: {value}\n" for name, value in BESIDE.items() if name != option)
     for value in PUBLISHED[option].split():
         words = re.sub(r"[\[\],]", " ", value).split()
@@ -530,7 +526,7 @@ OLD_FILES: dict[str, tuple[str, dict[str, Any], set[str]]] = {
 
 
 @pytest.mark.parametrize("kind", OLD_FILES)
-def test_a_file_of_the_published_codes_kinds_parses_unchanged(kind: str, tmp_path: Path) -> None:
+def test_a_file_of_the_published_codes_kinds_parses_unchanged(kind, tmp_path):
     text, expected, retired = OLD_FILES[kind]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -540,7 +536,7 @@ def test_a_file_of_the_published_codes_kinds_parses_unchanged(kind: str, tmp_pat
 
 
 @pytest.mark.parametrize("init", ["signed_constant", "unsigned_constant", "kaiming_normal"])
-def test_a_prune_rate_that_is_not_used_leaves_the_fan_as_it_is_with_one_warning(init: str, tmp_path: Path) -> None:
+def test_a_prune_rate_that_is_not_used_leaves_the_fan_as_it_is_with_one_warning(init, tmp_path):
     beside, path = f"init: {init}\nprune_rate: -1\n", tmp_path / "given.yml"
     with pytest.warns(UserWarning) as caught:
         config = from_yaml(tmp_path, f"{beside}scale_fan: true\n")
@@ -553,7 +549,7 @@ def test_a_prune_rate_that_is_not_used_leaves_the_fan_as_it_is_with_one_warning(
 
 
 @pytest.mark.parametrize("name", GONE)
-def test_a_retired_option_warns_where_it_stands_and_changes_nothing(name: str, tmp_path: Path) -> None:
+def test_a_retired_option_warns_where_it_stands_and_changes_nothing(name, tmp_path):
     said = f"this option does nothing any more; {RETIRED[name]}"
     with pytest.warns(UserWarning) as caught:
         config = from_yaml(tmp_path, f"lr: 0.1\n{name}: 3\n")
@@ -570,7 +566,7 @@ def test_a_retired_option_warns_where_it_stands_and_changes_nothing(name: str, t
 @pytest.mark.parametrize(
     ("given", "nearest"), [("epoch", "epochs"), ("num_worker", "num_workers"), ("qqq", None)]
 )
-def test_an_unknown_name_is_refused_with_the_nearest(given: str, nearest: str | None, tmp_path: Path) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest(given, nearest, tmp_path):
     line, flag = (f"; did you mean '{nearest}: 1'?", f"; did you mean '--{nearest} 1'?") if nearest else ("", "")
     assert complaint_about(tmp_path, f"\n{given}: 1\n").endswith(f"\n  {given} (FILE:2): no such option{line}")
     for words in ([f"--{given}", "1"], [f"--{given}=1"]):
@@ -589,7 +585,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(given: str, nearest: str | 
         ("--warmup_length 20 --epochs 2x0", "--epochs: '2x0' is not a whole number"),
     ],
 )  # fmt: skip
-def test_a_flag_that_cannot_be_used_is_the_only_problem(words: str, said: str) -> None:
+def test_a_flag_that_cannot_be_used_is_the_only_problem(words, said):
     assert complaint(*words.split()).removeprefix("a problem with the options:\n  ") == said
 
 
@@ -664,9 +660,7 @@ CONTRADICTIONS = [
 
 
 @pytest.mark.parametrize(("words", "said", "possible"), CONTRADICTIONS)
-def test_an_impossible_combination_is_refused_and_its_possible_neighbour_taken(
-    words: str, said: str, possible: str
-) -> None:
+def test_an_impossible_combination_is_refused_and_its_possible_neighbour_taken(words, said, possible):
     heading, problem = complaint(*words.split()).splitlines()
     where, _, text = problem.partition(": ")
     assert heading == "a problem with the options:" and said in text
@@ -678,7 +672,7 @@ def test_an_impossible_combination_is_refused_and_its_possible_neighbour_taken(
 # ---- the message as a whole ----------------------------------------------------------------------------------------
 
 
-def test_all_problems_are_said_at_once_each_with_its_place(tmp_path: Path) -> None:
+def test_all_problems_are_said_at_once_each_with_its_place(tmp_path):
     text = "lr: fast\nepochs: 0\nlr_policy: cosine\nnesterov: true\nfoo_bar: 1\nlist: model\nlr: 2\n"
     path = written(tmp_path, text)
     message = complaint("--config", path, *"--momentum 0 --wd -1 --qqq 3 stray --noise=maybe".split())
@@ -707,11 +701,11 @@ NO_OPTIONS = "FILE is not a list of options: it should have lines such as 'lr: 0
         ("just words\n", NO_OPTIONS),
     ],
 )
-def test_a_file_that_is_no_list_of_options_is_refused_with_the_line(text: str, said: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_list_of_options_is_refused_with_the_line(text, said, tmp_path):
     assert re.fullmatch(said, complaint_about(tmp_path, text))
 
 
-def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     missing, latin = tmp_path / "none.yml", tmp_path / "latin.yml"
     assert complaint("--config", str(missing)) == f"cannot read the config file {missing}: No such file or directory"
     assert complaint("--config", str(tmp_path)) == f"cannot read the config file {tmp_path}: Is a directory"
@@ -723,7 +717,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def begun(tmp_path: Path) -> str:
+def begun(tmp_path):
     """The folder of a run that was begun with lr 0.1, wd 0.2, trial 2, 3 workers."""
     folder = tmp_path / "trial_2"
     folder.mkdir()
@@ -732,7 +726,7 @@ def begun(tmp_path: Path) -> str:
     return str(folder)
 
 
-def test_resuming_takes_the_stored_options_and_those_given_that_do_not_affect_the_result(begun: str) -> None:
+def test_resuming_takes_the_stored_options_and_those_given_that_do_not_affect_the_result(begun):
     config = parse_args(["--resume", begun])
     assert (config.lr, config.wd, config.trial_num, config.workers, config.name) == (0.1, 0.2, 2, 3, "first")
     assert (config.milestones, config.resume, config.config, config.subfolder) == ((3, 7), begun, None, None)
@@ -750,15 +744,13 @@ def test_resuming_takes_the_stored_options_and_those_given_that_do_not_affect_th
         ("--seed 1", "seed 42 → 1"),
     ],
 )
-def test_resuming_with_another_experiment_is_refused_with_the_difference(
-    begun: str, words: str, differing: str
-) -> None:
+def test_resuming_with_another_experiment_is_refused_with_the_difference(begun, words, differing):
     hint = "" if differing.startswith(("trial_num", "seed")) else "; --resume_anyway goes on with the new ones"
     said = f"--resume {begun}: a run goes on as it began, but these options differ: {differing}{hint}"
     assert complaint("--resume", begun, *words.split()) == said
 
 
-def test_a_run_goes_on_with_other_options_when_asked_to_and_is_no_longer_the_same_experiment(begun: str) -> None:
+def test_a_run_goes_on_with_other_options_when_asked_to_and_is_no_longer_the_same_experiment(begun):
     with pytest.warns(UserWarning, match="going on with lr 0.1 → 0.3"):
         config = parse_args(["--resume", begun, "--lr", "0.3", "--resume_anyway", "--num_trial", "3"])
     assert (config.lr, config.resumed_with, config.num_trial) == (0.3, "lr 0.1 → 0.3", 1)
@@ -770,12 +762,12 @@ def test_a_run_goes_on_with_other_options_when_asked_to_and_is_no_longer_the_sam
     assert again.resumed_with == "lr 0.1 → 0.3; wd 0.2 → 0.0"
 
 
-def test_some_options_cannot_change_in_a_run_that_has_begun(begun: str) -> None:
+def test_some_options_cannot_change_in_a_run_that_has_begun(begun):
     message = complaint("--resume", begun, "--lr", "0.3", "--arch", "resnet32", "--seed", "1", "--resume_anyway")
     assert message.endswith("lr 0.1 → 0.3; a run that has begun cannot change seed, arch")
 
 
-def test_a_run_on_a_folder_of_images_goes_on_with_them_elsewhere_as_the_same_experiment(tmp_path: Path) -> None:
+def test_a_run_on_a_folder_of_images_goes_on_with_them_elsewhere_as_the_same_experiment(tmp_path):
     before = parse_args("--dataset ImageFolder --data here --lr 0.1".split())
     for data in ("there", "there", "elsewhere", "here"):
         (tmp_path / "config.yml").write_text(before.to_yaml())
@@ -789,12 +781,12 @@ def test_a_run_on_a_folder_of_images_goes_on_with_them_elsewhere_as_the_same_exp
     assert "these options differ: lr 0.1 → 0.3;" in complaint("--resume", str(tmp_path), "--data=here", "--lr=0.3")
 
 
-def test_resuming_with_a_file_of_another_experiment_is_refused_with_the_difference(begun: str, tmp_path: Path) -> None:
+def test_resuming_with_a_file_of_another_experiment_is_refused_with_the_difference(begun, tmp_path):
     path = written(tmp_path, "lr: 0.3\n")
     assert "these options differ: lr 0.1 → 0.3; --resume" in complaint("--resume", begun, "--config", path)
 
 
-def test_resuming_says_what_is_wrong_with_the_flags_and_with_the_stored_file(begun: str) -> None:
+def test_resuming_says_what_is_wrong_with_the_flags_and_with_the_stored_file(begun):
     stored = Path(begun) / "config.yml"
     stored.write_text("lr: 0.1\nfoo_bar: 1\n")
     heading, *problems = complaint("--resume", begun, "--qqq", "3").splitlines()

@@ -65,17 +65,17 @@ def _broken(path: Path, target: str) -> bool:
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=_name)
-def test_every_link_leads_to_something_that_exists(path: Path) -> None:
+def test_every_link_leads_to_something_that_exists(path):
     assert [target for target in _links(_text(path)) if _broken(path, target)] == []
 
 
-def test_broken_links_are_found(tmp_path: Path) -> None:
+def test_broken_links_are_found(tmp_path):
     path = tmp_path / "guide.md"
     path.write_text("# One's *own*\n[a](#ones-own) ![b](no.png) [c](guide.md#two) `[d](no)` [e](https://x)\n")
     assert [target for target in _links(_text(path)) if _broken(path, target)] == ["no.png", "guide.md#two"]
 
 
-def test_the_readme_leads_to_every_guide_and_is_short() -> None:
+def test_the_readme_leads_to_every_guide_and_is_short():
     text = _text(PROJECT / "README.md")
     linked = {os.path.normpath(target.partition("#")[0]) for target in _links(text)}
     assert {_name(path) for path in GUIDES} - {"README.md"} <= linked
@@ -88,7 +88,7 @@ def test_the_readme_leads_to_every_guide_and_is_short() -> None:
     [("README.md", ALGORITHMS), ("trainers/algorithms/README.md", ALGORITHMS), ("data/README.md", DATASETS),
      ("models/README.md", MODELS)],
 )  # fmt: skip
-def test_a_guide_names_all_there_is(guide: str, names: dict[str, str]) -> None:
+def test_a_guide_names_all_there_is(guide, names):
     text = _text(PROJECT / guide)
     assert [name for name in names if f"`{name}`" not in text] == []
 
@@ -116,7 +116,7 @@ def _flags_of(started: str) -> set[str]:
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=_name)
-def test_every_option_and_config_of_a_command_exists(path: Path) -> None:
+def test_every_option_and_config_of_a_command_exists(path):
     shown = {block.splitlines()[0] for guide in GUIDES for block in _blocks(_text(guide), "yaml")}
     for started, words in _commands(_text(path)):
         flags = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
@@ -125,7 +125,7 @@ def test_every_option_and_config_of_a_command_exists(path: Path) -> None:
         assert [one for one in configs if not (PROJECT / one).is_file() and f"# {one}" not in shown] == []
 
 
-def test_commands_are_found_with_their_options() -> None:
+def test_commands_are_found_with_their_options():
     lines = ["torchrun --x=1 \\", "  main.py --lr 1  # --no", "python -m a.b --c d & wait", "./imp_exec.sh --lr 2", ""]
     found = _commands("```bash\n" + "\n".join(lines) + "```\n")
     assert found == [("main.py", ["--lr", "1"]), ("a.b", ["--c", "d", "&", "wait"]), ("main.py", ["--lr", "2"])]
@@ -135,7 +135,7 @@ def test_commands_are_found_with_their_options() -> None:
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=_name)
-def test_every_config_can_be_read(path: Path, tmp_path: Path) -> None:
+def test_every_config_can_be_read(path, tmp_path):
     shown = tmp_path / "shown.yml"
     for block in _blocks(_text(path), "yaml"):
         shown.write_text(block, encoding="utf-8")

@@ -14,7 +14,7 @@ BEGIN, END = "<!-- options: begin -->", "<!-- options: end -->"
 WRITTEN = (Path(__file__).parent.parent / "configs" / "OPTIONS.md").read_text(encoding="utf-8")
 
 
-def test_the_options_are_written_as_they_are_declared() -> None:
+def test_the_options_are_written_as_they_are_declared():
     assert with_table(WRITTEN) == WRITTEN, "write it again: python -m trainers.option_table configs/OPTIONS.md"
     rows = [line for line in WRITTEN.splitlines() if line.startswith("| `")]
     assert [row.split("`")[1] for row in rows] == list(OPTIONS)
@@ -22,16 +22,16 @@ def test_the_options_are_written_as_they_are_declared() -> None:
     assert "| `print_freq`, `-p` | `10` | whole, ≥ 1 | steps between refreshes of the progress bar |  |" in rows
 
 
-def test_text_that_markdown_would_take_for_its_own_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_that_markdown_would_take_for_its_own_is_escaped(monkeypatch):
     monkeypatch.setattr(OPTIONS["lr"], "description", "a | b <c> *d*")
     assert "| a \\| b &lt;c> \\*d\\* |" in option_table()
 
 
-def test_what_stands_around_the_markers_stays_and_what_stands_between_them_goes() -> None:
+def test_what_stands_around_the_markers_stays_and_what_stands_between_them_goes():
     assert with_table(f"before\n{BEGIN}old{END}\nafter") == f"before\n{BEGIN}\n\n{option_table()}\n\n{END}\nafter"
 
 
 @pytest.mark.parametrize("text", ["", BEGIN, f"{END}{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}"])
-def test_a_text_without_its_two_markers_is_refused(text: str) -> None:
+def test_a_text_without_its_two_markers_is_refused(text):
     with pytest.raises(UserError, match="which have to stand in the text once each"):
         with_table(text)
