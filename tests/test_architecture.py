@@ -1,7 +1,5 @@
 """Where imports may point: from main down to utils, and never in a circle."""
 
-from __future__ import annotations
-
 import ast
 import json
 import shutil

@@ -1,7 +1,5 @@
 """What a ticket costs and what of it is connected, worked out by hand on small networks."""
 
-from __future__ import annotations
-
 import warnings
 from copy import deepcopy
 

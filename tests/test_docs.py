@@ -1,7 +1,5 @@
 """The guides: their links, the commands and configs they show, and that they name everything there is."""
 
-from __future__ import annotations
-
 import os
 import re
 from importlib.util import find_spec

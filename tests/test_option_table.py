@@ -1,7 +1,5 @@
 """The table of options in configs/OPTIONS.md: that it is what is declared, and how it is made."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

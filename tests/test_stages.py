@@ -1,7 +1,5 @@
 """The stages that options promise are those that a run goes through."""
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 from pathlib import Path
