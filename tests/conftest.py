@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -12,7 +13,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -122,3 +123,29 @@ def same_bits(one: object, other: object) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same_bits, one, other))
     return one == other
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    """Read the summary of a run."""
+    return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.fixture
+def ran(call: Callable[..., Outcome], places: list[str], tmp_path: Path) -> Callable[..., Path]:
+    """Make a small run, which has to succeed, and return the folder of its first trial."""
+
+    def run(*words: object, name: str = "") -> Path:
+        outcome = call(*SMALL, *places, *(["--name", name] if name else []), *words)
+        assert outcome.code == 0, outcome.err
+        return tmp_path / "results" / name / "trial_1"
+
+    return run
+
+
+def interrupted(after: str, *argv: object, signum: int = signal.SIGTERM) -> tuple[int, str]:
+    """Send a run of its own process a signal after a line that begins so; return its exit code and what it said."""
+    process = start(*argv)
+    next(line for line in process.stdout if line.startswith(after))
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=120)
+    return process.returncode, err

@@ -1,89 +1,37 @@
 """Options: what they default to, how they are given, and what is said when they are given wrongly."""
 
-from __future__ import annotations
-
-import json
-import os
 import re
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+import yaml
 
-from args_helper import OPTIONS, RETIRED, Config, difference, parse_args
+from args_helper import OPTIONS, RETIRED, Config, parse_args
 from utils.errors import UserError
 from utils.options.types import choices_of
 
-ROOT = Path(__file__).parent.parent
-GOLDEN = json.loads((ROOT / "tests/golden/resnet20_seed0.json").read_text())
+# The sample config of the published README, without its headings: a line between each two semicolons.
+SAMPLE = (
+    "algo: 'hc_iter'; iter_period: 5; arch: resnet20; dataset: CIFAR10; name: resnet20_quantized_iter_hc; "
+    "optimizer: sgd; lr: 0.1 #0.01; lr_policy: cosine_lr #constant_lr #multistep_lr; fine_tune_lr: 0.01; "
+    "fine_tune_lr_policy: multistep_lr; epochs: 150 ; wd: 0.0 ; momentum: 0.9; batch_size: 128; "
+    "conv_type: SubnetConv; bn_type: NonAffineBatchNorm; freeze_weights: True; prune_type: BottomK; "
+    "target_sparsity: 0.59; unflag_before_finetune: True; init: signed_constant; "
+    "score_init: unif #skew #half #bimodal #skew # bern; scale_fan: False #True; round: naive ; noise: True; "
+    "noise_ratio: 0 ; hc_quantized: True; quantize_threshold: 0.5; regularization: L2; lmbda: 0.0001 # 1e-4; "
+    "workers: 4; gpu: 0; checkpoint_at_prune: False; skip_sanity_checks: False"
+).replace("; ", "\n")
 
-# The sample config of the published README.
-SAMPLE = """\
-# subfolder: target_sparsity_0_59_unflagT
-
-# Hypercube optimization
-algo: 'hc_iter'
-iter_period: 5
-
-# Architecture
-arch: resnet20
-
-# ===== Dataset ===== #
-dataset: CIFAR10
-name: resnet20_quantized_iter_hc
-
-# ===== Learning Rate Policy ======== #
-optimizer: sgd
-lr: 0.1 #0.01
-lr_policy: cosine_lr #constant_lr #multistep_lr
-fine_tune_lr: 0.01
-fine_tune_lr_policy: multistep_lr
-
-# ===== Network training config ===== #
-epochs: 150\x20
-wd: 0.0\x20
-momentum: 0.9
-batch_size: 128
-
-# ===== Sparsity =========== #
-conv_type: SubnetConv
-bn_type: NonAffineBatchNorm
-freeze_weights: True
-prune_type: BottomK
-# enter target sparsity here
-target_sparsity: 0.59
-# decide if you want to "unflag"
-unflag_before_finetune: True
-init: signed_constant
-score_init: unif #skew #half #bimodal #skew # bern
-scale_fan: False #True
-
-# ===== Rounding ===== #
-round: naive\x20
-noise: True
-noise_ratio: 0\x20
-
-# ===== Quantization ===== #
-hc_quantized: True
-quantize_threshold: 0.5
-
-# ===== Regularization ===== #
-regularization: L2
-lmbda: 0.0001 # 1e-4
-
-# ===== Hardware setup ===== #
-workers: 4
-gpu: 0
-
-# ===== Checkpointing ===== #
-checkpoint_at_prune: False
-
-# ==== sanity check ==== #
-skip_sanity_checks: False"""
+BOOLEANS = (
+    "fixed_init no_cuda checkpoint_at_prune save_model mixed_precision evaluate use_full_data bias first_layer_dense "
+    "last_layer_dense scale_fan nesterov no_bn_decay override_prune_rate hc_quantized bottom_k_on_forward "
+    "differentiate_clamp noise rewind_score drop_bottom_half_weights invert_sanity_check unflag_before_finetune "
+    "weight_training dense_training skip_fine_tune skip_sanity_checks only_sanity shuffle reinit chg_mask chg_weight "
+    "imp_no_rewind random_subnet compare_rounding mode_connect multiprocessing_distributed dry_run deterministic "
+    "resume_anyway export"
+).split()
 
 DEFAULTS: dict[str, Any] = {
     "seed": 42, "trial_num": 1, "num_trial": 1, "seed_fixed_init": 24, "gpu": 0, "workers": 4, "print_freq": 10,
@@ -100,18 +48,9 @@ DEFAULTS: dict[str, Any] = {
     "imp_resume_iter": -1, "smart_ratio": -1, "sr_version": 1, "how_to_connect": "prob", "interpolate": "prob",
     "accumulate": 1, "rewind_epoch": 0, "freeze_weights": True, "milestones": None, "fine_tune_epochs": None,
     "name": None, "subfolder": None, "run_idx": None, "resume": None, "pretrained": None, "pretrained2": None,
-    "ckpt_at_fixed_epochs": (),
-    **dict.fromkeys(
-        "fixed_init no_cuda checkpoint_at_prune save_model mixed_precision evaluate use_full_data bias "
-        "first_layer_dense last_layer_dense scale_fan nesterov no_bn_decay override_prune_rate hc_quantized "
-        "bottom_k_on_forward differentiate_clamp noise rewind_score drop_bottom_half_weights invert_sanity_check "
-        "unflag_before_finetune weight_training dense_training skip_fine_tune skip_sanity_checks only_sanity shuffle "
-        "reinit chg_mask chg_weight imp_no_rewind random_subnet compare_rounding mode_connect "
-        "multiprocessing_distributed print_config dry_run deterministic resume_anyway export".split(),
-        False,
-    ),
+    "ckpt_at_fixed_epochs": (), "print_config": False, **dict.fromkeys(BOOLEANS, False),
 }  # fmt: skip
-"""Option -> default, of those whose default is documented (a boolean's is false)."""
+"""Option -> default, of those whose default is documented."""
 
 GONE = (
     "weight_decay iter_ep lr_adjust shift num_round hc_warmup hc_period plot_hc_convergence trainer save_plot_data "
@@ -120,6 +59,7 @@ GONE = (
     "transformer_bptt transformer_dropout transformer_nhead submask_size metric pruning_strategy how_to_prune "
     "start_from_nothing flips td temp max_iter"
 ).split()
+"""Options of the published code that do nothing here."""
 
 OUTSIDE_THE_RESULT = set(
     "config name subfolder run_idx results_dir log_dir results_filename trial_num num_trial device gpu no_cuda threads "
@@ -134,31 +74,25 @@ OUTSIDE_THE_RESULT = set(
 
 ANY, MANY = None, 10**9
 BOUNDS: dict[str, tuple[float | None, float, float, float | None]] = {
-    **dict.fromkeys(("seed", "seed_fixed_init", "gpu", "threads", "workers", "start_epoch"), (-1, 0, MANY, ANY)),
-    **dict.fromkeys(("warmup_length", "iter_start"), (-1, 0, MANY, ANY)),
-    **dict.fromkeys(("trial_num", "num_trial", "print_freq", "batch_size", "hidden_size"), (0, 1, MANY, ANY)),
-    **dict.fromkeys(("epochs", "iter_period", "project_freq", "num_test", "fine_tune_epochs"), (0, 1, MANY, ANY)),
-    **dict.fromkeys(("score_batches", "score_parts", "accumulate"), (0, 1, MANY, ANY)),
-    **dict.fromkeys(("rewind_epoch", "imp_rewind_iter"), (-1, 0, MANY, ANY)),
-    **dict.fromkeys(("imp_resume_round", "imp_resume_epoch", "imp_resume_iter"), (-2, -1, MANY, ANY)),
-    **dict.fromkeys(("world_size", "rank"), (-2, -1, MANY, ANY)),
-    "imp_rounds": (ANY, 1, MANY, ANY),
-    "lr_gamma": (0, 1e-9, 1, 1.001),
-    "smart_ratio": (-1.001, -1, 0.999, 1),
-    "sr_version": (0, 1, 2, 3),
-    **dict.fromkeys(("width", "lr", "fine_tune_lr"), (0, 1e-9, 1e9, ANY)),
-    **dict.fromkeys(("wd", "lmbda", "noise_ratio", "fine_tune_wd"), (-0.001, 0, 1e9, ANY)),
-    **dict.fromkeys(("momentum", "label_smoothing", "quantize_threshold"), (-0.001, 0, 0.999, 1)),
-    **dict.fromkeys(("alpha", "alpha_prime"), (0.999, 1, 1e9, ANY)),
-    "save_every": (ANY, -1, MANY, ANY),
-    "keep_checkpoints": (0, 1, MANY, ANY),
-    "rewind_to_epoch": (-2, -1, MANY, ANY),
-    "image_size": (-1, 0, 1024, 1025),
-    "gamma": (0, 1e-9, 1, 1.001),
-    "prune_rate": (-1.001, -1, 1, 1.001),
-    "target_sparsity": (0, 1e-9, 100, 100.001),
-}
+    name: bounds
+    for names, *bounds in [
+        ("seed seed_fixed_init gpu threads workers start_epoch warmup_length iter_start rewind_epoch imp_rewind_iter",
+         -1, 0, MANY, ANY),
+        ("trial_num num_trial print_freq batch_size hidden_size epochs iter_period project_freq num_test "
+         "fine_tune_epochs score_batches score_parts accumulate keep_checkpoints", 0, 1, MANY, ANY),
+        ("imp_resume_round imp_resume_epoch imp_resume_iter world_size rank rewind_to_epoch", -2, -1, MANY, ANY),
+        ("width lr fine_tune_lr", 0, 1e-9, 1e9, ANY), ("wd lmbda noise_ratio fine_tune_wd", -0.001, 0, 1e9, ANY),
+        ("momentum label_smoothing quantize_threshold", -0.001, 0, 0.999, 1), ("alpha alpha_prime", 0.999, 1, 1e9, ANY),
+        ("gamma lr_gamma", 0, 1e-9, 1, 1.001), ("smart_ratio", -1.001, -1, 0.999, 1), ("sr_version", 0, 1, 2, 3),
+        ("imp_rounds", ANY, 1, MANY, ANY), ("save_every", ANY, -1, MANY, ANY), ("image_size", -1, 0, 1024, 1025),
+        ("prune_rate", -1.001, -1, 1, 1.001), ("target_sparsity", 0, 1e-9, 100, 100.001),
+    ]
+    for name in names.split()
+}  # fmt: skip
 """Option -> just too small, smallest, largest, just too large (None: nothing is)."""
+
+BESIDE = {"shuffle": True, "pretrained": "a", "pretrained2": "b", "sanity_folder": "c", "hc_quantized": True}
+"""What some options need beside."""
 
 
 def written(folder: Path, text: str) -> str:
@@ -166,6 +100,10 @@ def written(folder: Path, text: str) -> str:
     path = folder / "given.yml"
     path.write_text(text, encoding="utf-8")
     return str(path)
+
+
+def from_yaml(folder: Path, text: str) -> Config:
+    return parse_args(["--config", written(folder, text)])
 
 
 def complaint(*argv: str) -> str:
@@ -181,55 +119,24 @@ def complaint_about(folder: Path, text: str) -> str:
     return complaint("--config", path).replace(path, "FILE")
 
 
-def from_yaml(folder: Path, text: str) -> Config:
-    return parse_args(["--config", written(folder, text)])
-
-
 # ---- declarations --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_every_option_declares_a_default_a_meaning_and_whether_it_affects_the_result(name: str) -> None:
-    field = OPTIONS[name]
-    assert not field.is_required()
-    assert field.description.strip()
-    assert field.json_schema_extra["affects"] is (name not in OUTSIDE_THE_RESULT)
+def test_no_argument_at_all_gives_the_defaults_documented():
+    assert parse_args([]) == Config()
+    assert {name: getattr(Config(), name) for name in DEFAULTS} == DEFAULTS
 
 
-def test_defaults_are_those_documented() -> None:
-    declared = {name: OPTIONS[name].default for name in DEFAULTS}
-    assert declared == DEFAULTS
-
-
-def test_no_argument_at_all_gives_the_defaults() -> None:
-    config = parse_args([])
-    assert {name: getattr(config, name) for name in OPTIONS} == {name: one.default for name, one in OPTIONS.items()}
-
-
-def test_the_words_of_the_process_are_read_when_none_are_passed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["main.py", "--epochs", "77"])
-    assert parse_args().epochs == 77
-
-
-def test_no_name_is_declared_twice() -> None:
-    aliases = [alias for field in OPTIONS.values() for alias in field.json_schema_extra["aliases"]]
-    names = [*OPTIONS, *aliases, *RETIRED]
-    assert len(names) == len(set(names))
-
-
-def test_help_shows_every_option_with_its_meaning_and_default(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_help_shows_every_option_with_its_meaning_and_default(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "10000")
+    monkeypatch.setattr(OPTIONS["gamma"], "description", "5% (a lot) of %s")
     with pytest.raises(SystemExit) as ended:
         parse_args(["--help"])
-    shown = capsys.readouterr().out
     assert ended.value.code == 0
-    sections = re.split(r"\n {2}(?=\S)", shown)  # an option and its meaning, on a line or two
+    sections = re.split(r"\n {2}(?=\S)", capsys.readouterr().out)  # an option and its meaning, on a line or two
     entries = {part.split()[0].removeprefix("--"): " ".join(part.split()) for part in sections if part[:2] == "--"}
     assert set(entries) == set(OPTIONS)
-    for name, field in OPTIONS.items():
-        assert field.description in entries[name]
+    assert all(field.description.strip() and field.description in entries[name] for name, field in OPTIONS.items())
     assert entries["lr"].endswith("initial learning rate of the search [0.001; number, > 0]")
     assert "a line each, and end" in entries["list"] and "[]" not in entries["list"]
     assert entries["freeze_weights"].endswith("[true]")
@@ -237,225 +144,109 @@ def test_help_shows_every_option_with_its_meaning_and_default(
     assert "constant_lr|cosine_lr|multistep_lr" in entries["lr_policy"]
 
 
-def test_help_may_speak_of_percents(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OPTIONS["lr"], "description", "5% (a lot) of %s")
-    with pytest.raises(SystemExit):
-        parse_args(["--help"])
-    assert "5% (a lot) of %s" in capsys.readouterr().out
-
-
-def test_declaring_and_reading_options_needs_no_torch_and_names_the_same_experiment_in_every_process() -> None:
-    code = (
-        "import sys; from args_helper import parse_args; c = parse_args(['--lr', '0.3']); "
-        "print(c.config_hash, 'torch' in sys.modules, 'torchvision' in sys.modules)"
-    )
-    environment = {**os.environ, "PYTHONHASHSEED": "1"}
-    said = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    assert said.stdout.split() == [parse_args(["--lr", "0.3"]).config_hash, "False", "False"]
-
-
 # ---- how options are given -----------------------------------------------------------------------------------------
 
 
-def test_the_published_sample_config_parses_as_it_is(tmp_path: Path) -> None:
+def test_the_published_sample_config_parses_as_it_is(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         config = from_yaml(tmp_path, SAMPLE)
-    stated = {
-        "algo": "hc_iter", "iter_period": 5, "arch": "resnet20", "dataset": "CIFAR10",
-        "name": "resnet20_quantized_iter_hc", "optimizer": "sgd", "lr": 0.1, "lr_policy": "cosine_lr",
-        "fine_tune_lr": 0.01, "fine_tune_lr_policy": "multistep_lr", "epochs": 150, "wd": 0.0, "momentum": 0.9,
-        "batch_size": 128, "conv_type": "SubnetConv", "bn_type": "NonAffineBatchNorm", "freeze_weights": True,
-        "prune_type": "BottomK", "target_sparsity": 0.59, "unflag_before_finetune": True, "init": "signed_constant",
-        "score_init": "unif", "scale_fan": False, "round": "naive", "noise": True, "noise_ratio": 0,
-        "hc_quantized": True, "quantize_threshold": 0.5, "regularization": "L2", "lmbda": 1e-4, "workers": 4, "gpu": 0,
-        "checkpoint_at_prune": False, "skip_sanity_checks": False,
-    }  # fmt: skip
-    given = config.model_dump(include=config.model_fields_set - {"config", "subfolder"})
-    assert given == stated
+    assert config.model_dump(include=config.model_fields_set - {"config", "subfolder"}) == yaml.safe_load(SAMPLE)
     assert config.density == pytest.approx(0.0059)
     assert list(config.prunings) == list(range(5, 150, 5))
 
 
-def test_flags_beat_the_file_which_beats_the_defaults(tmp_path: Path) -> None:
-    path = written(tmp_path, "lr: 0.2\nwd: 0.3\n")
-    config = parse_args(["--config", path, "--lr", "0.1"])
+def test_flags_beat_the_file_which_beats_the_defaults(tmp_path):
+    config = parse_args(["--config", written(tmp_path, "lr: 0.2\nwd: 0.3\n"), "--lr", "0.1"])
     assert (config.lr, config.wd, config.momentum) == (0.1, 0.3, 0.9)
 
 
-@pytest.mark.parametrize(
-    "words", [["--batch-size", "7"], ["--batch_size", "7"], ["--batch-size=7"], ["--batch_size=7"]]
-)
-def test_a_flag_is_written_with_a_dash_or_an_underscore(words: list[str]) -> None:
-    assert parse_args(words).batch_size == 7
-
-
-@pytest.mark.parametrize("words", [["--name", "my-run_1"], ["--name=my-run_1"]])
-def test_dashes_in_a_value_stay(words: list[str]) -> None:
-    assert parse_args(words).name == "my-run_1"
-
-
 @pytest.mark.parametrize("name", [name for name, field in OPTIONS.items() if field.annotation is bool])
-def test_a_boolean_flag_is_bare_or_has_a_value_or_is_negated(name: str) -> None:
+def test_a_boolean_flag_is_bare_or_has_a_value_or_is_negated(name):
     dashed = name.replace("_", "-")
-    base = "--hc_quantized --shuffle --pretrained a --pretrained2 b --sanity_folder c".split()  # what some need beside
+    base = [f"--{other}={value}" for other, value in BESIDE.items()]
     for words in ([f"--{name}"], [f"--{dashed}"], [f"--{name}", "true"], [f"--{name}=True"]):
         assert getattr(parse_args([*base, f"--no_{name}", *words]), name) is True
     for words in ([f"--{name}", "false"], [f"--{name}=False"], [f"--no_{name}"], [f"--no-{dashed}"]):
         assert getattr(parse_args([*base, f"--{name}", *words]), name) is False
 
 
-def test_a_bare_boolean_flag_leaves_the_next_flag_alone() -> None:
-    config = parse_args(["--noise", "--epochs", "12"])
-    assert (config.noise, config.epochs) == (True, 12)
-
-
-@pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("5E-4", 5e-4), ("1.e-5", 1e-5), (".5", 0.5), ("1", 1.0)])
-def test_numbers_in_the_scientific_way_are_numbers(text: str, value: float, tmp_path: Path) -> None:
-    assert from_yaml(tmp_path, f"lmbda: {text}\n").lmbda == value
-    assert parse_args(["--lmbda", text]).lmbda == value
-
-
-def test_a_whole_number_in_the_scientific_way_is_a_number(tmp_path: Path) -> None:
-    assert from_yaml(tmp_path, "epochs: 1.0e+2\n").epochs == 100
-    assert from_yaml(tmp_path, "epochs: 1e2\n").epochs == 100
-
-
 @pytest.mark.parametrize(
-    ("words", "name", "value"),
+    ("given", "name", "value"),
     [
-        ("--save_every 3", "save_every", 3), ("--ckpt-interval 3", "save_every", 3), ("--workers 3", "workers", 3),
-        ("--num_workers 3", "workers", 3), ("--data x", "data", "x"), ("--data-dir x", "data", "x"),
-        ("--width 0.5", "width", 0.5), ("--width_mult 0.5", "width", 0.5), ("--print-freq 3", "print_freq", 3),
-        ("-p 3", "print_freq", 3), ("--prune-rate -1", "prune_rate", -1.0), ("--save-every -1", "save_every", -1),
-        ("--prune-rate -1e-3", "prune_rate", -0.001), ("--milestones 3 7", "milestones", (3, 7)),
-        ("--ckpt_at_fixed_epochs 4", "ckpt_at_fixed_epochs", (4,)), ("--run-idx 2", "run_idx", "2"),
-    ],
-)  # fmt: skip
-def test_a_flag_reaches_its_option(words: str, name: str, value: Any) -> None:
-    assert getattr(parse_args(words.split()), name) == value
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "value"),
-    [
+        # flags
+        ("--batch-size=7", "batch_size", 7), ("--name=my-run_1", "name", "my-run_1"), ("-p 3", "print_freq", 3),
+        ("--name my-run_1", "name", "my-run_1"), ("--ckpt-interval 3", "save_every", 3), ("--data-dir x", "data", "x"),
+        ("--num_workers 3", "workers", 3), ("--width_mult 0.5", "width", 0.5), ("--run-idx 2", "run_idx", "2"),
+        ("--save-every -1", "save_every", -1), ("--prune-rate -1e-3", "prune_rate", -0.001),
+        ("--milestones 3 7", "milestones", (3, 7)), ("--ckpt_at_fixed_epochs 4", "ckpt_at_fixed_epochs", (4,)),
+        ("-e --pretrained x", "evaluate", True), ("--lmbda 1.e-5", "lmbda", 1e-5), ("--noise --lr 12", "lr", 12),
+        # lines of a file
         ("ckpt_interval: 3", "save_every", 3), ("num_workers: 3", "workers", 3), ("data_dir: x", "data", "x"),
         ("width_mult: 2", "width", 2.0), ("milestones: [3, 7]", "milestones", (3, 7)), ("noise: 1", "noise", True),
         ("milestones: 3, 7", "milestones", (3, 7)), ("milestones: 3", "milestones", (3,)), ("lr:", "lr", 1e-3),
         ("epochs: '12'", "epochs", 12), ("name: 0.59", "name", "0.59"), ("batch-size: 7", "batch_size", 7),
         ("regularization: False", "regularization", "none"), ("regularization: None", "regularization", "none"),
+        ("lmbda: 5E-4", "lmbda", 5e-4), ("lmbda: 1.e-5", "lmbda", 1e-5), ("lmbda: .5", "lmbda", 0.5),
+        ("epochs: 1.0e+2", "epochs", 100), ("epochs: 1e2", "epochs", 100), ("# nothing", "epochs", 10),
+        # a subfolder is called after the file
+        ("lr: 1", "subfolder", "given"), ("subfolder: mine", "subfolder", "mine"), ("--lr 1", "subfolder", None),
+        # what options come to
+        ("--override_prune_rate --prune_rate 0.3", "pruning_rate", 0.3), ("--prune_rate 0.3", "pruning_rate", 0.995),
+        ("--epochs 150 --iter_period 5 --iter_start 50 --target_sparsity 1.44", "pruning_rate", 1 - 0.0144 ** (1 / 19)),
+        ("--seed 5 --trial_num 3", "effective_seed", 15), ("--seed 5 --trial_num 3", "init_seed", 15),
+        ("--seed 5 --trial_num 3 --fixed_init --seed_fixed_init 8", "effective_seed", 15),
+        ("--seed 5 --trial_num 3 --fixed_init --seed_fixed_init 8", "init_seed", 8),
+        ("--seed 0", "effective_seed", 0), ("--seed 0 --trial_num 3", "effective_seed", -2),
+        ("--epochs 12", "tuning_epochs", 12), ("--epochs 12 --fine_tune_epochs 3", "tuning_epochs", 3),
+        ("--device cuda --gpu 2", "torch_device", "cuda:2"), ("--device cpu --gpu 2", "torch_device", "cpu"),
+        ("--arch resnet20Normal --algo training", "without_masks", True),
+        ("--conv_type DenseConv --algo training", "without_masks", True), ("--algo training", "without_masks", False),
+        # switches that name an algorithm
+        ("--weight_training", "algo", "training"), ("--dense_training", "algo", "training"),
+        ("--algo wt", "algo", "training"), ("--random_subnet", "algo", "random_subnet"),
+        ("--random_subnet --smart_ratio 0.9", "algo", "smart_ratio"), ("--ticket x", "algo", "given"),
+        # concrete search is its authors' unless said
+        ("--algo cts", "optimizer", "adam"), ("--algo cts", "lr_policy", "multistep_lr"), ("--algo cts", "wd", 0.0),
+        ("--algo cts --lr 0.3", "lr", 0.3),
+        # rounds of magnitude pruning are those given, or those that the target needs
+        ("--algo imp --target_sparsity 1.44", "imp_prunings", 20), ("--algo imp --imp_rounds 7", "imp_prunings", 6),
+        ("--algo imp --target_sparsity 80", "imp_prunings", 1), ("--algo imp --target_sparsity 64", "imp_prunings", 2),
+        ("--algo imp --target_sparsity 100", "imp_prunings", 0),
+        ("--algo imp --target_sparsity 1.44 --prune_rate 0.5", "imp_prunings", 7),
     ],
 )  # fmt: skip
-def test_a_line_of_the_file_reaches_its_option(text: str, name: str, value: Any, tmp_path: Path) -> None:
-    assert getattr(from_yaml(tmp_path, text), name) == value
+def test_what_is_given_is_what_an_option_or_a_property_is(given, name, value, tmp_path):
+    config = parse_args(given.split()) if given.startswith("-") else from_yaml(tmp_path, given)
+    assert getattr(config, name) == value
 
 
-def test_an_empty_file_leaves_the_defaults(tmp_path: Path) -> None:
-    assert from_yaml(tmp_path, "# nothing\n").deciding() == parse_args([]).deciding()
-
-
-def test_true_as_penalty_means_none_and_is_warned_of(tmp_path: Path) -> None:
+def test_true_as_penalty_means_none_and_is_warned_of(tmp_path):
     with pytest.warns(UserWarning, match=r"regularization \(.*:1\): true names no penalty"):
         assert from_yaml(tmp_path, "regularization: True\n").regularization == "none"
-
-
-def test_the_subfolder_is_called_after_the_file_unless_it_is_given(tmp_path: Path) -> None:
-    assert from_yaml(tmp_path, "lr: 1\n").subfolder == "given"
-    assert from_yaml(tmp_path, "subfolder: mine\n").subfolder == "mine"
-    assert parse_args([]).subfolder is None
 
 
 # ---- what a config is ----------------------------------------------------------------------------------------------
 
 
-def test_a_config_is_frozen() -> None:
+def test_a_config_cannot_be_changed():
     config = parse_args(["--milestones", "3", "7"])
-    with pytest.raises(ValidationError, match="frozen"):
+    with pytest.raises(ValueError, match="frozen"):
         config.lr = 1.0
-    for name in OPTIONS:
-        hash(getattr(config, name))  # a list could still be changed in place
-
-
-@pytest.mark.parametrize("case", [case for case in GOLDEN["prune_rate"] if case["algo"] == "hc_iter"], ids=str)
-def test_the_pruning_rate_is_the_published_one(case: dict[str, Any]) -> None:
-    words = [f"--{name}={case[name]}" for name in ("target_sparsity", "iter_period", "epochs", "algo")]
-    assert parse_args(words).pruning_rate == pytest.approx(case["prune_rate"], rel=1e-12)
-
-
-def test_the_pruning_rate_can_be_overridden() -> None:
-    assert parse_args(["--override_prune_rate", "--prune_rate", "0.3"]).pruning_rate == 0.3
-    assert parse_args(["--prune_rate", "0.3"]).pruning_rate == pytest.approx(1 - 0.005)
-
-
-def test_a_late_start_of_the_prunings_still_reaches_the_target() -> None:
-    config = parse_args("--epochs 150 --iter_period 5 --iter_start 50 --target_sparsity 1.44".split())
-    assert len(config.prunings) == 19  # after epochs 55, 60, ..., 145
-    assert (1 - config.pruning_rate) ** 19 == pytest.approx(0.0144)
-
-
-def test_seeds_derive_from_the_trial_unless_the_draw_is_fixed() -> None:
-    config = parse_args("--seed 5 --trial_num 3".split())
-    assert (config.effective_seed, config.init_seed) == (15, 15)
-    config = parse_args("--seed 5 --trial_num 3 --fixed_init --seed_fixed_init 8".split())
-    assert (config.effective_seed, config.init_seed) == (15, 8)
-
-
-def test_no_two_trials_share_a_seed_and_those_of_seed_0_none_with_another_seed() -> None:
-    seeds = {seed: [parse_args(["--seed", str(seed), "--trial_num", str(n)]).effective_seed for n in (1, 2, 3)]
-             for seed in (0, 1, 7)}  # fmt: skip
-    assert seeds == {0: [0, -1, -2], 1: [1, 2, 3], 7: [7, 14, 21]}
-
-
-def test_fine_tuning_is_as_long_as_the_search_unless_said() -> None:
-    assert parse_args(["--epochs", "12"]).tuning_epochs == 12
-    assert parse_args(["--epochs", "12", "--fine_tune_epochs", "3"]).tuning_epochs == 3
-
-
-def test_the_device_is_named_as_torch_names_it() -> None:
-    assert parse_args(["--device", "cuda", "--gpu", "2"]).torch_device == "cuda:2"
-    assert parse_args(["--device", "cpu", "--gpu", "2"]).torch_device == "cpu"
-
-
-@pytest.mark.parametrize(
-    ("words", "algo"),
-    [("--weight_training", "training"), ("--dense_training", "training"), ("--algo wt", "training"),
-     ("--random_subnet", "random_subnet"), ("--random_subnet --smart_ratio 0.9", "smart_ratio"),
-     ("--ticket x", "given")],
-)  # fmt: skip
-def test_published_switches_name_an_algorithm(words: str, algo: str) -> None:
-    config = parse_args(words.split())
-    assert config.algo == algo
-    assert Config.model_validate(config.model_dump()).algo == algo
-
-
-@pytest.mark.parametrize(
-    ("words", "prunings"),
-    [("--target_sparsity 1.44", 20), ("--target_sparsity 80", 1), ("--target_sparsity 100", 0),
-     ("--target_sparsity 64", 2), ("--imp_rounds 7", 6), ("--target_sparsity 1.44 --prune_rate 0.5", 7)],
-)  # fmt: skip
-def test_rounds_of_magnitude_pruning_are_those_given_or_those_the_target_needs(words: str, prunings: int) -> None:
-    assert parse_args(["--algo", "imp", *words.split()]).imp_prunings == prunings
-
-
-def test_concrete_search_is_its_authors_unless_said() -> None:
-    config = parse_args(["--algo", "cts", "--lr", "0.3"])
-    assert (config.optimizer, config.lr, config.lr_policy, config.wd) == ("adam", 0.3, "multistep_lr", 0.0)
+    hash(config)  # fails if a value is a list, which could still be changed in place
 
 
 @pytest.mark.parametrize("option", ["algo", "arch"])
-def test_the_text_of_a_file_of_ones_own_enters_the_hash(option: str, tmp_path: Path) -> None:
+def test_the_text_of_a_file_of_ones_own_enters_the_hash(option, tmp_path):
     path = tmp_path / "mine.py"
     hashes = set()
     for text in ("x = 1", "x = 2"):
         path.write_text(text)
         hashes.add(parse_args([f"--{option}", f"{path}:make"]).config_hash)
     assert len(hashes) == 2
-    assert f"--{option}: " in complaint(f"--{option}", f"{path}:2 x")
 
 
-def test_the_task_is_the_same_for_every_way_to_find_a_ticket_and_another_for_another_network() -> None:
+def test_the_task_is_the_same_for_every_way_to_find_a_ticket_and_another_for_another_network():
     ticket = parse_args("--algo hc_iter --lr 0.3 --batch_size 7 --init signed_constant --epochs 77".split())
     assert ticket.task_hash == parse_args(["--algo", "training"]).task_hash
     for words in ("--width 2", "--seed 1", "--dataset CIFAR10", "--arch resnet32", "--use_full_data"):
@@ -465,49 +256,36 @@ def test_the_task_is_the_same_for_every_way_to_find_a_ticket_and_another_for_ano
 def another(name: str) -> Any:
     """A value of an option other than its default, allowed by itself."""
     default = OPTIONS[name].default
-    choices = choices_of(OPTIONS[name])
-    if choices:
-        return next(choice for choice in choices if choice != default)
-    if name in BOUNDS:
-        return next(value for value in BOUNDS[name][1:3] if value != default)
     if isinstance(default, bool):
         return not default
-    other = {"milestones": (3,), "ckpt_at_fixed_epochs": (3,), "max_time": "2h", "checkpoint_every": "10m"}
-    return other.get(name, "other")
+    times = {"max_time": "2h", "checkpoint_every": "10m"}
+    others = choices_of(OPTIONS[name]) or BOUNDS.get(name, [None])[1:3] or [times.get(name, "3")]
+    return next(other for other in others if other != default)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_the_hash_changes_with_what_affects_the_result_and_only_with_that(name: str) -> None:
+def test_the_hash_changes_with_what_affects_the_result_and_only_with_that(name):
     plain, changed = Config(), Config(**{name: another(name)})
     assert getattr(changed, name) != getattr(plain, name)
     assert (changed.config_hash != plain.config_hash) is (name not in OUTSIDE_THE_RESULT)
 
 
-def test_the_folder_of_the_data_enters_the_hash_where_it_is_the_data() -> None:
-    def hash_of(dataset: str, folder: str) -> str:
-        return Config(dataset=dataset, data=folder).config_hash
-
-    assert hash_of("ImageFolder", "a") != hash_of("ImageFolder", "b")
-    assert hash_of("CIFAR10", "a") == hash_of("CIFAR10", "b")
+@pytest.mark.parametrize(("dataset", "hashes"), [("ImageFolder", 2), ("CIFAR10", 1)])
+def test_the_folder_of_the_data_enters_the_hash_where_it_is_the_data(dataset, hashes):
+    assert len({Config(dataset=dataset, data=folder).config_hash for folder in ("a", "b")}) == hashes
 
 
-def test_one_experiment_has_one_hash_however_it_is_spelled(tmp_path: Path) -> None:
-    spelled = from_yaml(tmp_path, "epochs: 20\nwidth_mult: 2\nlmbda: 1e-4\n")
-    assert spelled.config_hash == parse_args("--width 2.0 --lmbda 0.0001 --epochs 20 --trial_num 4".split()).config_hash
-
-
-def test_a_config_as_yaml_reads_back_as_itself(tmp_path: Path) -> None:
+def test_a_config_as_yaml_reads_back_as_itself(tmp_path):
     before = parse_args([
         "--config", written(tmp_path, SAMPLE), "--milestones", "3", "7", "--lmbda", "1e-7", "--name", "0.59",
         "--subfolder", "schöner/Ort", "--run_idx", "no", "--ckpt_at_fixed_epochs", "0", "--no-freeze-weights",
     ])  # fmt: skip
     assert "schöner/Ort" in before.to_yaml()
     after = from_yaml(tmp_path, before.to_yaml())
-    assert after == before
-    assert after.config_hash == before.config_hash
+    assert (after, after.config_hash) == (before, before.config_hash)
 
 
-def test_a_config_as_yaml_holds_every_option_but_those_of_the_call() -> None:
+def test_a_config_as_yaml_holds_every_option_but_those_of_the_call():
     text = Config(config="x.yml", resume="there", print_config=True).to_yaml()
     named = {line.partition(":")[0] for line in text.splitlines()}
     unset = {name for name, field in OPTIONS.items() if field.default is None}
@@ -516,222 +294,106 @@ def test_a_config_as_yaml_holds_every_option_but_those_of_the_call() -> None:
 
 # ---- what is said of a wrong value ---------------------------------------------------------------------------------
 
+PENALTIES = "none, L2, L1, L1_L2, var_red_1, var_red_2, bin_entropy"
+
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("epochs: ten", "'ten' is not a whole number"),
-        ("epochs: 2.5", "2.5 is not a whole number"),
-        ("epochs: [2]", "[2] is not a whole number"),
-        ("epochs: true", "true is not a number"),
-        ("lr: fast", "'fast' is not a number"),
-        ("lr: false", "false is not a number"),
-        ("lr: [0.1]", "[0.1] is not a number"),
-        ("lr: .inf", "inf is not a finite number"),
-        ("lr: .nan", "nan is not a finite number"),
+        ("epochs: ten", "'ten' is not a whole number"), ("epochs: 2.5", "2.5 is not a whole number"),
+        ("epochs: [2]", "[2] is not a whole number"), ("epochs: true", "true is not a number"),
+        ("lr: fast", "'fast' is not a number"), ("lr: false", "false is not a number"),
+        ("lr: [0.1]", "[0.1] is not a number"), ("lr: .nan", "nan is not a finite number"),
         ("noise: maybe", "'maybe' is neither true nor false"),
-        ("noise: 2", "'2' is neither true nor false"),
-        ("noise: [true]", "[True] is neither true nor false"),
-        ("data: [a]", "['a'] is not a text"),
-        ("milestones: [3, x, y]", "'x' is not a whole number"),
-        ("lr: 2001-99-99", "month must be in 1..12"),
+        ("noise: [true]", "[True] is neither true nor false"), ("data: [a]", "['a'] is not a text"),
+        ("milestones: [3, x, y]", "'x' is not a whole number"), ("lr: 2001-99-99", "month must be in 1..12"),
+        ("wd: !!python/object/apply:os.getcwd []",
+         "neither a plain value nor a list of them (python/object/apply:os.getcwd)"),
         ("name: ../elsewhere", "'../elsewhere' is not a plain name or relative path"),
         ("name: /elsewhere", "'/elsewhere' is not a plain name or relative path"),
         ("name: ' '", "' ' is not a plain name or relative path"),
-        ("results_filename: a/../../b.csv", "'a/../../b.csv' is not a plain name or relative path"),
+        ("target_sparsity: 0", "0 is too small: it has to be above 0"),
+        ("batch_size: 0", "0 is too small: it has to be at least 1"),
+        ("target-sparsity: 100.5", "100.5 is too large: it may be at most 100"),
+        ("momentum: 1", "1 is too large: it has to be below 1"),
+        ("lr_policy: [cosine_lr]", "['cosine_lr'] is not one of constant_lr, cosine_lr, multistep_lr"),
+        ("lr_policy: cosine", "'cosine' is not one of constant_lr, cosine_lr, multistep_lr; did you mean "
+         "'lr_policy: cosine_lr'?"),
+        ("regularization: l2", f"'l2' is not one of {PENALTIES}; did you mean 'regularization: L2'?"),
+        ("device: gpu", "'gpu' is not one of auto, cpu, cuda, mps; did you mean 'device: cpu'?"),
     ],
-)
-def test_a_value_of_the_wrong_kind_is_refused_with_its_line(text: str, said: str, tmp_path: Path) -> None:
+)  # fmt: skip
+def test_a_wrong_value_is_refused_with_its_line_and_what_is_allowed(text, said, tmp_path):
+    name = text.partition(":")[0].replace("-", "_")
     message = complaint_about(tmp_path, f"# a comment\n{text}\n")
-    name = text.partition(":")[0]
     assert message == f"a problem with the options:\n  {name} (FILE:2): {said}"
 
 
-def test_every_number_has_its_bounds_tested() -> None:
+@pytest.mark.parametrize(
+    ("name", "given", "nearest"),
+    [("dataset", "CIFAR-10", "CIFAR10"), ("arch", "resnet_20", "resnet20"), ("algo", "hciter", "hc_iter")],
+)
+def test_an_unknown_name_of_many_is_answered_by_the_nearest(name, given, nearest, tmp_path):
+    in_file, flag = complaint_about(tmp_path, f"{name}: {given}"), complaint(f"--{name}", given)
+    for where, message, meant in ((f"{name} (FILE:1)", in_file, f"{name}: "), (f"--{name}", flag, f"--{name} ")):
+        assert message.startswith(f"a problem with the options:\n  {where}: '{given}' is not one of ")
+        assert message.endswith(f"; did you mean '{meant}{nearest}'?") and f" {nearest}, " in message
+
+
+def test_every_number_has_its_bounds_tested():
     numbers = {name for name, one in OPTIONS.items() if re.search(r"\b(int|float)\b", str(one.annotation))}
     assert {name for name in numbers if "tuple" not in str(OPTIONS[name].annotation)} == set(BOUNDS)
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-def test_a_number_out_of_its_bounds_is_refused_and_one_at_them_is_taken(name: str) -> None:
+def test_a_number_out_of_its_bounds_is_refused_and_one_at_them_is_taken(name):
     below, lowest, highest, above = BOUNDS[name]
-    for value in (lowest, highest):
-        assert getattr(Config(**{name: value}), name) == value
+    assert [getattr(Config(**{name: value}), name) for value in (lowest, highest)] == [lowest, highest]
     if below is not None:
         assert f"--{name}: {below} is too small: it has to be " in complaint(f"--{name}", str(below))
     if above is not None:
         assert f"--{name}: {above} is too large: it " in complaint(f"--{name}", str(above))
 
 
-def test_a_target_of_nothing_or_of_more_than_everything_says_what_is_allowed() -> None:
-    assert "0 is too small: it has to be above 0" in complaint("--target_sparsity", "0")
-    assert "100.5 is too large: it may be at most 100" in complaint("--target-sparsity", "100.5")
-    assert "1 is too large: it has to be below 1" in complaint("--momentum", "1")
-    assert "0 is too small: it has to be at least 1" in complaint("--batch_size", "0")
-
-
-@pytest.mark.parametrize(
-    ("text", "allowed", "nearest"),
-    [
-        ("lr_policy: cosine", "constant_lr, cosine_lr, multistep_lr", "cosine_lr"),
-        ("optimizer: sdg", "sgd, adam", "sgd"),
-        ("regularization: L1L2", "none, L2, L1, L1_L2, var_red_1, var_red_2, bin_entropy", "L1_L2"),
-        ("prune_type: bottomk", "FixThresholding, BottomK, LocalBottomK, ExactBottomK", "BottomK"),
-        ("round: nave", "naive, prob, naive_prob, all_ones", "naive"),
-        ("conv_type: Subnetconv", "SubnetConv, DenseConv", "SubnetConv"),
-        ("bn_type: AffineBatchnorm", "NonAffineBatchNorm, AffineBatchNorm, LearnedBatchNorm", "AffineBatchNorm"),
-        ("score_init: uniform", "unif, half, bern, bimodal, skew", "unif"),
-        ("device: gpu", "auto, cpu, cuda, mps", "cpu"),
-        ("algo: hciter", "hc_iter", "hc_iter"),
-        ("arch: resnet_20", "resnet20", "resnet20"),
-        ("dataset: CIFAR-10", "CIFAR10", "CIFAR10"),
-    ],
-)
-def test_an_unknown_choice_is_refused_with_those_allowed_and_the_nearest(
-    text: str, allowed: str, nearest: str, tmp_path: Path
-) -> None:
-    message = complaint_about(tmp_path, f"{text}\n")
-    name, _, given = text.partition(": ")
-    assert f"{name} (FILE:1): '{given}' is not one of " in message
-    assert allowed in message.partition("; did you mean")[0]
-    assert message.endswith(f"; did you mean '{name}: {nearest}'?")
-
-
-@pytest.mark.parametrize(("text", "nearest"), [("regularization: l2", "L2"), ("dataset: cifar10", "CIFAR10")])
-def test_a_choice_in_the_wrong_case_is_refused_with_the_right_one(text: str, nearest: str, tmp_path: Path) -> None:
-    name, _, given = text.partition(": ")
-    assert complaint_about(tmp_path, f"{text}\n").endswith(f"did you mean '{name}: {nearest}'?")
-    assert complaint(f"--{name}", given).endswith(f"did you mean '--{name} {nearest}'?")
-
-
-@pytest.mark.parametrize("text", ["lr_policy: [cosine_lr]", "algo: [hc]"])
-def test_a_list_where_a_choice_is_wanted_is_refused_with_its_line(text: str, tmp_path: Path) -> None:
-    message = complaint_about(tmp_path, f"{text}\n")
-    assert f"{text.partition(':')[0]} (FILE:1): " in message
-    assert "is not one of" in message
-
-
 # ---- what the published code's files and command lines hold ------------------------------------------------------
 
-YES_OR_NO = "true false True False 1 0"
-
 PUBLISHED = {
-    **{option: values for option, _, values in (line.strip().partition(" ") for line in """\
-        name resnet20_hc 0.59
-        subfolder results_trial_1
-        run_idx 3
-        seed 0 42
-        trial_num 1 3
-        num_trial 1 3
-        seed_fixed_init 24
-        gpu 0 3
-        workers 0 12
-        num_workers 4
-        print_freq 10
-        log_dir ./runs
-        results_filename acc.csv
-        save_every -1 5
-        ckpt_interval -1 5
-        ckpt_at_fixed_epochs [1,3,5,10] 4
-        start_epoch 0 1
-        dataset Digits MNIST CIFAR10 CIFAR100 TinyImageNet ImageNet FfcvImageNet ImageFolder Caltech101
-        data data/datasets/ /workspace/data
-        data_dir ../data
-        batch_size 64 256
-        arch FC Conv2 Conv4 Conv6 Conv8 Conv4Wide Conv6Wide resnet20 resnet32 resnet32_double cResNet18 cResNet50 \
-ResNet18 ResNet50 ResNet101 WideResNet50_2 WideResNet101_2 TinyResNet18 WideResNet28 vgg16 tinyvgg16 MobileNetV2 \
-tinyMobileNetV2
-        width 1 0.5
-        width_mult 1.0 2
-        hidden_size 500
-        conv_type SubnetConv
-        bn_type NonAffineBatchNorm AffineBatchNorm LearnedBatchNorm
-        first_layer_type SubnetConv DenseConv None
-        init signed_constant unsigned_constant kaiming_normal kaiming_uniform xavier_normal xavier_constant standard
-        score_init unif half bern bimodal skew all_one
-        mode fan_in fan_out
-        nonlinearity relu
-        algo hc hc_iter ep global_ep global_ep_iter imp training wt dense smart_ratio random random_erk magnitude \
-snip grasp synflow cts mine.py:find_ticket
-        epochs 10 150
-        optimizer sgd adam
-        lr 0.1 1e-3
-        lr_policy constant_lr cosine_lr multistep_lr None
-        gamma 0.1
-        lr_gamma 0.1
-        milestones [50,80] [80]
-        momentum 0.9 0.0
-        wd 0.0 5e-4 0
-        label_smoothing 0.1
-        warmup_length 0 5
-        regularization none L2 L1 L1_L2 var_red_1 var_red_2 bin_entropy False True
-        lmbda 0 1e-4 0.00003 1.e-5
-        alpha 1 2
-        alpha_prime 1.0
-        iter_period 5 8
-        iter_start 0 4
-        prune_type FixThresholding BottomK LocalBottomK ExactBottomK
-        prune_rate -1 0 0.5
-        target_sparsity 0.59 5 50.0 100
-        quantize_threshold 0.5
-        project_freq 1
-        round naive prob naive_prob all_ones
-        noise_ratio 0 0.1
-        num_test 1 10
-        rewind_to_epoch -1 0
-        fine_tune_optimizer sgd adam
-        fine_tune_lr 0.01 1e-4
-        fine_tune_lr_policy constant_lr cosine_lr multistep_lr
-        fine_tune_wd 1e-4 0
-        sanity_folder results/x
-        imp_rounds -1 20
-        imp_rewind_iter 0 1000
-        imp_resume_round -1
-        imp_resume_epoch -1
-        imp_resume_iter -1
-        imp_rewind_model short_imp/Liu_start.pth
-        smart_ratio -1 0.98 0.9941
-        sr_version 1 2
-        pretrained model.pth
-        pretrained2 other.pth
-        how_to_connect prob random linear score round
-        interpolate prob linear
-        world_size -1 1 4
-        rank -1 0
-        dist_backend nccl gloo
-        results_dir results
-        fine_tune_epochs 150
-        device auto cpu cuda mps
-        precision fp32 tf32 bf16
-        compile auto on off
-        accumulate 1 4
-        max_time 30m
-        checkpoint_every 1 10m
-        ticket ticket.safetensors
-        report runs
-        compare_tickets [a.safetensors,b.safetensors]
-        list algorithms models datasets configs
-        cts_loss kl loss ce
-        rewind_epoch 0 2""".replace("\\\n", "").splitlines())},
-    **dict.fromkeys(
-        "fixed_init no_cuda checkpoint_at_prune save_model mixed_precision evaluate evaluate_only use_full_data bias "
-        "first_layer_dense last_layer_dense scale_fan freeze_weights nesterov no_bn_decay override_prune_rate "
-        "hc_quantized bottom_k_on_forward differentiate_clamp noise rewind_score drop_bottom_half_weights "
-        "invert_sanity_check unflag_before_finetune weight_training dense_training skip_fine_tune skip_sanity_checks "
-        "only_sanity shuffle reinit chg_mask chg_weight imp_no_rewind random_subnet compare_rounding mode_connect "
-        "multiprocessing_distributed dry_run deterministic resume_anyway export".split(),
-        YES_OR_NO,
-    ),
+    **{option: values for option, _, values in (entry.partition(" ") for entry in """\
+name resnet20_hc 0.59 | subfolder results_trial_1 | run_idx 3 | seed 0 42 | trial_num 1 3 | num_trial 1 3 | \
+seed_fixed_init 24 | gpu 0 3 | workers 0 12 | num_workers 4 | print_freq 10 | log_dir ./runs | \
+results_filename acc.csv | save_every -1 5 | ckpt_interval -1 5 | ckpt_at_fixed_epochs [1,3,5,10] 4 | \
+start_epoch 0 1 | dataset Digits MNIST CIFAR10 CIFAR100 TinyImageNet ImageNet FfcvImageNet ImageFolder Caltech101 | \
+data data/datasets/ /workspace/data | data_dir ../data | batch_size 64 256 | arch FC Conv2 Conv4 Conv6 Conv8 Conv4Wide \
+Conv6Wide resnet20 resnet32 resnet32_double cResNet18 cResNet50 ResNet18 ResNet50 ResNet101 WideResNet50_2 \
+WideResNet101_2 TinyResNet18 WideResNet28 vgg16 tinyvgg16 MobileNetV2 tinyMobileNetV2 | width 1 0.5 | \
+width_mult 1.0 2 | hidden_size 500 | conv_type SubnetConv | first_layer_type SubnetConv DenseConv None | \
+bn_type NonAffineBatchNorm AffineBatchNorm LearnedBatchNorm | init signed_constant unsigned_constant kaiming_normal \
+kaiming_uniform xavier_normal xavier_constant standard | score_init unif half bern bimodal skew all_one | \
+mode fan_in fan_out | nonlinearity relu | algo hc hc_iter ep global_ep global_ep_iter imp training wt dense \
+smart_ratio random random_erk random_subnet magnitude snip grasp synflow cts mine.py:find_ticket | epochs 10 150 | \
+optimizer sgd adam | lr 0.1 1e-3 | lr_policy constant_lr cosine_lr multistep_lr None | gamma 0.1 | lr_gamma 0.1 | \
+milestones [50,80] [80] | momentum 0.9 0.0 | wd 0.0 5e-4 0 | label_smoothing 0.1 | warmup_length 0 5 | \
+regularization none L2 L1 L1_L2 var_red_1 var_red_2 bin_entropy False True | lmbda 0 1e-4 0.00003 1.e-5 | alpha 1 2 | \
+alpha_prime 1.0 | iter_period 5 8 | iter_start 0 4 | prune_type FixThresholding BottomK LocalBottomK ExactBottomK | \
+prune_rate -1 0 0.5 | target_sparsity 0.59 5 50.0 100 | quantize_threshold 0.5 | project_freq 1 | \
+round naive prob naive_prob all_ones | noise_ratio 0 0.1 | num_test 1 10 | rewind_to_epoch -1 0 | \
+fine_tune_optimizer sgd adam | fine_tune_lr 0.01 1e-4 | fine_tune_lr_policy constant_lr cosine_lr multistep_lr | \
+fine_tune_wd 1e-4 0 | sanity_folder results/x | imp_rounds -1 20 | imp_rewind_iter 0 1000 | imp_resume_round -1 | \
+imp_resume_epoch -1 | imp_resume_iter -1 | imp_rewind_model short_imp/Liu_start.pth | smart_ratio -1 0.98 0.9941 | \
+sr_version 1 2 | pretrained model.pth | pretrained2 other.pth | how_to_connect prob random linear score round | \
+interpolate prob linear | world_size -1 1 4 | rank -1 0 | dist_backend nccl gloo | results_dir results | \
+fine_tune_epochs 150 | device auto cpu cuda mps | precision fp32 tf32 bf16 | compile auto on off | accumulate 1 4 | \
+max_time 30m | checkpoint_every 1 10m | ticket ticket.safetensors | report runs | \
+compare_tickets [a.safetensors,b.safetensors] | list algorithms models datasets configs | cts_loss kl loss ce | \
+rewind_epoch 0 2""".split(" | "))},
+    **dict.fromkeys([*BOOLEANS, "freeze_weights", "evaluate_only"], "true false True False 1 0"),
 }  # fmt: skip
 """Option of a YAML file -> values that it has there."""
-
-BESIDE = {"shuffle": True, "pretrained": "a", "pretrained2": "b", "sanity_folder": "c", "hc_quantized": True}
-"""What some of them need beside."""
 
 
 @pytest.mark.filterwarnings("ignore:.*true names no penalty")
 @pytest.mark.parametrize("option", PUBLISHED)
-def test_a_published_option_is_known_with_every_value_in_a_file_and_as_a_flag(option: str, tmp_path: Path) -> None:
+def test_a_published_option_is_known_with_every_value_in_a_file_and_as_a_flag(option, tmp_path):
     beside = "".join(f"{name}: {value}\n" for name, value in BESIDE.items() if name != option)
     for value in PUBLISHED[option].split():
         words = re.sub(r"[\[\],]", " ", value).split()
@@ -740,171 +402,57 @@ def test_a_published_option_is_known_with_every_value_in_a_file_and_as_a_flag(op
         assert in_file.config_hash == flag.config_hash
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--arch", "resnet20Normal", "--algo", "training"],
-        ["--conv_type", "DenseConv", "--algo", "training"],
-        ["-e", "--pretrained", "x"],
-        ["-p", "7"],
-        ["--no-evaluate"],
-        ["--evaluate_only", "false"],
-        ["--algo", "random_subnet"],
-    ],
-    ids=str,
-)
-def test_every_other_published_spelling_is_known(words: list[str]) -> None:
-    assert parse_args(words).config_hash
-
-
-# The kinds of files that the published code came with, in words of our own.
+# The kinds of files that the published code came with, in words of our own: a line between each two semicolons.
 OLD_FILES: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "edge-popup": (
-        """\
-algo: 'ep'
-subfolder: EP_5
-override_prune_rate: True
-prune_rate: 0.05   # kept
-arch: MobileNetV2
-dataset: CIFAR10
-optimizer: sgd
-lr: 0.1
-lr_policy: cosine_lr
-epochs: 200
-weight_decay: 0.0005
-batch_size: 256
-conv_type: SubnetConv
-bn_type: NonAffineBatchNorm
-init: signed_constant
-mode: fan_in
-nonlinearity: relu
-scale_fan: True
-freeze_weights: True
-workers: 4
-gpu: 2
-skip_sanity_checks: True
-""",
+        "algo: 'ep'; subfolder: EP_5; override_prune_rate: True; prune_rate: 0.05   # kept; arch: MobileNetV2; "
+        "dataset: CIFAR10; optimizer: sgd; lr: 0.1; lr_policy: cosine_lr; epochs: 200; weight_decay: 0.0005; "
+        "batch_size: 256; conv_type: SubnetConv; bn_type: NonAffineBatchNorm; init: signed_constant; mode: fan_in; "
+        "nonlinearity: relu; scale_fan: True; freeze_weights: True; workers: 4; gpu: 2; skip_sanity_checks: True",
         {"algo": "ep", "prune_rate": 0.05, "override_prune_rate": True, "wd": 5e-4, "scale_fan": True, "epochs": 200},
         {"weight_decay"},
     ),
     "magnitude pruning": (
-        """\
-algo: 'imp'
-seed: 42
-arch: vgg16
-dataset: CIFAR10
-lr: 0.1
-lr_policy: multistep_lr
-lr_gamma: 0.1
-wd: 0.0001
-bias: False\x20
-prune_rate: 0.2
-iter_period: 160 # 5
-imp_rewind_iter: 2000
-""",
+        "algo: 'imp'; seed: 42; arch: vgg16; dataset: CIFAR10; lr: 0.1; lr_policy: multistep_lr; lr_gamma: 0.1; "
+        "wd: 0.0001; bias: False ; prune_rate: 0.2; iter_period: 160 # 5; imp_rewind_iter: 2000",
         {"algo": "imp", "iter_period": 160, "imp_rewind_iter": 2000, "prune_rate": 0.2, "lr_gamma": 0.1, "wd": 1e-4},
         set(),
     ),
     "smart ratio": (
-        """\
-algo: 'hc_iter' # not this
-random_subnet: True
-smart_ratio: 0.98
-arch: resnet20
-dataset: CIFAR10
-fine_tune_lr: 0.1
-fine_tune_lr_policy: multistep_lr
-epochs: 150
-weight_decay: 0.0001
-scale_fan: True
-checkpoint_at_prune: True
-""",
+        "algo: 'hc_iter' # not this; random_subnet: True; smart_ratio: 0.98; arch: resnet20; dataset: CIFAR10; "
+        "fine_tune_lr: 0.1; fine_tune_lr_policy: multistep_lr; epochs: 150; weight_decay: 0.0001; scale_fan: True; "
+        "checkpoint_at_prune: True",
         {"algo": "smart_ratio", "smart_ratio": 0.98, "fine_tune_lr": 0.1, "tuning_epochs": 150, "wd": 5e-4},
         {"weight_decay"},
     ),
     "dense training": (
-        """\
-trial_num: 1
-algo: 'hc_iter'
-weight_training: True
-arch: WideResNet28
-dataset: CIFAR10
-lr: 0.1
-lr_policy: multistep_lr #cosine_lr
-epochs: 150\x20
-wd: 0.0
-prune_rate: -1
-target_sparsity: 100
-init: kaiming_normal
-scale_fan: True
-lmbda: 0 # 1e-4
-skip_fine_tune: True
-ckpt_at_fixed_epochs: [1, 3, 5, 10]
-""",
+        "trial_num: 1; algo: 'hc_iter'; weight_training: True; arch: WideResNet28; dataset: CIFAR10; lr: 0.1; "
+        "lr_policy: multistep_lr #cosine_lr; epochs: 150 ; wd: 0.0; prune_rate: -1; target_sparsity: 100; "
+        "init: kaiming_normal; scale_fan: True; lmbda: 0 # 1e-4; skip_fine_tune: True; "
+        "ckpt_at_fixed_epochs: [1, 3, 5, 10]",
         {"algo": "training", "ckpt_at_fixed_epochs": (1, 3, 5, 10), "wd": 0, "lmbda": 0, "scale_fan": False},
         {"scale_fan"},
     ),
     "dense training without masks": (
-        """\
-algo: 'training'
-arch: Conv4Normal
-dataset: CIFAR10
-lr_policy: None
-weight_training: True
-conv_type: SubnetConv
-score_init: 'all_one'
-""",
+        "algo: 'training'; arch: Conv4Normal; dataset: CIFAR10; lr_policy: None; weight_training: True; "
+        "conv_type: SubnetConv; score_init: 'all_one'",
         {"algo": "training", "arch": "Conv4Normal", "lr_policy": "constant_lr", "score_init": "all_one"},
         set(),
     ),
     "transfer to Caltech-101": (
-        """\
-algo: 'hc_iter'
-arch: ResNet50
-bias_lastlayer: True
-dataset: Caltech101
-transfer_learning: True
-optimizer: adam
-fine_tune_optimizer: adam
-fine_tune_lr: 0.0001
-epochs: 50
-wd: 0.0
-batch_size: 16  #256 #128
-bn_type: AffineBatchNorm
-prune_type: BottomK
-target_sparsity: 2.0
-scale_fan: False
-hc_quantized: True
-regularization: L2
-lmbda: 0.000005
-""",
+        "algo: 'hc_iter'; arch: ResNet50; bias_lastlayer: True; dataset: Caltech101; transfer_learning: True; "
+        "optimizer: adam; fine_tune_optimizer: adam; fine_tune_lr: 0.0001; epochs: 50; wd: 0.0; "
+        "batch_size: 16  #256 #128; bn_type: AffineBatchNorm; prune_type: BottomK; target_sparsity: 2.0; "
+        "scale_fan: False; hc_quantized: True; regularization: L2; lmbda: 0.000005",
         {"dataset": "Caltech101", "bn_type": "AffineBatchNorm", "bias": False, "lmbda": 5e-6, "batch_size": 16},
         {"bias_lastlayer", "transfer_learning"},
     ),
     "Gem-Miner on ImageNet": (
-        """\
-# lam_finetune_loss: 1
-num_step_finetune: 5
-algo: 'hc_iter'
-iter_period: 5
-arch: ResNet50
-dataset: FfcvImageNet
-data: /workspace/ffcv-imagenet/data/
-optimizer: adam
-lr: 0.05 #0.01
-epochs: 88
-mixed_precision: False
-prune_type: BottomK
-target_sparsity: 5
-unflag_before_finetune: False
-regularization: L2
-lmbda: 0.0000001
-multiprocessing_distributed: False
-hc_quantized: True
-round: naive\x20
-noise: True
-noise_ratio: 0\x20
-""",
+        "# lam_finetune_loss: 1; num_step_finetune: 5; algo: 'hc_iter'; iter_period: 5; arch: ResNet50; "
+        "dataset: FfcvImageNet; data: /workspace/ffcv-imagenet/data/; optimizer: adam; lr: 0.05 #0.01; epochs: 88; "
+        "mixed_precision: False; prune_type: BottomK; target_sparsity: 5; unflag_before_finetune: False; "
+        "regularization: L2; lmbda: 0.0000001; multiprocessing_distributed: False; hc_quantized: True; "
+        "round: naive ; noise: True; noise_ratio: 0 ",
         {"dataset": "ImageNet", "arch": "ResNet50", "lmbda": 1e-7, "optimizer": "adam", "noise": True, "epochs": 88},
         {"num_step_finetune"},
     ),
@@ -912,93 +460,67 @@ noise_ratio: 0\x20
 
 
 @pytest.mark.parametrize("kind", OLD_FILES)
-def test_a_file_of_the_published_codes_kinds_parses_unchanged(kind: str, tmp_path: Path) -> None:
+def test_a_file_of_the_published_codes_kinds_parses_unchanged(kind, tmp_path):
     text, expected, retired = OLD_FILES[kind]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        config = from_yaml(tmp_path, text)
+        config = from_yaml(tmp_path, text.replace("; ", "\n"))
     assert {name: getattr(config, name) for name in expected} == expected
     assert {str(one.message).partition(" ")[0] for one in caught} == retired
 
 
 @pytest.mark.parametrize("init", ["signed_constant", "unsigned_constant", "kaiming_normal"])
-def test_a_prune_rate_that_is_not_used_leaves_the_fan_as_it_is_with_one_warning(init: str, tmp_path: Path) -> None:
-    beside = f"init: {init}\nprune_rate: -1\n"
+def test_a_prune_rate_that_is_not_used_leaves_the_fan_as_it_is_with_one_warning(init, tmp_path):
+    beside, path = f"init: {init}\nprune_rate: -1\n", tmp_path / "given.yml"
     with pytest.warns(UserWarning) as caught:
         config = from_yaml(tmp_path, f"{beside}scale_fan: true\n")
-    path = tmp_path / "given.yml"
     assert [str(one.message) for one in caught] == [
         f"scale_fan ({path}:3), prune_rate ({path}:2): with a prune_rate of −1, not used, scale_fan leaves the fan as "
         "it is"
     ]
-    assert config.config_hash == from_yaml(tmp_path, beside).config_hash
-    again = from_yaml(tmp_path, config.to_yaml())  # said once: what is written down is what was meant
-    assert again.config_hash == config.config_hash
+    for text in (beside, config.to_yaml()):  # said once: what is written down is what was meant
+        assert config.config_hash == from_yaml(tmp_path, text).config_hash
+
+
+@pytest.mark.parametrize("name", GONE)
+def test_a_retired_option_warns_where_it_stands_and_changes_nothing(name, tmp_path):
+    said = f"this option does nothing any more; {RETIRED[name]}"
+    with pytest.warns(UserWarning) as caught:
+        config = from_yaml(tmp_path, f"lr: 0.1\n{name}: 3\n")
+        parse_args([f"--{name.replace('_', '-')}", "3"])
+    assert [str(one.message) for one in caught] == [f"{name} ({tmp_path / 'given.yml'}:2): {said}", f"--{name}: {said}"]
+    assert config.config_hash == parse_args(["--lr", "0.1"]).config_hash
+    if named := re.match(r"use (\w+)(?: (?:and|or) (\w+))?", RETIRED[name]):
+        assert {word for word in named.groups() if word} <= set(OPTIONS)
 
 
 # ---- names that are not options ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("given", "nearest"),
-    [("epoch", "epochs"), ("batchsize", "batch_size"), ("num_worker", "num_workers"),
-     ("qqq", None), ("targetsparsity", "target_sparsity"), ("imp_round", "imp_rounds")],
-)  # fmt: skip
-def test_an_unknown_name_is_refused_with_the_nearest(given: str, nearest: str | None, tmp_path: Path) -> None:
+    ("given", "nearest"), [("epoch", "epochs"), ("num_worker", "num_workers"), ("qqq", None)]
+)
+def test_an_unknown_name_is_refused_with_the_nearest(given, nearest, tmp_path):
     line, flag = (f"; did you mean '{nearest}: 1'?", f"; did you mean '--{nearest} 1'?") if nearest else ("", "")
     assert complaint_about(tmp_path, f"\n{given}: 1\n").endswith(f"\n  {given} (FILE:2): no such option{line}")
-    assert complaint(f"--{given}", "1").endswith(f"\n  --{given}: no such option{flag}")
-    assert complaint(f"--{given}=1").endswith(f"\n  --{given}: no such option{flag}")
-    assert complaint("-x").endswith("\n  -x: no such option")
-
-
-def test_an_option_is_not_abbreviated() -> None:
-    assert "--epoch: no such option" in complaint("--epoch", "3")
-
-
-def test_a_word_that_belongs_to_no_flag_is_refused() -> None:
-    assert complaint("some.yml").endswith("\n  some.yml: not expected; an option is written --name value")
-
-
-@pytest.mark.parametrize("words", [["--lr"], ["--lr", "--noise"], ["--config"], ["--resume"], ["--dataset"]], ids=str)
-def test_a_flag_without_its_value_is_refused(words: list[str]) -> None:
-    assert complaint(*words).endswith(f"\n  {words[0]}: a value is missing")
-
-
-def test_a_negated_flag_with_a_value_is_refused_like_everything_else() -> None:
-    assert "--no_noise" in complaint("--no-noise=true")
-
-
-def test_the_retired_options_are_those_documented() -> None:
-    assert set(RETIRED) == set(GONE)
-
-
-@pytest.mark.parametrize("name", RETIRED)
-def test_a_retired_option_warns_where_it_stands_and_changes_nothing(name: str, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning) as caught:
-        config = from_yaml(tmp_path, f"lr: 0.1\n{name}: 3\n")
-    path = tmp_path / "given.yml"
-    assert [str(one.message) for one in caught] == [
-        f"{name} ({path}:2): this option does nothing any more; {RETIRED[name]}"
-    ]
-    assert config.config_hash == parse_args(["--lr", "0.1"]).config_hash
-    with pytest.warns(UserWarning, match=f"^--{name}: this option does nothing any more"):
-        parse_args([f"--{name.replace('_', '-')}", "3"])
-
-
-def test_a_retired_option_names_one_that_exists() -> None:
-    assert RETIRED["weight_decay"] == "use wd and fine_tune_wd"
-    named = {name: re.match(r"use (\w+)(?: (?:and|or) (\w+))?", text) for name, text in RETIRED.items()}
-    instead = {word for match in named.values() if match for word in match.groups() if word}
-    assert {"wd", "fine_tune_wd", "iter_start", "iter_period", "imp_rounds", "lr_policy"} <= instead
-    assert instead <= set(OPTIONS)
+    for words in ([f"--{given}", "1"], [f"--{given}=1"]):
+        assert complaint(*words).endswith(f"\n  --{given}: no such option{flag}")
 
 
 @pytest.mark.parametrize(
-    "words", [["--mixed_precision", "0"], ["--evaluate", "no"], ["--smart_ratio", "-1.0"]], ids=str
-)
-def test_nothing_may_be_asked_for_in_any_spelling(words: list[str]) -> None:
-    assert parse_args(words) == Config()
+    ("words", "said"),
+    [
+        ("-x", "-x: no such option"),
+        ("some.yml", "some.yml: not expected; an option is written --name value"),
+        *((words, f"{words.split()[0]}: a value is missing")
+          for words in ("--lr", "--lr --noise", "--config", "--resume", "--dataset")),
+        ("--no-noise=true", "argument --no_noise: ignored explicit argument 'true'"),
+        # With the default of 10 epochs the warm-up would be too long; but that was not given.
+        ("--warmup_length 20 --epochs 2x0", "--epochs: '2x0' is not a whole number"),
+    ],
+)  # fmt: skip
+def test_a_flag_that_cannot_be_used_is_the_only_problem(words, said):
+    assert complaint(*words.split()).removeprefix("a problem with the options:\n  ") == said
 
 
 # ---- combinations --------------------------------------------------------------------------------------------------
@@ -1006,7 +528,6 @@ def test_nothing_may_be_asked_for_in_any_spelling(words: list[str]) -> None:
 CONTRADICTIONS = [
     ("--scale_fan --prune_rate -0.5",
      "scale_fan needs a prune_rate in [0, 1), or −1 to leave the fan as it is, not -0.5", "--scale_fan --prune_rate 0"),
-    ("--scale_fan --prune_rate 1", "scale_fan needs a prune_rate in [0, 1), or −1", "--prune_rate 1"),
     *((f"--scale_fan --prune_rate 1 --init {init}", "scale_fan needs a prune_rate in [0, 1), or −1",
        "--scale_fan --prune_rate 1 --init standard") for init in ("signed_constant", "unsigned_constant")),
     *((f"--image_size 16 --dataset {name}", "image_size is for images in folders (TinyImageNet, ImageNet, Caltech101, "
@@ -1019,45 +540,41 @@ CONTRADICTIONS = [
     ("--nesterov --momentum 0 --optimizer adam --fine_tune_optimizer sgd", "nesterov needs a momentum above 0",
      "--nesterov --momentum 0 --optimizer adam --fine_tune_optimizer adam"),
     ("--conv_type DenseConv --algo hc", "algo hc learns masks, which conv_type DenseConv has not", "--algo hc"),
-    ("--conv_type DenseConv --algo hc_iter", "algo hc_iter learns masks, which conv_type DenseConv has not", ""),
     *((f"--arch resnet20Normal --algo {algo}", f"algo {algo} learns masks, which arch resnet20Normal has not",
        "--arch resnet20Normal --algo snip") for algo in ("hc", "hc_iter", "ep", "global_ep", "global_ep_iter")),
     ("--weights DEFAULT", "weights are torchvision's, for networks such as torchvision/resnet18",
      "--weights DEFAULT --arch torchvision/resnet18"),
-    ("--weights DEFAULT --arch torchvision/vgg11 --pretrained x",
-     "weights and pretrained both say where to start from: give one of them",
+    ("--weights DEFAULT --arch torchvision/vgg11 --pretrained x", "weights and pretrained both say where to start from",
      "--arch torchvision/vgg11 --pretrained x"),
-    *((f"--arch torchvision/vgg11 --{name} {value}",
-       f"torchvision/vgg11 comes as it is: {name} is for the tool's own networks", f"--{name} {value}")
-      for name, value in (("width", 2), ("bias", "true"), ("bn_type", "AffineBatchNorm"), ("hidden_size", 9))),
+    *((f"--arch torchvision/vgg11 --{option}",
+       f"torchvision/vgg11 comes as it is: {option.split()[0]} is for the tool's own networks", f"--{option}")
+      for option in ("width 2", "bias true", "bn_type AffineBatchNorm", "hidden_size 9")),
     ("--bottom_k_on_forward --hc_quantized false", "bottom_k_on_forward rounds as it goes: set hc_quantized",
      "--bottom_k_on_forward --hc_quantized"),
     ("--bottom_k_on_forward --bias --hc_quantized",
      "bottom_k_on_forward ranks weights only: it cannot be had with bias", "--bias --hc_quantized"),
     ("--bottom_k_on_forward --algo hc --hc_quantized",
      "bottom_k_on_forward takes its fraction from the prunings of hc_iter", "--algo hc --hc_quantized"),
-    ("--epochs 5 --iter_period 5", "hc_iter would never prune: of 5 epochs, none after", "--epochs 6 --iter_period 5"),
-    ("--epochs 5 --iter_period 5", "hc_iter would never prune", "--epochs 5 --iter_period 5 --algo hc"),
+    *(("--epochs 5 --iter_period 5", "hc_iter would never prune: of 5 epochs, none after", near)
+      for near in ("--epochs 6 --iter_period 5", "--epochs 5 --iter_period 5 --algo hc")),
     ("--epochs 11 --iter_start 10", "none after iter_start 10 is a multiple of iter_period 5",
      "--epochs 11 --iter_start 9"),
-    *((f"--override_prune_rate --prune_rate {rate}", f"removes a fraction of {rate}, which has to lie between 0 and 1",
-       f"--prune_rate {rate}") for rate in (-1, 0, 1)),
-    ("--override_prune_rate --prune_rate 0", "hc_iter would never prune, or prune everything",
-     "--override_prune_rate --prune_rate 0 --target_sparsity 100"),
-    ("--rewind_score --rewind_to_epoch 6", "rewind_to_epoch 6 lies after the first pruning, at epoch 5",
-     "--rewind_score --rewind_to_epoch 5"),
-    ("--rewind_score --rewind_to_epoch 6", "rewind_to_epoch 6 lies after", "--rewind_to_epoch 6"),
-    ("--rewind_score --rewind_to_epoch 1 --start_epoch 2", "rewind_to_epoch 1 lies before start_epoch 2",
-     "--rewind_score --rewind_to_epoch 2 --start_epoch 2"),
-    ("--rewind_score --rewind_to_epoch 0 --start_epoch 1", "rewind_to_epoch 0 lies before start_epoch 1",
-     "--rewind_score --rewind_to_epoch -1 --start_epoch 1"),
+    *((f"--override_prune_rate --prune_rate {rate}", "hc_iter would never prune, or prune everything: each pruning "
+       f"removes a fraction of {rate}, which has to lie between 0 and 1", near)
+      for rate, near in ((-1, "--prune_rate -1"), (1, "--prune_rate 1"),
+                         (0, "--override_prune_rate --prune_rate 0 --target_sparsity 100"))),
+    *(("--rewind_score --rewind_to_epoch 6", "rewind_to_epoch 6 lies after the first pruning, at epoch 5", near)
+      for near in ("--rewind_score --rewind_to_epoch 5", "--rewind_to_epoch 6")),
+    *((f"--rewind_score --rewind_to_epoch {before} --start_epoch {start}", f"{before} lies before start_epoch {start}",
+       f"--rewind_score --rewind_to_epoch {near} --start_epoch {start}")
+      for before, start, near in ((1, 2, 2), (0, 1, -1))),
     ("--algo imp --prune_rate 1", "algo imp needs a prune_rate between 0 and 1, not 1", "--algo imp --prune_rate -1"),
     ("--algo imp --imp_rounds 0", "imp_rounds 0 is neither −1 nor at least 1", "--algo imp --imp_rounds 1"),
     ("--algo imp --imp_resume_round 1", "imp_resume_round needs --imp_resume_folder",
      "--algo imp --imp_resume_round 1 --imp_resume_folder x"),
     ("--algo imp --imp_resume_round 3 --imp_rounds 3 --imp_resume_folder x",
-     "imp_resume_round 3 lies beyond the last round, 2", "--algo imp --imp_resume_round 2 --imp_rounds 3 "
-     "--imp_resume_folder x"),
+     "imp_resume_round 3 lies beyond the last round, 2",
+     "--algo imp --imp_resume_round 2 --imp_rounds 3 --imp_resume_folder x"),
     ("--algo imp --imp_resume_iter 1", "a place in a round was given but no round", "--algo imp"),
     ("--random_subnet --prune_rate 0", "random_subnet keeps each weight by chance prune_rate, which cannot be 0",
      "--random_subnet --prune_rate 1"),
@@ -1077,86 +594,55 @@ CONTRADICTIONS = [
 
 
 @pytest.mark.parametrize(("words", "said", "possible"), CONTRADICTIONS)
-def test_an_impossible_combination_is_refused_and_its_possible_neighbour_taken(
-    words: str, said: str, possible: str
-) -> None:
-    heading, *problems = complaint(*words.split()).splitlines()
-    assert heading == "a problem with the options:"
-    assert len(problems) == 1
-    where, _, text = problems[0].partition(": ")
-    assert said in text
+def test_an_impossible_combination_is_refused_and_its_possible_neighbour_taken(words, said, possible):
+    heading, problem = complaint(*words.split()).splitlines()
+    where, _, text = problem.partition(": ")
+    assert heading == "a problem with the options:" and said in text
     assert set(where.strip().split(", ")) <= {word for word in words.split() if word.startswith("--")}
     assert said.split()[0] not in OPTIONS or f"--{said.split()[0]}" in where
     parse_args(possible.split())
 
 
-def test_a_combination_is_refused_with_the_places_of_its_parts(tmp_path: Path) -> None:
-    path = written(tmp_path, "noise: true\nnesterov: true\n")
-    message = complaint("--config", path, "--momentum", "0")
-    assert message.endswith(f"\n  nesterov ({path}:2), --momentum: nesterov needs a momentum above 0")
-
-
-def test_an_option_that_is_wrong_by_itself_is_not_accused_of_contradicting_another() -> None:
-    # With the default of 10 epochs the warm-up would be too long; but that was not given.
-    message = complaint("--warmup_length", "20", "--epochs", "2x0")
-    assert message == "a problem with the options:\n  --epochs: '2x0' is not a whole number"
-
-
 # ---- the message as a whole ----------------------------------------------------------------------------------------
 
 
-def test_all_problems_are_said_at_once_each_with_its_place(tmp_path: Path) -> None:
-    text = "lr: fast\nepochs: 0\nlr_policy: cosine\nnesterov: true\nmomentum: 0\nfoo_bar: 1\nlist: model\nlr: 2\n"
+def test_all_problems_are_said_at_once_each_with_its_place(tmp_path):
+    text = "lr: fast\nepochs: 0\nlr_policy: cosine\nnesterov: true\nfoo_bar: 1\nlist: model\nlr: 2\n"
     path = written(tmp_path, text)
-    message = complaint("--config", path, "--wd", "-1", "--qqq", "3", "stray", "--noise=maybe")
-    heading, *problems = message.splitlines()
+    message = complaint("--config", path, *"--momentum 0 --wd -1 --qqq 3 stray --noise=maybe".split())
+    heading, *problems = message.replace(path, "FILE").splitlines()
     assert heading == "11 problems with the options:"
-    assert {line.strip().partition(": ")[0].replace(path, "FILE") for line in problems} == {
-        "lr (FILE:1)", "epochs (FILE:2)", "lr_policy (FILE:3)", "nesterov (FILE:4), momentum (FILE:5)",
-        "foo_bar (FILE:6)", "list (FILE:7)", "lr (FILE:8)", "--wd", "--qqq", "stray", "--noise",
+    assert {line.strip().partition(": ")[0] for line in problems} == {
+        "lr (FILE:1)", "epochs (FILE:2)", "lr_policy (FILE:3)", "nesterov (FILE:4), --momentum", "foo_bar (FILE:5)",
+        "list (FILE:6)", "lr (FILE:7)", "--wd", "--qqq", "stray", "--noise",
     }  # fmt: skip
 
 
-def test_one_problem_is_said_in_the_singular() -> None:
-    assert complaint("--lr", "fast") == "a problem with the options:\n  --lr: 'fast' is not a number"
-
-
-@pytest.mark.parametrize("second", ["workers", "num_workers", "num-workers"])
-def test_an_option_given_twice_in_a_file_is_refused_with_both_lines(second: str, tmp_path: Path) -> None:
-    message = complaint_about(tmp_path, f"workers: 1\nlr: 1\n{second}: 2\n")
-    assert message.endswith(f"{second.replace('-', '_')} (FILE:3): given before, at workers (FILE:1)")
-
-
-def test_an_option_given_empty_and_then_again_is_refused(tmp_path: Path) -> None:
-    assert "given before" in complaint_about(tmp_path, "lr:\nlr: 0.2\n")
+NO_OPTIONS = "FILE is not a list of options: it should have lines such as 'lr: 0.1'"
 
 
 @pytest.mark.parametrize(
-    ("text", "line"),
-    [("lr: 0.1\nwd: a: b\n", 2), ("lr: 0.1\nmilestones: [1\nwd: 2\n", 3), ("lr: 'open\n\n", 3), ("\tlr: 1\n", 1),
-     ("lr: 1\n---\nlr: 2\n", 2)],
-)  # fmt: skip
-def test_a_file_that_is_not_yaml_is_refused_with_the_line(text: str, line: int, tmp_path: Path) -> None:
-    message = complaint_about(tmp_path, text)
-    assert message.startswith("FILE is not YAML: ")
-    assert f", line {line}, column " in message
+    ("text", "said"),
+    [
+        ("workers: 1\nlr: 1\nnum-workers: 2\n", r".*\n  num_workers \(FILE:3\): given before, at workers \(FILE:1\)"),
+        ("lr:\nlr: 0.2\n", r".*\n  lr \(FILE:2\): given before, at lr \(FILE:1\)"),
+        ("lr: 0.1\nwd: a: b\n", r"FILE is not YAML: .*, line 2, column \d+"),
+        ("lr: 0.1\nmilestones: [1\nwd: 2\n", r"FILE is not YAML: .*, line 3, column \d+"),
+        ("lr: 'open\n\n", r"FILE is not YAML: .*, line 3, column \d+"),
+        ("\tlr: 1\n", r"FILE is not YAML: .*, line 1, column \d+"),
+        ("lr: 1\n---\nlr: 2\n", r"FILE is not YAML: .*, line 2, column \d+"),
+        ("- lr\n- wd\n", NO_OPTIONS),
+        ("just words\n", NO_OPTIONS),
+    ],
+)
+def test_a_file_that_is_no_list_of_options_is_refused_with_the_line(text, said, tmp_path):
+    assert re.fullmatch(said, complaint_about(tmp_path, text))
 
 
-@pytest.mark.parametrize("text", ["- lr\n- wd\n", "just words\n", "7\n"])
-def test_a_file_that_is_no_mapping_is_refused(text: str, tmp_path: Path) -> None:
-    assert complaint_about(tmp_path, text) == "FILE is not a list of options: it should have lines such as 'lr: 0.1'"
-
-
-def test_a_file_that_would_run_code_is_refused_with_its_line(tmp_path: Path) -> None:
-    message = complaint_about(tmp_path, "lr: 1\nwd: !!python/object/apply:os.getcwd []\n")
-    assert "wd (FILE:2): neither a plain value nor a list of them (python/object/apply:os.getcwd)" in message
-
-
-def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    missing = str(tmp_path / "none.yml")
-    assert complaint("--config", missing) == f"cannot read the config file {missing}: No such file or directory"
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    missing, latin = tmp_path / "none.yml", tmp_path / "latin.yml"
+    assert complaint("--config", str(missing)) == f"cannot read the config file {missing}: No such file or directory"
     assert complaint("--config", str(tmp_path)) == f"cannot read the config file {tmp_path}: Is a directory"
-    latin = tmp_path / "latin.yml"
     latin.write_bytes("name: schön\n".encode("latin-1"))
     assert "utf-8" in complaint("--config", str(latin))
 
@@ -1165,7 +651,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def begun(tmp_path: Path) -> str:
+def begun(tmp_path):
     """The folder of a run that was begun with lr 0.1, wd 0.2, trial 2, 3 workers."""
     folder = tmp_path / "trial_2"
     folder.mkdir()
@@ -1174,36 +660,31 @@ def begun(tmp_path: Path) -> str:
     return str(folder)
 
 
-def test_resuming_takes_the_stored_options(begun: str) -> None:
+def test_resuming_takes_the_stored_options_and_those_given_that_do_not_affect_the_result(begun):
     config = parse_args(["--resume", begun])
     assert (config.lr, config.wd, config.trial_num, config.workers, config.name) == (0.1, 0.2, 2, 3, "first")
-    assert config.milestones == (3, 7)
-    assert (config.resume, config.config, config.subfolder) == (begun, None, None)
-
-
-def test_resuming_with_the_same_value_is_allowed(begun: str) -> None:
-    assert parse_args(["--resume", begun, "--lr", "1e-1", "--trial_num", "2"]) == parse_args(["--resume", begun])
+    assert (config.milestones, config.resume, config.config, config.subfolder) == ((3, 7), begun, None, None)
+    given = {"workers": 1, "device": "cpu", "num_trial": 4, "data": "there", "lr": 0.1, "trial_num": 2}
+    words = [f"--{name}={value}" for name, value in given.items()]
+    assert parse_args(["--resume", begun, *words]) == config.model_copy(update=given)
 
 
 @pytest.mark.parametrize(
     ("words", "differing"),
     [
-        ("--lr 0.3", "lr 0.1 → 0.3"),
         ("--wd 0.3 --lr 0.3 --workers 5", "lr 0.1 → 0.3, wd 0.2 → 0.3"),
-        ("--trial_num 3", "trial_num 2 → 3"),
         ("--milestones 3 8", "milestones [3, 7] → [3, 8]"),
+        ("--trial_num 3", "trial_num 2 → 3"),
         ("--seed 1", "seed 42 → 1"),
     ],
 )
-def test_resuming_with_another_experiment_is_refused_with_the_difference(
-    begun: str, words: str, differing: str
-) -> None:
-    message = complaint("--resume", begun, *words.split())
+def test_resuming_with_another_experiment_is_refused_with_the_difference(begun, words, differing):
     hint = "" if differing.startswith(("trial_num", "seed")) else "; --resume_anyway goes on with the new ones"
-    assert message == f"--resume {begun}: a run goes on as it began, but these options differ: {differing}{hint}"
+    said = f"--resume {begun}: a run goes on as it began, but these options differ: {differing}{hint}"
+    assert complaint("--resume", begun, *words.split()) == said
 
 
-def test_a_run_goes_on_with_other_options_when_asked_to_and_is_no_longer_the_same_experiment(begun: str) -> None:
+def test_a_run_goes_on_with_other_options_when_asked_to_and_is_no_longer_the_same_experiment(begun):
     with pytest.warns(UserWarning, match="going on with lr 0.1 → 0.3"):
         config = parse_args(["--resume", begun, "--lr", "0.3", "--resume_anyway", "--num_trial", "3"])
     assert (config.lr, config.resumed_with, config.num_trial) == (0.3, "lr 0.1 → 0.3", 1)
@@ -1215,55 +696,33 @@ def test_a_run_goes_on_with_other_options_when_asked_to_and_is_no_longer_the_sam
     assert again.resumed_with == "lr 0.1 → 0.3; wd 0.2 → 0.0"
 
 
-def test_some_options_cannot_change_in_a_run_that_has_begun(begun: str) -> None:
+def test_some_options_cannot_change_in_a_run_that_has_begun(begun):
     message = complaint("--resume", begun, "--lr", "0.3", "--arch", "resnet32", "--seed", "1", "--resume_anyway")
     assert message.endswith("lr 0.1 → 0.3; a run that has begun cannot change seed, arch")
 
 
-def test_resuming_with_what_does_not_affect_the_result_is_allowed(begun: str) -> None:
-    config = parse_args(["--resume", begun, "--workers", "1", "--device", "cpu", "--num_trial", "4", "--data", "there"])
-    assert (config.workers, config.device, config.num_trial, config.data, config.lr) == (1, "cpu", 4, "there", 0.1)
-
-
-def test_a_run_on_a_folder_of_images_goes_on_with_them_elsewhere_as_the_same_experiment(tmp_path: Path) -> None:
+def test_a_run_on_a_folder_of_images_goes_on_with_them_elsewhere_as_the_same_experiment(tmp_path):
     before = parse_args("--dataset ImageFolder --data here --lr 0.1".split())
     for data in ("there", "there", "elsewhere", "here"):
         (tmp_path / "config.yml").write_text(before.to_yaml())
-        moved = ["--resume", str(tmp_path), "--data", data]
-        if data == before.data:
-            after = parse_args(moved)
-        else:
-            with pytest.warns(UserWarning, match=f"the images in {data} have to be those of here$"):
-                after = parse_args(moved)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            after = parse_args(["--resume", str(tmp_path), "--data", data])
+        said = f"--resume {tmp_path}: the images in {data} have to be those of here"
+        assert [str(one.message) for one in caught] == ([] if data == before.data else [said])
         assert (after.data, after.config_hash, after.task_hash) == (data, before.config_hash, before.task_hash)
         before = after
-    assert complaint("--resume", str(tmp_path), "--data", "there", "--lr", "0.3").endswith(
-        "these options differ: lr 0.1 → 0.3; --resume_anyway goes on with the new ones"
-    )
+    assert "these options differ: lr 0.1 → 0.3;" in complaint("--resume", str(tmp_path), "--data=here", "--lr=0.3")
 
 
-def test_resuming_with_a_file_of_another_experiment_is_refused_with_the_difference(begun: str, tmp_path: Path) -> None:
-    assert complaint("--resume", begun, "--config", written(tmp_path, "lr: 0.3\n")).endswith(
-        "lr 0.1 → 0.3; --resume_anyway goes on with the new ones"
-    )
+def test_resuming_with_a_file_of_another_experiment_is_refused_with_the_difference(begun, tmp_path):
+    path = written(tmp_path, "lr: 0.3\n")
+    assert "these options differ: lr 0.1 → 0.3; --resume" in complaint("--resume", begun, "--config", path)
 
 
-def test_resuming_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    assert complaint("--resume", str(tmp_path)) == (
-        f"--resume {tmp_path}: there is no config.yml in it, so it is not the folder of a run"
-    )
-
-
-def test_resuming_says_what_is_wrong_with_the_flags_and_with_the_stored_file(begun: str) -> None:
+def test_resuming_says_what_is_wrong_with_the_flags_and_with_the_stored_file(begun):
     stored = Path(begun) / "config.yml"
     stored.write_text("lr: 0.1\nfoo_bar: 1\n")
-    message = complaint("--resume", begun, "--qqq", "3")
-    assert message.startswith("2 problems with the options:")
-    assert "--qqq: no such option" in message
-    assert f"foo_bar ({stored}:2): no such option" in message
-
-
-def test_the_difference_of_two_configs_names_what_affects_the_result_and_the_trial() -> None:
-    before, after = Config(), Config(lr=0.5, workers=9, trial_num=2, name="other")
-    assert difference(before, after) == "trial_num 1 → 2, lr 0.001 → 0.5"
-    assert difference(before, Config(workers=9)) == ""
+    heading, *problems = complaint("--resume", begun, "--qqq", "3").splitlines()
+    assert heading == "2 problems with the options:"
+    assert problems == ["  --qqq: no such option", f"  foo_bar ({stored}:2): no such option"]

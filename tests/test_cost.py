@@ -1,12 +1,11 @@
 """What a ticket costs and what of it is connected, worked out by hand on small networks."""
 
-from __future__ import annotations
-
 import warnings
 from copy import deepcopy
 
 import pytest
 import torch
+from conftest import same_bits
 from torch import Tensor, nn
 
 from args_helper import parse_args
@@ -32,111 +31,99 @@ class Small(nn.Module):
 
 
 CONV, OUT = 2 * 4 * 2 * 9 * 36, 2 * 4 * 3  # a multiplication and an addition each
+FLOPS = {"": CONV + OUT, "conv": CONV, "out": OUT}
 
 
-def test_forward_flops_are_those_of_convolutions_and_products() -> None:
+def counted(*epochs: tuple, begun: dict | None = None) -> dict:
+    """The figures after some epochs, each (steps, images, densities) and, if there is one, a teacher."""
+    cost = Cost(torch.device("cpu"), begun)
+    for epoch in epochs:
+        cost.count(*epoch)
+    return cost.figures
+
+
+def test_forward_flops_are_those_of_convolutions_and_products():
     net = Small()
     running = net.norm.running_mean.clone()
-    assert forward_flops(net, (2, 6, 6)) == {"": CONV + OUT, "conv": CONV, "out": OUT}
+    assert forward_flops(net, (2, 6, 6)) == FLOPS
     assert torch.equal(net.norm.running_mean, running)
     assert scoring_flops(net, torch.zeros(5, 2, 6, 6)) == 3 * 5 * (CONV + OUT)
 
 
-def test_the_ledger_weighs_every_layer_by_its_density_at_the_time() -> None:
-    first, second = (Cost(torch.device("cpu")) for _ in range(2))
-    first.count(10, 100, {"conv": 1.0, "out": 0.5})
-    first.count(10, 100, {"conv": 0.5, "out": 0.5})
-    second.count(3, 30, {})  # whole
-    found = summed([first.figures, second.figures], {"": CONV + OUT, "conv": CONV, "out": OUT}, 12.5)
-    assert (found["epochs"], found["steps"], found["images"], found["seconds"]) == (3, 23, 230, 12.5)
-    assert found["training_flops_dense"] == 3 * 230 * (CONV + OUT)
-    assert found["training_flops_masked"] == 3 * (CONV * (100 + 50 + 30) + OUT * (50 + 50 + 30))
-    assert found["peak_memory_bytes"] > 10**7  # a process with torch in it
+def test_the_ledger_weighs_every_layer_by_its_density_at_the_time():
+    first = counted((10, 100, {"conv": 1.0, "out": 0.5}), (10, 100, {"conv": 0.5, "out": 0.5}))
+    found = summed([first, counted((3, 30, {}))], FLOPS, 12.5)  # of the second, every layer is whole
+    assert found.pop("peak_memory_bytes") > 10**7  # a process with torch in it
+    assert found == {
+        "epochs": 3, "steps": 23, "images": 230, "seconds": 12.5, "training_flops_dense": 3 * 230 * (CONV + OUT),
+        "training_flops_masked": 3 * (CONV * (100 + 50 + 30) + OUT * (50 + 50 + 30)),
+    }  # fmt: skip
 
 
-def test_a_teacher_costs_a_dense_forward_pass_of_every_image_it_sees() -> None:
-    alone, taught = (Cost(torch.device("cpu")) for _ in range(2))
-    alone.count(10, 100, {"conv": 0.5})
-    taught.count(10, 100, {"conv": 0.5}, has_teacher=True)
-    taught.count(10, 20, {"conv": 0.5}, has_teacher=True)
-    found = summed([alone.figures, taught.figures], {"": CONV + OUT, "conv": CONV, "out": OUT}, 1.0)
+def test_a_teacher_costs_a_dense_forward_pass_of_every_image_it_sees():
+    taught = counted((10, 100, {"conv": 0.5}, True), (10, 20, {"conv": 0.5}, True))
+    found = summed([counted((10, 100, {"conv": 0.5})), taught], FLOPS, 1.0)
     assert found["training_flops_dense"] == (3 * 220 + 120) * (CONV + OUT)
     assert found["training_flops_masked"] == 3 * 220 * (CONV // 2 + OUT) + 120 * (CONV + OUT)
 
 
-def test_what_is_counted_goes_on_from_what_was_saved() -> None:
-    before = Cost(torch.device("cpu"))
-    before.count(4, 40, {"conv": 0.25})
-    after = Cost(torch.device("cpu"), before.figures)
-    after.count(4, 40, {"conv": 0.5})
-    assert after.figures["exposure"] == {"conv": 30.0}
-    assert after.figures["steps"] == 8
+def test_what_is_counted_goes_on_from_what_was_saved():
+    after = counted((4, 40, {"conv": 0.5}), begun=counted((4, 40, {"conv": 0.25})))
+    assert (after["exposure"], after["steps"]) == ({"conv": 30.0}, 8)
 
 
-def test_memory_that_is_used_meanwhile_is_seen() -> None:
+def test_memory_that_is_used_meanwhile_is_seen():
     cost = Cost(torch.device("cpu"))
     cost.count(1, 1, {})
     before = cost.figures["peak_memory_bytes"]
-    big = torch.ones(64 * 2**20)  # 256 MiB
+    _big = torch.ones(64 * 2**20)  # 256 MiB
     cost.count(1, 1, {})
     assert cost.figures["peak_memory_bytes"] - before > 200 * 2**20
-    del big
 
 
-def test_a_search_keeps_the_activations_of_the_dense_network_and_its_masked_weights_once() -> None:
+def test_a_search_keeps_the_activations_of_the_dense_network_and_its_masked_weights_once():
     spec = DataSpec((3, 16, 16), ("a", "b"), (0.5,) * 3, (0.5,) * 3)
     dense = build_model(parse_args([]), spec)
     masked = to_masked(deepcopy(dense)).requires_grad_(False)
     FlatScores(masked)
     images = torch.randn(16, *spec.shape)
-    extra = activation_bytes(masked, images) - activation_bytes(dense, images)
     weights = 4 * sum(weight.numel() for weight in prunable_parameters(dense).values())
-    assert 0 < extra <= 1.01 * weights
+    assert 0 < activation_bytes(masked, images) - activation_bytes(dense, images) <= 1.01 * weights
 
 
 # ---- connections ---------------------------------------------------------------------------------------------------
 
 
-def test_weights_without_a_way_to_input_and_output_do_not_count_as_effective() -> None:
+def test_weights_without_a_way_to_input_and_output_do_not_count_as_effective():
     net = Small()
-    whole = all_kept({"conv.weight": net.conv.weight, "out.weight": net.out.weight})
-    masks = {name: torch.zeros_like(mask) for name, mask in whole.items()}
+    masks = {name: torch.zeros(weight.shape, dtype=torch.bool) for name, weight in prunable_parameters(net).items()}
     masks["conv.weight"][0, 0, 1, 1] = True  # to channel 0, which goes on to class 1
     masks["conv.weight"][1, 0, 1, 1] = True  # to channel 1, which goes nowhere
     masks["out.weight"][1, 0] = True
     masks["out.weight"][2, 3] = True  # from channel 3, to which nothing comes
     before = {name: value.clone() for name, value in net.state_dict().items()}
+    assert connectivity(net, masks, (2, 6, 6)) == {
+        "effective_weights_remaining": 2, "effective_weights_remaining_percent": pytest.approx(100 * 2 / 84),
+        "dead_layers": [], "thin_layers": ["conv", "out"],
+    }  # fmt: skip
+    assert same_bits(net.state_dict(), before)
+    masks["out.weight"].zero_()
     found = connectivity(net, masks, (2, 6, 6))
-    assert found["effective_weights_remaining"] == 2
-    assert found["effective_weights_remaining_percent"] == pytest.approx(100 * 2 / 84)
-    assert found["dead_layers"] == []
-    assert found["thin_layers"] == ["conv", "out"]
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert (found["effective_weights_remaining"], found["dead_layers"]) == (0, ["out"])
 
 
-def test_negative_weights_of_a_layer_that_stays_dense_cut_nothing_off() -> None:
+def test_negative_weights_of_a_layer_that_stays_dense_cut_nothing_off():
     net = keep_dense(Small(), first=True, last=False)
     net.conv.weight.data.fill_(-1.0)
     assert connectivity(net, all_kept({"out.weight": net.out.weight}), (2, 6, 6))["effective_weights_remaining"] == 12
 
 
-def test_a_dead_layer_cuts_everything_off() -> None:
-    net = Small()
-    masks = all_kept({"conv.weight": net.conv.weight, "out.weight": net.out.weight})
-    masks["out.weight"] = torch.zeros_like(masks["out.weight"])
-    found = connectivity(net, masks, (2, 6, 6))
-    assert (found["effective_weights_remaining"], found["dead_layers"]) == (0, ["out"])
-
-
-def test_a_thin_layer_is_warned_of_once() -> None:
+def test_a_thin_layer_is_warned_of_once():
     masks = {"a.weight": torch.ones(4, 2, dtype=torch.bool), "b.weight": torch.zeros(3, 4, dtype=torch.bool)}
     masks["b.weight"][0, :2] = True
-    said: set[str] = set()
-    with pytest.warns(
-        UserWarning, match=r"after epoch 3, these layers keep less than one weight a filter: b \(2 for 3\)"
-    ):
+    said, text = set(), r"after epoch 3, these layers keep less than one weight a filter: b \(2 for 3\)"
+    with pytest.warns(UserWarning, match=text):
         warn_of_thin_layers(masks, "after epoch 3", said)
-    assert said == {"b"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_thin_layers(masks, "after epoch 4", said)

@@ -1,49 +1,28 @@
 """A run that was stopped, and moved: to another name, another machine, its data elsewhere."""
 
-from __future__ import annotations
-
 import json
 import shutil
-import signal
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, Outcome, same_bits, start, timeless
+from conftest import SMALL, interrupted, same_bits, summary_of, timeless
 from small_sets import put_images
 
-Call = Callable[..., Outcome]
 SHORT = [*SMALL, "--epochs", "3", "--skip_sanity_checks"]
 
 
-def stopped(words: list[object], after: str = "search 1/") -> None:
-    """Begin a run in a process of its own, and stop it at the end of an epoch."""
-    process = start(*words)
-    for said in process.stdout:
-        if said.startswith(after):
-            process.send_signal(signal.SIGTERM)
-            break
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM, errors
-
-
 @pytest.fixture
-def begun(places: list[str], tmp_path: Path) -> Path:
+def begun(places, tmp_path):
     """The folder of a run of two trials on digits, stopped in the first and renamed."""
-    stopped([*SHORT, "--num_trial", "2", "--name", "moved", *places])
-    folder = tmp_path / "results" / "moved"
-    (folder / "trial_1").rename(folder / "renamed")
-    return folder / "renamed"
+    assert interrupted("search 1/", *SHORT, "--num_trial", "2", "--name", "moved", *places)[0] == 143
+    return (tmp_path / "results" / "moved" / "trial_1").rename(tmp_path / "results" / "moved" / "renamed")
 
 
-def test_a_run_on_images_goes_on_under_another_name_with_its_images_elsewhere_to_the_same_bits(
-    call: Call, places: list[str], tmp_path: Path
-) -> None:
+def test_a_run_on_images_goes_on_under_another_name_with_its_images_elsewhere_to_the_same_bits(call, places, tmp_path):
     put_images(tmp_path / "images", {"train/a": 30, "train/b": 30, "test/a": 5, "test/b": 5})
     words = [*SHORT, "--dataset", "ImageFolder", "--data", tmp_path / "images", "--batch_size", "8", *places]
     assert call(*words, "--name", "whole").code == 0
-    stopped([*words, "--name", "half"])
+    assert interrupted("search 1/", *words, "--name", "half")[0] == 143
     results, elsewhere = tmp_path / "results", tmp_path / "other" / "machine"
     shutil.move(results / "half" / "trial_1", elsewhere / "renamed")
     shutil.move(tmp_path / "images", elsewhere / "data")
@@ -53,33 +32,29 @@ def test_a_run_on_images_goes_on_under_another_name_with_its_images_elsewhere_to
     assert "search 1/3" not in outcome.out  # it went on, and did not begin anew
     assert f"the images in {elsewhere / 'data'} have to be those of {tmp_path / 'images'}" in outcome.err
     assert same_bits(timeless(elsewhere / "renamed"), timeless(results / "whole" / "trial_1"))
+    assert summary_of(elsewhere / "renamed")["classes"] == 2
     assert {path.name for path in elsewhere.iterdir()} == {"renamed", "data", "runs", "trials.json"}
     assert json.loads((elsewhere / "trials.json").read_text())["trials"] == [1]
     again = call("--resume", elsewhere / "renamed")
     assert (again.code, "is finished: nothing to do" in again.out) == (0, True)
 
 
-def test_a_renamed_run_goes_on_where_it_is_and_later_trials_beside_it(begun: Path, call: Call) -> None:
+def test_a_renamed_run_goes_on_where_it_is_and_later_trials_beside_it(begun, call):
     outcome = call("--resume", begun)
     assert outcome.code == 0, outcome.err
     assert {path.name for path in begun.parent.iterdir()} == {"renamed", "trial_2", "trials.json"}
-    trials = [
-        json.loads((begun.with_name(name) / "summary.json").read_text())["trial"] for name in ("renamed", "trial_2")
-    ]
+    trials = [summary_of(begun.with_name(name))["trial"] for name in ("renamed", "trial_2")]
     assert trials == json.loads((begun.parent / "trials.json").read_text())["trials"] == [1, 2]
 
 
-def test_a_later_trial_does_not_take_the_folder_of_another(begun: Path, call: Call) -> None:
+def test_a_later_trial_does_not_take_the_folder_of_another(begun, call):
     called_as_the_second = begun.rename(begun.with_name("trial_2"))
     outcome = call("--resume", called_as_the_second)
-    assert outcome.code == 2
+    assert (outcome.code, summary_of(called_as_the_second)["trial"]) == (2, 1)
     assert "trial_2 holds another experiment, which differs in: trial_num 1 → 2; move it away" in outcome.err
-    assert json.loads((called_as_the_second / "summary.json").read_text())["trial"] == 1
 
 
-def test_a_stored_device_that_is_not_there_names_the_flag_to_add(
-    begun: Path, call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stored_device_that_is_not_there_names_the_flag_to_add(begun, call, monkeypatch):
     stored = begun / "config.yml"
     stored.write_text(stored.read_text().replace("device: cpu", "device: cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)

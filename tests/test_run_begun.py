@@ -1,19 +1,15 @@
 """Runs that an earlier version began, and this one goes on with (`golden/run_begun`, of version d1b2e37)."""
 
-from __future__ import annotations
-
-import json
 import shutil
-from pathlib import Path
 
 import pytest
-from conftest import PROJECT, read_rows
+from conftest import PROJECT, read_rows, summary_of
 
 BEGUN = PROJECT / "tests" / "golden" / "run_begun"
 
 
 @pytest.mark.parametrize(("stage", "stored"), [("in_search", 3), ("in_finetune", 8)])
-def test_a_run_that_an_earlier_version_began_comes_to_its_end(stage: str, stored: int, call, tmp_path: Path) -> None:
+def test_a_run_that_an_earlier_version_began_comes_to_its_end(stage, stored, call, tmp_path):
     folder = tmp_path / "results" / "trial_1"
     shutil.copytree(BEGUN / stage / "trial_1", folder)
     outcome = call("--resume", folder, "--log_dir", tmp_path / "runs")
@@ -25,5 +21,4 @@ def test_a_run_that_an_earlier_version_began_comes_to_its_end(stage: str, stored
     for row, theirs in zip(rows[stored:], undisturbed[stored:]):
         assert float(row["train_loss"]) == pytest.approx(float(theirs["train_loss"]), rel=0.02)
         assert float(row["model_sparsity"]) == pytest.approx(float(theirs["model_sparsity"]), abs=0.5)
-    summary = json.loads((folder / "summary.json").read_text())
-    assert summary["weights_remaining"] == pytest.approx(131, abs=1)
+    assert summary_of(folder)["weights_remaining"] == pytest.approx(131, abs=1)
