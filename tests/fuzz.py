@@ -16,69 +16,47 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
 
 from args_helper import parse_args
-from tests import untrusted_inputs
-from tests.fuzz_sandbox import EVALUATE, TINY, Outcome, Place, Watch
+from tests.fuzz_sandbox import EVALUATE, TINY, Place, Watch
 from tests.small_sets import put_mnist
+from tests.untrusted_inputs import CLASSES, CONFIGS, WORDS, checkpoints, json_files, mutated, tensor_files
 from trainers.results.run_folder import folder_of
 
 
-def try_config(place: Place, content: bytes) -> None:
-    """Try a config file; an accepted one prints as an equal config, and its run stays inside `results_dir`."""
+def try_words(place: Place, words: list[str], content: bytes | None = None) -> None:
+    """Try a command line, or a config file; what is accepted prints as an equal config with a run in `results_dir`."""
     with place.fresh() as folder:
-        file = folder / "some.yml"
-        file.write_bytes(content)
-        given = ["--config", str(file)]
-        _check_config(given, folder / "some.yml", place.tried(*given, "--print-config"))
+        given, printed = folder / "given.yml", folder / "printed.yml"
+        given.write_bytes(content or b"")
+        # The last word takes effect.
+        argv = [*words, *(["--config", str(given)] if content is not None else []), "--print-config"]
+        outcome = place.tried(*argv)
+        if outcome.code == 0 and not outcome.out.startswith("usage"):
+            config = parse_args(argv)
+            inside = os.path.normpath(folder_of(config)) if not config.resume else config.results_dir
+            assert Path(inside).is_relative_to(os.path.normpath(config.results_dir))
+            printed.write_text(outcome.out)
+            unlike = {"config", "subfolder", "print_config", "resume", "sweep", "resume_anyway"}
+            again = parse_args(["--config", str(printed)])
+            assert again.model_dump(exclude=unlike) == config.model_dump(exclude=unlike)
 
 
-def try_words(place: Place, words: list[str]) -> None:
-    """Try a command line, as `try_config` does."""
-    with place.fresh() as folder:
-        argv = [*words, "--print-config"]  # last, so that it takes effect
-        _check_config(argv, folder / "some.yml", place.tried(*argv))
-
-
-def _check_config(argv: list[str], file: Path, outcome: Outcome) -> None:
-    if outcome.code == 0 and not outcome.out.startswith("usage"):
-        config = parse_args(argv)
-        inside = os.path.normpath(folder_of(config)) if not config.resume else config.results_dir
-        assert Path(inside).is_relative_to(os.path.normpath(config.results_dir))
-        file.write_text(outcome.out)
-        again = parse_args(["--config", str(file)])
-        assert again.model_dump(exclude={"config", "subfolder"}) == config.model_dump(
-            exclude={"config", "subfolder", "print_config", "resume", "sweep", "resume_anyway"}
-        ) | {name: getattr(again, name) for name in ("print_config", "resume", "sweep", "resume_anyway")}
-
-
-def try_ticket(place: Place, content: bytes) -> None:
-    """Try a ticket, or a state_dict with zeros."""
-    _try_file(place, content, "ticket.safetensors", "--ticket")
-
-
-def try_ticket_pickle(place: Place, content: bytes) -> None:
-    """Try a ticket that `torch.save` wrote."""
-    _try_file(place, content, "ticket.pt", "--ticket")
-
-
-def try_pretrained(place: Place, content: bytes) -> None:
-    """Try a network or a search's checkpoint."""
-    _try_file(place, content, "net.pt", "--pretrained")
-
-
-def _try_file(place: Place, content: bytes, name: str, flag: str) -> None:
+def try_file(place: Place, content: bytes, name: str = "net.pt", flag: str = "--pretrained") -> None:
+    """Try a network, a search's checkpoint or a ticket."""
     with place.fresh() as folder:
         (folder / name).write_bytes(content)
         place.tried(*EVALUATE, "--dataset", "Digits", flag, folder / name)
+
+
+try_ticket = partial(try_file, name="ticket.safetensors", flag="--ticket")
 
 
 def try_resume(place: Place, content: bytes) -> None:
@@ -98,64 +76,46 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name not in own}
 
 
-def try_summary(place: Place, content: bytes) -> None:
-    """Try the `summary.json` of a trial beside a finished one."""
+def try_run(place: Place, content: bytes, name: str, trials: int) -> None:
+    """Try a file of the last of some finished trials."""
     with place.fresh() as folder:
-        for trial in (1, 2):
-            shutil.copytree(place.run, folder / "results" / f"trial_{trial}")
-        (folder / "results" / "trial_2" / "summary.json").write_bytes(content)
-        place.tried(*TINY, "--results_dir", folder / "results", "--log_dir", folder / "runs", "--save_model")
-
-
-def try_run_config(place: Place, content: bytes) -> None:
-    """Try the `config.yml` of a run."""
-    with place.fresh() as folder:
-        run = shutil.copytree(place.run, folder / "results" / "trial_1")
-        (run / "config.yml").write_bytes(content)
+        for trial in range(1, trials + 1):
+            run = shutil.copytree(place.run, folder / "results" / f"trial_{trial}")
+        (run / name).write_bytes(content)
         place.tried(*TINY, "--results_dir", folder / "results", "--log_dir", folder / "runs", "--save_model")
         place.tried("--resume", run, "--print-config")
 
 
 LAYOUTS = {
-    "ImageFolder": ("train", "test"),
-    "TinyImageNet": ("train", "val"),
-    "ImageNet": ("train", "val"),
+    "ImageFolder": ("train", "test"), "TinyImageNet": ("train", "val"), "ImageNet": ("train", "val"),
     "Caltech101": ("101_ObjectCategories",),
-}
+}  # fmt: skip
 
 
-def try_images(place: Place, case: tuple[str, list[dict[str, Any]], int]) -> None:
+def try_images(place: Place, case: tuple[str, list[Any], int]) -> None:
     """Try a folder of images twice: first by decoding, then perhaps from the cache of decoded images."""
     dataset, parts, size = case
     with place.fresh() as folder:
         for name, classes in zip(LAYOUTS[dataset], parts):
-            for label, entries in classes.items():
-                _put_class(folder / "data" / name / label, entries, place.root)
-        argv = [*EVALUATE, "--dataset", dataset, "--data", folder / "data", "--image_size", size]
-        first = place.tried(*argv, "--pretrained", place.colour)
-        if first.code == 0:
-            assert place.tried(*argv, "--pretrained", place.colour).out == first.out
+            _put(folder / "data" / name, classes, place.root)
+        argv = place.evaluation(dataset, folder / "data", size)
+        first = place.tried(*argv)
+        assert first.code != 0 or place.tried(*argv).out == first.out
 
 
-def _put_class(folder: Path, entries: list[tuple[str, bytes | str]], root: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.name.startswith("link"):
-        folder.symlink_to(root / "canary" if "canary" in folder.name else folder.name)
-        return
-    folder.mkdir()
-    for name, content in entries:
-        path = folder / name
-        if os.path.lexists(path):
-            continue
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        elif content == "pipe":
-            os.mkfifo(path)
-        elif content == "folder":
-            path.mkdir()
-        else:
-            targets = {"canary": root / "canary/bird.txt", "nothing": "nowhere", "itself": name, "device": "/dev/zero"}
-            path.symlink_to(targets[content.rpartition(" ")[2]])
+def _put(path: Path, content: Any, root: Path) -> None:
+    """Write a file, a pipe, a folder of these, or a link to a name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, dict):
+        path.mkdir()
+        for name, inner in content.items():
+            _put(path / name, inner, root)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to({"canary": root / "canary", "bird": root / "canary/bird.txt"}.get(content, content))
 
 
 def try_cache(place: Place, content: bytes) -> None:
@@ -163,8 +123,7 @@ def try_cache(place: Place, content: bytes) -> None:
     with place.fresh() as folder:
         data = shutil.copytree(place.images, folder / "data")
         (data / ".decoded_8.safetensors").write_bytes(content)
-        argv = [*EVALUATE, "--dataset", "ImageFolder", "--data", data, "--image_size", 8]
-        assert place.tried(*argv, "--pretrained", place.colour).code == 0
+        assert place.tried(*place.evaluation("ImageFolder", data)).code == 0
 
 
 def try_mnist(place: Place, case: tuple[str, bytes]) -> None:
@@ -186,35 +145,38 @@ MNIST_FILES = [
 MNIST_RAW = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 28, 0, 0, 0, 28]) + bytes(2 * 28 * 28)
 
 
-FUZZERS = (
-    "configs", "command lines", "tickets", "tickets, pickled", "networks", "checkpoints", "summaries", "run folders",
-    "image folders", "decoded images", "MNIST",
-)  # fmt: skip
-
-
-def fuzzers(place: Place) -> dict[str, tuple[Callable[[Place, Any], None], SearchStrategy[Any]]]:
-    """Return name -> the function that tries a case, and the strategy that draws cases."""
-    ticket, state = (untrusted_inputs.tensor_files(path.read_bytes()) for path in (place.ticket, place.model))
-    checkpoint = untrusted_inputs.checkpoints(place.search.read_bytes())
-    parts = st.lists(untrusted_inputs.CLASSES, min_size=2, max_size=2)
-    sizes = st.sampled_from([8, 8, 8, 0, 1, 100])
-    mnist = untrusted_inputs.mutated(MNIST_RAW) | untrusted_inputs.mutated(MNIST_RAW[:16]) | checkpoint
-    return {
-        "configs": (try_config, untrusted_inputs.CONFIGS),
-        "command lines": (try_words, untrusted_inputs.WORDS),
-        "tickets": (try_ticket, ticket | state),
-        "tickets, pickled": (try_ticket_pickle, checkpoint),
-        "networks": (try_pretrained, checkpoint),
-        "checkpoints": (try_resume, checkpoint),
-        "summaries": (try_summary, untrusted_inputs.json_files((place.run / "summary.json").read_bytes())),
-        "run folders": (
-            try_run_config,
-            untrusted_inputs.CONFIGS | untrusted_inputs.mutated((place.run / "config.yml").read_bytes()),
+FUZZERS = {
+    "configs": (lambda place, content: try_words(place, [], content), lambda _: CONFIGS),
+    "command lines": (try_words, lambda _: WORDS),
+    "tickets": (try_ticket, lambda place: tensor_files(place.ticket) | tensor_files(place.model)),
+    "tickets, pickled": (partial(try_file, name="ticket.pt", flag="--ticket"), lambda place: checkpoints(place.search)),
+    "networks": (try_file, lambda place: checkpoints(place.search)),
+    "checkpoints": (try_resume, lambda place: checkpoints(place.search)),
+    "summaries": (
+        partial(try_run, name="summary.json", trials=2),
+        lambda place: json_files(place.run / "summary.json"),
+    ),
+    "run folders": (
+        partial(try_run, name="config.yml", trials=1),
+        lambda place: CONFIGS | mutated((place.run / "config.yml").read_bytes()),
+    ),
+    "image folders": (
+        try_images,
+        lambda _: st.tuples(
+            st.sampled_from(list(LAYOUTS)),
+            st.lists(CLASSES, min_size=2, max_size=2),
+            st.sampled_from([8, 8, 8, 0, 1, 100]),
         ),
-        "image folders": (try_images, st.tuples(st.sampled_from(list(LAYOUTS)), parts, sizes)),
-        "decoded images": (try_cache, untrusted_inputs.tensor_files(place.cache.read_bytes())),
-        "MNIST": (try_mnist, st.tuples(st.sampled_from(MNIST_FILES), mnist)),
-    }
+    ),
+    "decoded images": (try_cache, lambda place: tensor_files(place.cache)),
+    "MNIST": (
+        try_mnist,
+        lambda place: st.tuples(
+            st.sampled_from(MNIST_FILES), mutated(MNIST_RAW) | mutated(MNIST_RAW[:16]) | checkpoints(place.search)
+        ),
+    ),
+}
+"""Name -> the function that tries a case, and place -> the strategy that draws cases."""
 
 
 def run(name: str, place: Place, cases: int) -> int:
@@ -223,13 +185,12 @@ def run(name: str, place: Place, cases: int) -> int:
     Raises:
         AssertionError, or any exception that `main.main` let through: for the smallest failing case.
     """
-    attempt, strategy = fuzzers(place)[name]
+    attempt, strategy = FUZZERS[name]
     tried = 0
+    checks = list(HealthCheck)
 
-    @settings(
-        max_examples=cases, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
-    )
-    @given(strategy)
+    @settings(max_examples=cases, derandomize=True, database=None, deadline=None, suppress_health_check=checks)
+    @given(strategy(place))
     def check(case: Any) -> None:
         nonlocal tried
         tried += 1

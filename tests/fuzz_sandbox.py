@@ -11,14 +11,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import main
+from tests.conftest import Outcome
+from tests.small_sets import put_images
 
 SECONDS = 30
 """Time limit of a case; the largest input, a quarter of a gigabyte of pixels, takes a few seconds."""
@@ -56,20 +56,9 @@ class Watch:
     def _count(self, event: str, path: Any) -> None:
         if isinstance(path, str | bytes | os.PathLike):
             place = os.path.realpath(os.fsdecode(path))
-            if (
-                "__pycache__" not in place
-                and not place.startswith(("/proc/", os.devnull))
-                and not Path(place).is_relative_to(self.free)
-            ):
+            fine = "__pycache__" in place or place.startswith(("/proc/", os.devnull))
+            if not fine and not Path(place).is_relative_to(self.free):
                 self.found.append(f"{event} {place}")
-
-
-class Outcome(NamedTuple):
-    """The result of a call."""
-
-    code: int
-    out: str
-    err: str
 
 
 class Place:
@@ -93,13 +82,14 @@ class Place:
         # The same network for colour images, and a few such images.
         self.colour, self.images = self.kept / "colour.safetensors", self.kept / "images"
         save_file({**load_file(self.model), "linear.0.weight": torch.ones(4, 3 * 8 * 8)}, self.colour)
-        for number, part in enumerate(["train/a", "train/b", "test/a", "test/b"]):
-            (self.images / part).mkdir(parents=True)
-            pixels = np.full((8, 8, 3), 50 * number, dtype=np.uint8)
-            Image.fromarray(pixels).save(self.images / part / "0.png")
-        argv = [*EVALUATE, "--dataset", "ImageFolder", "--data", self.images, "--image_size", 8, "--pretrained"]
-        assert self.call([*argv, self.colour]).code == 0
+        put_images(self.images, dict.fromkeys(("train/a", "train/b", "test/a", "test/b"), 1))
+        assert self.call(self.evaluation("ImageFolder", self.images)).code == 0
         self.cache = self.images / ".decoded_8.safetensors"
+
+    def evaluation(self, dataset: str, data: Path, size: int = 8) -> list[Any]:
+        """Return the command line that evaluates the network for colour images on a folder."""
+        own = ["--dataset", dataset, "--data", data, "--image_size", size, "--pretrained", self.colour]
+        return [*EVALUATE, *own]
 
     def call(self, argv: list[Any]) -> Outcome:
         out, err = io.StringIO(), io.StringIO()

@@ -497,9 +497,7 @@ def test_a_retired_option_warns_where_it_stands_and_changes_nothing(name, tmp_pa
 # ---- names that are not options ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("given", "nearest"), [("epoch", "epochs"), ("num_worker", "num_workers"), ("qqq", None)]
-)
+@pytest.mark.parametrize(("given", "nearest"), [("epoch", "epochs"), ("num_worker", "num_workers"), ("qqq", None)])
 def test_an_unknown_name_is_refused_with_the_nearest(given, nearest, tmp_path):
     line, flag = (f"; did you mean '{nearest}: 1'?", f"; did you mean '--{nearest} 1'?") if nearest else ("", "")
     assert complaint_about(tmp_path, f"\n{given}: 1\n").endswith(f"\n  {given} (FILE:2): no such option{line}")

@@ -1,17 +1,13 @@
 """Networks for other tools: what the forms compute, what is refused, and what the zeros are said to save."""
 
-from __future__ import annotations
-
 import io
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import onnxruntime
 import pytest
 import torch
-from conftest import SMALL, Outcome
+from conftest import SMALL
 from safetensors.torch import load_file
 from torch import nn
 
@@ -25,10 +21,8 @@ from trainers.tickets.file import read_ticket
 from trainers.training.loop import evaluate
 from utils.errors import UserError
 
-Call = Callable[..., Outcome]
 
-
-def small() -> nn.Module:
+def small():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(6, 4, bias=False), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3))
     net(torch.randn(50, 1, 2, 3))
@@ -36,57 +30,50 @@ def small() -> nn.Module:
 
 
 @pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+def hurried(monkeypatch):
     """Times of which nothing is concluded need not be taken for long."""
     monkeypatch.setattr("trainers.export.savings.SECONDS", 0.1)
 
 
-@pytest.fixture
-def copied(finished: Path, tmp_path: Path) -> Path:
-    """A finished run that may be written to."""
-    shutil.copytree(finished.parent, tmp_path / "results")
-    return tmp_path / "results" / "trial_1"
-
-
-def test_a_finished_run_is_exported_as_it_was_trained(copied: Path, call: Call) -> None:
-    outcome = call("--resume", copied, "--export", "--log_dir", copied.parent / "runs")
+def test_a_finished_run_is_exported_as_it_was_trained(finished, tmp_path, call):
+    run = shutil.copytree(finished.parent, tmp_path / "results") / "trial_1"
+    words = ("--resume", run, "--export", "--log_dir", tmp_path / "runs")
+    outcome = call(*words)
     assert outcome.code == 0, outcome.err
-    summary, report = (json.loads((copied / name).read_text()) for name in ("summary.json", "export/export.json"))
-    config = parse_args(["--config", str(copied / "config.yml")])
+    assert "trained network of" in outcome.out and "model.onnx" in outcome.out
+    summary, report = (json.loads((run / name).read_text()) for name in ("summary.json", "export/export.json"))
+    config = parse_args(["--config", str(run / "config.yml")])
     net, data = build_model(config), load_data(config)
-    net.load_state_dict(load_file(copied / "export" / "model.safetensors"))
+    net.load_state_dict(load_file(run / "export" / "model.safetensors"))
     assert evaluate(net, data.test) == pytest.approx(summary["test_acc_after_finetune"])
-    masks = read_ticket(copied / "ticket.safetensors")[0].masks
+    masks = read_ticket(run / "ticket.safetensors")[0].masks
     assert all((net.get_parameter(name)[~mask] == 0).all() for name, mask in masks.items())
 
     images, _ = next(iter(data.test))
-    session = onnxruntime.InferenceSession(copied / "export" / "model.onnx")
+    session = onnxruntime.InferenceSession(run / "export" / "model.onnx")
     logits = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
-    program = torch.export.load(copied / "export" / "model.pt2").module()
-    for form in (logits, program(images)):
+    for form in (logits, torch.export.load(run / "export" / "model.pt2").module()(images)):
         assert torch.allclose(form, net.eval()(images), atol=1e-4)
-    assert "trained network of" in outcome.out and "model.onnx" in outcome.out
     assert report["weights_remaining"] == summary["weights_remaining"]
-    assert report["bytes"]["model.onnx"] == (copied / "export" / "model.onnx").stat().st_size
-    assert {(row["by"], row["images"]) for row in report["latency"]} == {
-        (by, count) for by in ("PyTorch", "ONNX Runtime") for count in (1, 100)
-    }
+    assert report["bytes"]["model.onnx"] == (run / "export" / "model.onnx").stat().st_size
+    timed = {(by, count) for by in ("PyTorch", "ONNX Runtime") for count in (1, 100)}
+    assert {(row["by"], row["images"]) for row in report["latency"]} == timed
 
-    (copied / "checkpoints" / "finetune.pt").unlink()
-    outcome = call("--resume", copied, "--export", "--log_dir", copied.parent / "runs")
+    (run / "checkpoints" / "finetune.pt").unlink()
+    outcome = call(*words)
     assert outcome.code == 2 and "the trained weights are no longer there" in outcome.err
 
 
-def test_what_computes_something_else_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_computes_something_else_is_not_written(monkeypatch):
     real = interchange.onnx_runner
     monkeypatch.setattr(interchange, "onnx_runner", lambda content: lambda images: real(content)(images) * 1.001)
     with pytest.raises(UserError, match=r"model\.onnx would compute other logits"):
         checked_files(small(), torch.randn(5, 1, 2, 3))
 
 
-def test_a_missing_package_and_what_cannot_be_traced_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_and_what_cannot_be_traced_are_told(monkeypatch):
     class Branching(nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
+        def forward(self, images):
             return images if images.sum() > 0 else -images
 
     with pytest.raises(UserError, match=r"torch\.export cannot export the network"):
@@ -96,7 +83,7 @@ def test_a_missing_package_and_what_cannot_be_traced_are_told(monkeypatch: pytes
         checked_files(small(), torch.randn(5, 1, 2, 3))
 
 
-def test_savings_by_hand() -> None:
+def test_savings_by_hand():
     dense, masked, images = small(), small(), torch.randn(5, 1, 2, 3)
     masks = {
         "1.weight": torch.zeros(4, 6, dtype=torch.bool),
@@ -114,11 +101,11 @@ def test_savings_by_hand() -> None:
     assert torch.equal(reread(images[:3]), masked(images[:3]))
 
 
-def test_an_untrained_ticket_is_exported_as_the_gem_it_is(call: Call, places: list[str], tmp_path: Path) -> None:
+def test_an_untrained_ticket_is_exported_as_the_gem_it_is(call, places, tmp_path):
     words = ["--algo", "random", "--arch", "FC", "--hidden_size", 5, "--skip_fine_tune", "--export", *places]
     outcome = call(*SMALL, "--arch", "FC", *words)
     assert outcome.code == 0, outcome.err
     assert "the untrained network of" in outcome.out
-    state = load_file(tmp_path / "results" / "trial_1" / "export" / "model.safetensors")
-    ticket = read_ticket(tmp_path / "results" / "trial_1" / "ticket.safetensors")[0]
+    run = tmp_path / "results" / "trial_1"
+    state, (ticket, _) = load_file(run / "export" / "model.safetensors"), read_ticket(run / "ticket.safetensors")
     assert all(torch.equal(state[name], ticket.state[name] * mask) for name, mask in ticket.masks.items())

@@ -1,11 +1,7 @@
 """The report's page in a real browser; skipped where there is no Chromium."""
 
-from __future__ import annotations
-
 import shutil
-from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
@@ -17,7 +13,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PHONE = 390
 
 
-def browser_or_skip() -> Any:
+def browser_or_skip():
     """A headless Chromium."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     from selenium.webdriver.chrome.service import Service
@@ -35,7 +31,7 @@ def browser_or_skip() -> Any:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def page(tmp_path_factory):
     """The report on some runs, one of whose names is markup, open in the browser."""
     root = tmp_path_factory.mktemp("report") / "results"
     browser = browser_or_skip()
@@ -51,12 +47,17 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         browser.quit()
 
 
-def at_width(page: Any, width: int) -> None:
+def at_width(page, width):
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
-def column(page: Any, heading: Any) -> list[str]:
+def each(page, selector, expression):
+    """The value of a JavaScript expression for each element `e`."""
+    return page.execute_script(f"return Array.from(document.querySelectorAll({selector!r}), e => {expression})")
+
+
+def column(page, heading):
     """The texts of a heading's column, as they stand now."""
     script = (
         "const th = arguments[0]; return Array.from(th.closest('table').tBodies[0].rows, "
@@ -66,24 +67,21 @@ def column(page: Any, heading: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [1280, PHONE])
-def test_all_figures_are_drawn_and_nothing_scrolls_sideways_but_tables(page: Any, width: int) -> None:
+def test_all_figures_are_drawn_and_nothing_scrolls_sideways_but_tables(page, width):
     at_width(page, width)
     images = page.execute_script(
         "return Promise.all(Array.from(document.images, async i => { await i.decode();"
         "return [i.naturalWidth, i.clientWidth, i.clientHeight, i.alt.length] }))"
     )
-    assert len(images) == 5
-    assert all(min(sizes) > 50 for sizes in images)
+    assert len(images) == 5 and all(min(sizes) > 50 for sizes in images)
     wide, own = page.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
     assert wide <= own == width
-    boxes = page.execute_script(
-        "return Array.from(document.querySelectorAll('.box'), b => [b.scrollWidth > b.clientWidth, b.tabIndex])"
-    )
+    boxes = each(page, ".box", "[e.scrollWidth > e.clientWidth, e.tabIndex]")
     assert all(tab == 0 for _, tab in boxes)  # a keyboard scrolls them
     assert any(scrolls for scrolls, _ in boxes) or width > PHONE
 
 
-def test_a_click_and_the_enter_key_sort_a_table(page: Any) -> None:
+def test_a_click_and_the_enter_key_sort_a_table(page):
     at_width(page, 1280)
     heading = page.find_element("xpath", "//section[h3='Runs']//th[contains(., 'after fine-tuning')]")
     button = heading.find_element("tag name", "button")
@@ -100,30 +98,25 @@ def test_a_click_and_the_enter_key_sort_a_table(page: Any) -> None:
     assert column(page, words) == sorted(column(page, words), key=str.lower)
 
 
-def test_headings_are_in_order_and_parts_have_names(page: Any) -> None:
-    levels = page.execute_script("return Array.from(document.querySelectorAll('h1,h2,h3,h4'), h => +h.tagName[1])")
-    assert levels[0] == 1
-    assert levels.count(1) == 1
+def test_headings_are_in_order_and_parts_have_names(page):
+    levels = each(page, "h1,h2,h3,h4", "+e.tagName[1]")
+    assert levels[0] == 1 and levels.count(1) == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
     assert page.execute_script("return document.documentElement.lang") == "en-GB"
-    labels = page.execute_script("return Array.from(document.querySelectorAll('.box'), b => b.ariaLabel)")
+    labels = each(page, ".box", "e.ariaLabel")
     assert len(set(labels)) == len(labels)
-    targets = page.execute_script(
-        "const links = document.querySelectorAll('a[href^=\"#\"]');"
-        "return Array.from(links, link => !!document.getElementById(link.hash.slice(1)))"
-    )
-    assert targets
-    assert all(targets)
+    targets = each(page, "a[href^='#']", "!!document.getElementById(e.hash.slice(1))")
+    assert targets and all(targets)
 
 
-def test_what_is_downloaded_from_the_page_is_the_table(page: Any) -> None:
+def test_what_is_downloaded_from_the_page_is_the_table(page):
     link = page.find_element("xpath", "//section[h3='Runs']//a[@download]")
     text = page.execute_script("return atob(arguments[0].href.split('base64,')[1])", link)
     assert text.splitlines()[0].startswith("series,trial,seed,state")
     assert len(text.splitlines()) == 8
 
 
-def test_no_error_is_logged_and_no_name_is_markup(page: Any) -> None:
+def test_no_error_is_logged_and_no_name_is_markup(page):
     page.refresh()
     assert page.get_log("browser") == []
     assert page.title == "Lottery tickets side by side"

@@ -8,9 +8,9 @@ import os
 import pickle
 import struct
 import zlib
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,44 +26,25 @@ OWNED = "canary/owned"
 # ---- bytes ---------------------------------------------------------------------------------------------------------
 
 
-class Edit(NamedTuple):
-    """An edit of some bytes; `place` is its position as a fraction of the length."""
-
-    kind: str
-    place: float
-    length: int
-    content: bytes
-
-    def of(self, raw: bytes) -> bytes:
-        at = int(self.place * len(raw))
-        if self.kind == "cut off":
-            return raw[:at]
-        if self.kind == "doubled":
-            return raw[: at + self.length] + raw[at:]
-        kept = at if self.kind == "inserted" else at + (len(self.content) if self.kind == "replaced" else self.length)
-        return raw[:at] + (b"" if self.kind == "removed" else self.content) + raw[kept:]
+def _edited(raw: bytes, edit: tuple[str, float, int, bytes]) -> bytes:
+    """Edit some bytes; the second part of an edit is its position as a fraction of the length."""
+    kind, place, length, content = edit
+    at = int(place * len(raw))
+    lost = {"cut off": len(raw), "removed": length, "replaced": len(content)}.get(kind, 0)
+    new = {"doubled": raw[at : at + length], "replaced": content, "inserted": content}.get(kind, b"")
+    return raw[:at] + new + raw[at + lost :]
 
 
+_FRACTION = st.floats(0, 1, exclude_max=True)
+_KIND = st.sampled_from(["replaced", "replaced", "inserted", "removed", "doubled", "cut off"])
 EDITS = st.lists(
-    st.builds(
-        Edit,
-        st.sampled_from(["replaced", "replaced", "inserted", "removed", "doubled", "cut off"]),
-        st.floats(0, 1, exclude_max=True),
-        st.integers(1, 40),
-        st.binary(min_size=1, max_size=8),
-    ),
-    min_size=1,
-    max_size=6,
+    st.tuples(_KIND, _FRACTION, st.integers(1, 40), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6
 )
 
 
 def mutated(base: bytes | st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
-    def change(raw: bytes, edits: list[Edit]) -> bytes:
-        for edit in edits:
-            raw = edit.of(raw)
-        return raw
-
-    return st.builds(change, base if isinstance(base, st.SearchStrategy) else st.just(base), EDITS)
+    raw = base if isinstance(base, st.SearchStrategy) else st.just(base)
+    return st.builds(lambda raw, edits: reduce(_edited, edits, raw), raw, EDITS)
 
 
 # ---- configs and command lines -------------------------------------------------------------------------------------
@@ -136,43 +117,32 @@ JUNK_JSON = st.sampled_from(
     ["", "null", "1", "[1]", '["no/such"]', "{", "[" * 5000, '{"a": 1}', '"state"', "NaN", "1" * 5000, "[null]"]
 ) | TREES  # fmt: skip
 _CHANGE = st.tuples(
-    st.floats(0, 1, exclude_max=True),
+    _FRACTION,
     st.sampled_from(["dtype", "shape", "data_offsets", "name", "gone", "copy"]),
     st.sampled_from(DTYPES),
     st.lists(st.sampled_from([0, 1, 2, 3, 64, 2**31, 2**62, 2**63, 2**64, -1]), max_size=4),
-    st.sampled_from(
-        ["state/x", "mask/x", "gem/x", "state/", "/", "", "x" * 300, "mask/linear.0.weight", "é\n", "train"]
-    ),
+    st.sampled_from("state/x mask/x gem/x state/ / train mask/linear.0.weight".split() + ["", "x" * 300, "é\n"]),
 )
 
 
 def _header_changed(raw: bytes, changes: list[tuple], metadata: dict[str, str], length: int) -> bytes:
     (size,) = struct.unpack("<Q", raw[:8])
     header = json.loads(raw[8 : 8 + size])
-    header["__metadata__"] = {**header.get("__metadata__", {}), **metadata}
+    about = {**header.pop("__metadata__", {}), **metadata}
     for place, kind, dtype, numbers, other in changes:
-        names = [name for name in header if name != "__metadata__"]
-        if not names:
-            break
-        name = names[int(place * len(names))]
-        about = header[name]
-        if kind in ("gone", "name", "copy"):
-            header = header if kind == "copy" else {key: value for key, value in header.items() if key != name}
-            header |= {} if kind == "gone" else {other: about}
-        else:
-            about[kind] = dtype if kind == "dtype" else numbers
-    text = json.dumps(header).encode()
+        name = list(header)[int(place * len(header))] if header else other
+        tensor = header.pop(name, {})
+        now = {"gone": {}, "name": {other: tensor}, "copy": {name: tensor, other: tensor}}
+        header |= now.get(kind, {name: {**tensor, kind: dtype if kind == "dtype" else numbers}})
+    text = json.dumps({"__metadata__": about, **header}).encode()
     return struct.pack("<Q", len(text) + length) + text + raw[8 + size :]
 
 
-def tensor_files(raw: bytes) -> st.SearchStrategy[bytes]:
+def tensor_files(path: Path) -> st.SearchStrategy[bytes]:
     """Draw safetensors files like this one, and bytes that are not safetensors."""
-    metadata = st.dictionaries(
-        st.sampled_from(["order", "about", "facts", "recipe", "fingerprint", "x"]), JUNK_JSON, max_size=3
-    )
-    near = st.builds(
-        _header_changed, st.just(raw), st.lists(_CHANGE, max_size=3), metadata, st.sampled_from([0, 0, 0, 1, -1, 2**40])
-    )
+    raw, fields = path.read_bytes(), st.sampled_from(["order", "about", "facts", "recipe", "fingerprint", "x"])
+    metadata, longer = st.dictionaries(fields, JUNK_JSON, max_size=3), st.sampled_from([0, 0, 0, 1, -1, 2**40])
+    near = st.builds(_header_changed, st.just(raw), st.lists(_CHANGE, max_size=3), metadata, longer)
     return st.one_of(near, near, mutated(raw), mutated(near), st.binary(max_size=60))
 
 
@@ -180,17 +150,16 @@ def tensor_files(raw: bytes) -> st.SearchStrategy[bytes]:
 
 
 class Evil:
-    """An object that would run a command when unpickled."""
+    """An object that would call a function when unpickled."""
+
+    def __init__(self, *call: Any) -> None:
+        self._call = call
 
     def __reduce__(self) -> tuple:
-        return os.system, (f"touch {OWNED}",)
+        return self._call[0], self._call[1:]
 
 
-class EvilPath:
-    """An object that would evaluate an expression when unpickled."""
-
-    def __reduce__(self) -> tuple:
-        return eval, (f"open({OWNED!r}, 'w').close()",)
+EVIL = [Evil(os.system, f"touch {OWNED}"), Evil(eval, f"open({OWNED!r}, 'w').close()")]
 
 
 def _leaves() -> list[Any]:
@@ -202,7 +171,7 @@ def _leaves() -> list[Any]:
         torch.zeros(1).expand(4, 64), torch.empty(4, 64, device="meta"), torch.zeros(4, 64, dtype=torch.int8),
         torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), torch.zeros(4, 64, dtype=torch.float8_e5m2),
         torch.quantize_per_tensor(torch.zeros(4, 64), 0.1, 0, torch.qint8), torch.nn.Parameter(torch.zeros(4, 64)),
-        Evil(), EvilPath(),
+        *EVIL,
     ]  # fmt: skip
 
 
@@ -214,9 +183,8 @@ def _put(tree: Any, path: list[float], kind: str, key: Any, leaf: Any) -> Any:
     """Return the tree with one entry changed; `path` selects the branch of each level by a fraction."""
     if not path or not isinstance(tree, dict | list) or not tree:
         return leaf
-    keys = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
+    keys, changed = list(tree) if isinstance(tree, dict) else range(len(tree)), tree.copy()
     at = keys[int(path[0] * len(keys))]
-    changed = tree.copy()
     if len(path) == 1 and kind == "gone":
         del changed[at]
     elif len(path) == 1 and kind == "more" and isinstance(tree, dict):
@@ -233,52 +201,28 @@ def saved(tree: Any) -> bytes:
     return buffer.getvalue()
 
 
-def checkpoints(raw: bytes) -> st.SearchStrategy[bytes]:
+def _changed(tree: Any, depth: int, keys: list[Any], leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Draw trees like this one, with some entries changed."""
+    place, kind = st.lists(_FRACTION, max_size=depth), st.sampled_from(["put", "put", "gone", "more"])
+    changes = st.lists(st.tuples(place, kind, st.sampled_from(keys), leaves), min_size=1, max_size=3)
+    return changes.map(lambda some: reduce(lambda now, change: _put(now, *change), some, tree))
+
+
+def checkpoints(path: Path) -> st.SearchStrategy[bytes]:
     """Draw checkpoints like this one, with a valid checksum or without, and bytes that are not checkpoints."""
-    tree = torch.load(io.BytesIO(raw), weights_only=True)
-    place = st.lists(st.floats(0, 1, exclude_max=True), max_size=5)
-    change = st.tuples(place, st.sampled_from(["put", "put", "gone", "more"]), st.sampled_from(KEYS), LEAVES)
-
-    def changed(changes: list[tuple]) -> bytes:
-        now = tree
-        for one in changes:
-            now = _put(now, *one)
-        return saved(now)
-
-    near = st.lists(change, min_size=1, max_size=3).map(changed)
+    near = _changed(torch.load(path, weights_only=True), 5, KEYS, LEAVES)
     junk = LEAVES | st.dictionaries(st.sampled_from(KEYS), LEAVES, max_size=3)
-    return st.one_of(near, near, near, junk.map(saved), mutated(raw), st.binary(max_size=60), junk.map(_pickled))
+    pickled = st.sampled_from([*EVIL, {"state_dict": EVIL[0]}, [], 1]).map(pickle.dumps)
+    raw = path.read_bytes()
+    return st.one_of(*[near.map(saved)] * 3, junk.map(saved), mutated(raw), st.binary(max_size=60), pickled)
 
 
-def json_files(raw: bytes) -> st.SearchStrategy[bytes]:
+def json_files(path: Path) -> st.SearchStrategy[bytes]:
     """Draw JSON like this with changed values, and text that is not JSON."""
-    tree = json.loads(raw)
-    leaf = JUNK_JSON.filter(_is_json).map(json.loads) | st.sampled_from([None, "nan", float("nan"), 1e999, -5, 10**400])
-    place = st.lists(st.floats(0, 1, exclude_max=True), max_size=3)
-    change = st.tuples(place, st.sampled_from(["put", "gone", "more"]), st.sampled_from(["x", "", "trial"]), leaf)
-
-    def changed(changes: list[tuple]) -> bytes:
-        now = tree
-        for one in changes:
-            now = _put(now, *one)
-        return json.dumps(now).encode()
-
-    return st.one_of(st.lists(change, max_size=3).map(changed), mutated(raw), JUNK_JSON.map(str.encode))
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _pickled(tree: Any) -> bytes:
-    try:
-        return pickle.dumps(tree)
-    except (RuntimeError, TypeError, NotImplementedError):  # some tensors cannot be pickled
-        return pickle.dumps(Evil())
+    raw, odd = path.read_bytes(), [None, "nan", float("nan"), 1e999, -5, 10**400, [], {"a": 1}]
+    leaves = TREES.map(json.loads) | st.sampled_from(odd)
+    near = st.just(json.loads(raw)) | _changed(json.loads(raw), 3, ["x", "", "trial"], leaves)
+    return st.one_of(near.map(json.dumps).map(str.encode), mutated(raw), JUNK_JSON.map(str.encode))
 
 
 # ---- image folders -------------------------------------------------------------------------------------------------
@@ -286,10 +230,10 @@ def _pickled(tree: Any) -> bytes:
 
 def _drawn(format: str, mode: str, size: tuple[int, int], frames: int) -> bytes:
     """Make an image file in a mode that its format supports."""
-    image = Image.fromarray(np.arange(size[0] * size[1]).reshape(size[::-1]).astype(np.uint8)).convert(
-        mode if mode in ("L", "RGB", "RGBA", "CMYK", "P", "1", "I", "F", "LA") else "L"
-    )
-    image = Image.fromarray(np.zeros(size[::-1], dtype=np.uint16)) if mode == "I;16" else image
+    pixels = np.arange(size[0] * size[1]).reshape(size[::-1]) % 256
+    image = Image.fromarray(pixels.astype(np.uint16)) if mode == "I;16" else (
+        Image.fromarray(pixels.astype(np.uint8)).convert(mode)
+    )  # fmt: skip
     buffer = io.BytesIO()
     more = {"save_all": True, "append_images": [image] * (frames - 1)} if frames > 1 and format != "BMP" else {}
     try:
@@ -313,23 +257,20 @@ DRAWN = st.builds(
     st.tuples(_SIDE, _SIDE) | st.sampled_from([(1, 3000), (3000, 1)]),
     st.sampled_from([1, 1, 2]),
 )
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
 IMAGES = st.one_of(
     DRAWN,
     DRAWN,
     mutated(DRAWN),
     st.builds(bomb_png, *[st.sampled_from([0, 1, 9000, 65535, 2**31 - 1, 2**32 - 1])] * 2),
-    st.sampled_from([b"", b"GIF89a", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"]),
+    st.sampled_from([b"", b"GIF89a", POSTSCRIPT]),
     st.binary(max_size=60),
 )
 FILE_NAMES = ["0.png", "1.jpg", "2.JPEG", "3.tif", "4.webp", "-x.png", "a\nb.png", "\udcff.png", ".hidden.png", "a" * 99
               + ".png", "x.txt", "\x1b[2J.png", "é.png", "x.png.exe", "5.bmp"]  # fmt: skip
-ENTRIES = st.tuples(
-    st.sampled_from(FILE_NAMES),
-    IMAGES
-    | st.sampled_from(["link to canary", "link to nothing", "link to itself", "pipe", "folder", "link to device"]),
-)
+_ODD = st.sampled_from(["bird", "nowhere", "0.png", "/dev/zero", "pipe", {}])  # text: a link to it
 CLASSES = st.dictionaries(
-    st.sampled_from(["a", "b", "c", "-rf", "\udcff", "é ", "a.png", "images", "link to canary", "link to itself"]),
-    st.lists(ENTRIES, max_size=4),
+    st.sampled_from(["a", "b", "c", "-rf", "\udcff", "é ", "a.png", "images"]),
+    st.dictionaries(st.sampled_from(FILE_NAMES), IMAGES | _ODD, max_size=4) | st.sampled_from(["canary", "a", "b"]),
     max_size=3,
 )
