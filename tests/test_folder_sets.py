@@ -143,32 +143,23 @@ def test_the_test_part_of_caltech_is_the_same_for_every_seed_and_validation_is_n
 # ---- all of them ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        (
-            "TinyImageNet",
-            "Tiny ImageNet is not in {0}: there is no folder {0}/tiny-imagenet-200 with train and val in it; get it "
-            "with ./load_tiny_imagenet.sh, or name the folder that has it with --data",
-        ),
-        (
-            "ImageNet",
-            "ImageNet is not in {0}: there is no folder {0}/imagenet with train and val in it; it is given to "
-            "researchers by image-net.org: unpack it, the images of val in folders of their classes as well, or name "
-            "the folder that has it with --data",
-        ),
-        (
-            "Caltech101",
-            "Caltech-101 is not in {0}: there is no folder {0}/caltech101/101_ObjectCategories; get caltech-101.zip "
-            "from https://data.caltech.edu/records/mzrjq-6wc02 and unpack it and the 101_ObjectCategories.tar.gz in it "
-            "there, or name the folder that has 101_ObjectCategories with --data",
-        ),
-    ],
-)
-def test_a_set_that_is_not_there_is_one_clear_message(name, message, tmp_path):
+MISSING = {
+    "TinyImageNet": "Tiny ImageNet is not in {0}: there is no folder {0}/tiny-imagenet-200 with train and val in it; "
+    "get it with ./load_tiny_imagenet.sh, or name the folder that has it with --data",
+    "ImageNet": "ImageNet is not in {0}: there is no folder {0}/imagenet with train and val in it; it is given to "
+    "researchers by image-net.org: unpack it, the images of val in folders of their classes as well, or name the "
+    "folder that has it with --data",
+    "Caltech101": "Caltech-101 is not in {0}: there is no folder {0}/caltech101/101_ObjectCategories; get "
+    "caltech-101.zip from https://data.caltech.edu/records/mzrjq-6wc02 and unpack it and the "
+    "101_ObjectCategories.tar.gz in it there, or name the folder that has 101_ObjectCategories with --data",
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_that_is_not_there_is_one_clear_message(name, tmp_path):
     with pytest.raises(UserError) as raised:
         splits_of(name, tmp_path / "nowhere")
-    assert str(raised.value) == message.format(tmp_path / "nowhere")
+    assert str(raised.value) == MISSING[name].format(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -179,18 +170,14 @@ def test_the_folder_of_the_set_may_be_named_itself(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("TinyImageNet", "Tiny ImageNet has 200 classes, but 2 were found"),
-        ("ImageNet", "ImageNet has 1000 classes, but 2 were found"),
-        ("Caltech101", "Caltech-101 has 101 classes, but 2 were found"),
-    ],
-)
-def test_a_part_of_a_set_is_trained_on_with_one_warning(name, says, tmp_path):
+    ("name", "said"), [("TinyImageNet", "Tiny ImageNet has 200"), ("ImageNet", "ImageNet has 1000"),
+                       ("Caltech101", "Caltech-101 has 101")],
+)  # fmt: skip
+def test_a_part_of_a_set_is_trained_on_with_one_warning(name, said, tmp_path):
     PUT[name](tmp_path)
     with pytest.warns(UserWarning) as caught:
         source_of(name, tmp_path)
-    assert [str(one.message) for one in caught] == [says]
+    assert [str(one.message) for one in caught] == [f"{said} classes, but 2 were found"]
 
 
 def test_images_of_val_that_are_not_in_folders_of_classes_are_asked_for(tmp_path):

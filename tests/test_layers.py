@@ -17,9 +17,7 @@ FLAG = torch.tensor([[True, True], [True, False]])
 
 def small_layer(rule: Round | Soft, bias: bool = False) -> SubnetLinear:
     layer = SubnetLinear(2, 2, bias=bias)
-    layer.weight.data.copy_(WEIGHT)
-    layer.scores.data.copy_(SCORES)
-    layer.flag.copy_(FLAG)
+    layer.load_state_dict({"weight": WEIGHT, "scores": SCORES, "flag": FLAG}, strict=False)
     layer.rule = rule
     return layer
 
@@ -59,11 +57,12 @@ def test_a_mask_has_the_type_of_the_scores(dtype):
 
 def test_a_bias_is_masked_by_scores_and_flags_of_its_own():
     layer = small_layer(Round(0.5), bias=True)
-    layer.bias.data.copy_(torch.tensor([100.0, 200.0]))
-    layer.bias_scores.data.copy_(torch.tensor([0.2, 0.8]))
-    assert layer(torch.tensor([[1.0, 10.0]])).tolist() == [[1.0, 200.0]]
-    layer.bias_flag.copy_(torch.tensor([True, False]))
-    out = layer(torch.tensor([[1.0, 10.0]]))
+    image = torch.tensor([[1.0, 10.0]])
+    bias = {"bias": torch.tensor([100.0, 200.0]), "bias_scores": torch.tensor([0.2, 0.8])}
+    layer.load_state_dict(bias, strict=False)
+    assert layer(image).tolist() == [[1.0, 200.0]]
+    layer.bias_flag[1] = False
+    out = layer(image)
     assert out.tolist() == [[1.0, 0.0]]
     out.backward(torch.tensor([[5.0, 7.0]]))
     assert layer.bias_scores.grad.tolist() == [500.0, 0.0]

@@ -29,16 +29,6 @@ def original(tmp_path_factory):
     return Path(shutil.make_archive(str(root / NAME), "zip", root, NAME))
 
 
-class Server(ThreadingHTTPServer):
-    """Serves one file; keeps where each request wanted to begin, and may break its replies off."""
-
-    def __init__(self, content, resumes=True):
-        self.content, self.resumes = content, resumes
-        self.begun, self.cut = [], None
-        super().__init__(("127.0.0.1", 0), Reply)
-        self.url = f"http://127.0.0.1:{self.server_port}/{NAME}.zip"
-
-
 class Reply(BaseHTTPRequestHandler):
     def do_GET(self):
         asked = self.headers.get("Range")
@@ -57,18 +47,14 @@ class Reply(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def serve():
-    servers = []
-
-    def start(path, **options):
-        servers.append(Server(path.read_bytes(), **options))
-        threading.Thread(target=servers[-1].serve_forever, args=(0.02,), daemon=True).start()
-        return servers[-1]
-
-    yield start
-    for server in servers:
+def server(original):
+    """Serves the archive; keeps where each request wanted to begin, and may break its replies off."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Reply) as server:
+        server.content, server.resumes, server.begun, server.cut = original.read_bytes(), True, [], None
+        server.url = f"http://127.0.0.1:{server.server_port}/{NAME}.zip"
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server
         server.shutdown()
-        server.server_close()
 
 
 def call(folder, url, path="/usr/bin:/bin", **environment):
@@ -81,7 +67,7 @@ def call(folder, url, path="/usr/bin:/bin", **environment):
 def only(tool, folder):
     """A folder for PATH that has, of curl and wget, this one only."""
     folder.mkdir()
-    for name in [*TOOLS, *([tool] if tool else [])]:
+    for name in [*TOOLS, *filter(None, [tool])]:
         os.symlink(shutil.which(name), folder / name)
     return str(folder)
 
@@ -115,9 +101,8 @@ def test_the_set_is_arranged_loads_and_is_left_alone_by_a_second_call(original, 
 
 
 @pytest.mark.parametrize("tool", INSTALLED)
-def test_a_download_that_was_cut_off_is_gone_on_with(original, tool, tmp_path, serve):
-    server, path = serve(original), only(tool, tmp_path / "bin")
-    folder, server.cut = tmp_path / "sets", 1000
+def test_a_download_that_was_cut_off_is_gone_on_with(server, tool, tmp_path):
+    path, folder, server.cut = only(tool, tmp_path / "bin"), tmp_path / "sets", 1000
     # wget tries again by itself; either way all that it gets is cut.
     first = call(folder, server.url, path)
     assert first.returncode == 1
@@ -130,8 +115,8 @@ def test_a_download_that_was_cut_off_is_gone_on_with(original, tool, tmp_path, s
 
 
 @pytest.mark.parametrize("tool", INSTALLED)
-def test_a_server_that_cannot_go_on_is_asked_for_all_of_it(original, tool, tmp_path, serve):
-    server, path, folder = serve(original, resumes=False), only(tool, tmp_path / "bin"), tmp_path / "sets"
+def test_a_server_that_cannot_go_on_is_asked_for_all_of_it(server, tool, tmp_path):
+    path, folder, server.resumes = only(tool, tmp_path / "bin"), tmp_path / "sets", False
     folder.mkdir()
     (folder / f"{NAME}.zip.part").write_bytes(server.content[:1000])
     arranges(folder, server.url, path)

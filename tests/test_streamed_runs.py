@@ -1,4 +1,4 @@
-"""Whole runs on streamed sets: a search on ImageNet's tree, and its network transferred to Caltech-101."""
+"""Whole runs on streamed sets: stopped in a search on ImageNet's tree, and transferred to Caltech-101."""
 
 import json
 import signal
@@ -25,17 +25,6 @@ def summary_of(folder):
 
 def ticket_of(folder):
     return load_file(folder / "ticket.safetensors")
-
-
-def test_a_search_on_imagenet_comes_to_the_same_with_any_number_of_workers(call, places, imagenet, tmp_path):
-    found = []
-    for workers in (0, 2):
-        outcome = call(*OPTIONS, *imagenet, *places, "--workers", workers, "--name", f"workers_{workers}")
-        assert outcome.code == 0, outcome.err
-        folder = tmp_path / "results" / f"workers_{workers}" / "trial_1"
-        summary = summary_of(folder)
-        found.append((summary["classes"], summary["test_acc_after_finetune"], ticket_of(folder)))
-    assert same_bits(*found) and found[0][0] == 2
 
 
 def test_a_network_is_transferred_to_caltech_with_a_fresh_last_layer(call, places, imagenet, tmp_path):
