@@ -26,16 +26,16 @@ from utils.errors import UserError
 SCORE_NAMES = {"scores", "flag", "bias_scores", "bias_flag"}
 
 
-def small_network(bias: bool = True) -> nn.Sequential:
-    """Three layers, two of them with a bias unless asked otherwise, one of every kind."""
+def small_network() -> nn.Sequential:
+    """Three layers, two of them with a bias, one of every kind."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1, bias=bias),
+        nn.Conv2d(2, 4, 3, padding=1),
         nn.BatchNorm2d(4),
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Sequential(FullyConnected(4, 3, 1, bias=False), nn.Flatten()),
-        nn.Linear(3, 2, bias=bias),
+        nn.Linear(3, 2),
     )
 
 
@@ -188,9 +188,9 @@ def test_a_convolution_keeps_its_geometry(options):
         assert torch.equal(network(images(2, 4, 9, 7)), wanted)
 
 
-def drawn_network(bias: bool = True) -> nn.Sequential:
+def drawn_network() -> nn.Sequential:
     """A masked network with drawn scores and a few flags off."""
-    network = to_masked(small_network(bias))
+    network = to_masked(small_network())
     generator = torch.Generator().manual_seed(5)
     for one in (*parts(network, "scores"), *parts(network, "flag")):
         chances = torch.rand(one.shape, generator=generator)
@@ -277,10 +277,6 @@ def test_a_backward_pass_fills_the_one_gradient():
     assert all_are_views(network, flat)
     assert torch.equal(flat.scores.grad, together([part.grad for part in parts(control, "scores")]))
     assert flat.scores.grad.count_nonzero() > 20
-
-
-def test_without_biases_the_only_segment_is_that_of_the_weights():
-    assert FlatScores(drawn_network(bias=False)).segments == [slice(0, 90)]
 
 
 def test_splitting_gives_views_by_parameter_name_and_shape():

@@ -19,8 +19,8 @@ from trainers.training.loop import train_step
 from utils.errors import UserError
 from utils.masks import is_bias
 
-# The side of the smallest images that a network takes, where its poolings would leave nothing of 8×8 ones.
-SIDES = {"Conv8": 16, "vgg16": 32, "tinyvgg16": 32}
+# The side of the smallest images that a network takes, where its poolings would leave nothing of one pixel.
+SIDES = {"Conv2": 2, "Conv4": 4, "Conv4Wide": 4, "Conv6": 8, "Conv6Wide": 8, "Conv8": 16, "vgg16": 32, "tinyvgg16": 32}
 
 
 def config(arch: str, dataset: str = "CIFAR10", **options: object) -> Config:
@@ -36,7 +36,7 @@ def spec_of(*shape: int, classes: int = 10) -> DataSpec:
 
 
 def small_spec(arch: str) -> DataSpec:
-    side = SIDES.get(arch.removesuffix("Normal"), 8)
+    side = max(8, SIDES.get(arch.removesuffix("Normal"), 1))
     return spec_of(3, side, side)
 
 
@@ -203,10 +203,11 @@ def test_the_batch_norms_are_of_the_type_asked_for(arch, bn_type):
 
 
 @pytest.mark.parametrize("arch", MODELS)
-def test_a_network_has_an_output_for_every_class_of_the_data_and_takes_oblong_images(arch):
-    side = SIDES.get(arch, 8)
-    network = build_model(config(arch, width=0.1), spec_of(2, side, side + 13, classes=3))
-    assert network(torch.zeros(4, 2, side, side + 13)).shape == (4, 3)
+def test_a_network_has_an_output_for_every_class_of_the_data_and_takes_small_and_oblong_images(arch):
+    side = SIDES.get(arch, 1)
+    for wide in (side, side + 13):
+        network = build_model(config(arch, width=0.1), spec_of(2, side, wide, classes=3)).eval()
+        assert network(torch.zeros(4, 2, side, wide)).shape == (4, 3)
 
 
 @pytest.mark.parametrize("arch", MODELS)
@@ -254,22 +255,11 @@ def test_a_network_all_of_whose_layers_stay_dense_is_refused(tmp_path):
     [("Conv2", (1, 8), "1 pooling"), ("Conv4", (8, 3), "2 poolings"), ("Conv6", (8, 7), "3 poolings"),
      ("Conv8", (15, 16), "4 poolings"), ("vgg16", (8, 8), "5 poolings")],
 )  # fmt: skip
-def test_images_too_small_for_the_poolings_are_refused_and_the_smallest_that_fit_are_taken(arch, shape, poolings):
-    side = 2 ** int(poolings[0])
-    message = f"images of {shape[0]}×{shape[1]} are too small for {poolings} by 2: {side}×{side} is the smallest size"
+def test_images_too_small_for_the_poolings_are_refused(arch, shape, poolings):
+    least, (height, width) = SIDES[arch], shape
+    message = f"images of {height}×{width} are too small for {poolings} by 2: {least}×{least} is the smallest size"
     with pytest.raises(UserError, match=message):
         build_model(config(arch), spec_of(3, *shape))
-    assert_fits(arch, side)
-
-
-@pytest.mark.parametrize("arch", ["resnet20", "ResNet18", "cResNet50", "WideResNet28", "MobileNetV2"])
-def test_images_of_one_pixel_are_taken(arch):
-    assert_fits(arch, 1)
-
-
-def assert_fits(arch: str, side: int) -> None:
-    network = build_model(config(arch, width=0.1), spec_of(1, side, side, classes=2))
-    assert network.eval()(torch.zeros(2, 1, side, side)).shape == (2, 2)
 
 
 def test_a_data_set_whose_files_alone_tell_its_shape_has_to_be_read_first():

@@ -91,13 +91,6 @@ def test_a_prefix_that_only_some_names_have_belongs_to_the_names(tmp_path):
     assert list(read_state(saved(state, tmp_path))) == ["module.weight", "other.weight"]
 
 
-def test_a_state_without_scores_leaves_those_of_the_network_as_they_were():
-    network = masked_network()
-    before = deepcopy(network.state_dict())
-    assert load_scores(network, plain_state(masked_network(1)), "net.pt") is False
-    assert same_bits(network.state_dict(), before)
-
-
 def test_loading_scores_leaves_the_weights_and_keeps_flat_views():
     network, other = masked_network(0), masked_network(1)
     flat, weights = FlatScores(network), plain_state(network)
