@@ -56,9 +56,7 @@ def batches(request, tmp_path):
         (3, 2, [3]), (3, 1, [1, 1, 1]), (1, 1, [1]),
     ],
 )  # fmt: skip
-def test_each_image_comes_once_an_epoch_and_the_last_batch_has_what_is_left_with_a_single_one(
-    count, size, sizes, batches
-):
+def test_each_image_comes_once_an_epoch_and_a_single_one_joins_the_batch_before(count, size, sizes, batches):
     train = batches(count, size)
     found = list(train.epoch(generator()))
     assert [train.size(step) for step in range(len(train))] == sizes
@@ -181,21 +179,16 @@ def test_padding_is_black_before_normalising():
 # ---- evaluation and normalising ------------------------------------------------------------------------------------
 
 
-def test_evaluation_goes_through_all_images_in_order_and_changes_none():
-    images = numbered(601)
-    plain = PlainBatches(images, SHIFTED)
-    assert len(plain) == 601
-    assert same_bits(whole(plain), (images.images.float(), torch.arange(601)))
-    assert same_bits(list(plain), list(plain))
-
-
-def test_pixels_are_normalised_channel_by_channel():
-    spec, images = replace(PLAIN, mean=MEAN, std=STD), numbered(30)
+def test_evaluation_goes_through_all_images_in_order_normalised_channel_by_channel_and_training_does_the_same():
+    images, spec = numbered(601), replace(PLAIN, mean=MEAN, std=STD)
+    plain = PlainBatches(images, replace(spec, pad=PAD, flip=True))
+    found, labels = whole(plain)
     mean, std = (np.array(values)[:, None, None] for values in (MEAN, STD))
-    found, _ = whole(PlainBatches(images, spec))
+    assert len(plain) == 601 and torch.equal(labels, images.labels)
     assert np.abs(found.numpy() - (images.images.numpy().astype(np.float64) / 255 - mean) / std).max() < 1e-5
-    trained, labels = whole(TrainBatches(images, spec, 7).epoch(generator()))
-    assert torch.equal(trained, found[labels])
+    assert same_bits(list(plain), list(plain))
+    trained, order = whole(TrainBatches(images, spec, 7).epoch(generator()))
+    assert torch.equal(trained, found[order])
 
 
 def test_batches_are_channels_last_float32_and_no_view_of_the_images():

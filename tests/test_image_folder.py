@@ -144,8 +144,6 @@ def test_images_deeper_than_a_class_and_empty_classes_are_named_in_one_warning_e
 
 
 LAYOUT = "an ImageFolder has train/<class>/*.jpg, test/<class>/*.jpg and, if you like, val/<class>/*.jpg under --data"
-
-
 NOWHERE, STRANGE = "there is no folder {}; " + LAYOUT, "{} has a class 'dogs' that train/ has not; did you mean 'dog'?"
 
 

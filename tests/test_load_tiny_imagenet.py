@@ -148,12 +148,9 @@ LINK.create_system, LINK.external_attr = 3, 0o120777 << 16
 
 @pytest.mark.parametrize(
     ("member", "says"),
-    [
-        (None, "is damaged"),
-        (LINK, "holds links"),
-        *((name, f"would write outside {NAME}: {name}")
-          for name in (f"{NAME}/../../evil.txt", "../evil.txt", "evil.txt", f"{NAME}/train/..")),
-    ],
+    [(None, "is damaged"), (LINK, "holds links"),
+     *((name, f"would write outside {NAME}: {name}")
+       for name in (f"{NAME}/../../evil.txt", "../evil.txt", "evil.txt", f"{NAME}/train/.."))],
 )  # fmt: skip
 def test_an_archive_that_is_damaged_or_would_write_elsewhere_is_refused(original, member, says, tmp_path):
     archive = Path(shutil.copy(original, tmp_path / "other.zip"))
@@ -169,13 +166,11 @@ def test_an_archive_that_is_damaged_or_would_write_elsewhere_is_refused(original
 
 @pytest.mark.parametrize(
     ("lines", "says"),
-    [
-        ("0.JPEG\tn00000000\n", "some images of val have no annotation"),
-        ("9.JPEG\tn00000000\n", "names '9.JPEG' of class 'n00000000', which is not there"),
-        ("0.JPEG\tn77\n", "names '0.JPEG' of class 'n77', which is not there"),
-        ("../../wnids.txt\tn00000000\n", "names '../../wnids.txt'"),
-    ],
-)
+    [("0.JPEG\tn00000000\n", "some images of val have no annotation"),
+     ("9.JPEG\tn00000000\n", "names '9.JPEG' of class 'n00000000', which is not there"),
+     ("0.JPEG\tn77\n", "names '0.JPEG' of class 'n77', which is not there"),
+     ("../../wnids.txt\tn00000000\n", "names '../../wnids.txt'")],
+)  # fmt: skip
 def test_annotations_that_do_not_fit_leave_nothing_half_arranged(lines, says, tmp_path):
     folder = put_tiny_imagenet(tmp_path / "root", train=1, val=1, original=True)
     (folder / "val/val_annotations.txt").write_text(lines)

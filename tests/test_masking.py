@@ -200,10 +200,8 @@ def drawn_network() -> nn.Sequential:
 
 def parts(network: nn.Module, kind: str) -> list[Tensor]:
     """Scores or flags of the network's layers: weights' in network order, then biases'."""
-    layers = masked_layers(network).values()
-    return [getattr(one, kind) for one in layers] + [
-        getattr(one, f"bias_{kind}") for one in layers if one.bias is not None
-    ]
+    found = [getattr(layer, f"{of}{kind}") for of in ("", "bias_") for layer in masked_layers(network).values()]
+    return [one for one in found if one is not None]
 
 
 def together(tensors: list[Tensor]) -> Tensor:

@@ -124,6 +124,8 @@ def test_crop_boxes_lie_in_the_image_and_are_spread_over_all_that_is_allowed():
     assert 0.74 < shape.min() < 0.76 and 1.31 < shape.max() < 1.35
     free = 300 - high
     assert abs((top / free)[free > 20].mean() - 0.5) < 0.03
+    square = torch.tensor([crop_box(200, 200, seed) for seed in range(2000)]).double()
+    assert (square[:, 3] / square[:, 2]).log().mean().abs() < 0.02  # as often wide as tall
 
 
 NARROW = [(10, 1000, (0, 493, 10, 13)), (1000, 9, (494, 0, 12, 9)), (1, 1, (0, 0, 1, 1))]
@@ -138,12 +140,16 @@ def test_of_a_narrow_image_the_middle_is_taken(height, width, box):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation_goes_through_all_images_in_order(files, workers):
-    plain = StreamedPlainBatches(files, SPEC, 8, "cpu", workers)
+def test_evaluation_goes_through_all_images_in_order_and_training_through_the_same_pixels(files, workers):
+    spec = replace(PLAIN, mean=(0.2, 0.5, 0.7), std=(0.3, 0.25, 0.5))
+    plain = StreamedPlainBatches(files, spec, 8, "cpu", workers)
     images, labels = whole(plain)
     assert len(plain) == COUNT and labels.tolist() == list(range(COUNT))
-    assert torch.equal(images[:, 0], (10.0 * labels).view(-1, 1, 1).expand(-1, 8, 8))
+    reds = ((10 * labels / 255 - 0.2) / 0.3).view(-1, 1, 1).expand(-1, 8, 8)
+    torch.testing.assert_close(images[:, 0], reds, atol=1e-6, rtol=0)
     assert same_bits(list(plain), list(plain))
+    trained, order = whole(epoch(files, spec, workers=workers))
+    assert torch.equal(trained, images[order])
 
 
 def test_evaluated_images_are_the_middles_of_a_shorter_side_256_for_224(tmp_path):
@@ -152,14 +158,6 @@ def test_evaluated_images_are_the_middles_of_a_shorter_side_256_for_224(tmp_path
     images, _ = whole(StreamedPlainBatches(pictures, replace(SPEC, shape=(3, 56, 56)), 8, "cpu", 0))
     # The 64 rows stay as they are, and the middle 56 of them begin with the fourth.
     assert images[0, 0, :, 0].tolist() == list(range(4, 60))
-
-
-def test_pixels_are_normalised(files):
-    spec = replace(PLAIN, mean=(0.2, 0.5, 0.7), std=(0.3, 0.25, 0.5))
-    images, labels = whole(StreamedPlainBatches(files, spec, 8, "cpu", 0))
-    assert torch.allclose(images[:, 0, 0, 0], (10 * labels / 255 - 0.2) / 0.3, atol=1e-6)
-    trained, order = whole(epoch(files, spec))
-    assert torch.equal(trained, images[order])
 
 
 # ---- workers -------------------------------------------------------------------------------------------------------
