@@ -1,5 +1,7 @@
 """The data sets themselves: what they hold, how they are divided, and what they declare without their files."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from importlib import import_module
 from types import SimpleNamespace
@@ -7,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import same_bits
+from conftest import PROJECT, same_bits
 from sklearn.datasets import load_digits
 from small_sets import put_caltech, put_cifar, put_imagenet, put_images, put_mnist, put_tiny_imagenet
 from toys import whole
@@ -161,3 +163,9 @@ def test_every_data_set_declares_a_spec_without_files_and_keeps_to_it_when_loade
     assert len(spec.mean) == len(spec.std) == spec.shape[0] and min(spec.std) > 0
     # Where classes are folders, the test has fewer than the set.
     assert declared is None or replace(declared, classes=spec.classes) == spec
+
+
+def test_listing_options_and_data_sets_imports_neither_torch_nor_a_data_set():
+    code = "import sys, args_helper, data; print([m for m in sys.modules if m == 'torch' or m.startswith('data.')])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
