@@ -99,3 +99,12 @@ def put_caltech(root, counts):
     folder = root / "caltech101" / "101_ObjectCategories"
     put_images(folder, {**counts, "BACKGROUND_Google": 3}, (40, 30), "jpg")
     return folder
+
+
+def put_noise(root, count, size=(32, 24)):
+    """Write images in which every crop and every flip is seen; return their names."""
+    draw = np.random.default_rng(0)
+    names = [f"{number}.png" for number in range(count)]
+    for name in names:
+        Image.fromarray(draw.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(root / name)
+    return names

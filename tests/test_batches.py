@@ -1,19 +1,26 @@
 """Batches: every image once an epoch, crops and flips in their place, and all that is random drawn at the start."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import same_bits
+from small_sets import put_noise
+from toys import whole
 
 from data.batches import PlainBatches, TrainBatches, batch_for_evaluation
+from data.class_folders import Part
 from data.spec import DataSpec, ImageSet
+from data.streamed_batches import StreamedTrainBatches, files_of
 
 HEIGHT, WIDTH, PAD = 4, 6, 2
 PLACES = 2 * PAD + 1
 MEAN, STD = (0.2, 0.5, 0.7), (0.3, 0.25, 0.5)
 PLAIN = DataSpec((3, HEIGHT, WIDTH), ("a",), (0.0,) * 3, (1 / 255,) * 3)
 """Its statistics leave pixels as they are, 0 to 255."""
-SHIFTED = DataSpec((3, HEIGHT, WIDTH), ("a",), (0.0,) * 3, (1 / 255,) * 3, PAD, flip=True)
+SHIFTED = replace(PLAIN, pad=PAD, flip=True)
 
 
 def numbered(count):
@@ -26,20 +33,20 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def batches(count, size, spec=SHIFTED):
-    return TrainBatches(numbered(count), spec, size)
+# ---- order, of images in memory and of streamed ones ---------------------------------------------------------------
 
 
-def whole(epoch):
-    images, labels = zip(*epoch)
-    return torch.cat(images), torch.cat(labels)
+@pytest.fixture(params=["in memory", "streamed"])
+def batches(request, tmp_path):
+    """A function that makes the training batches of so many augmented images, whose labels are their numbers."""
 
+    def made(count, size):
+        if request.param == "in memory":
+            return TrainBatches(numbered(count), SHIFTED, size)
+        files = files_of(Part(tmp_path, put_noise(tmp_path, count), list(range(count))))
+        return StreamedTrainBatches(files, replace(PLAIN, shape=(3, 8, 8), flip=True, zoom=True), size, "cpu", 0)
 
-def same(found, wanted):
-    return all(torch.equal(one, other) for a, b in zip(found, wanted, strict=True) for one, other in zip(a, b))
-
-
-# ---- order ---------------------------------------------------------------------------------------------------------
+    return made
 
 
 @pytest.mark.parametrize(
@@ -49,61 +56,61 @@ def same(found, wanted):
         (3, 2, [3]), (3, 1, [1, 1, 1]), (1, 1, [1]),
     ],
 )  # fmt: skip
-def test_each_image_comes_once_an_epoch_and_the_last_batch_has_what_is_left_with_a_single_one(count, size, sizes):
+def test_each_image_comes_once_an_epoch_and_a_single_one_joins_the_batch_before(count, size, sizes, batches):
     train = batches(count, size)
     found = list(train.epoch(generator()))
-    assert [train.size(step) for step in range(len(sizes))] == sizes
+    assert [train.size(step) for step in range(len(train))] == sizes
     assert [len(labels) for _, labels in found] == [len(images) for images, _ in found] == sizes
-    assert len(train) == len(sizes)
     assert sorted(whole(found)[1].tolist()) == list(range(count))
 
 
-def test_images_go_with_their_labels():
-    train = batches(50, 8, PLAIN)
-    images, labels = whole(train.epoch(generator()))
-    assert torch.equal(images, train.images.images[labels].float())
-
-
-def test_the_same_generator_gives_the_same_bits_and_another_one_others():
+def test_the_same_generator_gives_the_same_bits_and_another_one_others(batches):
     train = batches(50, 8)
     once, again, other = (list(train.epoch(generator(seed))) for seed in (1, 1, 2))
-    assert same(once, again)
-    assert not torch.equal(whole(once)[1], whole(other)[1])
-    assert not torch.equal(whole(once)[1], torch.arange(50))
-
-
-def test_every_image_may_come_first():
-    firsts = [next(batches(4, 1).epoch(generator(seed)))[1].item() for seed in range(400)]
-    counts = torch.bincount(torch.tensor(firsts), minlength=4)
-    assert (counts - 100).abs().max() < 40  # 100 each, 8.7 the standard deviation
+    assert same_bits(once, again)
+    assert len({tuple(whole(epoch)[1].tolist()) for epoch in (once, other, [(torch.ones(1), torch.arange(50))])}) == 3
 
 
 @pytest.mark.parametrize("first_step", range(6))
 @pytest.mark.parametrize("count", [22, 21])
-def test_an_epoch_gone_on_with_gives_the_batches_that_were_left(count, first_step):
+def test_an_epoch_gone_on_with_gives_the_batches_that_were_left(count, first_step, batches):
     train = batches(count, 5)
     undisturbed = list(train.epoch(generator(3)))
-    assert same(list(train.epoch(generator(3), first_step)), undisturbed[first_step:])
+    assert same_bits(list(train.epoch(generator(3), first_step)), undisturbed[first_step:])
 
 
-def test_all_that_is_random_is_drawn_before_the_first_step_and_nothing_elsewhere():
+def test_all_that_is_random_is_drawn_before_the_first_step_and_nothing_elsewhere(batches):
     drawing, elsewhere = generator(4), torch.get_rng_state()
-    untouched = drawing.get_state()
     epoch = batches(22, 5).epoch(drawing)
     next(epoch)
     after_one = drawing.get_state()
-    assert not torch.equal(after_one, untouched)
+    assert not torch.equal(after_one, generator(4).get_state())
     list(epoch)
     assert torch.equal(drawing.get_state(), after_one)
     assert torch.equal(torch.get_rng_state(), elsewhere)
 
 
+def test_stratified_takes_so_many_of_every_class_and_none_is_augmented(batches):
+    train = batches(22, 5)
+    plain, numbers = whole(train.unaugmented().epoch(generator()))
+    classes = torch.tensor([0] * 10 + [1] * 11 + [2])
+    train.images.labels.copy_(classes)
+    images, labels = train.stratified(3, generator())
+    assert torch.bincount(labels).tolist() == [3, 3, 1] and labels.tolist() != sorted(labels.tolist())
+    found = (images[:, None] == plain).flatten(2).all(-1)  # which of the images each is
+    assert found.sum(1).tolist() == [1] * 7 and found.sum(0).max() == 1
+    assert torch.equal(classes[numbers[found.int().argmax(1)]], labels)
+    assert same_bits(train.stratified(3, generator()), (images, labels))
+
+
+def test_every_image_may_come_first():
+    train = TrainBatches(numbered(4), SHIFTED, 1)
+    firsts = [next(train.epoch(generator(seed)))[1].item() for seed in range(400)]
+    counts = torch.bincount(torch.tensor(firsts), minlength=4)
+    assert (counts - 100).abs().max() < 40  # 100 each, 8.7 the standard deviation
+
+
 # ---- memory --------------------------------------------------------------------------------------------------------
-
-
-def stored_at(tensor):
-    """Which memory a tensor is a view of."""
-    return tensor.untyped_storage().data_ptr()
 
 
 @pytest.mark.parametrize("spec", [PLAIN, SHIFTED], ids=["unpadded", "padded"])
@@ -111,9 +118,10 @@ def test_images_are_held_once_also_by_the_unaugmented_batches(spec):
     given = numbered(10)
     train = TrainBatches(given, spec, 4)
     plain = train.unaugmented()
-    places = {stored_at(tensor) for one in (train, plain) for tensor in (one.images.images, one._crops)}
+    held = [tensor for one in (train, plain) for tensor in (one.images.images, one._crops)]
+    places = {tensor.untyped_storage().data_ptr() for tensor in held}
     assert len(places) == 1
-    assert (places == {stored_at(given.images)}) is (not spec.pad)
+    assert (places == {given.images.untyped_storage().data_ptr()}) is (not spec.pad)
     images, labels = whole(plain.epoch(generator()))
     assert torch.equal(images, given.images[labels].float())
 
@@ -123,58 +131,47 @@ def test_images_are_held_once_also_by_the_unaugmented_batches(spec):
 
 def candidates(images):
     """All that may become of each image: (n, 2, PLACES, PLACES, 3, HEIGHT, WIDTH), mirrored or not, row, column."""
-    padded = F.pad(images, (PAD, PAD, PAD, PAD))
-    crops = torch.stack([
-        padded[:, :, row : row + HEIGHT, column : column + WIDTH] for row in range(PLACES) for column in range(PLACES)
-    ], 1).unflatten(1, (PLACES, PLACES))  # fmt: skip
+    crops = F.pad(images, (PAD,) * 4).unfold(2, HEIGHT, 1).unfold(3, WIDTH, 1).permute(0, 2, 3, 1, 4, 5)
     return torch.stack([crops, crops.flip(-1)], 1)
 
 
-def found_places(spec, count=200, seed=0):
+def found_places(spec, count=200):
     """For each image which of its candidates came: (n, 2, PLACES, PLACES) bool."""
     train = TrainBatches(numbered(count), spec, 64)
-    images, labels = whole(train.epoch(generator(seed)))
+    images, labels = whole(train.epoch(generator()))
     return (candidates(train.images.images)[labels] == images[:, None, None, None]).flatten(4).all(-1)
 
 
-def test_every_training_image_is_one_crop_of_its_padded_self_mirrored_or_not():
-    assert (found_places(SHIFTED).flatten(1).sum(1) == 1).all()
-
-
 def test_crops_are_uniform_flips_are_fair_and_neither_tells_of_the_other():
-    counts = found_places(SHIFTED, 4000).sum(0).flatten().double()
-    assert counts.sum() == 4000
+    found = found_places(SHIFTED, 4000)
+    assert (found.flatten(1).sum(1) == 1).all()
     expected = 4000 / (2 * PLACES * PLACES)
     # Chi-squared with 49 degrees of freedom: above 94.6 in one draw of ten thousand.
-    assert ((counts - expected).square() / expected).sum() < 94.6
+    assert ((found.sum(0).flatten().double() - expected).square() / expected).sum() < 94.6
 
 
 def test_without_flip_no_image_is_mirrored():
-    spec = DataSpec(SHIFTED.shape, SHIFTED.classes, SHIFTED.mean, SHIFTED.std, PAD, flip=False)
-    found = found_places(spec)
+    found = found_places(replace(SHIFTED, flip=False))
     assert found[:, 1].sum() == 0
     assert (found[:, 0].flatten(1).sum(0) > 0).all()
 
 
 def test_without_padding_images_are_only_mirrored():
-    spec = DataSpec(SHIFTED.shape, SHIFTED.classes, SHIFTED.mean, SHIFTED.std, 0, flip=True)
-    found = found_places(spec)
+    found = found_places(replace(SHIFTED, pad=0))
     assert found[:, :, PAD, PAD].sum() == 200
     assert 60 < found[:, 1].sum() < 140
 
 
 def test_the_draws_of_one_image_do_not_depend_on_the_batch_it_is_in():
-    small, large = (whole(batches(40, size).epoch(generator(5))) for size in (3, 40))
-    assert same([small], [large])
+    small, large = (whole(TrainBatches(numbered(40), SHIFTED, size).epoch(generator(5))) for size in (3, 40))
+    assert same_bits(small, large)
 
 
 def test_padding_is_black_before_normalising():
-    spec = DataSpec((3, HEIGHT, WIDTH), ("a",), MEAN, STD, PAD, flip=True)
     white = ImageSet(torch.full((50, 3, HEIGHT, WIDTH), 255, dtype=torch.uint8), torch.zeros(50).long())
-    images, _ = whole(TrainBatches(white, spec, 50).epoch(generator()))
-    for channel, (mean, std) in enumerate(zip(MEAN, STD)):
-        values = torch.tensor([(0 - mean) / std, (1 - mean) / std])
-        distance = (images[:, channel].unsqueeze(-1) - values).abs()
+    images, _ = whole(TrainBatches(white, replace(SHIFTED, mean=MEAN, std=STD), 50).epoch(generator()))
+    for channel, mean, std in zip(images.unbind(1), MEAN, STD):
+        distance = (channel.unsqueeze(-1) - torch.tensor([(0 - mean) / std, (1 - mean) / std])).abs()
         assert (distance.min(-1).values < 1e-6).all()
         assert (distance.argmin(-1) == 0).any()
 
@@ -182,38 +179,24 @@ def test_padding_is_black_before_normalising():
 # ---- evaluation and normalising ------------------------------------------------------------------------------------
 
 
-def test_evaluation_goes_through_all_images_in_order_and_changes_none():
-    images = numbered(601)
-    plain = PlainBatches(images, SHIFTED)
+def test_evaluation_goes_through_all_images_in_order_normalised_channel_by_channel_and_training_does_the_same():
+    images, spec = numbered(601), replace(PLAIN, mean=MEAN, std=STD)
+    plain = PlainBatches(images, replace(spec, pad=PAD, flip=True))
     found, labels = whole(plain)
-    assert len(plain) == 601
-    assert torch.equal(labels, torch.arange(601))
-    assert torch.equal(found, images.images.float())
-    assert same(list(plain), list(plain))
-
-
-def test_pixels_are_normalised_channel_by_channel():
-    spec = DataSpec((3, HEIGHT, WIDTH), ("a",), MEAN, STD)
-    images = numbered(30)
     mean, std = (np.array(values)[:, None, None] for values in (MEAN, STD))
-    wanted = (images.images.numpy().astype(np.float64) / 255 - mean) / std
-    found, _ = whole(PlainBatches(images, spec))
-    assert np.abs(found.numpy() - wanted).max() < 1e-5
-    trained, labels = whole(TrainBatches(images, spec, 7).epoch(generator()))
-    assert torch.equal(trained, found[labels])
+    assert len(plain) == 601 and torch.equal(labels, images.labels)
+    assert np.abs(found.numpy() - (images.images.numpy().astype(np.float64) / 255 - mean) / std).max() < 1e-5
+    assert same_bits(list(plain), list(plain))
+    trained, order = whole(TrainBatches(images, spec, 7).epoch(generator()))
+    assert torch.equal(trained, found[order])
 
 
-def test_batches_are_channels_last_float32_and_labels_int64():
+def test_batches_are_channels_last_float32_and_no_view_of_the_images():
     images = numbered(20)
+    before = images.images.clone()
     for found, labels in [*PlainBatches(images, SHIFTED), *TrainBatches(images, SHIFTED, 8).epoch(generator())]:
         assert found.dtype == torch.float32 and found.is_contiguous(memory_format=torch.channels_last)
         assert labels.dtype == torch.int64
-
-
-def test_making_batches_leaves_the_images_as_they_were():
-    images = numbered(20)
-    before = images.images.clone()
-    for found, _ in [*PlainBatches(images, SHIFTED), *TrainBatches(images, SHIFTED, 8).epoch(generator())]:
         found.zero_()
     assert torch.equal(images.images, before)
 

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from conftest import PROJECT
@@ -25,17 +26,7 @@ def original(tmp_path_factory):
     """An archive of 2 classes, 4 images of each for training and 3 for testing."""
     root = tmp_path_factory.mktemp("original")
     put_tiny_imagenet(root, train=4, val=3, original=True)
-    return shutil.make_archive(str(root / NAME), "zip", root, NAME)
-
-
-class Server(ThreadingHTTPServer):
-    """Serves one file; keeps where each request wanted to begin, and may break its replies off."""
-
-    def __init__(self, content, resumes=True):
-        self.content, self.resumes = content, resumes
-        self.begun, self.cut = [], None
-        super().__init__(("127.0.0.1", 0), Reply)
-        self.url = f"http://127.0.0.1:{self.server_port}/{NAME}.zip"
+    return Path(shutil.make_archive(str(root / NAME), "zip", root, NAME))
 
 
 class Reply(BaseHTTPRequestHandler):
@@ -56,19 +47,14 @@ class Reply(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def serve():
-    servers = []
-
-    def start(path, **options):
-        with open(path, "rb") as file:
-            servers.append(Server(file.read(), **options))
-        threading.Thread(target=servers[-1].serve_forever, args=(0.02,), daemon=True).start()
-        return servers[-1]
-
-    yield start
-    for server in servers:
+def server(original):
+    """Serves the archive; keeps where each request wanted to begin, and may break its replies off."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Reply) as server:
+        server.content, server.resumes, server.begun, server.cut = original.read_bytes(), True, [], None
+        server.url = f"http://127.0.0.1:{server.server_port}/{NAME}.zip"
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server
         server.shutdown()
-        server.server_close()
 
 
 def call(folder, url, path="/usr/bin:/bin", **environment):
@@ -81,13 +67,9 @@ def call(folder, url, path="/usr/bin:/bin", **environment):
 def only(tool, folder):
     """A folder for PATH that has, of curl and wget, this one only."""
     folder.mkdir()
-    for name in [*TOOLS, *([tool] if tool else [])]:
+    for name in [*TOOLS, *filter(None, [tool])]:
         os.symlink(shutil.which(name), folder / name)
     return str(folder)
-
-
-def files_in(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 ARRANGED = sorted(
@@ -97,13 +79,20 @@ ARRANGED = sorted(
 )
 
 
+def arranges(folder, url, path="/usr/bin:/bin", **environment):
+    """Call, and check that the whole set and nothing else is there; return what is said."""
+    done = call(folder, url, path, **environment)
+    assert done.returncode == 0, done.stderr
+    assert [child.name for child in folder.iterdir()] == [NAME]
+    found = sorted(str(file.relative_to(folder / NAME)) for file in (folder / NAME).rglob("*") if file.is_file())
+    assert found == ARRANGED
+    return done.stdout
+
+
 def test_the_set_is_arranged_loads_and_is_left_alone_by_a_second_call(original, tmp_path):
     folder = tmp_path / "sets"
-    done = call(folder, f"file://{original}")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith(f"{folder / NAME}: 8 images for training, 6 for testing\n")
-    assert files_in(folder / NAME) == ARRANGED
-    assert [path.name for path in folder.iterdir()] == [NAME]
+    told = arranges(folder, f"file://{original}")
+    assert told.endswith(f"{folder / NAME}: 8 images for training, 6 for testing\n")
     with pytest.warns(UserWarning, match="but 2 were found"):
         splits = load_data(Config(dataset="TinyImageNet", data=str(folder), device="cpu", use_full_data=True))
     assert (len(splits.train.images), len(splits.test)) == (8, 6)
@@ -112,9 +101,8 @@ def test_the_set_is_arranged_loads_and_is_left_alone_by_a_second_call(original, 
 
 
 @pytest.mark.parametrize("tool", INSTALLED)
-def test_a_download_that_was_cut_off_is_gone_on_with(original, tool, tmp_path, serve):
-    server, path = serve(original), only(tool, tmp_path / "bin")
-    folder, server.cut = tmp_path / "sets", 1000
+def test_a_download_that_was_cut_off_is_gone_on_with(server, tool, tmp_path):
+    path, folder, server.cut = only(tool, tmp_path / "bin"), tmp_path / "sets", 1000
     # wget tries again by itself; either way all that it gets is cut.
     first = call(folder, server.url, path)
     assert first.returncode == 1
@@ -122,86 +110,71 @@ def test_a_download_that_was_cut_off_is_gone_on_with(original, tool, tmp_path, s
     there = (folder / f"{NAME}.zip.part").stat().st_size
     assert 0 < there < len(server.content) and not (folder / NAME).exists()
     server.cut, server.begun = None, []
-    second = call(folder, server.url, path)
-    assert second.returncode == 0, second.stderr
+    arranges(folder, server.url, path)
     assert server.begun == [f"bytes={there}-"]
-    assert files_in(folder / NAME) == ARRANGED
 
 
 @pytest.mark.parametrize("tool", INSTALLED)
-def test_a_server_that_cannot_go_on_is_asked_for_all_of_it(original, tool, tmp_path, serve):
-    server, path, folder = serve(original, resumes=False), only(tool, tmp_path / "bin"), tmp_path / "sets"
+def test_a_server_that_cannot_go_on_is_asked_for_all_of_it(server, tool, tmp_path):
+    path, folder, server.resumes = only(tool, tmp_path / "bin"), tmp_path / "sets", False
     folder.mkdir()
     (folder / f"{NAME}.zip.part").write_bytes(server.content[:1000])
-    done = call(folder, server.url, path)
-    assert done.returncode == 0, done.stderr
+    arranges(folder, server.url, path)
     assert server.begun[0] == "bytes=1000-"
-    assert files_in(folder / NAME) == ARRANGED
 
 
 def test_a_download_that_had_ended_is_not_made_again(original, tmp_path):
     shutil.copy(original, tmp_path / f"{NAME}.zip.part")
-    assert call(tmp_path, "file:///nowhere.zip").returncode == 0
-    assert files_in(tmp_path / NAME) == ARRANGED
+    arranges(tmp_path, "file:///nowhere.zip")
 
 
 def refused(folder, archive, says, **environment):
     """Call, and check that nothing is left but the folder."""
     done = call(folder, f"file://{archive}", **environment)
     assert done.returncode == 1
-    assert says in done.stderr and done.stderr.count("error:") == 1
+    assert f"{says}; it was removed" in done.stderr and done.stderr.count("error:") == 1
     assert list(folder.iterdir()) == []
 
 
-def test_a_damaged_archive_is_refused(original, tmp_path):
-    with open(original, "rb") as file:
-        content = bytearray(file.read())
-    content[200:400] = bytes(200)
-    (tmp_path / "damaged.zip").write_bytes(content)
-    refused(tmp_path / "sets", tmp_path / "damaged.zip", "is damaged; it was removed")
-
-
 def test_an_archive_with_another_checksum_is_refused(original, tmp_path):
-    refused(tmp_path / "sets", original, "is not the one with MD5 0123; it was removed", TINY_IMAGENET_MD5="0123")
-    with open(original, "rb") as file:
-        right = hashlib.md5(file.read()).hexdigest()
-    assert call(tmp_path / "sets", f"file://{original}", TINY_IMAGENET_MD5=right).returncode == 0
+    refused(tmp_path / "sets", original, "is not the one with MD5 0123", TINY_IMAGENET_MD5="0123")
+    right = hashlib.md5(original.read_bytes()).hexdigest()
+    arranges(tmp_path / "sets", f"file://{original}", TINY_IMAGENET_MD5=right)
 
 
-@pytest.mark.parametrize("member", [f"{NAME}/../../evil.txt", "../evil.txt", "evil.txt", f"{NAME}/train/.."])
-def test_an_archive_that_would_write_elsewhere_is_refused(original, member, tmp_path):
-    archive = tmp_path / "evil.zip"
-    shutil.copy(original, archive)
-    with zipfile.ZipFile(archive, "a") as file:
-        file.writestr(member, "evil")
-    refused(tmp_path / "sets", archive, f"would write outside {NAME}: {member}; it was removed")
-    assert not list(tmp_path.rglob("evil.txt"))
+LINK = zipfile.ZipInfo(f"{NAME}/train/n00000000/images/evil.JPEG")
+LINK.create_system, LINK.external_attr = 3, 0o120777 << 16
 
 
-def test_an_archive_with_a_link_is_refused(original, tmp_path):
-    archive = tmp_path / "linked.zip"
-    shutil.copy(original, archive)
-    link = zipfile.ZipInfo(f"{NAME}/train/n00000000/images/link.JPEG")
-    link.create_system, link.external_attr = 3, 0o120777 << 16
-    with zipfile.ZipFile(archive, "a") as file:
-        file.writestr(link, "/etc/passwd")
-    refused(tmp_path / "sets", archive, "holds links; it was removed")
+@pytest.mark.parametrize(
+    ("member", "says"),
+    [(None, "is damaged"), (LINK, "holds links"),
+     *((name, f"would write outside {NAME}: {name}")
+       for name in (f"{NAME}/../../evil.txt", "../evil.txt", "evil.txt", f"{NAME}/train/.."))],
+)  # fmt: skip
+def test_an_archive_that_is_damaged_or_would_write_elsewhere_is_refused(original, member, says, tmp_path):
+    archive = Path(shutil.copy(original, tmp_path / "other.zip"))
+    if member is None:
+        raw = original.read_bytes()
+        archive.write_bytes(raw[:200] + bytes(200) + raw[400:])
+    else:
+        with zipfile.ZipFile(archive, "a") as file:
+            file.writestr(member, "/etc/passwd")
+    refused(tmp_path / "sets", archive, says)
+    assert not list(tmp_path.rglob("evil*"))
 
 
 @pytest.mark.parametrize(
     ("lines", "says"),
-    [
-        ("0.JPEG\tn00000000\n", "some images of val have no annotation"),
-        ("9.JPEG\tn00000000\n", "names '9.JPEG' of class 'n00000000', which is not there"),
-        ("0.JPEG\tn77\n", "names '0.JPEG' of class 'n77', which is not there"),
-        ("../../wnids.txt\tn00000000\n", "names '../../wnids.txt'"),
-    ],
-)
+    [("0.JPEG\tn00000000\n", "some images of val have no annotation"),
+     ("9.JPEG\tn00000000\n", "names '9.JPEG' of class 'n00000000', which is not there"),
+     ("0.JPEG\tn77\n", "names '0.JPEG' of class 'n77', which is not there"),
+     ("../../wnids.txt\tn00000000\n", "names '../../wnids.txt'")],
+)  # fmt: skip
 def test_annotations_that_do_not_fit_leave_nothing_half_arranged(lines, says, tmp_path):
     folder = put_tiny_imagenet(tmp_path / "root", train=1, val=1, original=True)
     (folder / "val/val_annotations.txt").write_text(lines)
-    archive = shutil.make_archive(str(tmp_path / NAME), "zip", tmp_path / "root", NAME)
-    done = call(tmp_path / "sets", f"file://{archive}")
+    done = call(tmp_path / "sets", "file://" + shutil.make_archive(tmp_path / NAME, "zip", tmp_path / "root", NAME))
     assert done.returncode == 1 and says in done.stderr
     assert [path.name for path in (tmp_path / "sets").iterdir()] == [f"{NAME}.zip.part"]
 

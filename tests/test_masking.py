@@ -6,19 +6,10 @@ from copy import deepcopy
 
 import pytest
 import torch
-import torchvision
+from conftest import same_bits
 from torch import Tensor, nn
 
-from models.layers import (
-    DenseConv,
-    DenseLinear,
-    FullyConnected,
-    MaskedFullyConnected,
-    Round,
-    Soft,
-    SubnetConv,
-    SubnetLinear,
-)
+from models.layers import DenseConv, DenseLinear, FullyConnected, MaskedFullyConnected, SubnetConv, SubnetLinear
 from models.masking import (
     FlatScores,
     keep_dense,
@@ -27,7 +18,6 @@ from models.masking import (
     masked_layers,
     plain_state,
     prunable_parameters,
-    set_rule,
     to_masked,
     to_plain,
 )
@@ -36,29 +26,28 @@ from utils.errors import UserError
 SCORE_NAMES = {"scores", "flag", "bias_scores", "bias_flag"}
 
 
-def small_network(bias: bool = True) -> nn.Sequential:
-    """Three layers, two of them with a bias unless asked otherwise, one of every kind."""
+def small_network() -> nn.Sequential:
+    """Three layers, two of them with a bias, one of every kind."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1, bias=bias),
+        nn.Conv2d(2, 4, 3, padding=1),
         nn.BatchNorm2d(4),
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Sequential(FullyConnected(4, 3, 1, bias=False), nn.Flatten()),
-        nn.Linear(3, 2, bias=bias),
+        nn.Linear(3, 2),
     )
+
+
+class Doubled(nn.Linear):
+    """A layer with a forward of its own."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return 2 * super().forward(features)
 
 
 def images(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
-
-
-def kind_of(name: str) -> str:
-    return name.rpartition(".")[2]
-
-
-def address(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
 
 
 # ---- to_masked, to_plain -------------------------------------------------------------------------------------------
@@ -66,47 +55,26 @@ def address(tensor: Tensor) -> int:
 
 def test_every_layer_becomes_its_own_masked_control_network_and_back():
     network = small_network()
-    before = [type(module) for module in network.modules()]
+    network[5].weight.requires_grad_(False)
+    plain, state, parameters = list(network.modules()), list(network.state_dict()), layer_parameters(network)
+    names = [name for name, _ in network.named_modules()]
     assert to_masked(network) is network
-    assert [type(layer) for layer in masked_layers(network).values()] == [
-        SubnetConv,
-        MaskedFullyConnected,
-        SubnetLinear,
-    ]
-    assert to_plain(network) is network
-    assert [type(module) for module in network.modules()] == before
-
-
-def test_names_and_their_order_stay_as_they_were():
-    network = small_network()
-    modules, state = [name for name, _ in network.named_modules()], list(network.state_dict())
-    to_masked(network)
-    assert [name for name, _ in network.named_modules()] == modules
-    assert [name for name in network.state_dict() if kind_of(name) not in SCORE_NAMES] == state
-    assert list(masked_layers(network)) == ["0", "4.0", "5"]
-    to_plain(network)
-    assert list(network.state_dict()) == state
-
-
-def test_weights_are_the_very_same_parameters_there_and_back():
-    network = small_network()
-    before = dict(network.named_parameters())
-    before["5.weight"].requires_grad_(False)
-    for swap in (to_masked, to_plain):
+    masked = {name: type(layer) for name, layer in masked_layers(network).items()}
+    assert [*masked.items()] == [("0", SubnetConv), ("4.0", MaskedFullyConnected), ("5", SubnetLinear)]
+    assert [name for name in network.state_dict() if name.rpartition(".")[2] not in SCORE_NAMES] == state
+    for swap in (lambda same: same, to_plain):
         now = dict(swap(network).named_parameters())
-        assert all(now[name] is parameter for name, parameter in before.items())
-        assert not now["5.weight"].requires_grad
-        assert now["0.weight"].requires_grad
+        assert [name for name, _ in network.named_modules()] == names
+        assert all(now[name] is parameter for name, parameter in parameters.items())
+        assert not now["5.weight"].requires_grad and now["0.weight"].requires_grad
+    assert list(network.state_dict()) == state and list(map(type, network.modules())) == list(map(type, plain))
 
 
 def test_scores_and_flags_begin_as_ones_of_the_weights_type():
     network = to_masked(small_network().double())
-    for layer in masked_layers(network).values():
-        assert torch.equal(layer.scores, torch.ones_like(layer.weight))
-        assert layer.scores.dtype == torch.float64
-        assert layer.flag.dtype == torch.bool
-        assert bool(layer.flag.all())
-        assert layer.bias is None or (bool((layer.bias_scores == 1).all()) and bool(layer.bias_flag.all()))
+    scores, flags = together(parts(network, "scores")), together(parts(network, "flag"))
+    assert scores.dtype == torch.float64 and scores.tolist() == [1.0] * 96
+    assert flags.dtype == torch.bool and flags.all()
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -119,21 +87,16 @@ def test_masking_twice_changes_nothing_more():
     network = to_masked(small_network())
     layers = masked_layers(network)
     layers["0"].scores.data.fill_(0.25)
-    to_masked(network)
-    assert all(masked_layers(network)[name] is layer for name, layer in layers.items())
-    assert bool((masked_layers(network)["0"].scores == 0.25).all())
+    assert masked_layers(to_masked(network)) == layers
+    assert bool((network[0].scores == 0.25).all())
 
 
-def test_a_layer_with_a_forward_of_its_own_is_left_alone():
-    class Doubled(nn.Linear):
-        def forward(self, features: Tensor) -> Tensor:
-            return 2 * super().forward(features)
-
+def test_a_layer_with_a_forward_of_its_own_is_left_alone_and_not_prunable():
     network = nn.Sequential(Doubled(3, 3), nn.Linear(3, 2))
     own = network[0]
-    to_masked(network)
-    assert network[0] is own
+    assert to_masked(network)[0] is own
     assert list(masked_layers(network)) == ["1"]
+    assert [*prunable_parameters(network)] == [*FlatScores(network).split(torch.ones(8))] == ["1.weight", "1.bias"]
 
 
 # ---- layers that stay dense ----------------------------------------------------------------------------------------
@@ -141,13 +104,9 @@ def test_a_layer_with_a_forward_of_its_own_is_left_alone():
 
 @pytest.mark.parametrize(
     ("first", "last", "left"),
-    [
-        (True, False, ["4.0", "5"]),
-        (False, True, ["0", "4.0"]),
-        (True, True, ["4.0"]),
-        (False, False, ["0", "4.0", "5"]),
-    ],
-)
+    [(True, False, ["4.0", "5"]), (False, True, ["0", "4.0"]), (True, True, ["4.0"]),
+     (False, False, ["0", "4.0", "5"])],
+)  # fmt: skip
 def test_ends_that_stay_dense_are_neither_masked_nor_pruned_and_compute_as_before(first, last, left):
     network = small_network()
     before, parameters = network(images(3, 2, 8, 8)), dict(network.named_parameters())
@@ -168,18 +127,28 @@ def test_a_fully_connected_convolution_can_stay_dense():
     assert list(prunable_parameters(network)) == ["0.weight", "0.bias"]
 
 
+SHARED = nn.Linear(2, 2)
+
+
 @pytest.mark.parametrize(
-    "network", [nn.Sequential(nn.ReLU()), keep_dense(nn.Sequential(nn.Linear(2, 2)), True, True)], ids=["none", "dense"]
+    ("network", "says"),
+    [
+        (nn.Sequential(nn.ReLU()), "the network has nothing to mask"),
+        (keep_dense(nn.Sequential(nn.Linear(2, 2)), True, True), "the network has nothing to mask"),
+        (nn.Linear(3, 2), "is the whole network"),
+        (nn.Sequential(SHARED, nn.ReLU(), SHARED), "cannot mask layer '2', which is also 0"),
+    ],
+    ids=["none", "dense", "one layer", "two names"],
 )
-def test_a_network_without_a_layer_to_mask_is_refused(network):
-    with pytest.raises(UserError, match="the network has nothing to mask"):
+def test_what_cannot_be_masked_is_refused_and_left_as_it_was(network, says):
+    with pytest.raises(UserError, match=says):
         to_masked(network)
+    assert not masked_layers(network)
 
 
 def test_a_layer_with_two_names_cannot_stay_dense_and_stops_nothing_that_swaps_no_layer():
-    shared = nn.Linear(2, 2)
-    network = nn.Sequential(shared, nn.ReLU(), shared)
-    assert keep_dense(network, False, False)[0] is shared
+    network = nn.Sequential(SHARED, nn.ReLU(), SHARED)
+    assert keep_dense(network, False, False)[0] is SHARED
     with pytest.raises(UserError, match="cannot mask layer '2', which is also 0"):
         keep_dense(network, True, False)
 
@@ -202,22 +171,14 @@ def test_biases_that_are_left_alone_are_neither_masked_nor_flattened_and_always_
 
 # ---- what is kept in the swap --------------------------------------------------------------------------------------
 
-GEOMETRIES = {
-    "plain": {},
-    "stride": {"stride": (2, 1)},
-    "padding": {"padding": (1, 2)},
-    "same": {"padding": "same"},
-    "dilation": {"dilation": (1, 2)},
-    "groups": {"groups": 2},
-    "depthwise": {"groups": 4},
-    "reflect": {"padding": 1, "padding_mode": "reflect"},
-    "circular": {"padding": 2, "padding_mode": "circular"},
-    "no bias": {"bias": False},
-    "oblong kernel": {"kernel_size": (1, 3)},
-}
 
-
-@pytest.mark.parametrize("options", GEOMETRIES.values(), ids=GEOMETRIES.keys())
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"stride": (2, 1)}, {"padding": (1, 2)}, {"padding": "same"}, {"dilation": (1, 2)}, {"groups": 2},
+     {"groups": 4}, {"padding": 1, "padding_mode": "reflect"}, {"padding": 2, "padding_mode": "circular"},
+     {"bias": False}, {"kernel_size": (1, 3)}],
+    ids=str,
+)  # fmt: skip
 def test_a_convolution_keeps_its_geometry(options):
     network = nn.Sequential(nn.Conv2d(4, 8, **{"kernel_size": 3, **options}))
     described, wanted = network[0].extra_repr(), network(images(2, 4, 9, 7))
@@ -227,90 +188,50 @@ def test_a_convolution_keeps_its_geometry(options):
         assert torch.equal(network(images(2, 4, 9, 7)), wanted)
 
 
-def test_a_torchvision_network_works_masked():
-    torch.manual_seed(0)
-    network = torchvision.models.mobilenet_v2(weights=None, num_classes=5).eval()
-    batch = images(2, 3, 32, 32)
-    plain, count = network(batch), sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in network.modules())
-    to_masked(network)
-    layers = masked_layers(network)
-    assert len(layers) == count == 53
-    assert torch.equal(network(batch), plain)
+def drawn_network() -> nn.Sequential:
+    """A masked network with drawn scores and a few flags off."""
+    network = to_masked(small_network())
+    generator = torch.Generator().manual_seed(5)
+    for one in (*parts(network, "scores"), *parts(network, "flag")):
+        chances = torch.rand(one.shape, generator=generator)
+        one.data.copy_(chances < 0.8 if one.dtype == torch.bool else chances)
+    return network
 
-    for layer in layers.values():
-        layer.scores.data.copy_(torch.rand(layer.scores.shape))
-    network.train()(batch).square().sum().backward()
-    assert all(layer.scores.grad is not None and bool(layer.scores.grad.any()) for layer in layers.values())
+
+def parts(network: nn.Module, kind: str) -> list[Tensor]:
+    """Scores or flags of the network's layers: weights' in network order, then biases'."""
+    found = [getattr(layer, f"{of}{kind}") for of in ("", "bias_") for layer in masked_layers(network).values()]
+    return [one for one in found if one is not None]
+
+
+def together(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])
 
 
 def test_a_masked_network_is_the_plain_one_with_its_weights_multiplied():
-    network = to_masked(small_network())
-    generator = torch.Generator().manual_seed(2)
-    for layer in masked_layers(network).values():
-        layer.scores.data.copy_(torch.rand(layer.scores.shape, generator=generator))
-        layer.flag.copy_(torch.rand(layer.flag.shape, generator=generator) < 0.8)
-    masks = {f"{name}.weight": (layer.scores > 0.5) & layer.flag for name, layer in masked_layers(network).items()}
+    network = drawn_network()
+    masks = [(scores > 0.5) & flag for scores, flag in zip(parts(network, "scores"), parts(network, "flag"))]
     masked = network(images(2, 2, 6, 6))
-    to_plain(network)
-    for name, mask in masks.items():
-        network.get_parameter(name).data.mul_(mask)
+    for name, mask in zip(("0.weight", "4.0.weight", "5.weight", "0.bias", "5.bias"), masks):
+        to_plain(network).get_parameter(name).data.mul_(mask)
     assert torch.equal(network(images(2, 2, 6, 6)), masked)
 
 
-def test_a_layer_that_is_used_under_two_names_is_refused():
-    network = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
-    network.append(network[0])
-    with pytest.raises(UserError, match="cannot mask layer '2', which is also 0"):
-        to_masked(network)
-    assert not masked_layers(network)
+# ---- the plain state ----------------------------------------------------------------------------------------------
 
 
-def test_a_network_that_is_one_layer_is_refused():
-    with pytest.raises(UserError, match="is the whole network"):
-        to_masked(nn.Linear(3, 2))
-
-
-# ---- prunable parameters, rules, state -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("swap", [lambda network: network, to_masked], ids=["plain", "masked"])
-def test_the_prunable_parameters_are_weights_and_biases_of_layers_but_not_of_batch_norms(swap):
-    network = swap(small_network())
-    prunable = prunable_parameters(network)
-    assert list(prunable) == ["0.weight", "0.bias", "4.0.weight", "5.weight", "5.bias"]
-    assert all(network.get_parameter(name) is parameter for name, parameter in prunable.items())
-
-
-def test_every_layer_gets_the_rule():
-    network, rule = to_masked(small_network()), Soft()
-    assert all(layer.rule == Round(0.5) for layer in masked_layers(network).values())
-    set_rule(network, rule)
-    assert all(layer.rule is rule for layer in masked_layers(network).values())
-
-
-def test_the_plain_state_fits_the_plain_network_and_holds_unmasked_weights():
+def test_the_plain_state_is_a_copy_of_unmasked_weights_that_fits_the_plain_network():
     plain = small_network()
     network = to_masked(deepcopy(plain))
     network.train()(images(2, 2, 6, 6))  # moves the running statistics
-    for layer in masked_layers(network).values():
-        layer.scores.data.fill_(0.0)
-        layer.flag.fill_(False)
+    for one in (*parts(network, "scores"), *parts(network, "flag")):
+        one.data.zero_()
     state = plain_state(network)
-    assert list(state) == list(plain.state_dict())
-    assert all(torch.equal(state[name], parameter) for name, parameter in plain.named_parameters())
-    assert torch.equal(state["1.running_mean"], network[1].running_mean)
-    assert bool(state["1.running_mean"].any())
-
-
-def test_the_plain_state_is_a_copy():
-    network = to_masked(small_network())
-    state = plain_state(network)
-    kept = state["0.weight"].clone()
+    wanted = {**plain.state_dict(), **deepcopy(network[1]).state_dict(prefix="1.")}
     network[0].weight.data.zero_()
-    network[1].running_var.zero_()
-    assert torch.equal(state["0.weight"], kept)
-    assert bool((state["1.running_var"] == 1).all())
-    assert not any(value.requires_grad for value in state.values())
+    network[1].running_mean.zero_()
+    assert list(state) == list(plain.state_dict()) and same_bits(state, wanted)
+    assert bool(state["1.running_mean"].any()) and not any(value.requires_grad for value in state.values())
 
 
 def test_the_plain_state_keeps_a_buffer_of_the_users_own_that_is_called_scores():
@@ -319,130 +240,50 @@ def test_the_plain_state_keeps_a_buffer_of_the_users_own_that_is_called_scores()
     assert list(plain_state(to_masked(network))) == list(to_plain(network).state_dict())
 
 
-def test_what_is_prunable_is_what_is_masked():
-    class Doubled(nn.Linear):
-        def forward(self, features: Tensor) -> Tensor:
-            return 2 * super().forward(features)
-
-    network = to_masked(nn.Sequential(Doubled(3, 3), nn.Linear(3, 2)))
-    assert list(prunable_parameters(network)) == list(FlatScores(network).split(torch.zeros(8)))
-
-
 # ---- flat scores ---------------------------------------------------------------------------------------------------
 
 
-def flat_network(bias: bool = True) -> tuple[nn.Sequential, FlatScores]:
-    """A masked network with drawn scores and a few flags off, flattened."""
-    network = to_masked(small_network(bias))
-    generator = torch.Generator().manual_seed(3)
-    for layer in masked_layers(network).values():
-        for kind in ("", "bias_") if layer.bias is not None else ("",):
-            scores, flag = getattr(layer, f"{kind}scores"), getattr(layer, f"{kind}flag")
-            scores.data.copy_(torch.rand(scores.shape, generator=generator))
-            flag.copy_(torch.rand(flag.shape, generator=generator) < 0.8)
-    return network, FlatScores(network)
+def addresses(tensors: list[Tensor]) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
 
 
-def parts(network: nn.Module, kind: str) -> list[Tensor]:
-    """Scores or flags of the network's layers: weights' in network order, then biases'."""
-    layers = masked_layers(network).values()
-    return [getattr(one, kind) for one in layers] + [
-        getattr(one, f"bias_{kind}") for one in layers if one.bias is not None
-    ]
+def all_are_views(network: nn.Module, flat: FlatScores) -> bool:
+    """Whether scores, flags and gradients of the layers lie in the memory of the whole ones."""
+    scores, flags = parts(network, "scores"), parts(network, "flag")
+    found = [addresses(one) for one in (scores, flags, [score.grad for score in scores])]
+    return found == [addresses([whole]) for whole in (flat.scores, flat.flags, flat.scores.grad)]
 
 
-def test_flattening_keeps_every_score_and_flag_weights_first_then_biases():
-    network, _ = flat_network()
-    wanted = {
-        kind: torch.cat([part.detach().flatten() for part in parts(network, kind)]) for kind in ("scores", "flag")
-    }
-    again = FlatScores(network)
-    assert torch.equal(again.scores, wanted["scores"])
-    assert torch.equal(again.flags, wanted["flag"])
-    assert again.flags.dtype == torch.bool
-    assert not bool(again.flags.all())
-    assert again.scores.numel() == 72 + 12 + 6 + 4 + 2
-
-
-def test_the_layers_scores_and_flags_are_views_of_the_whole():
-    network, flat = flat_network()
-    assert {address(part) for part in parts(network, "scores")} == {address(flat.scores)}
-    assert {address(part) for part in parts(network, "flag")} == {address(flat.flags)}
-    flat.scores.data.copy_(torch.arange(96) / 96)
-    flat.flags.fill_(False)
-    assert torch.equal(torch.cat([part.detach().flatten() for part in parts(network, "scores")]), torch.arange(96) / 96)
-    assert not any(bool(part.any()) for part in parts(network, "flag"))
-    masked_layers(network)["5"].bias_scores.data.fill_(7.0)
-    masked_layers(network)["5"].bias_flag.fill_(True)
-    assert flat.scores[-2:].tolist() == [7.0, 7.0]
-    assert flat.flags.nonzero().flatten().tolist() == [94, 95]
-
-
-def test_a_backward_pass_fills_the_one_gradient():
-    network, flat = flat_network()
-    assert {address(part.grad) for part in parts(network, "scores")} == {address(flat.scores.grad)}
-    network(images(2, 2, 6, 6)).square().sum().backward()
-    assert {address(part.grad) for part in parts(network, "scores")} == {address(flat.scores.grad)}
-
-    control = to_masked(small_network())
-    control.load_state_dict(network.state_dict())
-    control[1].reset_running_stats()
-    control(images(2, 2, 6, 6)).square().sum().backward()
-    assert torch.equal(flat.scores.grad, torch.cat([part.grad.flatten() for part in parts(control, "scores")]))
-    assert flat.scores.grad.count_nonzero() > 20
-
-
-def test_an_optimizer_of_the_whole_moves_the_layers_scores_and_keeps_the_views():
-    network, flat = flat_network()
-    before = [part.detach().clone() for part in parts(network, "scores")]
-    optimizer = torch.optim.SGD([flat.scores], lr=0.1)
-    for _ in range(2):
-        network(images(2, 2, 6, 6)).square().sum().backward()
-        gradients = [part.grad.clone() for part in parts(network, "scores")]
-        optimizer.step()
-        before = [old - 0.1 * gradient for old, gradient in zip(before, gradients)]
-        optimizer.zero_grad(set_to_none=False)
-    for part, wanted in zip(parts(network, "scores"), before):
-        torch.testing.assert_close(part.detach(), wanted)
-    assert not bool(flat.scores.grad.any())
-
-
-def test_loading_a_state_keeps_the_views():
-    network, flat = flat_network()
-    other, wanted = flat_network()
-    wanted.scores.data.mul_(0.5)
-    wanted.flags.logical_not_()
-    network.load_state_dict(other.state_dict())
-    assert torch.equal(flat.scores, wanted.scores)
-    assert torch.equal(flat.flags, wanted.flags)
-    assert {address(part) for part in parts(network, "scores")} == {address(flat.scores)}
-    assert {address(part) for part in parts(network, "flag")} == {address(flat.flags)}
-    assert {address(part.grad) for part in parts(network, "scores")} == {address(flat.scores.grad)}
-
-
-def test_flattening_leaves_the_state_and_the_output_as_they_were():
-    network = to_masked(small_network()).eval()
-    network[0].scores.data.copy_(torch.rand(network[0].scores.shape))
+def test_flattening_keeps_every_score_and_flag_weights_first_then_biases_and_the_output():
+    network = drawn_network()
     names, out = list(network.state_dict()), network(images(2, 2, 6, 6))
-    FlatScores(network)
+    scores, flags = together(parts(network, "scores")), together(parts(network, "flag"))
+    flat = FlatScores(network)
+    assert same_bits([flat.scores.data, flat.flags], [scores, flags]) and all_are_views(network, flat)
+    assert same_bits([together(parts(network, "scores")), together(parts(network, "flag"))], [scores, flags])
+    assert flat.flags.dtype == torch.bool and not bool(flat.flags.all())
+    assert flat.scores.numel() == 72 + 12 + 6 + 4 + 2
     assert list(network.state_dict()) == names
     assert torch.equal(network(images(2, 2, 6, 6)), out)
 
 
-@pytest.mark.parametrize(("bias", "segments"), [(True, [slice(0, 90), slice(90, 96)]), (False, [slice(0, 90)])])
-def test_the_segments_are_the_weights_and_the_biases_if_there_are_any(bias, segments):
-    _, flat = flat_network(bias)
-    assert flat.segments == segments
+def test_a_backward_pass_fills_the_one_gradient():
+    network, control = drawn_network(), drawn_network()
+    flat = FlatScores(network)
+    for one in (network, control):
+        one(images(2, 2, 6, 6)).square().sum().backward()
+    assert all_are_views(network, flat)
+    assert torch.equal(flat.scores.grad, together([part.grad for part in parts(control, "scores")]))
+    assert flat.scores.grad.count_nonzero() > 20
 
 
 def test_splitting_gives_views_by_parameter_name_and_shape():
-    network, flat = flat_network()
-    whole = torch.arange(96.0)
+    network, whole = drawn_network(), torch.arange(96.0)
+    flat = FlatScores(network)
     split = flat.split(whole)
+    assert flat.segments == [slice(0, 90), slice(90, 96)]
     assert list(split) == ["0.weight", "4.0.weight", "5.weight", "0.bias", "5.bias"]
-    assert {name: part.shape for name, part in split.items()} == {
-        name: parameter.shape for name, parameter in prunable_parameters(network).items()
-    }
+    assert all(part.shape == network.get_parameter(name).shape for name, part in split.items())
     assert split["4.0.weight"].flatten().tolist() == list(range(72, 84))
     assert split["5.bias"].tolist() == [94.0, 95.0]
     split["0.bias"].fill_(-1.0)

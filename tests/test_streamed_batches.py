@@ -8,7 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import same_bits
 from PIL import Image
+from small_sets import put_noise
+from toys import whole
 
 from data.class_folders import Part
 from data.spec import DataSpec
@@ -40,71 +43,32 @@ def files(tmp_path):
     return put(tmp_path, [Image.new("RGB", (20 + n, 30 - n), (10 * n, 3, 5)) for n in range(COUNT)])
 
 
+@pytest.fixture
+def noise(tmp_path):
+    return files_of(Part(tmp_path, put_noise(tmp_path, 12), list(range(12))))
+
+
 def training(files, spec=SPEC, size=5, workers=0):
     return StreamedTrainBatches(files, spec, size, "cpu", workers)
-
-
-def same(found, wanted):
-    return all(torch.equal(one, other) for a, b in zip(found, wanted, strict=True) for one, other in zip(a, b))
-
-
-def whole(epoch):
-    images, labels = zip(*epoch)
-    return torch.cat(images), torch.cat(labels)
 
 
 # ---- training ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_each_image_comes_once_an_epoch_with_its_label(files, workers):
-    train = training(files, workers=workers)
-    found = list(train.epoch(generator()))
-    assert [len(labels) for _, labels in found] == [5, 5, 5, 5, 2]
-    assert len(train) == 5
-    images, labels = whole(found)
-    assert images.shape == (COUNT, 3, 8, 8) and images.dtype == torch.float32
-    assert sorted(labels.tolist()) == list(range(COUNT)) and labels.tolist() != list(range(COUNT))
-    assert torch.equal(images[:, 0], (10.0 * labels).view(-1, 1, 1).expand(-1, 8, 8))
+def epoch(files, spec=SPEC, size=5, workers=0, seed=0):
+    return list(training(files, spec, size, workers).epoch(generator(seed)))
 
 
-def put_noise(root, count=12):
-    """Images in which every crop and every flip is seen."""
-    draw = np.random.default_rng(0)
-    return put(root, [Image.fromarray(draw.integers(0, 256, (24, 32, 3), dtype=np.uint8)) for _ in range(count)])
+def test_batches_are_the_same_with_any_number_of_workers_and_images_are_cropped_anew_in_every_epoch(noise):
+    assert same_bits(epoch(noise), epoch(noise, workers=2))
+    one = noise.subset(torch.tensor([0]))
+    assert len({tuple(whole(epoch(one, seed=seed))[0].flatten().tolist()) for seed in range(4)}) == 4
+    plain = training(one).unaugmented()
+    assert same_bits(*(list(plain.epoch(generator(seed))) for seed in (1, 2)))
 
 
-def test_the_same_generator_gives_the_same_bits_with_any_number_of_workers_and_another_one_others(tmp_path):
-    noise = put_noise(tmp_path)
-    once, again, other = (
-        list(training(noise, workers=workers).epoch(generator(seed))) for workers, seed in ((0, 1), (2, 1), (0, 2))
-    )
-    assert same(once, again)
-    assert not torch.equal(whole(once)[1], whole(other)[1])
-
-
-def test_an_image_is_cropped_anew_in_every_epoch(tmp_path):
-    train = training(put_noise(tmp_path, 1))
-    found = [whole(train.epoch(generator(seed)))[0] for seed in range(4)]
-    assert not any(torch.equal(found[0], other) for other in found[1:])
-
-
-def test_unaugmented_images_are_whole_and_the_same_in_every_epoch(tmp_path):
-    train = training(put_noise(tmp_path, 1)).unaugmented()
-    assert same(list(train.epoch(generator(1))), list(train.epoch(generator(2))))
-
-
-@pytest.mark.parametrize("first_step", range(6))
-@pytest.mark.parametrize(("count", "sizes"), [(COUNT, [5, 5, 5, 5, 2]), (COUNT - 1, [5, 5, 5, 6])])
-def test_an_epoch_gone_on_with_gives_the_batches_that_were_left(tmp_path, count, sizes, first_step):
-    train = training(put_noise(tmp_path, count))
-    undisturbed = list(train.epoch(generator(3)))
-    assert [train.size(step) for step in range(len(train))] == [len(labels) for _, labels in undisturbed] == sizes
-    assert same(list(train.epoch(generator(3), first_step)), undisturbed[first_step:])
-
-
-def test_ranks_are_given_parts_that_make_up_the_batches(tmp_path, monkeypatch):
-    noise = put_noise(tmp_path, 12)  # in batches of 5: of the last one, of two images, two ranks get nothing
+def test_ranks_are_given_parts_that_make_up_the_batches(noise, monkeypatch):
+    # In batches of 5: of the last one, of two images, two ranks get nothing.
     alone = list(training(noise).epoch(generator(3), 1))
     evaluated = [labels.tolist() for _, labels in StreamedPlainBatches(noise, PLAIN, 5, "cpu", 0)]
     monkeypatch.setattr(ranks, "world_size", lambda: 3)
@@ -113,7 +77,7 @@ def test_ranks_are_given_parts_that_make_up_the_batches(tmp_path, monkeypatch):
         monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
         parts.append(list(training(noise).epoch(generator(3), 1, shared=True)))
         shares += [labels.tolist() for _, labels in StreamedPlainBatches(noise, PLAIN, 5, "cpu", 0)]
-    assert same([whole(together) for together in zip(*parts)], alone)
+    assert same_bits([whole(together) for together in zip(*parts)], alone)
     assert [training(noise).size(step) for step in range(3)] == [5, 5, 2]
     assert shares == evaluated
 
@@ -126,26 +90,13 @@ def test_batches_that_are_left_out_are_not_decoded(files, tmp_path):
     assert len(skipped) + len(whole(train.epoch(generator(3), 3))[1]) == COUNT
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_all_that_is_random_is_drawn_before_the_first_step_and_nothing_elsewhere(files, workers):
-    drawing, elsewhere = generator(4), torch.get_rng_state()
-    untouched = drawing.get_state()
-    epoch = training(files, workers=workers).epoch(drawing)
-    next(epoch)
-    after_one = drawing.get_state()
-    assert not torch.equal(after_one, untouched)
-    list(epoch)
-    assert torch.equal(drawing.get_state(), after_one)
-    assert torch.equal(torch.get_rng_state(), elsewhere)
-
-
 def test_half_of_the_images_are_mirrored_and_without_flip_none(tmp_path):
     half = Image.new("RGB", (8, 8))
     half.paste((255, 255, 255), (4, 0, 8, 8))
     pictures = put(tmp_path, [half] * 100)
-    mirrored = whole(training(pictures, replace(SPEC, zoom=False)).epoch(generator()))[0][:, 0, 0, 0] > 128
+    mirrored = whole(epoch(pictures, replace(PLAIN, flip=True)))[0][:, 0, 0, 0] > 128
     assert 30 < mirrored.sum() < 70
-    as_they_are = whole(training(pictures, PLAIN).epoch(generator()))[0]
+    as_they_are, _ = whole(epoch(pictures, PLAIN))
     assert (as_they_are[:, 0, 0, 0] < 128).all() and (as_they_are[:, 0, 0, -1] > 128).all()
 
 
@@ -153,54 +104,34 @@ def test_what_is_trained_on_is_the_part_of_the_crop_box(tmp_path):
     # Red counts rows and green columns, so that an image tells which part of the file's it is.
     ramp = np.stack([*np.mgrid[0:64, 0:96], np.zeros((64, 96))], 2).astype(np.uint8)
     pictures = put(tmp_path, [Image.fromarray(ramp)] * 20)
-    images, _ = whole(training(pictures, replace(SPEC, flip=False)).epoch(generator()))
-    heights, widths = (images[:, 0].amax((1, 2)) - images[:, 0].amin((1, 2)), images[:, 1].amax((1, 2)))
+    images, _ = whole(epoch(pictures, replace(SPEC, flip=False)))
     # Eight pixels across a part of h rows have their centres 7/8 h apart.
-    found = heights * 8 / 7
+    found = (images[:, 0].amax((1, 2)) - images[:, 0].amin((1, 2))) * 8 / 7
     assert found.max() > 1.5 * found.min() and found.max() <= 66
-    assert len(set(widths.tolist())) > 5
+    assert len(set(images[:, 1].amax((1, 2)).tolist())) > 5
     assert (images[:, 0, 1:] >= images[:, 0, :-1]).all() and (images[:, 1, :, 1:] >= images[:, 1, :, :-1]).all()
-
-
-def test_stratified_takes_so_many_of_every_class_and_none_is_augmented(files):
-    labels = torch.tensor([0] * 10 + [1] * 11 + [2])
-    train = training(replace(files, labels=labels))
-    images, found = train.stratified(3, generator())
-    assert torch.bincount(found).tolist() == [3, 3, 1]
-    assert found.tolist() != sorted(found.tolist())
-    plain = {int(image[0, 0, 0]): label.item() for image, label in zip(images, found)}
-    assert len(plain) == 7 and all(labels[red // 10] == label for red, label in plain.items())
-    assert same([train.stratified(3, generator())], [(images, found)])
 
 
 # ---- the crop box --------------------------------------------------------------------------------------------------
 
 
-def test_a_crop_box_lies_in_the_image_and_has_its_share_and_shape():
-    for seed in range(500):
-        top, left, high, wide = crop_box(300, 400, seed)
-        assert 0 <= top <= 300 - high and 0 <= left <= 400 - wide
-        assert 0.079 < high * wide / (300 * 400) <= 1
-        assert 0.74 < wide / high < 1.35
+def test_crop_boxes_lie_in_the_image_and_are_spread_over_all_that_is_allowed():
+    boxes = torch.tensor([crop_box(300, 400, seed) for seed in range(2000)]).double()
+    top, left, high, wide = boxes.unbind(1)
+    assert (boxes >= 0).all() and (top + high <= 300).all() and (left + wide <= 400).all()
+    share, shape = high * wide / (300 * 400), wide / high
+    assert 0.079 < share.min() < 0.1 and 0.9 < share.max() <= 1
+    assert 0.74 < shape.min() < 0.76 and 1.31 < shape.max() < 1.35
+    free = 300 - high
+    assert abs((top / free)[free > 20].mean() - 0.5) < 0.03
+    square = torch.tensor([crop_box(200, 200, seed) for seed in range(2000)]).double()
+    assert (square[:, 3] / square[:, 2]).log().mean().abs() < 0.02  # as often wide as tall
 
 
-def test_crop_boxes_are_spread_over_all_that_is_allowed():
-    boxes = torch.tensor([crop_box(200, 200, seed) for seed in range(2000)]).double()
-    share, ratio = boxes[:, 2] * boxes[:, 3] / 40000, boxes[:, 3] / boxes[:, 2]
-    assert share.min() < 0.1 and share.max() > 0.9
-    assert ratio.log().mean().abs() < 0.02  # as often wide as tall
-    free = 200 - boxes[:, 2]
-    assert abs((boxes[:, 0] / free)[free > 20].mean() - 0.5) < 0.03
+NARROW = [(10, 1000, (0, 493, 10, 13)), (1000, 9, (494, 0, 12, 9)), (1, 1, (0, 0, 1, 1))]
 
 
-def test_the_seed_alone_decides():
-    assert crop_box(100, 90, 7) == crop_box(100, 90, 7)
-    assert len({crop_box(100, 90, seed) for seed in range(20)}) > 15
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "box"), [(10, 1000, (0, 493, 10, 13)), (1000, 9, (494, 0, 12, 9)), (1, 1, (0, 0, 1, 1))]
-)
+@pytest.mark.parametrize(("height", "width", "box"), NARROW)
 def test_of_a_narrow_image_the_middle_is_taken(height, width, box):
     assert crop_box(height, width, 3) == box
 
@@ -209,13 +140,16 @@ def test_of_a_narrow_image_the_middle_is_taken(height, width, box):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation_goes_through_all_images_in_order(files, workers):
-    plain = StreamedPlainBatches(files, SPEC, 8, "cpu", workers)
+def test_evaluation_goes_through_all_images_in_order_and_training_through_the_same_pixels(files, workers):
+    spec = replace(PLAIN, mean=(0.2, 0.5, 0.7), std=(0.3, 0.25, 0.5))
+    plain = StreamedPlainBatches(files, spec, 8, "cpu", workers)
     images, labels = whole(plain)
-    assert len(plain) == COUNT
-    assert labels.tolist() == list(range(COUNT))
-    assert torch.equal(images[:, 0], (10.0 * labels).view(-1, 1, 1).expand(-1, 8, 8))
-    assert same(list(plain), list(plain))
+    assert len(plain) == COUNT and labels.tolist() == list(range(COUNT))
+    reds = ((10 * labels / 255 - 0.2) / 0.3).view(-1, 1, 1).expand(-1, 8, 8)
+    torch.testing.assert_close(images[:, 0], reds, atol=1e-6, rtol=0)
+    assert same_bits(list(plain), list(plain))
+    trained, order = whole(epoch(files, spec, workers=workers))
+    assert torch.equal(trained, images[order])
 
 
 def test_evaluated_images_are_the_middles_of_a_shorter_side_256_for_224(tmp_path):
@@ -226,14 +160,6 @@ def test_evaluated_images_are_the_middles_of_a_shorter_side_256_for_224(tmp_path
     assert images[0, 0, :, 0].tolist() == list(range(4, 60))
 
 
-def test_pixels_are_normalised(files):
-    spec = replace(PLAIN, mean=(0.2, 0.5, 0.7), std=(0.3, 0.25, 0.5))
-    images, labels = whole(StreamedPlainBatches(files, spec, 8, "cpu", 0))
-    assert torch.allclose(images[:, 0, 0, 0], (10 * labels / 255 - 0.2) / 0.3, atol=1e-6)
-    trained, order = whole(training(files, spec).epoch(generator()))
-    assert torch.equal(trained, images[order])
-
-
 # ---- workers -------------------------------------------------------------------------------------------------------
 
 
@@ -241,27 +167,27 @@ def test_pixels_are_normalised(files):
 def test_a_damaged_image_is_one_clear_message(files, tmp_path, workers):
     (tmp_path / "7.png").write_bytes(b"no image")
     with pytest.raises(UserError) as raised:
-        list(training(files, workers=workers).epoch(generator()))
+        epoch(files, workers=workers)
     assert str(raised.value).startswith(f"{tmp_path / '7.png'} is not a readable image (")
     assert "Traceback" not in str(raised.value)
 
 
 def test_workers_outlive_the_signals_that_ask_the_run_to_stop(files):
-    epoch = training(files, size=1, workers=2).epoch(generator())
+    batches = training(files, size=1, workers=2).epoch(generator())
     count = usable_workers(2)
-    first = [next(epoch) for _ in range(count)]  # one from each, so that all are past their start
+    first = [next(batches) for _ in range(count)]  # one from each, so that all are past their start
     workers = multiprocessing.active_children()
     assert len(workers) == count
     for name in (signal.SIGINT, signal.SIGTERM):
         for worker in workers:
             os.kill(worker.pid, name)
-    assert sorted(whole([*first, *epoch])[1].tolist()) == list(range(COUNT))
+    assert sorted(whole([*first, *batches])[1].tolist()) == list(range(COUNT))
 
 
 def test_an_epoch_that_is_left_early_leaves_no_workers(files):
-    epoch = training(files, size=1, workers=2).epoch(generator())
-    next(epoch)
-    epoch.close()
+    batches = training(files, size=1, workers=2).epoch(generator())
+    next(batches)
+    batches.close()
     assert multiprocessing.active_children() == []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -37,3 +39,9 @@ def splits(count: int, batch_size: int = 8, *, val: bool = True, spec: DataSpec 
     """Make `count` training images, and 30 for validation (without `val`: none) and testing."""
     plain = [PlainBatches(images(30, seed), spec) for seed in (1, 2)]
     return Splits(spec, TrainBatches(images(count, 0), spec, batch_size), plain[0] if val else None, plain[1])
+
+
+def whole(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """All images and all labels of an epoch or of a split."""
+    images, labels = zip(*batches)
+    return torch.cat(images), torch.cat(labels)
