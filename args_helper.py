@@ -419,6 +419,8 @@ CONTRADICTIONS = (
         lambda c: c.image_size and c.dataset not in OF_FOLDERS,
         f"image_size is for images in folders ({', '.join(OF_FOLDERS)}): those of {{c.dataset}} have one size",
     ),
+    Contradiction(("no_cuda", "device"), lambda c: c.no_cuda and c.device not in ("auto", "cpu"),
+                  "no_cuda is to use the CPU, and device {c.device} is not the CPU"),
     Contradiction(("warmup_length", "epochs"), lambda c: c.warmup_length >= c.epochs,
                   "a warm-up of {c.warmup_length} epochs fills all {c.epochs}"),
     Contradiction(("start_epoch", "epochs"), lambda c: c.start_epoch >= c.epochs,

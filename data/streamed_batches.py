@@ -124,7 +124,9 @@ class StreamedTrainBatches:
         if shared:
             cuts = [own_part(cut.start, cut.stop) for cut in cuts]
         for (images, labels), cut in zip(self._stream.batches(order, cuts, crops), cuts):
-            yield self._normalise(torch.where(flips[cut], images.flip(-1), images)), labels
+            if self.spec.flip:
+                images = torch.where(flips[cut], images.flip(-1), images)
+            yield self._normalise(images), labels
 
     def unaugmented(self) -> StreamedTrainBatches:
         """Return batches of the same images, shuffled in the same way, but neither zoomed nor flipped."""

@@ -540,6 +540,7 @@ CONTRADICTIONS = [
     ("--conv_type DenseConv --algo hc", "algo hc learns masks, which conv_type DenseConv has not", "--algo hc"),
     *((f"--arch resnet20Normal --algo {algo}", f"algo {algo} learns masks, which arch resnet20Normal has not",
        "--arch resnet20Normal --algo snip") for algo in ("hc", "hc_iter", "ep", "global_ep", "global_ep_iter")),
+    ("--no_cuda --device cuda", "no_cuda is to use the CPU, and device cuda is not the CPU", "--no_cuda --device cpu"),
     ("--weights DEFAULT", "weights are torchvision's, for networks such as torchvision/resnet18",
      "--weights DEFAULT --arch torchvision/resnet18"),
     ("--weights DEFAULT --arch torchvision/vgg11 --pretrained x", "weights and pretrained both say where to start from",

@@ -15,6 +15,7 @@ from scipy.stats import ttest_rel
 from trainers.checks.verdict import Verdict, judge
 from trainers.results.screens import last_screen, trials_screen
 from trainers.results.trials import beside_dense, finished_trials, judge_checks, siblings, write_summary, write_trials
+from trainers.sweeping.comparison import comparison_table, write_comparison
 
 # Student's t at 97.5%, from a printed table, by degrees of freedom.
 T_TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
@@ -290,7 +291,9 @@ def test_the_gap_to_dense_stands_beside_ticket_and_checks(tmp_path: Path) -> Non
     assert "dense network 92.50%: the ticket is 2.50 points below it" in screen(written)
     trials = write_trials(tmp_path / "trial_1", "abc")
     assert trials["figures"]["gap_to_dense"] == {"mean": 2.5, "sd": None, "n": 1}
-    assert "below dense" in trials_screen(trials)
+    assert "; the ticket is 2.50 below dense" in trials_screen(trials)
+    trials["figures"]["gap_to_dense"]["mean"] = -0.5
+    assert "; the ticket is 0.50 above dense" in trials_screen(trials)
     assert beside_dense(one, None, None) == one
 
 
@@ -329,3 +332,10 @@ def test_the_last_screen_says_that_a_ticket_was_rescued() -> None:
 
 def test_the_last_screen_knows_the_chance_of_other_data() -> None:
     assert "chance is 0.5%" in screen(summary(1, classes=200))[2]
+
+
+def test_a_sweep_judges_a_check_by_the_trials_that_ran_it(tmp_path: Path) -> None:
+    finish(tmp_path, summary(1, 90.0, {"mask_shuffle": 80.0}), summary(2, 91.0), summary(3, 92.0))
+    (row,) = comparison_table({"a": (tmp_path / "trial_1", "abc")}, ["mask_shuffle"])
+    assert (row["trials"], row["mask_shuffle_trials"]) == (3, 1)
+    assert "| +10.00, undecided |" in write_comparison(tmp_path, [row])

@@ -168,12 +168,9 @@ def all_kept(like: Mapping[str, Tensor]) -> Masks:
 
 def thin_layers(masks: Masks) -> dict[str, tuple[int, int]]:
     """Return layer name -> (weights kept, filters) for layers that keep less than one weight per filter on average."""
-    counts = {
-        name.removesuffix(".weight"): (int(mask.sum()), mask.shape[0])
-        for name, mask in masks.items()
-        if not is_bias(name)
-    }
-    return {name: (kept, filters) for name, (kept, filters) in counts.items() if kept < filters}
+    filters = {name.removesuffix(".weight"): mask.shape[0] for name, mask in masks.items()}
+    counts = {name: (kept, filters[name]) for name, (kept, _) in per_layer(masks).items()}
+    return {name: (kept, count) for name, (kept, count) in counts.items() if kept < count}
 
 
 def is_bias(name: str) -> bool:

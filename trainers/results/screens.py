@@ -101,7 +101,7 @@ def trials_screen(trials: Mapping[str, Any]) -> str:
             sd = "" if spread["sd"] is None else f" ± {spread['sd']:.2f}"
             lines.append(f"  {name:<42} {spread['mean']:10.2f}{sd}  (n = {spread['n']})")
     gap = trials["figures"]["gap_to_dense"]["mean"]
-    beside = "" if gap is None else f"; the ticket is {gap:.2f} below dense"
+    beside = "" if gap is None else f"; the ticket is {abs(gap):.2f} {'below' if gap >= 0 else 'above'} dense"
     for name, check in trials["checks"].items():
         lines.append(f"  {name:<42} {check['margin']:+10.2f} points: {Verdict(**check)}{beside}")
     return "\n".join(lines)

@@ -41,7 +41,7 @@ def comparison_table(experiments: Mapping[str, tuple[Path, str]], checks: Sequen
             row |= {f"{figure}_{part}": trials["figures"][figure][part] for part in ("mean", "sd")}
         for check in checks:
             verdict = trials["checks"].get(check) or {}
-            row |= {f"{check}_{part}": verdict.get(part) for part in ("margin", "low", "high", "passes")}
+            row |= {f"{check}_{part}": verdict.get(part) for part in ("trials", "margin", "low", "high", "passes")}
         rows.append(row)
     return rows
 
@@ -69,6 +69,5 @@ def _spread(mean: float | None, sd: float | None) -> str:
 def _verdict(row: Row, check: str) -> str:
     if row[f"{check}_margin"] is None:
         return "–"
-    figures = (row[f"{check}_{part}"] for part in ("margin", "low", "high", "passes"))
-    verdict = Verdict(row["trials"], *figures)
+    verdict = Verdict(*(row[f"{check}_{part}"] for part in ("trials", "margin", "low", "high", "passes")))
     return f"{verdict.margin:+.2f}, {verdict.word}"
