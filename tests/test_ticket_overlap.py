@@ -61,5 +61,4 @@ def test_files_are_compared_two_by_two(call, places, tmp_path):
         (tmp_path / "none", "there is no ticket"),
     ):
         outcome = call("--compare_tickets", files[0], wrong, *places)
-        assert outcome.code == 2
-        assert said in outcome.err
+        assert outcome.code == 2 and said in outcome.err
