@@ -208,6 +208,15 @@ def test_the_guides_three_lines_evaluate_a_ticket(finished, monkeypatch):
     assert evaluate(model, data.test) == pytest.approx(summary["test_acc_before_finetune"])
 
 
+def test_a_network_that_does_not_fit_stays_as_it_was(finished):
+    model = build_model(parse_args([*SMALL, "--width", "0.5"]))
+    before = plain_state(model)
+    said = "does not fit the network.*made with dataset Digits, arch resnet20, width 0.25"
+    with pytest.raises(UserError, match=said):
+        load_ticket(finished / "ticket.safetensors", model)
+    assert same_bits(plain_state(model), before)
+
+
 def test_a_ticket_alone_says_what_network_and_data_it_is_of(finished, call):
     ticket, summary = finished / "ticket.safetensors", json.loads((finished / "summary.json").read_text())
     outcome = call("--evaluate", "--ticket", ticket)
