@@ -11,12 +11,12 @@ short ones (a pruning, a half-written checkpoint) are hit as often as long ones.
 from __future__ import annotations
 
 import argparse
+import itertools
 import mmap
 import os
 import random
 import shutil
 import signal
-import struct
 import sys
 import tempfile
 import time
@@ -31,7 +31,7 @@ import trainers.pipeline
 import trainers.training.loop as loop
 import trainers.training.scores as scores
 import trainers.training.weights as weights
-from tests.conftest import SMALL, same_bits, timeless
+from tests.conftest import SMALL, same_bits, start, timeless
 from utils.errors import UserError
 from utils.run.run import Run
 
@@ -55,15 +55,14 @@ class Marks:
     """What a child process is doing, stored in memory that it shares with its parent."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 3)
+        self._memory = mmap.mmap(-1, 2)
 
     def put(self, index: int, value: int) -> None:
         self._memory[index] = value
 
-    def read(self) -> tuple[str, str, int]:
-        """Return the stage, the kind of work, and how often marked work was begun (modulo 256)."""
-        stage, place, count = struct.unpack("3B", self._memory[:3])
-        return STAGES[stage], PLACES[place], count
+    def read(self) -> tuple[str, str]:
+        """Return the stage and the kind of work."""
+        return STAGES[self._memory[0]], PLACES[self._memory[1]]
 
     def while_in(self, place: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap a function so that it marks this kind of work while it runs."""
@@ -71,7 +70,6 @@ class Marks:
         def marked(*args: Any, **options: Any) -> Any:
             outer = self._memory[1]
             self.put(1, PLACES.index(place))
-            self.put(2, (self._memory[2] + 1) % 256)
             try:
                 return function(*args, **options)
             finally:
@@ -84,8 +82,7 @@ class Marks:
         loop.train_step = self.while_in("a step", loop.train_step)
         for module in (scores, weights, trainers.pipeline):
             module.evaluate = self.while_in("an evaluation", module.evaluate)
-        for owner in (hypercube.GemMiner,):
-            owner._prune = self.while_in("a pruning", owner._prune)
+        hypercube.GemMiner._prune = self.while_in("a pruning", hypercube.GemMiner._prune)
         os.fsync = self.while_in("writing a file", os.fsync)
         os.replace = self.while_in("replacing a file", os.replace)
         begin = Run.progress
@@ -95,6 +92,14 @@ class Marks:
             return begin(run, stage, *rest)
 
         Run.progress = progress
+
+
+def stop_at(line: str, *argv: object, signum: int = signal.SIGTERM) -> None:
+    """Start the program, and send it a signal as soon as it prints a line that begins like this."""
+    process = start(*argv)
+    next(said for said in process.stdout if said.startswith(line))
+    process.send_signal(signum)
+    process.communicate(timeout=120)
 
 
 def begin(words: list[str], log: Path, marks: Marks) -> int:
@@ -121,7 +126,7 @@ def killed_on_its_way(child: int, marks: Marks, chance: random.Random, seconds: 
             if status:
                 raise UserError(f"a run ended with exit code {os.waitstatus_to_exitcode(status)}")
             return None
-        stage, place, _ = marks.read()
+        stage, place = marks.read()
         is_there = wanted[0] in (None, stage) and wanted[1] in (None, place)
         if time.monotonic() >= deadline and is_there:
             os.kill(child, signal.SIGKILL)
@@ -134,8 +139,7 @@ def killed_on_its_way(child: int, marks: Marks, chance: random.Random, seconds: 
 def undisturbed(words: list[str], place: Path) -> float:
     """Run to the end, and return the seconds it took."""
     started = time.monotonic()
-    child = begin(words, place / "log", Marks())
-    _, status = os.waitpid(child, 0)
+    _, status = os.waitpid(begin(words, place / "log", Marks()), 0)
     if status:
         raise UserError(f"the undisturbed run failed:\n{(place / 'log').read_text()}")
     return time.monotonic() - started
@@ -145,16 +149,18 @@ def disturbed(words: list[str], place: Path, chance: random.Random, seconds: flo
     """Run to the end with kills on the way; return how often it was killed in which stage and work."""
     kills: Counter[tuple[str, str]] = Counter()
     folder, marks = place / "results" / "trial_1", Marks()
+
+    def go_on() -> list[str]:
+        return ["--resume", str(folder)] if (folder / "config.yml").exists() else words
+
     for _ in range(chance.randint(1, MOST_KILLS)):
-        begun = (folder / "config.yml").exists()
-        child = begin(["--resume", str(folder)] if begun else words, place / "log", marks)
+        child = begin(go_on(), place / "log", marks)
         doing = killed_on_its_way(child, marks, chance, seconds / (1 + len(kills)))
         if doing is None:
             break
         kills[doing] += 1
     if not (folder / "summary.json").exists():
-        begun = (folder / "config.yml").exists()
-        undisturbed(["--resume", str(folder)] if begun else words, place)
+        undisturbed(go_on(), place)
     return kills
 
 
@@ -164,7 +170,7 @@ def run(kills: int, seed: int, root: Path) -> tuple[Counter[tuple[str, str]], li
     Returns:
         How often each kind of work was interrupted, and the runs with other results: none, unless something is wrong.
     """
-    chance = random.Random(seed)
+    chance, names = random.Random(seed), itertools.cycle(SCENARIOS)
     wholes = {}
     for name, words in SCENARIOS.items():
         place = root / f"whole {name}"
@@ -173,12 +179,8 @@ def run(kills: int, seed: int, root: Path) -> tuple[Counter[tuple[str, str]], li
         wholes[name] = (timeless(place / "results" / "trial_1"), seconds)
     done: Counter[tuple[str, str]] = Counter()
     lost = []
-    number = 0
     while done.total() < kills:
-        name = list(SCENARIOS)[number % len(SCENARIOS)]
-        number += 1
-        place = root / f"{number}"
-        place.mkdir()
+        name, place = next(names), Path(tempfile.mkdtemp(dir=root))
         whole, seconds = wholes[name]
         told = disturbed([*SCENARIOS[name], *_places(place)], place, chance, seconds)
         done += told

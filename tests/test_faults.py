@@ -4,13 +4,13 @@ import json
 import re
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests import faults
 from tests.conftest import PROJECT, SMALL, Outcome, read_rows, same_bits, start, timeless
@@ -23,12 +23,7 @@ Call = Callable[..., Outcome]
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was stopped within its fine-tuning."""
     root = tmp_path_factory.mktemp("stopped")
-    process = start(*SMALL, "--results_dir", root / "results", "--log_dir", root / "runs")
-    for said in process.stdout:
-        if said.startswith("finetune 1/2"):
-            process.send_signal(signal.SIGTERM)
-            break
-    process.communicate(timeout=120)
+    faults.stop_at("finetune 1/2", *SMALL, "--results_dir", root / "results", "--log_dir", root / "runs")
     return root / "results" / "trial_1"
 
 
@@ -38,17 +33,16 @@ def begun(stopped: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(stopped, tmp_path / "results" / "trial_1"))
 
 
-def test_a_run_that_another_process_is_at_is_left_alone(begun: Path, call: Call, monkeypatch) -> None:
+def test_a_run_that_another_process_is_at_is_left_alone(begun, call, monkeypatch):
     monkeypatch.setattr("utils.run.lock.PATIENCE", 0.0)
     before = {path: path.stat().st_mtime_ns for path in begun.rglob("*") if path.name != ".lock"}
     with locked(begun):
         outcome = call("--resume", begun)
-    assert outcome.code == 2
-    assert f"{begun} is in use by another process" in outcome.err
+    assert outcome.code == 2 and f"{begun} is in use by another process" in outcome.err
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(begun: Path, call: Call, finished: Path) -> None:
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(begun, call, finished):
     newest = begun / "checkpoints" / "finetune.pt"
     newest.write_bytes(newest.read_bytes()[:5000])
     outcome = call("--resume", begun)
@@ -57,9 +51,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(begun: Path, cal
     assert same_bits(timeless(begun), timeless(finished))
 
 
-def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_when_there_is_room(
-    call: Call, places: list[str], tmp_path: Path, finished: Path
-) -> None:
+def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_when_there_is_room(call, places, tmp_path, finished):
     size = 60_000  # bytes a file may have: enough for the first files, not for a checkpoint
 
     def limit() -> None:
@@ -76,42 +68,21 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_when_there_is_room(
     assert same_bits(timeless(folder), timeless(finished))
 
 
-def test_a_run_whose_folder_may_no_longer_be_written_to_loses_nothing(
-    begun: Path, call: Call, finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("utils.files.tempfile.mkstemp", refuse)
-        outcome = call("--resume", begun)
-    assert (outcome.code, outcome.err) == (2, f"error: cannot write {begun}/config.yml: Permission denied\n")
-    assert call("--resume", begun).code == 0
-    assert same_bits(timeless(begun), timeless(finished))
-
-
-def test_events_that_cannot_be_written_end_the_run_with_a_message(
-    call: Call, places: list[str], tmp_path: Path
-) -> None:
-    (tmp_path / "runs").write_text("a file where a folder has to be")
-    outcome = call(*SMALL, *places)
-    assert outcome.code == 2
-    assert f"cannot write TensorBoard events to {tmp_path / 'runs'}" in outcome.err
-
-
-def test_a_folder_that_cannot_be_made_is_told(call: Call, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("results", "logs", "said"),
+    [
+        ("file/results", "runs", "cannot make the folder {}/file/results/trial_1: Not a directory"),
+        ("results", "file/runs", "cannot write TensorBoard events to {}/file/runs"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_told(results, logs, said, call, tmp_path):
     (tmp_path / "file").write_text("")
-    outcome = call(*SMALL, "--results_dir", tmp_path / "file" / "results", "--log_dir", tmp_path / "runs")
-    assert (outcome.code, outcome.err) == (
-        2,
-        f"error: cannot make the folder {tmp_path}/file/results/trial_1: Not a directory\n",
-    )
+    outcome = call(*SMALL, "--results_dir", tmp_path / results, "--log_dir", tmp_path / logs)
+    assert outcome.code == 2 and f"error: {said.format(tmp_path)}" in outcome.err
     assert not (tmp_path / "runs").exists()
 
 
-def test_max_time_stops_before_it_is_over_and_a_loop_comes_to_the_same_end(
-    places: list[str], tmp_path: Path, finished: Path
-) -> None:
+def test_max_time_stops_before_it_is_over_and_a_loop_comes_to_the_same_end(places, tmp_path, finished):
     folder, codes = tmp_path / "results" / "trial_1", []
     while not codes or codes[-1] == 75:
         words = ["--resume", folder] if folder.exists() else [*SMALL, *places]
@@ -124,21 +95,18 @@ def test_max_time_stops_before_it_is_over_and_a_loop_comes_to_the_same_end(
     assert same_bits(timeless(folder), timeless(finished))
 
 
-def test_a_run_goes_on_with_other_options_when_asked_to(begun: Path, call: Call) -> None:
-    refused = call("--resume", begun, "--fine_tune_lr", "0.5", "--fine_tune_epochs", "3")
-    assert refused.code == 2
-    assert "fine_tune_lr 0.01 → 0.5; --resume_anyway goes on" in refused.err
-    outcome = call("--resume", begun, "--fine_tune_lr", "0.5", "--fine_tune_epochs", "3", "--resume_anyway")
-    assert outcome.code == 0
+def test_a_run_goes_on_with_other_options_when_asked_to(begun, call):
+    others = ("--resume", begun, "--fine_tune_lr", "0.5", "--fine_tune_epochs", "3")
+    assert "fine_tune_lr 0.01 → 0.5; --resume_anyway goes on" in call(*others).err
+    assert call(*others, "--resume_anyway").code == 0
     rows = [row for row in read_rows(begun / "acc_and_sparsity.csv") if row["phase"] == "finetune"]
     assert [row["lr"] for row in rows] == ["0.01", "0.5", "0.5"]
     assert "resumed_with: fine_tune_epochs 2 → 3, fine_tune_lr 0.01 → 0.5" in (begun / "config.yml").read_text()
     again = call("--resume", begun, "--fine_tune_lr", "0.1", "--resume_anyway")
-    assert again.code == 2
-    assert "is finished" in again.err
+    assert again.code == 2 and "is finished" in again.err
 
 
-def test_where_a_run_went_on_is_written_down(begun: Path, call: Call, monkeypatch) -> None:
+def test_where_a_run_went_on_is_written_down(begun, call, monkeypatch):
     first = json.loads((begun / "environment.json").read_text())
     assert call("--resume", begun, "--skip_sanity_checks").code == 0
     assert "resumed_in" not in json.loads((begun / "environment.json").read_text())
@@ -148,7 +116,7 @@ def test_where_a_run_went_on_is_written_down(begun: Path, call: Call, monkeypatc
     assert json.loads((begun / "environment.json").read_text()) == {**first, "resumed_in": [{"python": "4.0"}]}
 
 
-def test_an_operation_that_cannot_be_deterministic_is_named(call: Call, places: list[str], monkeypatch) -> None:
+def test_an_operation_that_cannot_be_deterministic_is_named(call, places, monkeypatch):
     def refuse(*_: object) -> None:
         raise RuntimeError("kthvalue CUDA does not have a deterministic implementation, but you set ...")
 
@@ -158,18 +126,14 @@ def test_an_operation_that_cannot_be_deterministic_is_named(call: Call, places: 
     assert "error: deterministic: kthvalue CUDA has no deterministic implementation on this device" in outcome.err
 
 
-def test_deterministic_is_what_a_run_asked_for_and_no_other(call: Call, places: list[str], finished: Path) -> None:
-    import torch
-
-    outcome = call(*SMALL, *places, "--deterministic")
-    assert outcome.code == 0
-    assert torch.are_deterministic_algorithms_enabled()
-    assert call("--resume", finished).code == 0
-    assert not torch.are_deterministic_algorithms_enabled()
+def test_deterministic_is_what_a_run_asked_for_and_no_other(call, places, finished):
+    for words, asked in (((*SMALL, *places, "--deterministic"), True), (("--resume", finished), False)):
+        assert call(*words).code == 0
+        assert torch.are_deterministic_algorithms_enabled() is asked
 
 
 @pytest.mark.slow
-def test_runs_that_are_killed_at_random_lose_nothing(tmp_path: Path) -> None:
+def test_runs_that_are_killed_at_random_lose_nothing(tmp_path):
     done, lost = faults.run(kills=30, seed=1, root=tmp_path)
     assert not lost, "\n".join(lost)
     assert done.total() >= 30

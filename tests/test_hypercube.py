@@ -3,6 +3,7 @@
 import itertools
 import signal
 import warnings
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from args_helper import parse_args
 from models.initialise import draw_scores
-from models.masking import masked_layers, to_masked
+from models.masking import FlatScores, masked_layers, to_masked
+from tests.conftest import same_bits
 from tests.toys import Toy, splits
 from trainers.algorithms import hypercube
 from trainers.algorithms.hypercube import GemMiner, find_ticket
@@ -24,7 +26,10 @@ SCHEDULE = ("--epochs", "6", "--iter_period", "2", "--target_sparsity", "25")  #
 THIRD = (*SCHEDULE, "--override_prune_rate", "true", "--prune_rate", "0.3")
 STILL = ("--lr", "1e-9", "--wd", "0")  # scores stay where they are
 QUANTIZED = ("--hc_quantized", "true")
-PRUNE_TYPES = ["BottomK", "LocalBottomK", "FixThresholding", "ExactBottomK"]
+TYPES = ("BottomK", "ExactBottomK", "LocalBottomK", "FixThresholding")
+BOTTOM_K, EXACT, LOCAL, FIXED = (("--prune_type", name) for name in TYPES)
+MOVING = (*QUANTIZED, *BOTTOM_K, "--bottom_k_on_forward", "true")
+RISING = [score / 10 for score in range(1, 11)]
 
 
 def opened(folder: Path, seed: int = 7) -> Run:
@@ -41,8 +46,9 @@ def search(run: Run, *words: str, net: nn.Module | None = None) -> Ticket:
     return find_ticket(net or Toy(), splits(8 * STEPS), parse_args([*SCHEDULE, "--lr", "0.3", *words]), run)
 
 
-def pair(*words: str, scores: list[float], flags: list[int] | None = None, bias: bool = False) -> GemMiner:
-    """A search over two linear layers of 6 and 4 weights (and 2 biases each) with these scores."""
+def pair(*words: str, scores: list[float], flags: list[int] | None = None) -> GemMiner:
+    """A search over two linear layers of 6 and 4 weights (with 14 scores: 2 biases each) with these scores."""
+    bias = len(scores) == 14
     net = to_masked(nn.Sequential(nn.Linear(3, 2, bias=bias), nn.Linear(2, 2, bias=bias)))
     miner = GemMiner(net, parse_args([*words]))
     miner.flat.scores.data.copy_(torch.tensor(scores))
@@ -53,10 +59,15 @@ def pair(*words: str, scores: list[float], flags: list[int] | None = None, bias:
     return miner
 
 
-def prune(miner: GemMiner, epoch: int = 2, seed: int = 0) -> list[int]:
+def bits(values: Tensor) -> str:
+    """Flags as `1101`."""
+    return "".join(str(int(value)) for value in values)
+
+
+def prune(miner: GemMiner, epoch: int = 2, seed: int = 0) -> str:
     """The flags after the end of an epoch."""
     miner.after_epoch(epoch, lambda stream: torch.Generator().manual_seed(seed))
-    return miner.flat.flags.int().tolist()
+    return bits(miner.flat.flags)
 
 
 @pytest.fixture
@@ -64,47 +75,42 @@ def epochs(monkeypatch) -> list[dict]:
     """What a search has at the start and the end of every epoch, before and after pruning."""
     seen, before_epoch, after_epoch = [], GemMiner.before_epoch, GemMiner.after_epoch
 
+    def now(miner: GemMiner, scores: str, flags: str) -> dict:
+        in_layers = torch.cat([layer.scores.detach().flatten() for layer in masked_layers(miner.network).values()])
+        return {scores: in_layers, flags: miner.flat.flags.clone()}
+
     def noted_before(miner: GemMiner, epoch: int) -> None:
-        at_start = {"start": miner.flat.scores.detach().clone(), "start_flags": miner.flat.flags.clone()}
+        seen.append({"epoch": epoch, **now(miner, "start", "start_flags")})
         before_epoch(miner, epoch)
-        seen.append({"epoch": epoch, "begun": miner.flat.scores.detach().clone(), **at_start})
+        seen[-1] |= now(miner, "begun", "before")
 
     def noted_after(miner: GemMiner, epoch: int, draw: object) -> None:
-        seen[-1] |= {"before": miner.flat.flags.clone(), "end": miner.flat.scores.detach().clone()}
+        seen[-1] |= now(miner, "end", "before")
         after_epoch(miner, epoch, draw)
-        layers = masked_layers(miner.network).values()
-        seen[-1] |= {"after": miner.flat.flags.clone(), "rewound": miner.flat.scores.detach().clone()}
-        seen[-1]["in layers"] = torch.cat([layer.scores.detach().flatten() for layer in layers])
+        seen[-1] |= now(miner, "rewound", "after")
 
     monkeypatch.setattr(GemMiner, "before_epoch", noted_before)
     monkeypatch.setattr(GemMiner, "after_epoch", noted_after)
     return seen
 
 
+def counts(epochs: list[dict]) -> list[int]:
+    return [int(one["after"].sum()) for one in epochs]
+
+
 def with_scores(monkeypatch, values: Tensor) -> None:
     """Let every search begin from these scores."""
-
-    def draw(network: nn.Module, *_: object) -> None:
-        layers = list(masked_layers(network).values())
-        parts = values.split([layer.weight.numel() for layer in layers])
-        for layer, part in zip(layers, parts):
-            layer.scores.data.copy_(part.view_as(layer.scores))
-
-    monkeypatch.setattr(hypercube, "draw_scores", draw)
+    monkeypatch.setattr(hypercube, "draw_scores", lambda network, *_: FlatScores(network).scores.data.copy_(values))
 
 
 def flat(masks: dict[str, Tensor]) -> Tensor:
     return torch.cat([mask.flatten() for mask in masks.values()])
 
 
-def same(one: dict, other: dict) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
 # ---- when it prunes ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prune_type", PRUNE_TYPES)
+@pytest.mark.parametrize("prune_type", TYPES)
 @pytest.mark.parametrize(("words", "times"), [((), [2, 4]), (("--iter_start", "2"), [4]), (("--algo", "hc"), [])])
 def test_prunings_happen_after_their_epochs_and_flags_only_ever_shrink(prune_type, words, times, run, epochs):
     search(run, "--prune_type", prune_type, *words)
@@ -112,184 +118,86 @@ def test_prunings_happen_after_their_epochs_and_flags_only_ever_shrink(prune_typ
     assert [one["epoch"] for one in epochs if (one["before"] != one["after"]).any()] == times
     assert all((one["after"] <= one["before"]).all() for one in epochs)
     assert all(torch.equal(one["after"], later["before"]) for one, later in itertools.pairwise(epochs))
+    assert all(torch.equal(one["begun"], one["start"]) for one in epochs)
 
 
-def test_the_schedule_of_bottom_k_ends_at_the_target(run, epochs):
-    search(run, "--prune_type", "BottomK")
-    assert [int(one["after"].sum()) for one in epochs] == [228, 228, 114, 114, 57, 57]
-
-
-def test_exact_bottom_k_lands_on_the_target_rounded_down_whatever_the_roundings_before(run, epochs):
-    search(run, "--prune_type", "ExactBottomK", "--target_sparsity", "8", "--iter_period", "1")
+def test_the_last_exact_pruning_lands_on_the_target_rounded_down_whatever_the_roundings_before(run, epochs):
+    search(run, *EXACT, "--target_sparsity", "8", "--iter_period", "1")
     # Each keeps ⌊0.08 ** (1 / 5) · n⌋; the last would keep 17, and ⌊0.08 · 228⌋ is 18.
-    assert [int(one["after"].sum()) for one in epochs] == [228, 137, 82, 49, 29, 18]
-
-
-@pytest.mark.parametrize(
-    ("words", "switched_on"),
-    [
-        ((), [0, 1, 1, 1, 1, 1, 1, 1, 0, 0]),
-        (QUANTIZED, [0, 1, 1, 0, 1, 1, 1, 1, 0, 0]),
-        ((*QUANTIZED, "--bottom_k_on_forward", "true"), [0, 1, 0, 0, 0, 0, 1, 1, 0, 0]),  # the 4 lowest of 7 are off
-    ],
-)
-def test_a_pruned_weight_is_out_of_the_effective_network_whatever_its_score(words, switched_on):
-    scores, flags = [1.0, 0.9, 0.8, 0.25, 0.7, 0.6, 0.95, 0.85, 1.0, 1.0], [0, 1, 1, 1, 1, 1, 1, 1, 0, 0]
-    miner = pair(*SCHEDULE, *words, scores=scores, flags=flags)
-    layers = masked_layers(miner.network).values()
-    effective = torch.cat([layer.effective_weight().flatten() for layer in layers])
-    assert effective.ne(0).int().tolist() == switched_on
+    assert counts(epochs) == [228, 137, 82, 49, 29, 18]
 
 
 # ---- what it prunes ------------------------------------------------------------------------------------------------
 
-
-def test_bottom_k_takes_the_lowest_of_the_network_and_all_ties_at_the_boundary():
-    miner = pair(*THIRD, "--prune_type", "BottomK", scores=[0.1, 0.2, 0.3, 0.3, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
-    assert prune(miner) == [0, 0, 0, 0, 1, 1, 1, 1, 1, 1]  # ⌈0.3 · 10⌉ = 3, and the fourth tied with the third
-    said = "each pruning of BottomK rounds its count up, and all that tie with the last one go too: 1 here"
-    assert miner.density_reason().startswith(said)
-    assert prune(miner, epoch=4) == [0, 0, 0, 0, 1, 1, 1, 1, 0, 0]  # ⌈0.3 · 6⌉ = 2 of those in play
-
-
-def test_bottom_k_with_the_rate_of_the_schedule_halves_twice():
-    miner = pair(*SCHEDULE, "--prune_type", "BottomK", scores=[0.1, 0.9, 0.2, 0.8, 0.3, 0.7, 0.4, 0.6, 0.5, 1.0])
-    assert prune(miner) == [0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
-    assert prune(miner, epoch=4) == [0, 1, 0, 0, 0, 0, 0, 0, 0, 1]  # ⌈0.5 · 5⌉ = 3
-
-
-def test_between_prunings_nothing_goes():
-    miner = pair(*SCHEDULE, "--prune_type", "BottomK", scores=[0.1] * 10)
-    assert [prune(miner, epoch) for epoch in (0, 1, 3, 5, 6)] == [[1] * 10] * 5
-
-
-def test_bottom_k_orders_by_magnitude():
-    miner = pair(*THIRD, "--prune_type", "BottomK", scores=[-0.9, 0.2, -0.1, 0.3, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
-    assert prune(miner) == [1, 0, 0, 0, 1, 1, 1, 1, 1, 1]
-
-
-def test_local_bottom_k_takes_the_lowest_of_every_layer():
-    miner = pair(*THIRD, "--prune_type", "LocalBottomK", scores=[0.1, 0.2, 0.3, 0.35, 0.9, 0.8, 0.99, 0.96, 0.98, 0.95])
-    assert prune(miner) == [0, 0, 1, 1, 1, 1, 1, 0, 1, 0]  # ⌈1.8⌉ of 6 and ⌈1.2⌉ of 4
-    assert prune(miner, epoch=4) == [0, 0, 0, 0, 1, 1, 1, 0, 0, 0]  # ⌈1.2⌉ of 4 and ⌈0.6⌉ of 2
-
-
-def test_local_bottom_k_counts_exactly_and_draws_among_ties():
-    found = []
-    for seed in range(8):
-        miner = pair(*THIRD, "--prune_type", "LocalBottomK", scores=[0.7] * 10)
-        found.append(prune(miner, seed=seed))
-        assert (sum(found[-1][:6]), sum(found[-1][6:])) == (4, 2)
-    assert len(set(map(tuple, found))) > 3
-
-
-def test_fix_thresholding_takes_scores_up_to_one_half():
-    words = ("--prune_type", "FixThresholding", "--quantize_threshold", "0.1")
-    miner = pair(*SCHEDULE, *words, scores=[0.0, 0.5, 0.51, 1.0, 0.49, 0.6, 0.5, 0.2, 0.8, 0.3])
-    assert prune(miner) == [0, 0, 1, 1, 0, 1, 0, 0, 1, 0]
-    miner.flat.scores.data.fill_(0.9)
-    assert prune(miner, epoch=4) == [0, 0, 1, 1, 0, 1, 0, 0, 1, 0]
-
-
-def test_exact_bottom_k_counts_exactly_over_the_network_and_draws_among_ties():
-    found = []
-    for seed in range(8):
-        scores = [0.1, 0.3, 0.3, 0.3, 0.9, 0.8, 0.7, 0.3, 0.3, 0.95]
-        miner = pair(*THIRD, "--prune_type", "ExactBottomK", scores=scores)
-        found.append(prune(miner, seed=seed))
-        assert sum(found[-1]) == 7
-        assert [found[-1][place] for place in (0, 4, 5, 6, 9)] == [0, 1, 1, 1, 1]
-    assert len(set(map(tuple, found))) > 3
-
-
-def test_the_last_exact_pruning_lands_on_the_target_rounded_down():
-    words = (*SCHEDULE, "--target_sparsity", "30", "--prune_type", "ExactBottomK")
-    miner = pair(*words, scores=[score / 10 for score in range(1, 11)])
-    assert prune(miner) == [0] * 5 + [1] * 5  # ⌈0.452 · 10⌉ go
-    assert prune(miner, epoch=4) == [0] * 7 + [1] * 3  # where ⌈0.452 · 5⌉ = 3 would leave 2
-    few = pair(*words, scores=[score / 10 for score in range(1, 11)], flags=[1, 1] + [0] * 8)
-    assert prune(few, epoch=4) == [1, 1] + [0] * 8  # fewer than the target already: none goes, none comes back
-
-
-def test_exact_bottom_k_keeps_the_given_rate_to_the_end():
-    miner = pair(*THIRD, "--prune_type", "ExactBottomK", scores=[0.7] * 10)
-    assert [sum(prune(miner, epoch)) for epoch in (2, 4)] == [7, 4]
+INVERTED = (*THIRD, "--invert_sanity_check", "true")
+TIED_ABOVE = [0.1, 0.2, 0.3, 0.4, 0.9, 0.8, 0.7, 0.7, 0.5, 0.45]
+WITH_BIASES = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 0.55, 0.65, 0.75, 0.85, 0.1, 0.2, 0.3, 0.4]
 
 
 @pytest.mark.parametrize(
-    ("prune_type", "left"),
+    ("words", "scores", "first", "second"),
     [
-        ("BottomK", [1, 1, 1, 1, 0, 0, 0, 0, 1, 1]),
-        ("LocalBottomK", [1, 1, 1, 1, 0, 0, 0, 0, 1, 1]),
-        ("FixThresholding", [1, 1, 1, 1, 0, 0, 0, 0, 1, 1]),
-        ("ExactBottomK", None),
+        # ⌈0.3 · 10⌉ = 3, and the fourth tied with the third; then ⌈0.3 · 6⌉ = 2 of those in play
+        ((*THIRD, *BOTTOM_K), [0.1, 0.2, 0.3, 0.3, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4], "0000111111", "0000111100"),
+        ((*THIRD, *BOTTOM_K), [-0.9, 0.2, -0.1, 0.3, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4], "1000111111", "1000111000"),
+        # The rate of the target, a half, also where another is given and not to override it; then ⌈0.5 · 5⌉ = 3.
+        ((*SCHEDULE, *BOTTOM_K, "--prune_rate", "0.3"), RISING, "0000011111", "0000000011"),
+        # ⌈1.8⌉ of 6 and ⌈1.2⌉ of 4, then ⌈1.2⌉ of 4 and ⌈0.6⌉ of 2
+        ((*THIRD, *LOCAL), [0.1, 0.2, 0.3, 0.35, 0.9, 0.8, 0.99, 0.96, 0.98, 0.95], "0011111010", "0000111000"),
+        ((*SCHEDULE, *FIXED), [0.0, 0.5, 0.51, 1.0, 0.49, 0.6, 0.5, 0.2, 0.8, 0.3], "0011010010", "0011010010"),
+        ((*THIRD, *EXACT), RISING, "0001111111", "0000001111"),  # the given rate to the end: ⌈0.3 · 7⌉ = 3
+        # ⌈0.452 · 10⌉ go, and the last pruning lands on ⌊0.3 · 10⌋, where ⌈0.452 · 5⌉ = 3 would leave 2.
+        ((*SCHEDULE, "--target_sparsity", "30", *EXACT), RISING, "0000011111", "0000000111"),
+        # Inverted, the highest go.
+        ((*INVERTED, *BOTTOM_K), TIED_ABOVE, "1111000011", "1111000000"),
+        ((*INVERTED, *LOCAL), TIED_ABOVE, "1111000011", "1100000001"),
+        ((*INVERTED, *FIXED), TIED_ABOVE, "1111000011", "1111000011"),
+        ((*INVERTED, *EXACT), RISING, "1111111000", "1111000000"),
+        # Biases are ranked apart, with their own count.
+        ((*THIRD, *BOTTOM_K), WITH_BIASES, "00111101110011", "00011100010001"),
+        ((*THIRD, *EXACT), WITH_BIASES, "00111101110011", "00011100010001"),
     ],
 )
-def test_inverted_the_highest_go(prune_type, left):
-    scores = [0.1, 0.2, 0.3, 0.4, 0.9, 0.8, 0.7, 0.7, 0.5, 0.45]
-    miner = pair(*THIRD, "--prune_type", prune_type, "--invert_sanity_check", "true", scores=scores)
-    found = prune(miner)
-    if left is None:  # one of the two that are tied, by chance
-        assert found[:6] + found[8:] == [1, 1, 1, 1, 0, 0, 1, 1]
-        assert sum(found[6:8]) == 1
-    else:
-        assert found == left
+def test_prunings_by_hand(words, scores, first, second):
+    miner = pair(*words, scores=scores)
+    assert (prune(miner), prune(miner, epoch=4)) == (first, second)
+    if scores[2] == scores[3]:
+        said = "each pruning of BottomK rounds its count up, and all that tie with the last one go too: 1 here"
+        assert miner.density_reason().startswith(said)
 
 
-@pytest.mark.parametrize("prune_type", ["BottomK", "ExactBottomK"])
-def test_biases_are_ranked_apart_with_their_own_count(prune_type):
-    weights, biases = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 0.55, 0.65, 0.75, 0.85], [0.1, 0.2, 0.3, 0.4]
-    miner = pair(*THIRD, "--prune_type", prune_type, scores=weights + biases, bias=True)
-    assert prune(miner) == [0, 0, 1, 1, 1, 1, 0, 1, 1, 1] + [0, 0, 1, 1]
+@pytest.mark.parametrize(("prune_type", "first", "kept"), [(LOCAL, 6, (4, 2)), (EXACT, 10, (7, 0))])
+def test_local_and_exact_bottom_k_count_exactly_and_draw_among_ties(prune_type, first, kept):
+    found = {prune(pair(*THIRD, *prune_type, scores=[0.7] * 10), seed=seed) for seed in range(8)}
+    assert {(flags[:first].count("1"), flags[first:].count("1")) for flags in found} == {kept}
+    assert len(found) > 3
 
 
-def test_without_an_override_the_rate_is_that_of_the_target():
-    scores = [score / 10 for score in range(1, 11)]
-    words = ("--prune_type", "BottomK", "--prune_rate", "0.3")
-    assert sum(prune(pair(*SCHEDULE, *words, scores=scores))) == 5
-    assert sum(prune(pair(*SCHEDULE, *words, "--override_prune_rate", "true", scores=scores))) == 7
-
-
-def test_after_a_pruning_and_only_then_the_scores_in_play_are_shown():
-    miner = pair(*SCHEDULE, "--prune_type", "BottomK", scores=[score / 10 for score in range(1, 11)])
-    prune(miner, epoch=1)
-    assert miner.describe()[1] == {}
-    prune(miner, epoch=2)
-    scalars, histograms = miner.describe()
-    assert {name: sorted(values.tolist()) for name, values in histograms.items()} == {
-        "scores/0": pytest.approx([0.6]),
-        "scores/1": pytest.approx([0.7, 0.8, 0.9, 1.0]),
-    }
-    assert scalars["weights_in_play_percent"] == 50.0
+def test_the_last_exact_pruning_brings_none_back_where_fewer_than_the_target_are_left():
+    miner = pair(*SCHEDULE, "--target_sparsity", "30", *EXACT, scores=RISING, flags=[1, 1] + [0] * 8)
+    assert prune(miner, epoch=4) == "1100000000"
 
 
 # ---- a threshold that moves --------------------------------------------------------------------------------------
 
-MOVING = (*THIRD, *QUANTIZED, "--prune_type", "BottomK", "--bottom_k_on_forward", "true")
 
+def test_the_moving_threshold_follows_the_lowest_scores_in_play():
+    miner = pair(*THIRD, *MOVING, scores=[score / 2 for score in RISING])
 
-def test_the_moving_threshold_is_the_lowest_score_but_a_fraction_of_those_in_play():
-    miner = pair(*MOVING, scores=[score / 20 for score in range(1, 11)])
+    def found() -> tuple[float, str]:
+        return pytest.approx(miner.rule.threshold.item()), bits(miner.naive_mask())
+
     miner.project()
-    assert miner.rule.threshold.item() == pytest.approx(3 / 20)
-    assert miner.naive_mask().int().tolist() == [0] * 3 + [1] * 7
-    weight = miner.network[0].effective_weight().flatten()
-    assert weight.ne(0).int().tolist() == [0, 0, 0, 1, 1, 1]
-
-
-def test_the_moving_threshold_follows_the_scores_and_the_prunings():
-    miner = pair(*MOVING, scores=[score / 20 for score in range(1, 11)])
+    assert found() == (3 / 20, "0001111111")
     miner.flat.scores.data[0] = 0.9
     miner.before_step(0)
-    assert miner.rule.threshold.item() == pytest.approx(4 / 20)
-    assert prune(miner) == [1, 0, 0, 0, 1, 1, 1, 1, 1, 1]
-    assert miner.rule.threshold.item() == pytest.approx(7 / 20)  # ⌈0.3 · 7⌉ = 3 of 5, 6, 7, 8, 9, 10 and 18
-    assert miner.naive_mask().int().tolist() == [1, 0, 0, 0, 0, 0, 0, 1, 1, 1]
+    assert found() == (4 / 20, "1000111111")
+    assert prune(miner) == "1000111111"
+    assert found() == (7 / 20, "1000000111")  # ⌈0.3 · 7⌉ = 3 of 5, 6, 7, 8, 9, 10 and 18
 
 
 def test_the_moving_threshold_is_judged_by_and_hands_over_the_gem(run):
-    ticket = search(run, *QUANTIZED, "--prune_type", "BottomK", "--bottom_k_on_forward", "true", "--lr", "0.01")
-    gem = int(flat(ticket.gem).sum())
+    gem = int(flat(search(run, *MOVING, "--lr", "0.01").gem).sum())
     assert 20 < gem <= 57 - 29  # 57 are left, of which half, and what is tied with them, is switched off
     assert run.rows("search")[-1]["model_sparsity"] == pytest.approx(100 * gem / 228)
 
@@ -297,25 +205,22 @@ def test_the_moving_threshold_is_judged_by_and_hands_over_the_gem(run):
 # ---- scores that are set -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("to", [0, 1])
-def test_after_a_pruning_scores_are_what_they_were_at_the_start_of_the_epoch_to_rewind_to(to, run, epochs):
-    search(run, "--prune_type", "BottomK", "--rewind_score", "true", "--rewind_to_epoch", str(to))
+@pytest.mark.parametrize(
+    ("words", "to"),
+    [
+        (("--rewind_score", "true", "--rewind_to_epoch", "0"), 0),
+        (("--rewind_score", "true", "--rewind_to_epoch", "1"), 1),
+        (("--rewind_score", "true"), None),
+        (("--rewind_to_epoch", "1"), None),
+    ],
+)
+def test_scores_are_ranked_and_then_rewound_to_the_start_of_an_epoch_if_both_options_say_so(words, to, run, epochs):
+    search(run, *BOTTOM_K, *words)
     assert not torch.equal(epochs[0]["start"], epochs[1]["start"])
+    assert to is None or not torch.equal(epochs[2]["end"], epochs[2]["rewound"])
     for one in epochs:
-        expected = epochs[to]["start"] if one["epoch"] in (2, 4) else one["end"]
-        assert torch.equal(one["rewound"], expected)
-        assert torch.equal(one["in layers"], expected)
-    assert not torch.equal(epochs[2]["end"], epochs[2]["rewound"])
-
-
-@pytest.mark.parametrize("words", [("--rewind_score", "true"), ("--rewind_to_epoch", "1")])
-def test_scores_are_not_rewound_unless_both_options_say_so(words, run, epochs):
-    search(run, "--prune_type", "BottomK", *words)
-    assert all(torch.equal(one["rewound"], one["end"]) for one in epochs)
-
-
-def test_scores_are_ranked_before_they_are_rewound(run, epochs):
-    search(run, "--prune_type", "BottomK", "--rewind_score", "true", "--rewind_to_epoch", "0")
+        rewound = to is not None and one["epoch"] in (2, 4)
+        assert torch.equal(one["rewound"], epochs[to]["start"] if rewound else one["end"])
     dropped = epochs[2]["before"] & ~epochs[2]["after"]
     assert epochs[2]["end"][dropped].max() < epochs[2]["end"][epochs[2]["after"]].min()
 
@@ -333,70 +238,47 @@ def test_the_smaller_half_of_the_weights_is_scored_0_at_epoch_1_and_the_larger_1
     assert miner.flat.scores.tolist() == [0.0, 1.0, 0.0, 0.0, 1.0]  # ⌈5 / 2⌉ = 3 go, over both layers
 
 
-def test_without_the_option_epoch_1_leaves_the_scores_alone():
-    miner = pair(*SCHEDULE, scores=[0.7] * 10)
-    miner.before_epoch(1)
-    assert miner.flat.scores.eq(0.7).all()
-
-
 # ---- a search that died ------------------------------------------------------------------------------------------
 
+UP_TO_HALF = torch.linspace(0.01, 0.5, 228)
 
-def test_a_dead_search_says_so_and_stops_and_gives_the_highest_scores(run, monkeypatch):
-    scores = torch.linspace(0.01, 0.5, 228)[torch.randperm(228, generator=torch.Generator().manual_seed(0))]
+
+@pytest.mark.parametrize(
+    ("scores", "words", "last", "kept"),
+    [
+        # ⌊0.099 · 228⌋
+        (UP_TO_HALF[torch.arange(228) * 5 % 228], (*QUANTIZED, "--target_sparsity", "9.9"), 0, 22),
+        # Of a pruning.
+        (UP_TO_HALF, (*QUANTIZED, *FIXED, "--quantize_threshold", "0.3", "--target_sparsity", "10"), 2, 22),
+        # Unrounded scores are rescued at hand-over, and not stopped before.
+        (UP_TO_HALF, BOTTOM_K, 5, 57),
+    ],
+)
+def test_a_dead_search_says_so_and_stops_and_gives_the_highest_scores(scores, words, last, kept, run, monkeypatch):
     with_scores(monkeypatch, scores)
-    with pytest.warns(UserWarning, match="the search died after epoch 0: no weight is switched on any more"):
-        ticket = search(run, *QUANTIZED, *STILL, "--target_sparsity", "9.9")
-    assert torch.equal(flat(ticket.masks), scores >= scores.sort().values[-22])  # ⌊0.099 · 228⌋
-    assert ticket.gem is None
-    assert ticket.facts["rescued"] is True
-    assert [row["epoch"] for row in run.rows("search")] == [0]
-    assert run.rows("search")[0]["model_sparsity"] == 0.0
+    with pytest.warns(UserWarning, match=f"the search died after epoch {last}: no weight is switched on any more"):
+        ticket = search(run, *STILL, *words)
+    assert torch.equal(flat(ticket.masks), scores >= scores.sort().values[-kept])
+    assert (ticket.gem, ticket.facts) == (None, {"rescued": True})
+    assert [row["epoch"] for row in run.rows("search")] == list(range(last + 1))
 
 
 def test_of_scores_that_are_all_0_the_rescue_draws_exactly_as_many_and_the_same_again(run, tmp_path, monkeypatch):
     with_scores(monkeypatch, torch.zeros(228))
-    with pytest.warns(UserWarning, match="died after epoch 0"):
-        ticket = search(run, *QUANTIZED, *STILL)
-    assert int(flat(ticket.masks).sum()) == 57
-    with opened(tmp_path / "other", seed=8).until_stopped() as other, pytest.warns(UserWarning, match="died"):
-        assert not same(search(other, *QUANTIZED, *STILL).masks, ticket.masks)
+    with opened(tmp_path / "other", seed=8).until_stopped() as other, pytest.warns(UserWarning, match="after epoch 0"):
+        first, another = (search(one, *QUANTIZED, *STILL).masks for one in (run, other))
+    assert int(flat(first).sum()) == 57
+    assert not same_bits(first, another)
     monkeypatch.setattr("trainers.training.loop.train_step", lambda *_: pytest.fail("a step was taken"))
     with pytest.warns(UserWarning, match="died after epoch 0"):
-        assert same(search(run, *QUANTIZED, *STILL).masks, ticket.masks)
-
-
-def test_a_search_that_dies_of_a_pruning_stops_there(run, monkeypatch):
-    with_scores(monkeypatch, torch.full((228,), 0.4))
-    words = ("--quantize_threshold", "0.3", "--prune_type", "FixThresholding", "--target_sparsity", "10")
-    with pytest.warns(UserWarning, match="died after epoch 2"):
-        ticket = search(run, *QUANTIZED, *STILL, *words)
-    assert [row["epoch"] for row in run.rows("search")] == [0, 1, 2]
-    assert int(flat(ticket.masks).sum()) == 22
+        assert same_bits(search(run, *QUANTIZED, *STILL).masks, first)
 
 
 def test_the_rescue_looks_at_all_weights_pruned_or_not_and_keeps_every_bias():
     scores = [score / 20 for score in range(1, 11)] + [0.0] * 4
-    miner = pair(*SCHEDULE, scores=scores, flags=[1] * 8 + [0, 0] + [0] * 4, bias=True)
-    masks = miner.highest(2, torch.Generator())
-    assert flat(masks).int().tolist() == [0] * 8 + [1, 1] + [1] * 4
-    assert flat(miner.highest(0, torch.Generator())).int().tolist() == [0] * 9 + [1] + [1] * 4
-
-
-def test_unrounded_scores_are_rescued_at_hand_over_and_not_stopped_before(run, monkeypatch):
-    with_scores(monkeypatch, torch.linspace(0.01, 0.5, 228))
-    with pytest.warns(UserWarning, match="the search died after epoch 5: no weight is switched on any more"):
-        ticket = search(run, *STILL, "--prune_type", "BottomK")
-    assert ticket.facts["rescued"] is True
-    assert flat(ticket.masks).int().tolist() == [0] * 171 + [1] * 57
-    assert len(run.rows("search")) == 6
-
-
-def test_a_living_search_is_not_rescued(run):
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="the search died|hc prunes nothing")
-        assert search(run, *QUANTIZED, "--prune_type", "BottomK").facts["rescued"] is False
-    assert len(run.rows("search")) == 6
+    miner = pair(*SCHEDULE, scores=scores, flags=[1] * 8 + [0, 0] + [0] * 4)
+    assert bits(flat(miner.highest(2, torch.Generator()))) == "00000000111111"
+    assert bits(flat(miner.highest(0, torch.Generator()))) == "00000000011111"
 
 
 # ---- the ticket ----------------------------------------------------------------------------------------------------
@@ -407,67 +289,44 @@ def test_unflagged_the_masks_are_all_that_was_never_pruned_and_otherwise_the_gem
     with_scores(monkeypatch, scores)
     tickets = []
     for unflag in ("false", "true"):
-        words = (*STILL, "--prune_type", "BottomK", "--quantize_threshold", "0.9", "--unflag_before_finetune", unflag)
+        words = (*STILL, *BOTTOM_K, "--quantize_threshold", "0.9", "--unflag_before_finetune", unflag)
         with opened(tmp_path / unflag).until_stopped() as run, warnings.catch_warnings():
             warnings.filterwarnings("error", message="the search died|hc prunes nothing")
             tickets.append(search(run, *QUANTIZED, *words))
     flagged, unflagged = tickets
-    assert same(flagged.masks, flagged.gem)
-    assert same(flagged.gem, unflagged.gem)
+    assert same_bits([flagged.masks, flagged.gem], [unflagged.gem] * 2)
     assert torch.equal(flat(unflagged.masks), epochs[-1]["after"])
     assert torch.equal(flat(unflagged.gem), scores > 0.9)
     assert int(flat(unflagged.masks).sum()) == 57 > int(flat(unflagged.gem).sum())
+    assert flagged.facts["rescued"] is unflagged.facts["rescued"] is False
 
 
-def test_hc_gives_all_that_is_switched_on(run, monkeypatch):
+def test_hc_warns_that_unflagging_restores_the_dense_network(run, monkeypatch):
     scores = torch.linspace(0.01, 1.0, 228)
     with_scores(monkeypatch, scores)
-    ticket = search(run, "--algo", "hc", *STILL)
-    assert torch.equal(flat(ticket.masks), scores > 0.5)
-    assert same(ticket.masks, ticket.gem)
-
-
-def test_hc_warns_that_unflagging_restores_the_dense_network(run):
     with pytest.warns(UserWarning, match="hc prunes nothing for good, so that unflagging restores the dense network"):
-        ticket = search(run, "--algo", "hc", "--unflag_before_finetune", "true")
+        ticket = search(run, "--algo", "hc", *STILL, "--unflag_before_finetune", "true")
     assert flat(ticket.masks).all()
-    assert not flat(ticket.gem).all()
+    assert torch.equal(flat(ticket.gem), scores > 0.5)
 
 
-def test_the_state_of_a_ticket_is_the_plain_networks_whole_with_nothing_zeroed(run):
+def test_a_ticket_is_a_copy_of_the_plain_networks_whole_state_with_nothing_zeroed(run):
     net, drawn = Toy(), Toy()
-    ticket = search(run, *QUANTIZED, "--prune_type", "BottomK", net=net)
+    ticket = search(run, *QUANTIZED, *BOTTOM_K, "--unflag_before_finetune", "true", net=net)
     assert ticket.state.keys() == drawn.state_dict().keys()
     for name, mask in ticket.masks.items():
         assert torch.equal(ticket.state[name], drawn.state_dict()[name])
-        assert mask.dtype == torch.bool
-        assert mask.shape == ticket.state[name].shape
-        assert not mask.all()
+        assert (mask.dtype, mask.shape) == (torch.bool, ticket.state[name].shape)
+        assert mask.any() and not mask.all()
     assert list(ticket.masks) == list(ticket.gem) == ["conv.weight", "out.weight"]
     assert torch.equal(ticket.state["norm.running_mean"], net.norm.running_mean)
     assert ticket.state["norm.num_batches_tracked"] == 6 * STEPS
-    Toy().load_state_dict(ticket.state)
-
-
-def test_a_ticket_is_a_copy_that_the_network_cannot_change(run):
-    net = Toy()
-    ticket = search(run, *QUANTIZED, "--unflag_before_finetune", "true", net=net)
     parts = (ticket.state, ticket.masks, ticket.gem)
-    copies = [{name: value.clone() for name, value in part.items()} for part in parts]
-    net.norm.running_mean.fill_(9.0)
-    for layer in masked_layers(net).values():
-        layer.weight.data.fill_(9.0)
-        layer.flag.fill_(False)
-    assert all(same(part, copy) for part, copy in zip(parts, copies))
-    assert all(flat(part).any() for part in parts)
-
-
-def test_biases_are_part_of_a_ticket_where_there_are_any(run):
-    ticket = search(run, *QUANTIZED, "--prune_type", "BottomK", "--unflag_before_finetune", "true", net=Toy(bias=True))
-    assert list(ticket.masks) == ["conv.weight", "out.weight", "conv.bias", "out.bias"]
-    counts = [int(mask.sum()) for mask in ticket.masks.values()]
-    assert sum(counts[:2]) == 57
-    assert sum(counts[2:]) == 1  # 7, of which ⌈3.5⌉ go, and ⌈1.5⌉ of the 3 left
+    copies = deepcopy(parts)
+    for value in net.state_dict().values():
+        value.zero_()
+    assert same_bits(parts, copies)
+    assert flat(ticket.gem).any()
 
 
 # ---- how it begins -------------------------------------------------------------------------------------------------
@@ -483,153 +342,93 @@ def test_scores_are_drawn_from_the_seed_of_the_weights_and_not_of_the_run(tmp_pa
     assert all(start.min() >= 0 and start.max() < 1 for start in starts)
 
 
-def test_score_init_is_the_configs(run, epochs):
-    search(run, "--score_init", "half", "--epochs", "3")
+def test_score_init_is_the_configs_also_with_a_pretrained_file_without_scores(run, tmp_path, epochs):
+    torch.save(Toy().state_dict(), tmp_path / "plain.pt")
+    search(run, "--score_init", "half", "--epochs", "3", "--pretrained", str(tmp_path / "plain.pt"))
     assert epochs[0]["start"].eq(0.5).all()
 
 
-def test_scores_and_flags_of_a_pretrained_file_are_taken_up(run, tmp_path, epochs):
+PLACES = torch.arange(228)
+
+
+def begun(path: Path, flags: Tensor, start: int) -> tuple[list[str], Tensor]:
+    """Store a masked network with these flags: the words that go on with it from epoch `start`, and its scores."""
     trained = to_masked(Toy())
     draw_scores(trained, torch.Generator().manual_seed(99), "unif")
-    trained.conv.flag[1:3] = False
-    torch.save({"state_dict": trained.state_dict()}, tmp_path / "trained.pt")
-    search(run, "--pretrained", str(tmp_path / "trained.pt"), "--prune_type", "BottomK")
-    layers = masked_layers(trained).values()
-    assert torch.equal(epochs[0]["start"], torch.cat([layer.scores.detach().flatten() for layer in layers]))
-    assert torch.equal(epochs[0]["start_flags"], torch.cat([layer.flag.flatten() for layer in layers]))
-    # From 210 in play two prunings go to a quarter of all 228, 57, where none tie; each rounds its count up.
-    assert [int(one["after"].sum()) for one in epochs] == [210, 210, 109, 109, 56, 56]
+    whole = FlatScores(trained)
+    whole.flags.copy_(flags)
+    torch.save({"state_dict": trained.state_dict()}, path)
+    return ["--pretrained", str(path), "--start_epoch", str(start)], whole.scores.detach()
 
 
-def test_a_pretrained_file_without_scores_leaves_the_drawn_ones(tmp_path, epochs):
-    torch.save(Toy().state_dict(), tmp_path / "plain.pt")
-    for number, words in enumerate([(), ("--pretrained", str(tmp_path / "plain.pt"))]):
-        with opened(tmp_path / str(number)).until_stopped() as run:
-            search(run, "--epochs", "3", *words)
-    assert torch.equal(epochs[0]["start"], epochs[3]["start"])
-
-
-def test_a_search_can_begin_at_a_later_epoch_of_its_schedule(run, epochs):
-    search(run, "--start_epoch", "3", "--prune_type", "BottomK", "--lr_policy", "multistep_lr", "--milestones", "4")
-    assert [one["epoch"] for one in epochs] == [3, 4, 5]
-    assert [row["lr"] for row in run.rows("search")] == pytest.approx([0.3, 0.03, 0.03])
-    assert [int(one["after"].sum()) for one in epochs] == [228, 57, 57]  # one pruning, to the quarter, is left
-
-
-def test_a_search_that_goes_on_with_the_flags_of_its_file_prunes_as_the_whole_one_would(run, tmp_path, epochs):
-    trained = to_masked(Toy())
-    for layer in masked_layers(trained).values():
-        layer.flag.flatten()[::2] = False
-    draw_scores(trained, torch.Generator().manual_seed(99), "unif")
-    torch.save({"state_dict": trained.state_dict()}, tmp_path / "begun.pt")
-    search(run, "--start_epoch", "3", "--pretrained", str(tmp_path / "begun.pt"), "--prune_type", "BottomK")
-    assert [int(one["after"].sum()) for one in epochs] == [114, 57, 57]
+@pytest.mark.parametrize(
+    ("flags", "start", "left"),
+    [
+        (PLACES >= 0, 3, [228, 57, 57]),  # one pruning, to the quarter, is left
+        (PLACES % 2 == 1, 3, [114, 57, 57]),  # as the whole search would
+        # From 210 in play two prunings go to a quarter of all 228, 57, where none tie; each rounds its count up.
+        ((PLACES < 9) | (PLACES >= 27), 0, [210, 210, 109, 109, 56, 56]),
+    ],
+)
+def test_a_search_goes_on_with_a_files_scores_and_flags_at_a_later_epoch(flags, start, left, run, tmp_path, epochs):
+    words, scores = begun(tmp_path / "begun.pt", flags, start)
+    search(run, *words, *BOTTOM_K, "--lr_policy", "multistep_lr", "--milestones", "4")
+    assert torch.equal(epochs[0]["start"], scores)
+    assert torch.equal(epochs[0]["start_flags"], flags)
+    assert [one["epoch"] for one in epochs] == list(range(start, 6))
+    assert counts(epochs) == left
+    rates = [0.3 if epoch < 4 else 0.03 for epoch in range(start, 6)]
+    assert [row["lr"] for row in run.rows("search")] == pytest.approx(rates)
 
 
 @pytest.mark.parametrize(
     ("kept", "start", "said"),
     [
-        (228, "5", "the target of 25% is missed: start_epoch 5 lies after the last pruning, that of epoch 4"),
-        (40, "0", "the target of 25% is missed: only 40 weights were unpruned when the search began"),
+        (228, 5, "the target of 25% is missed: start_epoch 5 lies after the last pruning, that of epoch 4"),
+        (40, 0, "the target of 25% is missed: only 40 weights were unpruned when the search began"),
     ],
 )
 def test_a_target_out_of_reach_is_told_with_its_reason(kept, start, said, run, tmp_path):
-    trained, left = to_masked(Toy()), kept
-    for layer in masked_layers(trained).values():
-        layer.flag.flatten()[min(left, layer.flag.numel()) :] = False
-        left -= int(layer.flag.sum())
-    torch.save({"state_dict": trained.state_dict()}, tmp_path / "begun.pt")
-    words = ("--start_epoch", start, "--pretrained", str(tmp_path / "begun.pt"), "--prune_type", "ExactBottomK")
+    words, _ = begun(tmp_path / "begun.pt", PLACES.lt(kept), start)
     with pytest.warns(UserWarning, match=said):
-        ticket = search(run, *words, *STILL)
+        ticket = search(run, *words, *EXACT, "--unflag_before_finetune", "true", *STILL)
     assert ticket.facts["density_reason"].startswith(said.partition(": ")[2])
-    assert sum(int(mask.sum()) for mask in ticket.masks.values()) == kept
+    assert int(flat(ticket.masks).sum()) == kept
 
 
 # ---- the same again ------------------------------------------------------------------------------------------------
 
 SEARCHES = {
-    "bottom k, rewound": (*QUANTIZED, "--prune_type", "BottomK", "--rewind_score", "true", "--rewind_to_epoch", "1"),
+    "bottom k, rewound": (*QUANTIZED, *BOTTOM_K, "--rewind_score", "true", "--rewind_to_epoch", "1"),
     "exact, probable": (
-        "--prune_type", "ExactBottomK", "--score_init", "bern", "--round", "prob", "--num_test", "2",
-        "--unflag_before_finetune", "true",
+        *EXACT, "--score_init", "bern", "--round", "prob", "--num_test", "2", "--unflag_before_finetune", "true",
     ),
-    "local, by adam": (*QUANTIZED, "--prune_type", "LocalBottomK", "--optimizer", "adam", "--regularization", "L2"),
-    "moving threshold": (*QUANTIZED, "--prune_type", "BottomK", "--bottom_k_on_forward", "true"),
-    "by magnitude": ("--prune_type", "BottomK", "--drop_bottom_half_weights", "true", "--freeze_weights", "false"),
+    "local, by adam": (*QUANTIZED, *LOCAL, "--optimizer", "adam", "--regularization", "L2"),
+    "moving threshold": MOVING,
+    "threshold that moves now and then": (*MOVING, "--project_freq", "4"),
+    "by magnitude": (*BOTTOM_K, "--drop_bottom_half_weights", "true", "--freeze_weights", "false"),
 }  # fmt: skip
 
 
-def figures(run: Run) -> list[dict]:
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in run.rows("search")]
+def outcome(folder: Path, words: tuple[str, ...]) -> tuple:
+    """The parts of a search's ticket, and its rows without their times."""
+    with opened(folder).until_stopped() as run:
+        ticket = search(run, *words)
+        return ticket.masks, ticket.gem, ticket.state, [{**row, "seconds": 0} for row in run.rows("search")]
 
 
-@pytest.mark.parametrize("words", [(), STILL], ids=["learned", "tied"])
-def test_the_same_seed_twice_gives_the_same_bits_and_another_one_others(words, tmp_path):
-    tickets, rows = [], []
-    for number, (seed, around) in enumerate([(7, 1), (7, 2), (8, 1)]):
-        torch.manual_seed(around)
-        with opened(tmp_path / str(number), seed).until_stopped() as run:
-            tickets.append(search(run, *SEARCHES["exact, probable"], *words))
-            rows.append(figures(run))
-    first, again, other = tickets
-    assert rows[0] == rows[1] != rows[2]
-    assert same(first.state, again.state)
-    assert same(first.masks, again.masks)
-    assert not same(first.masks, other.masks)
-
-
-def stop_in_step(patch: pytest.MonkeyPatch, number: int) -> None:
-    """Let SIGTERM arrive in the number-th step (0-based, over all epochs) of a search."""
-    before_step, steps = GemMiner.before_step, itertools.count()
+# In the first epoch; in the middle of epoch 1, after the snapshot; at the end of epoch 2, pruned; in epoch 3.
+@pytest.mark.parametrize("number", [0, STEPS + 1, 3 * STEPS - 1, 3 * STEPS + 2])
+@pytest.mark.parametrize("words", SEARCHES.values(), ids=SEARCHES.keys())
+def test_a_stopped_search_goes_on_to_the_very_ticket_of_an_undisturbed_one(words, number, tmp_path, monkeypatch):
+    whole, before_step, steps = outcome(tmp_path / "whole", words), GemMiner.before_step, itertools.count()
 
     def stopping(miner: GemMiner, step: int) -> None:
         if next(steps) == number:
             signal.raise_signal(signal.SIGTERM)
         before_step(miner, step)
 
-    patch.setattr(GemMiner, "before_step", stopping)
-
-
-def stopped_and_gone_on_with(folder: Path, step: int, words: tuple[str, ...]) -> tuple[Ticket, list[dict]]:
-    with opened(folder).until_stopped() as run, pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        stop_in_step(patch, step)
-        search(run, *words)
-    with opened(folder).until_stopped() as run:
-        return search(run, *words), figures(run)
-
-
-def undisturbed(folder: Path, words: tuple[str, ...]) -> tuple[Ticket, list[dict]]:
-    with opened(folder).until_stopped() as run:
-        return search(run, *words), figures(run)
-
-
-# In the first epoch; in the middle of epoch 1, after the snapshot; at the end of epoch 2, pruned; in epoch 3.
-@pytest.mark.parametrize("step", [0, STEPS + 1, 3 * STEPS - 1, 3 * STEPS + 2])
-@pytest.mark.parametrize("words", SEARCHES.values(), ids=SEARCHES.keys())
-def test_a_stopped_search_goes_on_to_the_very_ticket_of_an_undisturbed_one(words, step, tmp_path):
-    whole, rows = undisturbed(tmp_path / "whole", words)
-    ticket, parts = stopped_and_gone_on_with(tmp_path / "parts", step, words)
-    assert parts == rows
-    assert same(ticket.state, whole.state)
-    assert same(ticket.masks, whole.masks)
-    assert same(ticket.gem, whole.gem)
-
-
-def test_a_search_whose_threshold_moves_now_and_then_goes_on_as_undisturbed(tmp_path):
-    words = (*SEARCHES["moving threshold"], "--project_freq", "4")
-    whole, rows = undisturbed(tmp_path / "whole", words)
-    ticket, parts = stopped_and_gone_on_with(tmp_path / "parts", STEPS + 1, words)
-    assert parts == rows
-    assert same(ticket.state, whole.state)
-    assert same(ticket.masks, whole.masks)
-
-
-def test_a_finished_search_gives_its_ticket_again_without_training(run, monkeypatch):
-    words = SEARCHES["bottom k, rewound"]
-    first = search(run, *words)
-    monkeypatch.setattr("trainers.training.loop.train_step", lambda *_: pytest.fail("a step was taken"))
-    again = search(run, *words)
-    assert same(first.state, again.state)
-    assert same(first.masks, again.masks)
-    assert same(first.gem, again.gem)
+    monkeypatch.setattr(GemMiner, "before_step", stopping)
+    with pytest.raises(Stopped):
+        outcome(tmp_path / "parts", words)
+    assert same_bits(outcome(tmp_path / "parts", words), whole)

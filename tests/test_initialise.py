@@ -38,21 +38,22 @@ def config(**options: object) -> Config:
 
 
 @pytest.mark.parametrize(
-    ("mode", "nonlinearity", "kept", "constant"),
+    ("arguments", "shape", "constant"),
     [
-        ("fan_in", "relu", 1.0, 0.21081851),  # √2 / √45
-        ("fan_out", "relu", 1.0, 0.06085806),  # √2 / √540
-        ("fan_in", "linear", 1.0, 0.14907120),  # 1 / √45
-        ("fan_in", "tanh", 1.0, 0.24845200),  # 5/3 / √45
-        ("fan_in", "relu", 0.25, 0.42163702),  # √2 / √(45/4)
+        (("fan_in", "relu", 1.0), SMALL, 0.21081851),  # √2 / √45
+        (("fan_out", "relu", 1.0), SMALL, 0.06085806),  # √2 / √540
+        (("fan_in", "linear", 1.0), SMALL, 0.14907120),  # 1 / √45
+        (("fan_in", "tanh", 1.0), SMALL, 0.24845200),  # 5/3 / √45
+        (("fan_in", "relu", 0.25), SMALL, 0.42163702),  # √2 / √(45/4)
+        (("fan_in",), torch.Size((8, 50)), 0.2),  # a linear layer has its features as fans
+        (("fan_out",), torch.Size((8, 50)), 0.5),
     ],
 )
-def test_the_constants_are_the_gain_over_the_root_of_the_fan(mode, nonlinearity, kept, constant):
-    signed = drawn(WeightDraw("signed_constant", mode, nonlinearity, kept), SMALL)
-    unsigned = drawn(WeightDraw("unsigned_constant", mode, nonlinearity, kept), SMALL)
-    assert sorted(signed.unique().tolist()) == pytest.approx([-constant, constant], rel=1e-6)
-    assert unsigned.unique().tolist() == pytest.approx([constant], rel=1e-6)
-    assert signed.shape == unsigned.shape == SMALL
+def test_the_constants_are_the_gain_over_the_root_of_the_fan(arguments, shape, constant):
+    for init, values in (("signed_constant", [-constant, constant]), ("unsigned_constant", [constant])):
+        weights = drawn(WeightDraw(init, *arguments), shape)
+        assert weights.unique().tolist() == pytest.approx(values, rel=1e-6)
+        assert weights.shape == shape
 
 
 @pytest.mark.parametrize("mode", ["fan_in", "fan_out"])
@@ -69,54 +70,33 @@ def test_signs_are_a_fair_coin_at_every_place(init):
     assert abs((neighbours[1:] * neighbours[:-1]).mean()) < 4 / math.sqrt(signs.numel())
 
 
-def test_a_grouped_convolution_counts_the_inputs_of_a_group():
-    network = nn.Sequential(nn.Conv2d(8, 16, 3, groups=4))
-    draw_weights(network, seeded(), WeightDraw("unsigned_constant"))
-    assert network[0].weight.unique().tolist() == pytest.approx([math.sqrt(2 / 18)], rel=1e-6)
-
-
-def test_a_linear_layer_has_its_features_as_fans():
-    shape = torch.Size((8, 50))
-    assert drawn(WeightDraw("unsigned_constant"), shape).unique().tolist() == pytest.approx([0.2], rel=1e-6)
-    assert drawn(WeightDraw("unsigned_constant", "fan_out"), shape).unique().tolist() == pytest.approx([0.5], rel=1e-6)
-
-
 # ---- spread --------------------------------------------------------------------------------------------------------
 
-# Deviation for the large shape with ReLU: √(2/600) by fan_in, √(2/300) by fan_out; Xavier: √(2/900).
-NORMAL = [
-    (WeightDraw("kaiming_normal", "fan_in"), 0.0577350),
-    (WeightDraw("kaiming_normal", "fan_out"), 0.0816497),
-    (WeightDraw("kaiming_normal", "fan_in", "linear"), 0.0408248),
-    (WeightDraw("kaiming_normal", "fan_in", "relu", 0.25), 0.1154701),
-    (WeightDraw("xavier_normal", "fan_in"), 0.0471405),
-    (WeightDraw("xavier_normal", "fan_out", "tanh", 0.25), 0.0471405),
-]
-UNIFORM = [
-    (WeightDraw("kaiming_uniform", "fan_in"), 0.1),  # √(6/600)
-    (WeightDraw("kaiming_uniform", "fan_out"), 0.1414214),
-    (WeightDraw("kaiming_uniform", "fan_in", "relu", 0.25), 0.1),
-    (WeightDraw("standard", "fan_in"), 0.0408248),  # 1 / √600
-    (WeightDraw("standard", "fan_out", "tanh", 0.25), 0.0408248),
-]
+# What the mean of the second and of the fourth power has to be, and the variances of first, second and fourth power.
+STANDARD_NORMAL = (1.0, 3.0), (1, 2, 96)
+UP_TO_ONE = (1 / 3, 1 / 5), (1 / 3, 4 / 45, 16 / 225)
 
 
-@pytest.mark.parametrize(("how", "deviation"), NORMAL)
-def test_a_normal_draw_has_its_deviation_and_the_tails_of_a_normal(how, deviation):
-    unit = drawn(how) / deviation
-    n = unit.numel()
-    assert unit.mean().item() == pytest.approx(0.0, abs=4 / math.sqrt(n))
-    assert unit.square().mean().item() == pytest.approx(1.0, abs=4 * math.sqrt(2 / n))
-    assert unit.pow(4).mean().item() == pytest.approx(3.0, abs=4 * math.sqrt(96 / n))
-
-
-@pytest.mark.parametrize(("how", "bound"), UNIFORM)
-def test_a_uniform_draw_fills_its_bounds_evenly(how, bound):
-    unit = drawn(how) / bound
-    n = unit.numel()
-    assert 0.999 < unit.abs().max() <= 1.0
-    assert unit.mean().item() == pytest.approx(0.0, abs=4 * math.sqrt(1 / 3 / n))
-    assert unit.square().mean().item() == pytest.approx(1 / 3, abs=4 * math.sqrt(4 / 45 / n))
+@pytest.mark.parametrize(
+    ("how", "scale", "moments"),
+    [
+        # Deviation for the large shape with ReLU: √(2/600) by fan_in, √(2/300) by fan_out; Xavier: √(2/900).
+        (WeightDraw("kaiming_normal", "fan_in"), 0.0577350, STANDARD_NORMAL),
+        (WeightDraw("kaiming_normal", "fan_out"), 0.0816497, STANDARD_NORMAL),
+        (WeightDraw("kaiming_normal", "fan_in", "linear"), 0.0408248, STANDARD_NORMAL),
+        (WeightDraw("xavier_normal", "fan_in"), 0.0471405, STANDARD_NORMAL),
+        (WeightDraw("xavier_normal", "fan_out", "tanh", 0.25), 0.0471405, STANDARD_NORMAL),
+        (WeightDraw("kaiming_uniform", "fan_in"), 0.1, UP_TO_ONE),  # √(6/600)
+        (WeightDraw("kaiming_uniform", "fan_out"), 0.1414214, UP_TO_ONE),
+        (WeightDraw("standard", "fan_in"), 0.0408248, UP_TO_ONE),  # 1 / √600
+        (WeightDraw("standard", "fan_out", "tanh", 0.25), 0.0408248, UP_TO_ONE),
+    ],
+)
+def test_a_draw_has_the_spread_and_the_tails_of_its_distribution(how, scale, moments):
+    unit, (means, variances) = drawn(how) / scale, moments
+    for power, mean, variance in zip((1, 2, 4), (0.0, *means), variances):
+        assert unit.pow(power).mean().item() == pytest.approx(mean, abs=4 * math.sqrt(variance / unit.numel()))
+    assert moments is STANDARD_NORMAL or 0.999 < unit.abs().max() <= 1.0
 
 
 @pytest.mark.parametrize("init", choices("init"))
@@ -132,17 +112,11 @@ def test_a_bias_is_uniform_within_one_over_the_root_of_fan_in_whatever_the_init(
 
 
 @pytest.mark.parametrize("nonlinearity", choices("nonlinearity"))
-def test_every_nonlinearity_that_can_be_asked_for_has_pytorchs_gain(nonlinearity):
-    how = WeightDraw.of(config(init="unsigned_constant", nonlinearity=nonlinearity))
-    wanted = nn.init.calculate_gain(nonlinearity) / math.sqrt(45)
-    assert drawn(how, SMALL).unique().tolist() == pytest.approx([wanted], rel=1e-6)
-
-
 @pytest.mark.parametrize("mode", choices("mode"))
 @pytest.mark.parametrize("init", choices("init"))
-def test_every_init_that_can_be_asked_for_is_drawn_as_asked(init, mode):
-    asked = WeightDraw.of(config(init=init, mode=mode))
-    assert torch.equal(drawn(asked, SMALL), drawn(WeightDraw(init, mode), SMALL))
+def test_every_init_that_can_be_asked_for_is_drawn_as_asked(init, mode, nonlinearity):
+    asked = WeightDraw.of(config(init=init, mode=mode, nonlinearity=nonlinearity))
+    assert torch.equal(drawn(asked, SMALL), drawn(WeightDraw(init, mode, nonlinearity), SMALL))
 
 
 @pytest.mark.parametrize("init", choices("init"))
@@ -156,43 +130,37 @@ def test_scale_fan_multiplies_the_fan_with_what_prune_rate_leaves_for_three_init
 # ---- networks and seeds --------------------------------------------------------------------------------------------
 
 
-def small_network(bias: bool = True) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(3, 16, 3, bias=bias), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(16, 10, bias=bias))
+def small_network() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(16, 10))
 
 
 def weights_of(network: nn.Module) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in prunable_parameters(network).values()])
 
 
-@pytest.mark.parametrize("init", [init for init in choices("init") if init != "unsigned_constant"])
-def test_a_seed_gives_the_same_weights_and_another_seed_gives_others(init):
-    networks = [small_network() for _ in range(3)]
-    for network, seed in zip(networks, (1, 1, 2)):
-        draw_weights(network, seeded(seed), WeightDraw(init))
-    first, again, other = map(weights_of, networks)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
-def test_every_weight_and_bias_is_drawn_in_network_order_from_the_one_generator():
-    network, how, generator = small_network(), WeightDraw("kaiming_normal"), seeded(5)
+@pytest.mark.parametrize("init", choices("init"))
+def test_every_weight_and_bias_is_drawn_in_network_order_from_the_one_generator(init):
+    network, how, generator = small_network(), WeightDraw(init), seeded(5)
     draw_weights(network, seeded(5), how)
     for name, parameter in prunable_parameters(network).items():
         shape = network.get_parameter(name.replace("bias", "weight")).shape
         assert torch.equal(parameter, how.parameter(name, shape, generator))
 
 
-def test_a_draw_of_weights_leaves_batch_norm_scores_and_the_parameters_themselves_in_place():
+def test_a_draw_leaves_all_else_and_the_parameters_themselves_in_place():
     plain, masked = small_network(), to_masked(small_network())
     masked[0].scores.data.fill_(0.3)
-    parameters = dict(masked.named_parameters())
-    draw_weights(plain, seeded(), WeightDraw("standard"))
-    draw_weights(masked, seeded(), WeightDraw("standard"))
+    parameters = {name: id(parameter) for name, parameter in masked.named_parameters()}
+    for network in (plain, masked):
+        draw_weights(network, seeded(), WeightDraw("standard"))
     assert torch.equal(weights_of(plain), weights_of(masked))
-    assert bool((masked[0].scores == 0.3).all())
-    assert bool((masked[1].weight == 1).all())
-    assert dict(masked.named_parameters()).keys() == parameters.keys()
-    assert all(masked.get_parameter(name) is parameter for name, parameter in parameters.items())
+    assert masked[0].scores.eq(0.3).all()
+    assert masked[1].weight.eq(1).all()
+    assert {name: id(parameter) for name, parameter in masked.named_parameters()} == parameters
+    masked[0].flag.fill_(False)
+    draw_scores(masked, seeded(), "unif")
+    assert torch.equal(weights_of(plain), weights_of(masked))
+    assert (masked[0].flag.any(), masked[3].flag.all()) == (False, True)
 
 
 def test_a_draw_leaves_pytorchs_own_random_stream_alone():
@@ -209,9 +177,6 @@ def test_a_draw_leaves_pytorchs_own_random_stream_alone():
 # ---- scores --------------------------------------------------------------------------------------------------------
 
 
-CONSTANT = {"half": 0.5, "all_one": 1.0}
-
-
 def scores_of(how: str, seed: int = 0, bias: bool = False) -> tuple[Tensor, Tensor]:
     """All weight scores, 48,000 of them in two layers, and all bias scores."""
     network = to_masked(nn.Sequential(nn.Linear(200, 200, bias=bias), nn.Linear(200, 40, bias=bias)))
@@ -221,16 +186,11 @@ def scores_of(how: str, seed: int = 0, bias: bool = False) -> tuple[Tensor, Tens
     return torch.cat([layer.scores.detach().flatten() for layer in layers]), torch.cat([torch.empty(0), *biases])
 
 
-@pytest.mark.parametrize(("how", "value"), CONSTANT.items())
-def test_scores_without_chance_are_the_same_everywhere(how, value):
-    weights, biases = scores_of(how, bias=True)
-    assert torch.cat([weights, biases]).unique().tolist() == [value]
-
-
-def test_bern_is_a_fair_coin_of_zero_and_one():
-    scores, _ = scores_of("bern")
-    assert scores.unique().tolist() == [0.0, 1.0]
-    assert scores.mean().item() == pytest.approx(0.5, abs=2 / math.sqrt(scores.numel()))
+@pytest.mark.parametrize(("how", "values"), [("half", [0.5]), ("all_one", [1.0]), ("bern", [0.0, 1.0])])
+def test_constant_scores_are_the_same_everywhere_and_bern_is_a_fair_coin(how, values):
+    scores = torch.cat(scores_of(how, bias=True))
+    assert scores.unique().tolist() == values
+    assert scores.mean().item() == pytest.approx(sum(values) / len(values), abs=2 / math.sqrt(scores.numel()))
 
 
 @pytest.mark.parametrize(
@@ -244,38 +204,21 @@ def test_bern_is_a_fair_coin_of_zero_and_one():
 def test_scores_have_the_moments_and_the_distribution_of_their_beta(how, a, b, mean, variance):
     scores, _ = scores_of(how)
     scores, n = scores.double(), scores.numel()
-    assert scores.min() >= 0.0
-    assert scores.max() <= 1.0
+    assert 0.0 <= scores.min() < scores.max() <= 1.0
     assert scores.mean().item() == pytest.approx(mean, abs=4 * math.sqrt(variance / n))
     assert scores.var().item() == pytest.approx(variance, rel=0.03)
-    ends = [(-1, 1e-6), (-1, 0.001), (-1, 0.03), (-1, 0.2), (-1, 0.5), (-1, 0.8), (0.03, 0.97), (0.2, 0.8)]
-    for low, high in ends:
+    for low, high in [*((-1, high) for high in (1e-6, 0.001, 0.03, 0.2, 0.5, 0.8)), (0.03, 0.97), (0.2, 0.8)]:
         share = float(beta.cdf(high, a, b) - beta.cdf(low, a, b))
         inside = ((scores > low) & (scores <= high)).double().mean().item()
         assert inside == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / n))
 
 
-@pytest.mark.parametrize("how", [how for how in choices("score_init") if how not in CONSTANT])
-def test_a_seed_gives_the_same_scores_and_another_seed_gives_others(how):
-    assert torch.equal(scores_of(how, 1)[0], scores_of(how, 1)[0])
-    assert not torch.equal(scores_of(how, 1)[0], scores_of(how, 2)[0])
-
-
 @pytest.mark.parametrize("how", choices("score_init"))
-def test_biases_are_scored_after_all_weights_whose_scores_they_leave_as_they_are(how):
+def test_the_seed_decides_and_biases_are_scored_after_all_weights_whose_scores_stay(how):
     without, none = scores_of(how, bias=False)
     weights, biases = scores_of(how, bias=True)
     assert torch.equal(weights, without)
     assert (none.numel(), biases.numel()) == (0, 240)
-    if how not in CONSTANT:
+    if how not in ("half", "all_one"):
         assert len(biases.unique()) > 1
-
-
-def test_a_draw_of_scores_leaves_weights_and_flags_alone():
-    network = to_masked(small_network())
-    network[0].flag.fill_(False)
-    before = weights_of(network)
-    draw_scores(network, seeded(), "unif")
-    assert torch.equal(weights_of(network), before)
-    assert not bool(network[0].flag.any())
-    assert bool(network[3].flag.all())
+        assert not torch.equal(scores_of(how, seed=1)[0], weights)

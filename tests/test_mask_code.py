@@ -18,46 +18,39 @@ def drawn(count: int, kept: int, seed: int = 0) -> np.ndarray:
     return mask
 
 
-def test_gaps_by_hand() -> None:
+def test_gaps_by_hand():
     mask = np.zeros(1000, dtype=bool)
     mask[[0, 3, 258 + 1, 999]] = True  # gaps 0, 2, 255, 739 = 2 · 255 + 229
     code = encoded(mask)
     assert code[0] == KEPT
     assert list(zlib.decompress(code[1:])) == [0, 2, 255, 0, 255, 255, 229]
-    removed = encoded(~mask)
-    assert removed[0] == REMOVED
-    assert removed[1:] == code[1:]
+    assert encoded(~mask) == bytes([REMOVED]) + code[1:]
 
 
-@pytest.mark.parametrize("percent", [0, 0.59, 1.44, 5, 50, 99.9, 100])
-def test_back_and_forth_at_the_size_of_resnet20(percent: float) -> None:
+@pytest.mark.parametrize("percent", [0, 0.59, 1, 1.44, 3, 5, 50, 99.9, 100])
+def test_back_and_forth_at_the_size_of_resnet20_near_the_entropy(percent):
     mask = drawn(RESNET20, round(RESNET20 * percent / 100))
     code = encoded(mask)
     assert np.array_equal(decoded(code, RESNET20), mask)
     assert (code[0] == BITS) == (percent == 50)
+    if 0.5 < percent <= 5:
+        d = percent / 100
+        assert len(code) <= 1.045 * -RESNET20 * (d * np.log2(d) + (1 - d) * np.log2(1 - d)) / 8
 
 
 @pytest.mark.parametrize("place", [0, 254, 255, 256, 510, RESNET20 - 1])
-def test_a_single_weight(place: int) -> None:
-    mask = np.zeros(RESNET20, dtype=bool)
-    mask[place] = True
-    assert np.flatnonzero(decoded(encoded(mask), RESNET20)).tolist() == [place]
+def test_a_single_weight(place):
+    mask = np.arange(RESNET20) == place
+    assert np.array_equal(decoded(encoded(mask), RESNET20), mask)
 
 
-def test_random_masks_of_all_sizes_and_densities() -> None:
+def test_random_masks_of_all_sizes_and_densities():
     rng = np.random.default_rng(1)
     for seed in range(200):
         count = int(rng.integers(0, 3000))
         mask = drawn(count, int(count * rng.random() ** 3), seed)
         mask = ~mask if seed % 2 else mask
         assert np.array_equal(decoded(encoded(mask), count), mask)
-
-
-@pytest.mark.parametrize("percent", [5, 3, 1.44, 1, 0.59])
-def test_the_size_is_near_the_entropy(percent: float) -> None:
-    d = percent / 100
-    bound = -RESNET20 * (d * np.log2(d) + (1 - d) * np.log2(1 - d)) / 8
-    assert len(encoded(drawn(RESNET20, round(RESNET20 * d)))) <= 1.045 * bound
 
 
 @pytest.mark.parametrize(
@@ -75,12 +68,12 @@ def test_the_size_is_near_the_entropy(percent: float) -> None:
         bytes([BITS]) + zlib.compress(bytes(499)),
     ],
 )
-def test_what_is_no_code_is_refused(code: bytes) -> None:
+def test_what_is_no_code_is_refused(code):
     with pytest.raises(ValueError, match=r"mask|stream"):
         decoded(code, 4000)
 
 
-def test_no_more_is_unpacked_than_allowed() -> None:
+def test_no_more_is_unpacked_than_allowed():
     assert inflated(zlib.compress(bytes(10)), 10) == bytes(10)
     with pytest.raises(ValueError, match="longer"):
         inflated(zlib.compress(bytes(2**26)), 10)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from small_sets import put_images
@@ -26,14 +25,12 @@ TRAINING = [*ONE_PIXEL, "--algo", "training"]
     ],
     ids=str,
 )
-def test_no_part_of_a_batch_is_a_single_image(words: list[str], call: Call, places: list[str]) -> None:
+def test_no_part_of_a_batch_is_a_single_image(words, call, places):
     outcome = call(*TRAINING, *words, *places)
     assert outcome.code == 0, outcome.err
 
 
-def test_a_batch_of_one_in_a_streamed_set_is_joined_to_the_one_before(
-    call: Call, places: list[str], tmp_path: Path
-) -> None:
+def test_a_batch_of_one_in_a_streamed_set_is_joined_to_the_one_before(call, places, tmp_path):
     put_images(tmp_path / "data" / "imagenet", {"train/a": 6, "train/b": 5, "val/a": 2, "val/b": 2}, ending="JPEG")
     words = ["--dataset", "ImageNet", "--data", tmp_path / "data", "--image_size", "8", "--workers", "0"]
     outcome = call(*TRAINING, *words, "--use_full_data", "--batch_size", "5", *places)
@@ -41,25 +38,23 @@ def test_a_batch_of_one_in_a_streamed_set_is_joined_to_the_one_before(
     assert len(read_rows(tmp_path / "results" / "trial_1" / "acc_and_sparsity.csv")) == 1
 
 
-@pytest.mark.parametrize("also", [[], ["--dry_run"]], ids=str)
-def test_batches_of_one_image_are_refused_at_the_start(
-    also: list[str], call: Call, places: list[str], tmp_path: Path
-) -> None:
-    outcome = call(*TRAINING, "--batch_size", "1", *also, *places)
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--batch_size 1", "batch_size 1: this network has a BatchNorm on maps of 1×1 pixels"),
+        ("--batch_size 1 --dry_run", "batch_size 1: this network has a BatchNorm on maps of 1×1 pixels"),
+        ("--dataset ImageFolder --use_full_data", "a training set of one image: this network has a BatchNorm"),
+    ],
+)
+def test_training_on_single_images_is_refused_at_the_start(words, said, call, places, tmp_path):
+    put_images(tmp_path / "images", {"train/a": 1, "test/a": 1})
+    outcome = call(*TRAINING, "--data", tmp_path / "images", *words.split(), *places)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert outcome.err.startswith("error: batch_size 1: this network has a BatchNorm on maps of 1×1 pixels")
+    assert outcome.err.startswith(f"error: {said}")
     assert not (tmp_path / "results").exists()
 
 
-def test_a_training_set_of_one_image_is_refused_at_the_start(call: Call, places: list[str], tmp_path: Path) -> None:
-    put_images(tmp_path / "images", {"train/a": 1, "test/a": 1})
-    words = ["--dataset", "ImageFolder", "--data", tmp_path / "images", "--use_full_data"]
-    outcome = call(*TRAINING, *words, *places)
-    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert outcome.err.startswith("error: a training set of one image: this network has a BatchNorm")
-
-
-def test_a_network_that_can_train_on_one_image_may(call: Call, places: list[str], tmp_path: Path) -> None:
+def test_a_network_that_can_train_on_one_image_may(call, places, tmp_path):
     put_images(tmp_path / "images", {"train/a": 2, "train/b": 1, "test/a": 1, "test/b": 1})
     words = ["--dataset", "ImageFolder", "--data", tmp_path / "images", "--use_full_data", "--batch_size", "1"]
     outcome = call(*SMALL, *words, "--algo", "training", "--epochs", "1", *places)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import Outcome
+from conftest import read_rows
 
 from trainers.analysis.ticket_overlap import overlap
 from trainers.tickets.format import write_stored
@@ -25,20 +24,17 @@ ONE = {"a.weight": bits("1100"), "a.bias": BIAS, "b.weight": bits("1010", "0000"
 OTHER = {"a.weight": bits("0110"), "a.bias": ~BIAS, "b.weight": bits("1111", "0001"), "c.weight": bits("00")}
 
 
-def test_by_hand() -> None:
-    a, b, c, whole = overlap(ONE, OTHER, "they")
-    assert [row["layer"] for row in (a, b, c, whole)] == ["a", "b", "c", "all layers"]
-    assert (a["kept_by_one"], a["kept_by_other"], a["kept_by_both"], a["jaccard"]) == (2, 2, 1, 1 / 3)
-    assert a["by_chance"] == pytest.approx(1 / 3)  # of 2 and 2 of 4, 1 is expected to coincide
-    assert (b["kept_by_both"], b["jaccard"]) == (2, 2 / 5)
-    assert b["by_chance"] == pytest.approx(1.25 / 5.75)  # 2 · 5 / 8 expected
-    assert c["jaccard"] is None and c["by_chance"] is None
-    assert (whole["weights"], whole["kept_by_one"], whole["kept_by_other"], whole["kept_by_both"]) == (14, 4, 7, 3)
-    assert whole["jaccard"] == 3 / 8
-    assert whole["by_chance"] == pytest.approx(2.25 / 8.75)
+def test_by_hand():
+    names = ("layer", "weights", "kept_by_one", "kept_by_other", "kept_by_both", "jaccard", "by_chance")
+    assert overlap(ONE, OTHER, "they") == [dict(zip(names, row)) for row in (
+        ("a", 4, 2, 2, 1, 1 / 3, pytest.approx(1 / 3)),  # of 2 and 2 of 4, 1 is expected to coincide
+        ("b", 8, 2, 5, 2, 2 / 5, pytest.approx(1.25 / 5.75)),  # 2 · 5 / 8 expected
+        ("c", 2, 0, 0, 0, None, None),
+        ("all layers", 14, 4, 7, 3, 3 / 8, pytest.approx(2.25 / 8.75)),
+    )]  # fmt: skip
 
 
-def test_independent_masks_overlap_as_chance_has_it() -> None:
+def test_independent_masks_overlap_as_chance_has_it():
     like = {"a.weight": torch.zeros(300, 300), "b.weight": torch.zeros(90, 1000)}
     counts = {"a.weight": 20_000, "b.weight": 5_000}
     drawn = [random_masks(like, counts, torch.Generator().manual_seed(seed)) for seed in (1, 2)]
@@ -51,19 +47,18 @@ def stored(path: Path, masks: Masks) -> Path:
     return path
 
 
-def test_files_are_compared_two_by_two(call: Callable[..., Outcome], places: list[str], tmp_path: Path) -> None:
+def test_files_are_compared_two_by_two(call, places, tmp_path):
     files = [stored(tmp_path / f"my ticket, {n}.safetensors", masks) for n, masks in enumerate((ONE, OTHER, ONE))]
     outcome = call("--compare-tickets", *files, *places)
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("all layers") == 3
     assert "0.3750" in outcome.out and "1.0000" in outcome.out
-    with (tmp_path / "results" / "compare_tickets.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["one"], row["other"]) for row in rows[::4]] == [
-        (str(files[0]), str(files[1])), (str(files[0]), str(files[2])), (str(files[1]), str(files[2]))
-    ]  # fmt: skip
+    rows = read_rows(tmp_path / "results" / "compare_tickets.csv")
+    assert [(row["one"], row["other"]) for row in rows[::4]] == list(combinations(map(str, files), 2))
     other = stored(tmp_path / "other.safetensors", {"a.weight": bits("11")})
-    outcome = call("--compare_tickets", files[0], other, *places)
-    assert outcome.code == 2
-    assert "tickets of different networks: they differ in a.weight, a.bias" in outcome.err
-    assert "there is no ticket" in call("--compare_tickets", files[0], tmp_path / "none", *places).err
+    for wrong, said in (
+        (other, "tickets of different networks: they differ in a.weight, a.bias"),
+        (tmp_path / "none", "there is no ticket"),
+    ):
+        outcome = call("--compare_tickets", files[0], wrong, *places)
+        assert outcome.code == 2 and said in outcome.err
