@@ -25,7 +25,20 @@ from utils.options.changes import changes, written
 from utils.options.contradictions import Contradiction, contradictions
 from utils.options.parser import Declarations, Given, read_flags, read_yaml, validated
 from utils.options.retired import RETIRED
-from utils.options.types import Float, Folders, Inside, Int, Ints, Options, Paths, Period, Time, one_of, option
+from utils.options.types import (
+    AutoFloat,
+    Float,
+    Folders,
+    Inside,
+    Int,
+    Ints,
+    Options,
+    Paths,
+    Period,
+    Time,
+    one_of,
+    option,
+)
 from utils.schedules import pruning_epochs, pruning_rate
 
 OWN_FILE = {"<file>.py:<function>": r".+\.py:\w+"}
@@ -164,7 +177,7 @@ class SearchOptions(Options):
     label_smoothing: Float = option(0.0, "label smoothing of the training loss", ge=0, lt=1, changeable=True)
     warmup_length: Int = option(0, "epochs of linear warm-up", ge=0)
     regularization: Regularization = option("none", "penalty on the scores")
-    lmbda: Float = option(1e-3, "weight λ of the penalty", ge=0, changeable=True)
+    lmbda: AutoFloat = option(1e-3, "weight λ of the penalty; auto: found by the length of the search", changeable=True)
     alpha: Float = option(1.0, "exponent of s in var_red_1 (below 1 its slope at 0 is infinite)", ge=1)
     alpha_prime: Float = option(1.0, "exponent of 1 − s in var_red_1", ge=1)
     iter_period: Int = option(5, "epochs from one pruning to the next", ge=1)
@@ -189,6 +202,7 @@ class SearchOptions(Options):
     drop_bottom_half_weights: bool = option(False, "at epoch 1 score the smaller half of the weights 0, the larger 1")
     invert_sanity_check: bool = option(False, "prune the highest scores instead of the lowest (a check)")
     unflag_before_finetune: bool = option(False, "fine-tune also what only the penalty had switched off")
+    renew_batchnorm: bool = option(False, "estimate BatchNorm's statistics anew for the mask that was found")
     cts_loss: CtsLoss = option("kl", "algo cts: divergence from the dense network, ratio of losses, or own loss")
     rewind_epoch: Int = option(0, "algo cts: dense epochs of the fine-tuning before the search", ge=0)
     weight_training: bool = option(False, "the same as algo: training", affects=False)
@@ -207,6 +221,15 @@ class ImpOptions(Options):
     imp_resume_round: Int = option(-1, "go on from this round of another run; −1: begin at the beginning", ge=-1)
     imp_resume_epoch: Int = option(-1, "from its checkpoint at the start of this epoch; −1: from its end", ge=-1)
     imp_resume_iter: Int = option(-1, "and at this step of the epoch", ge=-1)
+
+
+class SparseTrainingOptions(Options):
+    """Sparse training (algos rigl, set, gmp, acdc): it takes epochs, optimizer, lr, lr_policy and wd"""
+
+    update_every: Int = option(100, "algos rigl, set, gmp: steps from one change of the masks to the next", ge=1)
+    update_until: Float = option(0.75, "algos rigl, set, gmp: fraction of the training up to which", gt=0, le=1)
+    drop_fraction: Float = option(0.3, "algos rigl, set: fraction of a layer that is replaced, at first", ge=0, le=1)
+    acdc_phase: Float = option(0.05, "algo acdc: length of a phase, as a fraction of the training", gt=0, le=0.5)
 
 
 class BaselineOptions(Options):
@@ -256,7 +279,8 @@ class AnalysisOptions(Options):
 
 
 GROUPS: tuple[type[Options], ...] = (
-    RunOptions, DataOptions, ModelOptions, SearchOptions, ImpOptions, BaselineOptions, FineTuneOptions, AnalysisOptions,
+    RunOptions, DataOptions, ModelOptions, SearchOptions, ImpOptions, SparseTrainingOptions, BaselineOptions,
+    FineTuneOptions, AnalysisOptions,
 )  # fmt: skip
 
 TASK_OPTIONS = (
@@ -438,6 +462,11 @@ CONTRADICTIONS = (
         )
         for name in ("width", "bias", "bn_type", "hidden_size")
     ),
+    Contradiction(
+        ("lmbda", "algo"),
+        lambda c: c.lmbda == "auto" and c.algorithm.learns_mask and not c.algorithm.auto_defaults,
+        "lmbda auto is for hc_iter: give {c.algo} a number",
+    ),
     Contradiction(("weights", "arch"), lambda c: c.weights and not c.arch.startswith(TORCHVISION),
                   f"weights are torchvision's, for networks such as {TORCHVISION}resnet18"),
     Contradiction(("weights", "pretrained"), lambda c: c.weights and c.pretrained,
@@ -604,7 +633,7 @@ def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
     by_rate = "prune_rate" in facts.density_options and facts.learns_mask
     if by_rate and "prune_rate" in given and "target_sparsity" not in given:
         implied["override_prune_rate"] = True
-    for name, value in facts.defaults.items():
+    for name, value in {**facts.defaults, **(facts.auto_defaults if config.lmbda == "auto" else {})}.items():
         # In old config files a prune_rate of 0 or −1 means "not used".
         if name not in given or (name == "prune_rate" and config.prune_rate <= 0):
             implied[name] = value

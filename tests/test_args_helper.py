@@ -79,12 +79,14 @@ BOUNDS: dict[str, tuple[float | None, float, float, float | None]] = {
         ("seed seed_fixed_init gpu threads workers start_epoch warmup_length iter_start rewind_epoch imp_rewind_iter",
          -1, 0, MANY, ANY),
         ("trial_num num_trial print_freq batch_size hidden_size epochs iter_period project_freq num_test "
-         "fine_tune_epochs score_batches score_parts accumulate keep_checkpoints", 0, 1, MANY, ANY),
+         "fine_tune_epochs score_batches score_parts accumulate keep_checkpoints update_every", 0, 1, MANY, ANY),
         ("imp_resume_round imp_resume_epoch imp_resume_iter world_size rank rewind_to_epoch", -2, -1, MANY, ANY),
         ("width lr fine_tune_lr", 0, 1e-9, 1e9, ANY), ("wd lmbda noise_ratio fine_tune_wd", -0.001, 0, 1e9, ANY),
         ("momentum label_smoothing quantize_threshold", -0.001, 0, 0.999, 1), ("alpha alpha_prime", 0.999, 1, 1e9, ANY),
         ("gamma lr_gamma", 0, 1e-9, 1, 1.001), ("smart_ratio", -1.001, -1, 0.999, 1), ("sr_version", 0, 1, 2, 3),
-        ("imp_rounds", ANY, 1, MANY, ANY), ("save_every", ANY, -1, MANY, ANY), ("image_size", -1, 0, 1024, 1025),
+        ("drop_fraction", -0.001, 0, 1, 1.001), ("update_until", 0, 1e-9, 1, 1.001),
+        ("acdc_phase", 0, 1e-9, 0.5, 0.501), ("imp_rounds", ANY, 1, MANY, ANY), ("save_every", ANY, -1, MANY, ANY),
+        ("image_size", -1, 0, 1024, 1025),
         ("prune_rate", -1.001, -1, 1, 1.001), ("target_sparsity", 0, 1e-9, 100, 100.001),
     ]
     for name in names.split()

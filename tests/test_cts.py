@@ -115,7 +115,7 @@ def test_the_multiplier_follows_the_ratio_of_gradients_while_the_budget_is_excee
     for level in (0.3, 0.4, 0.1):  # chances: above the budget of 0.275 twice, then under it
         search.flat.scores.data.fill_(math.log(level / (1 - level)))
         search.flat.scores.grad.copy_(task)
-        search.before_update()
+        search.update()
         slope = 100 / budget * level * (1 - level)
         ratio = float(task.norm()) / (slope * math.sqrt(8)) if 8 * level > budget else 0.0
         multiplier = ratio if multiplier is None else 0.99 * multiplier + 0.01 * ratio

@@ -99,7 +99,7 @@ class Recording(Training):
     def __init__(self, network: nn.Module) -> None:
         super().__init__(network, torch.optim.SGD(network.parameters(), 0.1), lambda epoch: 0.1)
         self.calls = []
-        for hook in "before_epoch before_step forward penalty before_update after_step after_steps after_epoch".split():
+        for hook in "before_epoch before_step forward penalty update after_step after_steps after_epoch".split():
             setattr(self, hook, partial(self._called, hook, getattr(self, hook)))
 
     def _called(self, hook: str, does: Callable, *given: object) -> object:
@@ -118,7 +118,7 @@ class Recording(Training):
 def test_an_epoch_trains_then_measures_then_prunes(run):
     training = Recording(Toy())
     train(run, "search", training, splits(batch_size=14), 2)
-    step = ["forward", "penalty", "before_update", "after_step"]
+    step = ["forward", "penalty", "update", "after_step"]
     assert training.calls == list(chain(*(
         [f"before_epoch {epoch}", "before_step 0", *step, "before_step 1", *step, "after_steps", "measure",
          f"after_epoch {epoch}"]

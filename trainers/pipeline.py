@@ -32,7 +32,7 @@ from trainers.results.trials import finished_trials, write_summary, write_trials
 from trainers.tickets.file import TICKET, write_ticket
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
-from trainers.training.batchnorm import refuse_single_images
+from trainers.training.batchnorm import refuse_single_images, with_own_statistics
 from trainers.training.compile import prepared
 from trainers.training.loop import evaluate
 from trainers.training.stages import warn_of_idle_milestones
@@ -141,6 +141,8 @@ def _found(find_ticket: Callable, net: nn.Module, data: Splits, config: Config, 
     seconds = time.perf_counter() - started
     to_plain(net)
     _check_kind(ticket, net, config)
+    if config.renew_batchnorm:
+        ticket = with_own_statistics(ticket, net, data.train.unaugmented().epoch(run.rng("search", "statistics")))
     if is_distributed():
         # Scores from a single pass may differ in the last bit between GPUs, and then the masks may differ too.
         ticket = broadcast(ticket.to(torch.device("cpu"))).to(data.train.device)

@@ -22,13 +22,15 @@ class Algorithm(NamedTuple):
         function: `module:function`, with the signature `find_ticket(net, data, config, run) -> Ticket`.
         title: its name in the paper.
         search: what it trains to find a ticket: scores, or the dense network's weights, for `epochs`; rounds of
-            weights, the last of which is the trained ticket; or nothing.
+            weights, the last of which is the trained ticket; a sparse network's weights, for `epochs`, which is the
+            trained ticket; or nothing.
         gradual: whether it prunes during the search, after epochs set by `iter_period` and `iter_start`.
         bounded: whether its scores lie in [0, 1].
         accurate_untrained: whether it searches for a subnetwork that is accurate before training.
         rewinds: whether `rewind_epoch` epochs of dense training may precede the search.
         density_options: options that set a density, besides `target_sparsity`.
         defaults: option -> its default for this algorithm.
+        auto_defaults: option -> its default with `lmbda: auto`.
         prunings: `module:function` (config, number of weights, number of unpruned weights) -> what `--dry_run` reports
             of its prunings: pairs (when, weights remaining), or a sentence.
         contradictions: combinations of options that it cannot use.
@@ -36,13 +38,14 @@ class Algorithm(NamedTuple):
 
     function: str
     title: str
-    search: Literal["scores", "weights", "rounds", "none"] = "none"
+    search: Literal["scores", "weights", "rounds", "sparse", "none"] = "none"
     gradual: bool = False
     bounded: bool = False
     accurate_untrained: bool = False
     rewinds: bool = False
     density_options: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = {}
+    auto_defaults: Mapping[str, Any] = {}
     prunings: str | None = None
     contradictions: tuple[Contradiction, ...] = ()
 
@@ -52,6 +55,11 @@ class Algorithm(NamedTuple):
         return self.search == "scores"
 
     @property
+    def at_initialisation(self) -> bool:
+        """Whether it finds the mask before any weight is trained."""
+        return self.search in ("scores", "none")
+
+    @property
     def is_dense(self) -> bool:
         """Whether its ticket is the dense network."""
         return self.search == "weights"
@@ -59,6 +67,7 @@ class Algorithm(NamedTuple):
 
 _HERE = "trainers.algorithms"
 _GEM_MINER, _EDGE_POPUP, _IMP = f"{_HERE}.hypercube", f"{_HERE}.edge_popup", f"{_HERE}.imp"
+_RIGL = f"{_HERE}.rigl"
 CTS_SEARCH = {"optimizer": "adam", "lr": 0.1, "lr_policy": "multistep_lr", "wd": 0.0}
 """The search options that the authors of `cts` use."""
 
@@ -72,7 +81,10 @@ ALGORITHMS = {
     "hc_iter": Algorithm(
         f"{_GEM_MINER}:find_ticket", "Gem-Miner", "scores", gradual=True, bounded=True, accurate_untrained=True,
         prunings=f"{_GEM_MINER}:planned_prunings",
-        contradictions=(*refused.LEARNS_MASK, *refused.MOVING_THRESHOLD, *refused.GRADUAL),
+        contradictions=(*refused.LEARNS_MASK, *refused.MOVING_THRESHOLD, *refused.GRADUAL, *refused.AUTO_LAMBDA),
+        auto_defaults={
+            "regularization": "L2", "hc_quantized": True, "prune_type": "ExactBottomK", "renew_batchnorm": True,
+        },
     ),
     "ep": Algorithm(
         f"{_EDGE_POPUP}:find_ticket", "edge-popup", "scores", accurate_untrained=True,
@@ -93,6 +105,19 @@ ALGORITHMS = {
     "imp": Algorithm(
         f"{_IMP}:find_ticket", "iterative magnitude pruning", "rounds", density_options=("imp_rounds",),
         defaults={"prune_rate": 0.2}, prunings=f"{_IMP}:planned_prunings", contradictions=refused.ROUNDS,
+    ),
+    "rigl": Algorithm(
+        f"{_RIGL}:find_by_gradient", "RigL", "sparse", prunings=f"{_RIGL}:planned_prunings"
+    ),
+    "set": Algorithm(
+        f"{_RIGL}:find_at_random", "Sparse Evolutionary Training", "sparse", prunings=f"{_RIGL}:planned_prunings"
+    ),
+    "gmp": Algorithm(
+        f"{_HERE}.gradual_magnitude:find_ticket", "gradual magnitude pruning", "sparse",
+        defaults={"prune_type": "LocalBottomK"}, prunings=f"{_HERE}.gradual_magnitude:planned_prunings",
+    ),
+    "acdc": Algorithm(
+        f"{_HERE}.acdc:find_ticket", "AC/DC", "sparse", prunings=f"{_HERE}.acdc:planned_prunings"
     ),
     "training": Algorithm(f"{_HERE}.dense:find_ticket", "dense training", "weights"),
     "smart_ratio": Algorithm(

@@ -47,6 +47,29 @@ MOVING_THRESHOLD = (
 )
 """Of an algorithm that can round scores at a threshold that follows its prunings."""
 
+AUTO_LAMBDA = (
+    Contradiction(
+        ("lmbda", "regularization"),
+        lambda c: c.lmbda == "auto" and c.regularization != "L2",
+        "lmbda auto is that of the penalty L2, not of {c.regularization}",
+    ),
+    Contradiction(
+        ("lmbda", "hc_quantized"),
+        lambda c: c.lmbda == "auto" and not c.hc_quantized,
+        "lmbda auto needs rounded scores: set hc_quantized",
+    ),
+    Contradiction(
+        ("lmbda", "bottom_k_on_forward"),
+        lambda c: c.lmbda == "auto" and c.bottom_k_on_forward,
+        "lmbda auto and bottom_k_on_forward both move the threshold: choose one",
+    ),
+    Contradiction(
+        ("lmbda", "invert_sanity_check"),
+        lambda c: c.lmbda == "auto" and c.invert_sanity_check,
+        "lmbda auto keeps the highest scores switched on, which invert_sanity_check prunes: give a number",
+    ),
+)
+
 FRACTION_IF_GIVEN = (
     Contradiction(("prune_rate", "algo"), lambda c: c.override_prune_rate and not 0 < c.prune_rate < 1, _NO_FRACTION),
 )

@@ -194,8 +194,8 @@ class ConcreteSearch(ScoreTraining):
         return TASK_SCALE[how] * F.kl_div(target, student, reduction="batchmean", log_target=True)
 
     @torch.no_grad()
-    def before_update(self) -> None:
-        """Add λ∇c to the gradient; λ averages ‖∇task‖/‖∇c‖ while the budget is exceeded, and 0 otherwise."""
+    def update(self) -> None:
+        """Add λ∇c to the gradient and step; λ averages ‖∇task‖/‖∇c‖ while the budget is exceeded, and 0 otherwise."""
         task, chance = self.flat.scores.grad, torch.sigmoid(self.flat.scores)
         excess = chance.sum() / self._budget - 1
         slope = CONSTRAINT_SCALE / self._budget * chance * (1 - chance)
@@ -205,6 +205,7 @@ class ConcreteSearch(ScoreTraining):
         self._multiplier = KEPT_OF_MULTIPLIER * before + (1 - KEPT_OF_MULTIPLIER) * present
         self._has_multiplier = True
         task.add_(self._multiplier * slope)
+        super().update()
 
     def project(self) -> None:
         """Do nothing: logits have no bounds."""

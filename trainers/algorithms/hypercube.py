@@ -34,6 +34,7 @@ from models.initialise import draw_scores
 from models.layers import Round, Rule, Soft
 from models.masking import masked_layers, plain_state, to_masked
 from models.state_files import load_scores, read_state
+from trainers.algorithms.auto_lambda import auto_lambda
 from trainers.checks.connectivity import warn_of_thin_layers
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import train
@@ -67,7 +68,10 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     if config.pretrained:
         load_scores(net, read_state(config.pretrained), config.pretrained)
 
-    search = GemMiner(net, config)
+    search_config = config
+    if config.lmbda == "auto":
+        search_config = config.model_copy(update={"lmbda": auto_lambda(config, len(data.train))})
+    search = GemMiner(net, search_config, holds_target=config.lmbda == "auto")
     train(run, "search", search, data, config.epochs, config.start_epoch)
 
     state, gem = plain_state(net), search.flat.split(search.naive_mask().clone())
@@ -79,7 +83,8 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     if config.unflag_before_finetune and config.algo == "hc":
         warnings.warn("hc prunes nothing for good, so that unflagging restores the dense network", stacklevel=2)
     masks = search.flat.split(search.flat.flags.clone()) if config.unflag_before_finetune else gem
-    return Ticket(state, masks, gem, {"rescued": False, "density_reason": search.density_reason()})
+    facts = {"rescued": False, "density_reason": search.density_reason()}
+    return Ticket(state, masks, gem, facts if config.lmbda != "auto" else {**facts, "lmbda": search_config.lmbda})
 
 
 def planned_prunings(config: Config, whole: int, left: int) -> str | list[tuple[str, int]]:
@@ -136,17 +141,21 @@ class GemMiner(ScoreTraining):
 
     Args:
         network: masked, on its device.
-        config: the options of the search.
+        config: the options of the search; its λ is a number.
+        holds_target: lower the threshold where fewer than ⌊dN⌋ weights would be switched on.
 
     Attributes:
         weights: number of prunable weights, N, without biases.
     """
 
-    def __init__(self, network: nn.Module, config: Config) -> None:
+    def __init__(self, network: nn.Module, config: Config, holds_target: bool = False) -> None:
+        self._holds_target = self.decoupled_decay = holds_target
+        self._moves_threshold = config.bottom_k_on_forward or holds_target
         self._snapshot: Tensor | None = None
         self._tied = 0
         self._thin: set[str] = set()
         super().__init__(network, self._rule(network, config), config)
+        self._target = max(1, floor_count(config.density, self.flat.segments[0].stop))
         self.weights = self.flat.segments[0].stop
         self._prunings = prunings_ahead(config) if config.algo == "hc_iter" else range(0)
         unpruned = int(self.flat.flags[self.flat.segments[0]].sum())
@@ -156,11 +165,10 @@ class GemMiner(ScoreTraining):
             warnings.warn(f"the target of {config.target_sparsity:g}% is missed: {self._out_of_reach}", stacklevel=2)
         self._flags_changed()
 
-    @staticmethod
-    def _rule(network: nn.Module, config: Config) -> Rule:
+    def _rule(self, network: nn.Module, config: Config) -> Rule:
         if not config.hc_quantized:
             return Soft(config.quantize_threshold)
-        if config.bottom_k_on_forward:  # a threshold that follows the scores; a tensor, so that no step reads it back
+        if self._moves_threshold:  # a threshold that follows the scores; a tensor, so that no step reads it back
             return Round(torch.zeros((), device=next(network.parameters()).device))
         return Round(config.quantize_threshold)
 
@@ -191,17 +199,21 @@ class GemMiner(ScoreTraining):
 
     @torch.no_grad()
     def _follow_threshold(self) -> None:
-        """With `bottom_k_on_forward`: set θ to the ⌈p·n⌉-th smallest score of the n unpruned weights."""
-        if self._config.bottom_k_on_forward:
+        """Set a moving threshold to the score below which so many unpruned weights lie as are to be switched off."""
+        if self._moves_threshold:
             weights = self.flat.segments[0]
             ranked = torch.where(self.flat.flags[weights], self.flat.scores[weights], torch.inf)
-            self.rule.threshold.copy_(kth_lowest(ranked, self._switched_off))
+            lowest = kth_lowest(ranked, self._switched_off) if self._switched_off else ranked.new_full((), -1.0)
+            # To hold the target is to switch off at most so many; the penalty may leave more than that switched on.
+            limit = self._config.quantize_threshold if self._holds_target else torch.inf
+            self.rule.threshold.copy_(lowest.clamp(max=limit))
 
     def _flags_changed(self) -> None:
-        """Recount how many weights the moving threshold switches off; reads from the device."""
-        if self._config.bottom_k_on_forward:
+        """Recount how many unpruned weights the moving threshold switches off; reads from the device."""
+        if self._moves_threshold:
             unpruned = int(self.flat.flags[self.flat.segments[0]].sum())
-            self._switched_off = max(1, ceil_count(self._rate, unpruned))
+            share = max(1, ceil_count(self._rate, unpruned))
+            self._switched_off = max(0, unpruned - self._target) if self._holds_target else share
             self._follow_threshold()
 
     @torch.no_grad()
@@ -301,11 +313,13 @@ class GemMiner(ScoreTraining):
     def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Densities and, after a pruning, histograms of the scores."""
         scalars, _ = super().describe()
+        if self._moves_threshold:
+            scalars["threshold"] = float(self.rule.threshold)
         return scalars, self.histograms() if self.pruned_now else {}
 
     def state(self) -> dict[str, Any]:
         """The state of a Training, the snapshot, and the threshold, which lags behind scores between projections."""
-        threshold = float(self.rule.threshold) if self._config.bottom_k_on_forward else None
+        threshold = float(self.rule.threshold) if self._moves_threshold else None
         own = {"snapshot": self._snapshot, "threshold": threshold, "tied": self._tied, "thin": sorted(self._thin)}
         return {**super().state(), **own}
 

@@ -9,11 +9,11 @@ Source: ERK: Evci et al., "Rigging the Lottery", ICML 2020 (arXiv 1911.11134), �
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from args_helper import Config
 from data.load import Splits
@@ -75,15 +75,32 @@ def find_random_subnet(net: nn.Module, _data: Splits, config: Config, run: Run) 
 def _drawn(net: nn.Module, config: Config, run: Run, raw_density: Callable[[torch.Size], float]) -> Ticket:
     """Draw masks with ⌊dN⌋ weights; `raw_density` maps a parameter's shape to its density, up to a common factor."""
     parameters = prunable_parameters(net)
+    counts = layer_counts(parameters, config.density, raw_density)
+    return Ticket(plain_state(net), random_masks(parameters, counts, run.rng("search", "masks")))
+
+
+def layer_counts(
+    parameters: Mapping[str, Tensor], density: float, raw_density: Callable[[torch.Size], float]
+) -> dict[str, int]:
+    """Divide ⌊dN⌋ weights, at least one, among layers in proportion to raw densities; the same apart for biases.
+
+    Args:
+        parameters: name -> the weights or biases of a layer.
+        density: in (0, 1].
+        raw_density: shape of a layer's weight -> its density before all are scaled.
+
+    Returns:
+        Name -> entries to keep.
+    """
     counts: dict[str, int] = {}
-    for biases in (False, True):  # each counted separately
+    for biases in (False, True):
         shapes = {name: p.shape for name, p in parameters.items() if is_bias(name) == biases}
         if shapes:
             sizes = [math.prod(shape) for shape in shapes.values()]
             raw = [raw_density(shape) for shape in shapes.values()]
-            wanted = max(1, floor_count(config.density, sum(sizes)))
+            wanted = max(1, floor_count(density, sum(sizes)))
             counts |= zip(shapes, allocate(raw, sizes, wanted))
-    return Ticket(plain_state(net), random_masks(parameters, counts, run.rng("search", "masks")))
+    return counts
 
 
 def allocate(raw: Sequence[float], sizes: Sequence[int], wanted: int) -> list[int]:

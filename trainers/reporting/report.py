@@ -15,6 +15,7 @@ from pathlib import Path
 
 from args_helper import Config
 from data import DEFINED_BY_PATH
+from trainers.algorithms import facts_of
 from trainers.reporting import plotting as drawings
 from trainers.reporting.contents import Contents
 from trainers.reporting.gather import FINISHED, gather
@@ -118,7 +119,7 @@ class TaskSection:
             caption="Mean ± standard deviation of the test accuracy over trials; broken: the dense network (band: "
             "± standard deviation); dotted: guessing. The panels' axes differ; points of one density "
             "are drawn up to 3% beside it, so that bars can be told apart.",
-            notes=self._also_differing(),
+            notes=[*self._not_at_initialisation(), *self._also_differing()],
         )  # fmt: skip
 
     def _checks(self) -> Part | None:
@@ -170,6 +171,12 @@ class TaskSection:
                 f"{heading}, {self._task.title}. {words['caption']} All its figures stand in the table below."
             )
         return Part(stem, heading, f"{heading}, {self._task.title}", table, figure, files=files, **words)
+
+    def _not_at_initialisation(self) -> list[str]:
+        """Name the series whose masks were found while the weights were trained."""
+        named = [one.name for one in self._task.tickets if not facts_of(one.algo).at_initialisation]
+        found = "Not at initialisation, as the mask was found while the weights were trained"
+        return [f"{found}: {', '.join(named)}."] if named else []
 
     def _also_differing(self) -> list[str]:
         """List what differs along a line of the plot besides the density."""

@@ -35,6 +35,8 @@ def dense_config(config: Config) -> Config:
     """
     if config.algorithm.search == "rounds":  # rounds are trained by the search's own options
         recipe = Recipe.of_search(config, epochs=config.iter_period, gamma=config.lr_gamma)
+    elif config.algorithm.search == "sparse":
+        recipe = Recipe.of_search(config)
     else:
         recipe = Recipe.of_tuning(config)
     same = {*RunOptions.model_fields, *DataOptions.model_fields, *ModelOptions.model_fields} - OF_MASKS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -11,8 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from data.load import Splits
 from data.normalise import Batch
+from trainers.tickets.ticket import Ticket
 from utils.distributed import collectives as ranks
 from utils.errors import UserError
+from utils.masks import masked_state
 
 
 @torch.no_grad()
@@ -41,6 +44,23 @@ def renew_statistics(net: nn.Module, batches: Iterable[Batch]) -> None:
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
     net.eval()
+
+
+def with_own_statistics(ticket: Ticket, network: nn.Module, batches: Iterable[Batch]) -> Ticket:
+    """Return a ticket whose BatchNorm statistics are estimated anew for the subnetwork that it is before training.
+
+    The statistics that a search leaves are running averages over masks of earlier steps.
+
+    Args:
+        ticket: on the device of the batches.
+        network: plain, of the ticket's architecture; it stays as it is.
+        batches: of the training set; one pass is made over them.
+    """
+    own = deepcopy(network)  # not compiled: a compiled network would be compiled again for this mode
+    own.load_state_dict(masked_state(ticket.state, ticket.untrained))
+    renew_statistics(own, batches)
+    statistics = {name: value.clone() for name, value in own.named_buffers()}
+    return replace(ticket, state={name: statistics.get(name, value) for name, value in ticket.state.items()})
 
 
 @torch.no_grad()

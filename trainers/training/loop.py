@@ -142,8 +142,7 @@ def train_step(training: Training, step: int, images: Tensor, labels: Tensor, wh
     # After the sum: every rank computes the same penalty, and its gradient counts once.
     if (penalty := training.penalty()) is not None:
         penalty.backward()
-    training.before_update()
-    training.optimizer.step()
+    training.update()
     # Zeros in place, not None: the gradients are views of `training.gradients`.
     training.optimizer.zero_grad(set_to_none=False)
     training.after_step()

@@ -94,6 +94,9 @@ class ScoreTraining(Training):
         pruned_now: whether the epoch that has just ended pruned; a subclass sets it in `after_epoch`.
     """
 
+    decoupled_decay = False
+    """Whether Adam's weight decay of the scores is AdamW's: it then multiplies them, whatever their gradients are."""
+
     def __init__(self, network: nn.Module, rule: Rule, config: Config) -> None:
         self._plain = to_plain(deepcopy(network))
         self._folded = FoldedNetwork(self._plain)
@@ -125,7 +128,9 @@ class ScoreTraining(Training):
                     scores.requires_grad_(True)
         # λ · Σs² has the gradient 2λs, which is a (coupled) weight decay of 2λ.
         decay = recipe.wd + (2 * config.lmbda if "L2" in config.regularization else 0.0)
-        groups = [{"params": [self.flat.scores], "weight_decay": decay}]
+        groups: list[dict[str, Any]] = [{"params": [self.flat.scores], "weight_decay": decay}]
+        if self.decoupled_decay and recipe.optimizer == "adam":
+            groups[0]["decoupled_weight_decay"] = True
         if not config.freeze_weights:
             weights = [weight.requires_grad_(True) for weight in layer_parameters(network).values()]
             groups.append({"params": weights, "weight_decay": recipe.wd})

@@ -38,6 +38,8 @@ def stages_of(config: Config) -> list[Stage]:
         return search
     if facts.search == "rounds":  # the last round is the trained ticket
         trained, length = search, config.iter_period
+    elif facts.search == "sparse":  # the search trains the ticket
+        trained, length = search, config.epochs
     elif config.skip_fine_tune:
         return search
     else:
@@ -83,7 +85,8 @@ def _search(config: Config) -> list[Stage]:
     if facts.rewinds:
         dense = [Stage("search/dense", config.rewind_epoch, "weights")] if config.rewind_epoch else []
         return [*dense, Stage("search", config.epochs, facts.search)]
-    return [Stage("search", config.epochs - config.start_epoch, facts.search)]
+    trains = "scores" if facts.learns_mask else "weights"
+    return [Stage("search", config.epochs - config.start_epoch, trains)]
 
 
 def _rounds(config: Config) -> list[Stage]:

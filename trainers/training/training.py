@@ -121,8 +121,9 @@ class Training:
     def before_step(self, step: int) -> None:
         """Called before the forward pass of every step (0-based in its epoch)."""
 
-    def before_update(self) -> None:
-        """Called after the gradients are computed, before the optimizer's update."""
+    def update(self) -> None:
+        """Take the optimizer's step, with the gradients of the whole batch; an algorithm may add to them first."""
+        self.optimizer.step()
 
     def after_step(self) -> None:
         """Called after the optimizer's update."""

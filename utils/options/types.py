@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import PurePath
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
@@ -72,6 +72,19 @@ def _no_bool(given: Any) -> Any:
     return given
 
 
+def _auto_or_number(given: Any) -> Any:
+    """Accept `auto` or a number of at least 0."""
+    if given == "auto":
+        return given
+    try:
+        number = float(_no_bool(given))
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"'{abbreviate(given)}' is neither auto nor a number") from None
+    if number < 0:
+        raise ValueError(f"{abbreviate(given)} is too small: it has to be at least 0")
+    return number
+
+
 LARGEST = 2**63
 """Integers from here on are refused: PyTorch's int64 cannot hold them."""
 
@@ -128,6 +141,9 @@ Int = Annotated[int, BeforeValidator(_whole)]
 
 Float = Annotated[float, BeforeValidator(_no_bool)]
 """A finite number."""
+
+
+AutoFloat = Annotated[float | Literal["auto"], BeforeValidator(_auto_or_number)]
 
 
 Ints = Annotated[tuple[Int, ...], BeforeValidator(_listed)]
@@ -236,5 +252,7 @@ def allowed(field: FieldInfo) -> str:
     kind = "whole" if int in kinds else "number" if float in kinds else "text"
     if is_list(field):
         kind = "whole numbers" if kind == "whole" else "texts"
+    if "auto" in kinds:
+        return "auto, or a number ≥ 0"
     bounds = [(_SIGNS[type(one)], one) for one in field.metadata if type(one) in _SIGNS]
     return ", ".join([kind, *(f"{sign} {getattr(one, at):g}" for (sign, at), one in bounds)])

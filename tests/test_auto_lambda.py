@@ -1,0 +1,209 @@
+"""`lmbda: auto`: the strength that it finds, the threshold that holds the target, and BatchNorm's own statistics."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL, Outcome, read_rows, same_bits, timeless
+from torch import nn
+from toys import Toy, splits
+
+from args_helper import parse_args
+from models.masking import plain_state, to_masked
+from trainers.algorithms.auto_lambda import auto_lambda
+from trainers.algorithms.hypercube import GemMiner
+from trainers.tickets.ticket import Ticket
+from trainers.training.batchnorm import with_own_statistics
+from utils.errors import UserError
+from utils.rng import derive_rng
+from utils.run.stopping import Stopping
+
+Call = Callable[..., Outcome]
+AUTO = ["--lmbda", "auto", "--epochs", "8", "--iter_period", "1", "--wd", "0", "--lr", "0.1"]
+STEPS = 50
+
+
+def _search(*words: str) -> GemMiner:
+    config = parse_args([*AUTO, *words])
+    found = config.model_copy(update={"lmbda": auto_lambda(config, STEPS)})
+    return GemMiner(to_masked(Toy()), found, holds_target=True)
+
+
+# ---- the strength --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", math.log(2) * (1 - 0.9) / (2 * 2 * STEPS * 0.1)),  # a quarter of 8 epochs
+        ("--momentum 0.5", math.log(2) * (1 - 0.5) / (2 * 2 * STEPS * 0.1)),
+        ("--optimizer adam", math.log(2) / (2 * 2 * STEPS * 0.1)),
+        ("--start_epoch 4", math.log(2) * 0.1 / (2 * 1 * STEPS * 0.1)),  # of the 4 epochs that are left
+        ("--epochs 2", math.log(2) * 0.1 / (2 * 1 * STEPS * 0.1)),  # never less than an epoch
+        ("--lr_policy multistep_lr --milestones 1", math.log(2) * 0.1 / (2 * STEPS * (0.1 + 0.01))),
+    ],
+)
+def test_lambda_follows_from_the_learning_rates_of_the_first_quarter(words: str, expected: float) -> None:
+    assert auto_lambda(parse_args([*AUTO, *words.split()]), STEPS) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_score_that_no_gradient_holds_halves_within_the_first_quarter(optimizer: str) -> None:
+    search = _search("--optimizer", optimizer)
+    search.flat.scores.data.fill_(1.0)
+    for _ in range(2 * STEPS):
+        search.optimizer.step()
+    # With momentum the decay of the first steps is felt about ten steps later.
+    assert search.flat.scores.detach().unique().item() == pytest.approx(0.5, rel=0.1 if optimizer == "sgd" else 0.01)
+
+
+# ---- the threshold -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scores", "pruned", "on", "threshold"),
+    [
+        ([0.9, 0.8, 0.7, 0.2], 0, 3, 0.5),  # more than the target: the usual threshold
+        ([0.9, 0.3, 0.2, 0.1], 0, 2, 0.2),  # fewer would be on: the second highest comes with it
+        ([0.9, 0.3, 0.2, 0.1], 1, 2, 0.1),  # the highest is pruned: the next two
+        ([0.9, 0.3, 0.0, 0.0], 2, 2, -1.0),  # no more than the target are unpruned: all are on, even those at 0
+    ],
+)
+def test_the_threshold_gives_way_where_fewer_than_the_target_would_be_on(
+    scores: list[float], pruned: int, on: int, threshold: float
+) -> None:
+    net = nn.Sequential(nn.Linear(4, 1, bias=False), nn.Flatten())
+    config = parse_args([*AUTO, "--target_sparsity", "50"]).model_copy(update={"lmbda": 1e-3})
+    search = GemMiner(to_masked(net), config, holds_target=True)
+    search.flat.scores.data.copy_(torch.tensor(scores))
+    search.flat.flags[:pruned] = False
+    search._flags_changed()
+    assert int(search.naive_mask().sum()) == on
+    assert float(search.rule.threshold) == pytest.approx(threshold)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--target_sparsity 20",
+        "--target_sparsity 1",
+        "--optimizer adam --lr 0.01",
+        "--arch FC --hidden_size 40",
+        "--arch Conv2 --width 0.1 --bias",
+        "--prune_type BottomK",
+        "--epochs 3",
+        "--iter_period 3 --lr_policy cosine_lr",
+    ],
+)
+def test_a_search_ends_at_its_target_with_every_weight_of_it_switched_on(
+    words: str, call: Call, places: list[str], tmp_path: Path
+) -> None:
+    own = ["--lmbda", "auto", "--epochs", "6", "--device", "cpu", "--prune_type", "ExactBottomK", *words.split()]
+    done = call(*SMALL, *places, *own, "--skip_fine_tune")
+    assert done.code == 0, done.err
+    folder = tmp_path / "results" / "trial_1"
+    summary = json.loads((folder / "summary.json").read_text())
+    target = int(summary["target_sparsity"] / 100 * summary["weights_total"])
+    assert summary["gem_weights_remaining"] == summary["weights_remaining"]
+    assert summary["weights_remaining"] == target or ("BottomK" in words and summary["weights_remaining"] <= target)
+    assert all(float(row["model_sparsity"]) >= 100 * (target - 1) / summary["weights_total"] for row in read_rows(
+        folder / "acc_and_sparsity.csv")) or "BottomK" in words  # fmt: skip
+    assert summary["lmbda"] > 0
+
+
+def test_a_search_stopped_in_an_epoch_goes_on_to_the_same_bits(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def words(name: str) -> list[str]:
+        place = ["--results_dir", str(tmp_path / name), "--log_dir", str(tmp_path / f"{name}_log")]
+        return [*SMALL, *place, "--lmbda", "auto", "--device", "cpu", "--skip_sanity_checks"]
+
+    assert call(*words("whole")).code == 0
+    looked = []
+
+    def asked(_self: Stopping) -> int:
+        looked.append(1)
+        return 130 if len(looked) == 15 else 0  # of 6 looks an epoch: in the third
+
+    monkeypatch.setattr(Stopping, "asked", property(asked))
+    assert call(*words("stopped")).code == 130
+    assert call("--resume", tmp_path / "stopped" / "trial_1").code == 0
+    assert same_bits(*(timeless(tmp_path / name / "trial_1") for name in ("whole", "stopped")))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--algo ep", "lmbda auto is for hc_iter: give ep a number"),
+        ("--regularization L1", "lmbda auto is that of the penalty L2, not of L1"),
+        ("--hc_quantized false", "lmbda auto needs rounded scores: set hc_quantized"),
+        ("--bottom_k_on_forward", "lmbda auto and bottom_k_on_forward both move the threshold: choose one"),
+        ("--invert_sanity_check", "lmbda auto keeps the highest scores switched on"),
+    ],
+)
+def test_what_auto_cannot_be_used_with_is_told(words: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        parse_args([*AUTO, *words.split()])
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [("atuo", "'atuo' is neither auto nor a number"), ("-1", "-1 is too small")]
+)
+def test_another_lambda_is_refused(given: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        parse_args(["--lmbda", given])
+
+
+# ---- BatchNorm's statistics ----------------------------------------------------------------------------------------
+
+
+def test_the_statistics_of_a_ticket_are_those_of_its_own_masks() -> None:
+    net, data = Toy(), splits(32)
+    gem = {name: torch.rand(value.shape, generator=derive_rng(3)) < 0.5 for name, value in net.named_parameters() if
+           name in ("conv.weight", "out.weight")}  # fmt: skip
+    ticket = Ticket(plain_state(net), {name: torch.ones_like(mask) for name, mask in gem.items()}, gem)
+    renewed = with_own_statistics(ticket, net, data.train.epoch(derive_rng(1)))
+    with torch.no_grad():
+        convolved = deepcopy(net).conv
+        convolved.weight.mul_(gem["conv.weight"])
+        maps = torch.cat([convolved(batch) for batch, _ in data.train.epoch(derive_rng(1))])
+    assert renewed.state["norm.running_mean"].tolist() == pytest.approx(maps.mean((0, 2, 3)).tolist(), abs=1e-5)
+    assert same_bits(renewed.state["conv.weight"], ticket.state["conv.weight"])
+    assert same_bits(net.state_dict(), plain_state(net)) and renewed.masks is ticket.masks
+
+
+def test_any_algorithm_can_have_them_and_published_configs_do_not(
+    call: Call, places: list[str], tmp_path: Path
+) -> None:
+    common = [*SMALL, *places, "--algo", "snip", "--device", "cpu", "--skip_fine_tune"]
+    assert call(*common, "--name", "old").code == call(*common, "--name", "new", "--renew_batchnorm").code == 0
+    found = [timeless(tmp_path / "results" / name / "trial_1")["ticket"] for name in ("old", "new")]
+    old, new = (one["others/float32"] for one in found)
+    assert old.shape == new.shape and not torch.equal(old, new)
+    assert parse_args([]).renew_batchnorm is False
+
+
+# ---- against a sweep -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_auto_is_at_least_as_accurate_as_the_best_of_a_sweep(call: Call, tmp_path: Path) -> None:
+    def mean(lmbda: str) -> tuple[float, float]:
+        place = ["--results_dir", str(tmp_path / lmbda), "--log_dir", str(tmp_path / "log"), "--device", "cpu"]
+        own = "--width 0.5 --epochs 20 --iter_period 2 --batch_size 64 --target_sparsity 3 --num_trial 3".split()
+        own += "--lr_policy cosine_lr --fine_tune_epochs 10 --unflag_before_finetune --skip_sanity_checks".split()
+        done = call(*SMALL, *place, *own, "--lmbda", lmbda)
+        assert done.code == 0, done.err
+        figures = json.loads((tmp_path / lmbda / "trials.json").read_text())["figures"]
+        return figures["test_acc_before_finetune"]["mean"], figures["test_acc_after_finetune"]["mean"]
+
+    swept = [mean(lmbda) for lmbda in ("5e-4", "1e-3", "2e-3", "4e-3")]
+    before, after = mean("auto")
+    assert before >= max(one for one, _ in swept)
+    assert after >= max(one for _, one in swept) - 1.0  # within the spread of a trial

@@ -1,0 +1,247 @@
+"""Sparse training: which weights `rigl`, `set`, `gmp`, `acdc` drop and grow, when, and that a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SMALL, Outcome, read_rows, same_bits, timeless
+from safetensors.torch import load_file
+from torch import Tensor
+from toys import Toy, images
+
+from args_helper import Config, parse_args
+from models.masking import prunable_parameters
+from trainers.algorithms.acdc import Alternating, is_sparse
+from trainers.algorithms.gradual_magnitude import GradualPruning, density_at, smallest_of_layers_pruned
+from trainers.algorithms.rigl import Evolving, Rigged, replaced
+from trainers.tickets.recipe import Recipe
+from trainers.training.loop import train_step
+from trainers.training.moving_masks import MovingMasks, update_steps
+from utils.masks import Masks, all_kept, per_layer, remaining
+from utils.rng import derive_rng
+from utils.run.stopping import Stopping
+
+Call = Callable[..., Outcome]
+ALGORITHMS = ("rigl", "set", "gmp", "acdc")
+SPARSE = [*SMALL, "--device", "cpu", "--update_every", "2", "--epochs", "6", "--acdc_phase", "0.2", "--momentum", "0.9"]
+STEPS = 3
+"""Steps of an epoch of the toy."""
+
+
+def _bits(text: str) -> Tensor:
+    return torch.tensor([sign == "1" for sign in text])
+
+
+def _config(*words: str) -> Config:
+    common = "--algo rigl --lr 0.1 --epochs 4 --target_sparsity 25 --wd 0.01 --update_every 2"
+    return parse_args([*common.split(), *words])
+
+
+def _half(net: Toy) -> Masks:
+    generator = derive_rng(1, "half")
+    return {name: torch.rand(part.shape, generator=generator) < 0.5 for name, part in prunable_parameters(net).items()}
+
+
+def _training(kind: type[Any], config: Config, net: Toy, masks: Masks) -> Any:
+    return kind(net, masks, Recipe.of_search(config), STEPS, lambda step: derive_rng(step, "masks"), config=config)
+
+
+def _step(training: MovingMasks) -> None:
+    batch = images(8, training.step)
+    train_step(training, 0, batch.images / 255.0, batch.labels)
+
+
+# ---- what is dropped and grown -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("share", "after"),
+    [
+        (0.0, "11110000"),
+        (0.49, "11010100"),  # ⌊0.49 · 4⌋ = 1: magnitude 1 goes, growth 7 is the highest of all others
+        (0.5, "01010110"),  # magnitudes 1 and 3 go, growths 7 and 5 come
+        (1.0, "00010111"),  # a weight that was just dropped may come back: growth 6
+    ],
+)
+def test_the_smallest_weights_are_replaced_by_those_of_highest_growth(share: float, after: str) -> None:
+    magnitudes = torch.tensor([3.0, 5.0, 1.0, 4.0, 0.0, 0.0, 0.0, 0.0])
+    growth = torch.tensor([1.0, 0.0, 2.0, 6.0, 3.0, 7.0, 5.0, 4.0])
+    assert replaced(_bits("11110000"), magnitudes, growth, share, derive_rng(0)).tolist() == _bits(after).tolist()
+
+
+def test_rigl_drops_by_magnitude_and_grows_by_gradient_in_place_of_a_step() -> None:
+    net = Toy()
+    training = _training(Rigged, _config("--drop_fraction", "0.5"), net, _half(net))
+    for _ in range(2):
+        _step(training)  # steps 0 and 1: none is a multiple of 2 above 0
+    before, masks = {name: part.detach().clone() for name, part in training.network.named_parameters()}, training.masks
+    gradients: dict[str, Tensor] = {}
+    change = training.change_masks
+
+    def spied() -> None:
+        gradients.update({name: part.grad.clone() for name, part in prunable_parameters(net).items()})
+        change()
+
+    training.change_masks = spied
+    _step(training)
+    share = 0.25 * (1 + torch.cos(torch.tensor(torch.pi * 2 / 10)).item())  # the last update step is 8, the next 10
+    for name, mask in masks.items():
+        count, now = int(share * mask.sum()), training.masks[name]
+        dropped, grown = mask & ~now, now & ~mask
+        assert int(now.sum()) == int(mask.sum()) and 0 < int(grown.sum()) <= count
+        assert before[name].abs()[dropped].max() <= before[name].abs()[mask & now].max()
+        assert gradients[name].abs()[grown].min() >= gradients[name].abs()[~mask & ~now].max()
+        after = dict(net.named_parameters())[name]
+        assert after[~now].eq(0).all() and after[grown].eq(0).all()
+        assert torch.equal(after[mask & now], before[name][mask & now])  # no optimizer step was taken
+        assert training.optimizer.state[after]["momentum_buffer"][~mask | ~now].eq(0).all()
+
+
+def test_set_grows_at_random_and_the_same_in_every_process() -> None:
+    def masks(seed: int) -> Masks:
+        net = Toy()
+        training = _training(Evolving, _config(), net, _half(net))
+        training.random_at = lambda step: derive_rng(seed, str(step))
+        for _ in range(3):
+            _step(training)
+        return training.masks
+
+    one = masks(1)
+    assert same_bits(one, masks(1)) and not same_bits(one, masks(2))
+
+
+def test_pruned_weights_stay_0_and_gather_no_momentum() -> None:
+    net = Toy()
+    training = _training(Rigged, _config("--update_every", "100"), net, _half(net))
+    for _ in range(5):
+        _step(training)
+    for name, part in prunable_parameters(net).items():
+        pruned = ~training.masks[name]
+        assert part[pruned].eq(0).all() and training.optimizer.state[part]["momentum_buffer"][pruned].eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "steps"),
+    [
+        ("--update_every 2", [2, 4, 6, 8]),  # up to 0.75 · 4 epochs · 3 steps = 9
+        ("--update_every 3 --update_until 1", [3, 6, 9, 12]),
+        ("--update_every 100", [9]),  # a training that is too short changes its masks once
+        ("--update_every 4 --update_until 0.01", [1]),
+    ],
+)
+def test_the_masks_change_at_multiples_up_to_a_fraction_of_the_training(words: str, steps: list[int]) -> None:
+    assert list(update_steps(_config(*words.split()), STEPS)) == steps
+
+
+# ---- gradual magnitude pruning -------------------------------------------------------------------------------------
+
+
+def test_the_cubic_schedule_begins_dense_and_ends_at_the_target() -> None:
+    assert [density_at(share, 0.2) for share in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.2 + 0.8 / 8, 0.2])
+
+
+@pytest.mark.parametrize(("kind", "last"), [("ExactBottomK", 57), ("LocalBottomK", 57)])
+def test_gradual_pruning_keeps_the_largest_weights_at_exact_counts(kind: str, last: int) -> None:
+    config, net = _config("--algo", "gmp", "--prune_type", kind), Toy()
+    training = _training(GradualPruning, config, net, all_kept(prunable_parameters(net)))
+    counts, masks = [], [training.masks]
+    for _ in range(12):
+        _step(training)
+        counts.append(remaining(training.masks))
+        masks.append(training.masks)
+    due = {step: int(228 * (0.25 + 0.75 * (1 - step / 8) ** 3)) for step in (2, 4, 6, 8)}
+    assert counts == [228, 228, *[due[2]] * 2, *[due[4]] * 2, *[due[6]] * 2, *[last] * 4]
+    assert all(not (later[name] & ~earlier[name]).any() for earlier, later in pairwise(masks) for name in later)
+    if kind == "LocalBottomK":
+        assert per_layer(training.masks) == {"conv": (9, 36), "out": (48, 192)}
+
+
+def test_the_smallest_weights_of_each_layer_go() -> None:
+    magnitudes = {"a.weight": torch.tensor([4.0, 1.0, 3.0, 2.0]), "b.weight": torch.tensor([9.0, 8.0, 7.0, 6.0])}
+    masks = {"a.weight": _bits("1111"), "b.weight": _bits("0111")}
+    pruned = smallest_of_layers_pruned(magnitudes, masks, 0.5, derive_rng(0))
+    assert {name: mask.tolist() for name, mask in pruned.items()} == {
+        "a.weight": _bits("1010").tolist(), "b.weight": _bits("0110").tolist()
+    }  # fmt: skip
+
+
+# ---- AC/DC ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("epochs", "share", "phases"),
+    [
+        (10, 0.1, "dd" + "sdsdsd" + "ss"),
+        (20, 0.1, "dddd" + "ssddssddssdd" + "ssss"),
+        (4, 0.05, "ddss"),
+        (1, 0.05, "s"),
+    ],
+)
+def test_phases_take_turns_after_a_dense_warm_up_and_end_sparse(epochs: int, share: float, phases: str) -> None:
+    assert "".join("s" if is_sparse(epoch, epochs, share) else "d" for epoch in range(epochs)) == phases
+
+
+def test_acdc_prunes_the_largest_weights_of_the_network_and_regrows_all_from_0() -> None:
+    net = Toy()
+    training = Alternating(net, all_kept(prunable_parameters(net)), STEPS, lambda step: derive_rng(step), _config(
+        "--algo", "acdc", "--epochs", "10", "--acdc_phase", "0.1"))  # fmt: skip
+    for epoch, density in zip(range(10), (228, 228, 57, 228, 57, 228, 57, 228, 57, 57)):
+        weights = torch.cat([part.detach().abs().flatten() for part in prunable_parameters(net).values()])
+        before = training.masks
+        training.before_epoch(epoch)
+        masks = torch.cat([mask.flatten() for mask in training.masks.values()])
+        assert remaining(training.masks) == density
+        if density == 57 and remaining(before) == 228:
+            assert weights[masks].min() >= weights[~masks].max()
+        assert all(part[~training.masks[name]].eq(0).all() for name, part in prunable_parameters(net).items())
+        for _ in range(STEPS):
+            _step(training)
+
+
+# ---- whole runs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_a_run_ends_at_the_target_with_its_search_as_its_training(
+    algo: str, call: Call, places: list[str], tmp_path: Path
+) -> None:
+    done = call(*SPARSE, *places, "--algo", algo, "--skip_sanity_checks")
+    assert done.code == 0, done.err
+    folder = tmp_path / "results" / "trial_1"
+    summary = json.loads((folder / "summary.json").read_text())
+    rows = read_rows(folder / "acc_and_sparsity.csv")
+    assert [row["phase"] for row in rows] == ["search"] * 6
+    assert summary["weights_remaining"] == 3380 == int(0.2 * summary["weights_total"])
+    assert summary["test_acc_after_finetune"] == float(rows[-1]["test_acc"])
+    assert float(rows[-1]["model_sparsity"]) == pytest.approx(20.0)
+    assert summary["cost"]["search"]["epochs"] == 6 and summary["cost"]["finetune"]["epochs"] == 0
+    assert (summary["cost"]["search"]["scoring_flops"] > 0) == (algo == "rigl")
+    ticket = load_file(folder / "ticket.safetensors")
+    assert not any(name.startswith("state/") for name in ticket)  # the weights are those that were drawn
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_to_the_same_bits(
+    algo: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def words(name: str) -> list[str]:
+        place = ["--results_dir", str(tmp_path / name), "--log_dir", str(tmp_path / f"{name}_log")]
+        return [*SPARSE, *place, "--algo", algo, "--skip_sanity_checks"]
+
+    assert call(*words("whole")).code == 0
+    looked = []
+
+    def asked(_self: Stopping) -> int:
+        looked.append(1)
+        return 130 if len(looked) == 21 else 0  # of 6 looks an epoch: in the fourth
+
+    monkeypatch.setattr(Stopping, "asked", property(asked))
+    assert call(*words("stopped")).code == 130
+    assert call("--resume", tmp_path / "stopped" / "trial_1").code == 0
+    assert same_bits(*(timeless(tmp_path / name / "trial_1") for name in ("whole", "stopped")))

@@ -1,0 +1,77 @@
+"""AC/DC: alternate between training the whole network and training its largest weights only.
+
+Source: Peste et al., "AC/DC: Alternating Compressed/DeCompressed Training of Deep Neural Networks", NeurIPS 2021 (arXiv
+2106.12379), Algorithm 1.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from args_helper import Config
+from data.load import Splits
+from models.masking import prunable_parameters
+from trainers.tickets.recipe import Recipe
+from trainers.tickets.ticket import Ticket
+from trainers.training.loop import train
+from trainers.training.moving_masks import MovingMasks, RandomAt
+from utils.masks import Masks, all_kept, floor_count, keep_highest
+from utils.run.run import Run
+
+
+def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
+    """Train dense, then in turn the ⌊dN⌋ largest weights of the network and all weights; end with the largest."""
+    masks = all_kept(prunable_parameters(net))
+    training = Alternating(net, masks, len(data.train), partial(run.rng, "search", "prune", 0), config)
+    train(run, "search", training, data, config.epochs, config.start_epoch)
+    return training.ticket()
+
+
+def planned_prunings(config: Config, whole: int, _left: int) -> list[tuple[str, int]]:
+    """List the epochs before which it prunes; between two of them, all weights train again for a phase."""
+    sparse = [is_sparse(epoch, config.epochs, config.acdc_phase) for epoch in range(config.epochs)]
+    starts = [epoch for epoch, now in enumerate(sparse) if now and not (epoch and sparse[epoch - 1])]
+    return [(f"before epoch {epoch}", max(1, floor_count(config.density, whole))) for epoch in starts]
+
+
+class Alternating(MovingMasks):
+    """Prunes at the start of every sparse phase, and lets all weights train in a dense one.
+
+    Args:
+        network, masks, steps, random_at: as for `MovingMasks`.
+        config: `acdc_phase`, `target_sparsity`, and how to train.
+    """
+
+    def __init__(self, network: nn.Module, masks: Masks, steps: int, random_at: RandomAt, config: Config) -> None:
+        super().__init__(network, masks, Recipe.of_search(config), steps, random_at)
+        self._config = config
+
+    @torch.no_grad()
+    def before_epoch(self, epoch: int) -> None:
+        """Prune to the target, or unprune all weights, if a phase begins; weights that were pruned begin at 0."""
+        was_sparse = not all(kept == size for kept, size in self._layers.values())
+        now_sparse = is_sparse(epoch, self._config.epochs, self._config.acdc_phase)
+        if now_sparse and not was_sparse:
+            magnitudes = {name: parameter.detach().abs() for name, parameter in zip(self.masks, self._masked)}
+            self.set_masks(keep_highest(magnitudes, self._config.density, self.random_at(self.step)))
+        elif was_sparse and not now_sparse:
+            self.set_masks(all_kept(self.masks))
+
+
+def is_sparse(epoch: int, epochs: int, share: float) -> bool:
+    """Whether an epoch (0-based) belongs to a sparse phase.
+
+    A dense warm-up of two phases comes first, and a sparse phase of double length last; between them, sparse and dense
+    phases take turns.
+
+    Args:
+        epoch: in question.
+        epochs: of the training.
+        share: length of a phase as a fraction of the training.
+    """
+    phase = max(1, round(share * epochs))
+    last = max(1, min(2 * phase, epochs // 2))
+    return epoch >= epochs - last or (epoch >= 2 * phase and (epoch // phase) % 2 == 0)

@@ -1,0 +1,96 @@
+"""Gradual magnitude pruning: prune the smallest weights of a training network, by a cubic schedule.
+
+Source: Zhu & Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model compression", 2017 (arXiv
+1710.01878), §3.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from args_helper import Config
+from data.load import Splits
+from models.masking import prunable_parameters
+from trainers.algorithms.random_mask import layer_counts
+from trainers.tickets.recipe import Recipe
+from trainers.tickets.ticket import Ticket
+from trainers.training.loop import train
+from trainers.training.moving_masks import PeriodicMasks
+from utils.masks import Masks, all_kept, floor_count, prune_apart, prune_exactly
+from utils.run.run import Run
+
+
+def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
+    """Train the network, and prune its smallest weights every `update_every` steps until the target is reached."""
+    masks = all_kept(prunable_parameters(net))
+    random_at = partial(run.rng, "search", "prune", 0)
+    training = GradualPruning(net, masks, Recipe.of_search(config), len(data.train), random_at, config=config)
+    train(run, "search", training, data, config.epochs, config.start_epoch)
+    return training.ticket()
+
+
+def planned_prunings(config: Config, _whole: int, _left: int) -> str:
+    """Say when it prunes."""
+    return (
+        f"every {config.update_every} steps, by a cubic schedule, up to {100 * config.update_until:g}% of the training"
+    )
+
+
+class GradualPruning(PeriodicMasks):
+    """Prunes at every update step to the density that the schedule has there.
+
+    Args:
+        config: `target_sparsity` and `prune_type`, beside the options of `PeriodicMasks`.
+        others: the arguments of `PeriodicMasks`.
+    """
+
+    def __init__(self, *others: Any, config: Config) -> None:
+        super().__init__(*others, config)
+        self._density, self._by_layer = config.density, config.prune_type == "LocalBottomK"
+
+    @torch.no_grad()
+    def change_masks(self) -> None:
+        """Prune the smallest weights, of each layer or of the network, to the density that is due."""
+        density = density_at(self.step / self.update_steps[-1], self._density)
+        generator = self.random_at(self.step)
+        magnitudes = {name: parameter.detach().abs() for name, parameter in zip(self.masks, self._masked)}
+        if self._by_layer:
+            self.set_masks(smallest_of_layers_pruned(magnitudes, self.masks, density, generator))
+        else:
+            kept = partial(_above, density)
+            self.set_masks(prune_apart(magnitudes, self.masks, kept, generator))
+
+
+def density_at(share: float, target: float) -> float:
+    """Return the density d + (1 − d)(1 − t)³ after the share t of the prunings; 1 before the first, d after the last.
+
+    Source: Zhu & Gupta, equation 1, with an initial sparsity of 0.
+    """
+    return target + (1.0 - target) * (1.0 - share) ** 3
+
+
+def smallest_of_layers_pruned(
+    magnitudes: dict[str, Tensor], masks: Masks, density: float, generator: torch.Generator
+) -> Masks:
+    """Prune the smallest weights of every layer, so that all layers have the density; ⌊dN⌋ weights remain in all.
+
+    Args:
+        magnitudes: parameter name -> magnitudes, of its shape.
+        masks: of the unpruned weights; none of the pruned ones comes back.
+        density: in (0, 1].
+        generator: on the CPU; breaks ties.
+    """
+    counts = layer_counts(magnitudes, density, lambda _shape: 1.0)
+    pruned = {}
+    for name, mask in masks.items():
+        surplus = max(0, int(mask.sum()) - counts[name])
+        pruned[name] = prune_exactly(magnitudes[name].flatten(), mask.flatten(), surplus, generator).view_as(mask)
+    return pruned
+
+
+def _above(density: float, unpruned: int, whole: int) -> int:
+    return max(0, unpruned - max(1, floor_count(density, whole)))

@@ -1,0 +1,117 @@
+"""Dynamic sparse training: `rigl` grows weights by their gradient, `set` at random.
+
+A sparse network with Erdős–Rényi-kernel densities trains. Every `update_every` steps each layer drops a fraction of its
+unpruned weights, those of smallest magnitude, and grows as many pruned ones, at 0. The fraction starts at
+`drop_fraction` and falls to 0, by half a cosine, at `update_until` of the training.
+
+Source: Evci et al., "Rigging the Lottery: Making All Tickets Winners", ICML 2020 (arXiv 1911.11134), Algorithm 1; SET:
+Mocanu et al., Nature Communications 2018 (arXiv 1707.04780), in the form in which Evci et al. compare to it.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from args_helper import Config
+from data.load import Splits
+from trainers.algorithms.random_mask import find_erk_ticket
+from trainers.tickets.recipe import Recipe
+from trainers.tickets.ticket import Ticket
+from trainers.training.cost import forward_flops
+from trainers.training.loop import train
+from trainers.training.moving_masks import PeriodicMasks
+from utils.masks import prune_exactly
+from utils.run.run import Run
+
+
+def find_by_gradient(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
+    """Drop the smallest weights of every layer, and grow those with the largest gradients."""
+    training = _trained(Rigged, net, data, config, run)
+    # The gradients of all weights, also of pruned ones: as much as one more forward pass of the dense network.
+    flops = len(training.update_steps) * config.batch_size * forward_flops(net, data.spec.shape)[""]
+    return training.ticket(scoring_flops=flops)
+
+
+def find_at_random(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
+    """Drop the smallest weights of every layer, and grow as many at random."""
+    return _trained(Evolving, net, data, config, run).ticket()
+
+
+def planned_prunings(config: Config, _whole: int, _left: int) -> str:
+    """Say when and how much the masks change."""
+    until = f"{100 * config.update_until:g}% of the training"
+    share = f"{100 * config.drop_fraction:g}% of each layer's weights, then fewer"
+    return f"none; {share}, are replaced every {config.update_every} steps up to {until}"
+
+
+class Evolving(PeriodicMasks):
+    """Replaces the smallest weights of every layer by others, chosen at random.
+
+    Args:
+        config: `drop_fraction`, beside the options of `PeriodicMasks`.
+        others: the arguments of `PeriodicMasks`.
+    """
+
+    replaces_step = True
+
+    def __init__(self, *others: Any, config: Config) -> None:
+        super().__init__(*others, config)
+        self._drop_fraction = config.drop_fraction
+
+    @torch.no_grad()
+    def change_masks(self) -> None:
+        """Replace the fraction α/2 · (1 + cos(π t/T)) of each layer's unpruned weights, t being the step of T."""
+        generator = self.random_at(self.step)
+        share = 0.5 * self._drop_fraction * (1.0 + math.cos(math.pi * self.step / self.update_steps.stop))
+        parameters = dict(zip(self.masks, self._masked))
+        self.set_masks({
+            name: replaced(mask, parameters[name].abs(), self.growth(parameters[name], generator), share, generator)
+            for name, mask in self.masks.items()
+        })  # fmt: skip
+
+    def growth(self, parameter: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the ranks by which pruned weights are grown, of the parameter's shape: the highest first."""
+        return torch.rand(parameter.shape, generator=generator).to(parameter.device)
+
+
+class Rigged(Evolving):
+    """Replaces the smallest weights of every layer by those with the largest gradients."""
+
+    def growth(self, parameter: Tensor, _generator: torch.Generator) -> Tensor:
+        """Return the magnitudes of the gradient, of the parameter's shape."""
+        return parameter.grad.abs()
+
+
+def replaced(mask: Tensor, magnitudes: Tensor, growth: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Drop the ⌊share · n⌋ smallest of a layer's n unpruned weights, and grow as many of all others.
+
+    A weight that has just been dropped may be grown again.
+
+    Args:
+        mask: bool, True where a weight is unpruned.
+        magnitudes: of the mask's shape; the lowest are dropped.
+        growth: of the mask's shape; the highest are grown.
+        share: in [0, 1].
+        generator: on the CPU; breaks ties.
+
+    Returns:
+        A mask of the same shape and count.
+    """
+    count = math.floor(share * int(mask.sum()))
+    survivors = prune_exactly(magnitudes.flatten(), mask.flatten(), count, generator)
+    candidates = ~survivors
+    grown = prune_exactly(growth.flatten(), candidates, int(candidates.sum()) - count, generator)
+    return (survivors | grown).view_as(mask)
+
+
+def _trained(kind: type[Evolving], net: nn.Module, data: Splits, config: Config, run: Run) -> Evolving:
+    begun = find_erk_ticket(net, data, config, run)
+    random_at = partial(run.rng, "search", "grow", 0)
+    training = kind(net, begun.masks, Recipe.of_search(config), len(data.train), random_at, config=config)
+    train(run, "search", training, data, config.epochs, config.start_epoch)
+    return training

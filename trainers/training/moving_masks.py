@@ -1,0 +1,129 @@
+"""Training of weights under masks that change while the weights train."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from args_helper import Config
+from models.masking import plain_state
+from trainers.tickets.recipe import Recipe
+from trainers.tickets.ticket import Ticket
+from trainers.training.weights import WeightTraining
+from utils.masks import Masks, per_layer
+
+RandomAt = Callable[[int], torch.Generator]
+"""Step of the training -> the generator for a change of the masks at it."""
+
+
+class MovingMasks(WeightTraining):
+    """Trains the unpruned weights, and changes the masks now and then.
+
+    Pruned weights are 0 and have neither gradient nor momentum, so that a weight that is grown starts from 0 afresh.
+
+    Args:
+        network: plain, on its device.
+        masks: to begin with.
+        recipe: how to train.
+        steps: of an epoch.
+        random_at: makes the generators that break ties and choose at random.
+
+    Attributes:
+        masks: of the weights that train at present.
+        step: the number of steps that were taken, from the first epoch of the schedule on.
+    """
+
+    def __init__(self, network: nn.Module, masks: Masks, recipe: Recipe, steps: int, random_at: RandomAt) -> None:
+        self._begun = Ticket(plain_state(network), masks, recipe=recipe)
+        super().__init__(network, self._begun, recipe)
+        self.masks = {name: mask.clone() for name, mask in masks.items()}
+        self.random_at = random_at
+        self.steps_of_epoch = steps
+        self.step = recipe.first_epoch * steps
+
+    def update(self) -> None:
+        """Take the optimizer's step on the unpruned weights."""
+        torch._foreach_mul_([parameter.grad for parameter in self._masked], self._factors)
+        super().update()
+
+    def after_step(self) -> None:
+        """Mask the pruned weights and count the step."""
+        super().after_step()
+        self.step += 1
+
+    @torch.no_grad()
+    def set_masks(self, masks: Masks) -> None:
+        """Prune and grow weights: those that are pruned lose their value and momentum."""
+        self.masks = masks
+        for factors, mask in zip(self._factors, masks.values()):
+            factors.copy_(mask)
+        self._layers = per_layer(masks)
+        self.mask_weights()
+        for parameter, factors in zip(self._masked, self._factors):
+            for kept in self.optimizer.state[parameter].values():
+                if isinstance(kept, Tensor) and kept.shape == parameter.shape:
+                    kept.mul_(factors)
+
+    def ticket(self, **facts: Any) -> Ticket:
+        """Return the masks, on the weights that the training began with; its own training has been done already."""
+        return replace(self._begun, masks=self.masks, facts=facts)
+
+    def state(self) -> dict[str, Any]:
+        """The state of a Training, the masks, and the steps so far."""
+        return {**super().state(), "masks": self.masks, "step": self.step}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what `state` returned."""
+        super().load_state(state)
+        self.step = state["step"]
+        self.set_masks({name: state["masks"][name].bool().to(mask.device) for name, mask in self.masks.items()})
+
+
+class PeriodicMasks(MovingMasks):
+    """Changes the masks every `update_every` steps, up to the fraction `update_until` of the training.
+
+    Args:
+        network, masks, recipe, steps, random_at: as for `MovingMasks`.
+        config: `update_every`, `update_until`, and the length of the training.
+
+    Attributes:
+        update_steps: the steps before which the masks change.
+    """
+
+    replaces_step = False
+    """Whether a change of the masks takes the place of the optimizer's step."""
+
+    def __init__(
+        self, network: nn.Module, masks: Masks, recipe: Recipe, steps: int, random_at: RandomAt, config: Config
+    ) -> None:
+        super().__init__(network, masks, recipe, steps, random_at)
+        self.update_steps = update_steps(config, steps)
+
+    @abstractmethod
+    def change_masks(self) -> None:
+        """Change the masks; called between the backward pass and the optimizer's step of an update step."""
+
+    def update(self) -> None:
+        """Take the optimizer's step, and change the masks before it, or in its place, if this is an update step."""
+        is_due = self.step in self.update_steps
+        if is_due:
+            self.change_masks()
+        if not (is_due and self.replaces_step):
+            super().update()
+
+
+def update_steps(config: Config, steps: int) -> range:
+    """Return the steps (0-based) of the training at which the masks change.
+
+    Args:
+        config: `update_every`, `update_until`, `epochs`.
+        steps: of an epoch.
+    """
+    end = max(1, int(config.update_until * config.epochs * steps))
+    every = min(config.update_every, end)
+    return range(every, end + 1, every)
