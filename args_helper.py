@@ -20,25 +20,12 @@ from data import DATASETS, DEFINED_BY_PATH, OF_FOLDERS
 from models import MODELS, TORCHVISION, WITHOUT_MASKS
 from trainers.algorithms import ALGORITHMS, DENSE, FROM_FILE, Algorithm, facts_of
 from utils.errors import UserError
-from utils.files import safetensors_header
-from utils.options.changes import changes, written
+from utils.options.changes import accepted, changes, written
 from utils.options.contradictions import Contradiction, contradictions
 from utils.options.parser import Declarations, Given, read_flags, read_yaml, validated
 from utils.options.retired import RETIRED
-from utils.options.types import (
-    AutoFloat,
-    Float,
-    Folders,
-    Inside,
-    Int,
-    Ints,
-    Options,
-    Paths,
-    Period,
-    Time,
-    one_of,
-    option,
-)
+from utils.options.ticket_options import stored_options
+from utils.options.types import Auto, Float, Folders, Inside, Int, Ints, Options, Paths, Period, Time, one_of, option
 from utils.schedules import pruning_epochs, pruning_rate
 
 OWN_FILE = {"<file>.py:<function>": r".+\.py:\w+"}
@@ -177,7 +164,7 @@ class SearchOptions(Options):
     label_smoothing: Float = option(0.0, "label smoothing of the training loss", ge=0, lt=1, changeable=True)
     warmup_length: Int = option(0, "epochs of linear warm-up", ge=0)
     regularization: Regularization = option("none", "penalty on the scores")
-    lmbda: AutoFloat = option(1e-3, "weight λ of the penalty; auto: found by the length of the search", changeable=True)
+    lmbda: Auto = option(1e-3, "weight λ of the penalty; auto: found by the length of the search", changeable=True)
     alpha: Float = option(1.0, "exponent of s in var_red_1 (below 1 its slope at 0 is infinite)", ge=1)
     alpha_prime: Float = option(1.0, "exponent of 1 − s in var_red_1", ge=1)
     iter_period: Int = option(5, "epochs from one pruning to the next", ge=1)
@@ -551,25 +538,8 @@ def _resumed(flags: dict[str, Given], problems: list[str]) -> Config:
         after = after.model_copy(update={"data_at_first": first})
     if before.config_hash == after.config_hash and before.trial_num == after.trial_num:
         return after
-    return _changed(before, after, f"--resume {folder}")
-
-
-def _changed(before: Config, after: Config, where: str) -> Config:
-    """Return the config of a run that is resumed with changed options, if `resume_anyway` is given.
-
-    Raises:
-        UserError: it is not given, or a run cannot change one of these options.
-    """
-    changed = changes(before.identity, after.identity)
-    told = written(changed)
-    unable = [name for name in changed if name not in OPTIONS or not OPTIONS[name].json_schema_extra["changeable"]]
-    if unable or not after.resume_anyway:
-        hint = "" if unable else "; --resume_anyway goes on with the new ones"
-        unable_too = f"; a run that has begun cannot change {', '.join(unable)}" if after.resume_anyway else ""
-        raise UserError(f"{where}: a run goes on as it began, but these options differ: {told}{unable_too}{hint}")
-    warnings.warn(f"{where}: going on with {told}; the run is no longer that of its first options", stacklevel=2)
-    note = "; ".join(filter(None, (before.resumed_with, told)))
-    return after.model_copy(update={"resumed_with": note, "num_trial": 1})
+    changeable = {name for name, field in OPTIONS.items() if field.json_schema_extra["changeable"]}
+    return accepted(before, after, f"--resume {folder}", changeable)
 
 
 def difference(before: Config, after: Config) -> str:
@@ -609,11 +579,7 @@ def _of_ticket(given: Mapping[str, Given]) -> dict[str, Given]:
     A ticket from someone else must not choose which code runs, so an `arch` from a `.py` file is ignored.
     """
     path = given["ticket"].value if "ticket" in given else None
-    try:
-        told = json.loads(safetensors_header(Path(path)).get("about", "{}"))["options"] if path else {}
-        told = {name: told[name] for name in OF_TICKETS if name in told and ".py:" not in str(told[name])}
-    except (ValueError, TypeError, KeyError, RecursionError):  # not a ticket, or an old one without options
-        return {}
+    told = stored_options(str(path), OF_TICKETS) if path else {}
     if "dataset" in given:
         told.pop("image_size", None)  # it belongs to the ticket's data set
     return {name: Given(value, f"{name} (of the ticket {path})") for name, value in told.items()}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from typing import Any
+
+from utils.errors import UserError
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
@@ -14,3 +17,26 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
 def written(changed: Mapping[str, str], separator: str = ", ") -> str:
     """Write changes in one line."""
     return separator.join(f"{name} {values}" for name, values in changed.items())
+
+
+def accepted(before: Any, after: Any, where: str, changeable: Collection[str]) -> Any:
+    """Return the config of a run that is resumed with changed options, if `resume_anyway` is given.
+
+    Args:
+        before: the config that the run began with.
+        after: the one that it is resumed with.
+        where: begins the messages.
+        changeable: names of the options that a begun run can change.
+
+    Raises:
+        UserError: `resume_anyway` is not given, or a run cannot change one of these options.
+    """
+    changed = changes(before.identity, after.identity)
+    told, unable = written(changed), [name for name in changed if name not in changeable]
+    if unable or not after.resume_anyway:
+        hint = "" if unable else "; --resume_anyway goes on with the new ones"
+        unable_too = f"; a run that has begun cannot change {', '.join(unable)}" if after.resume_anyway else ""
+        raise UserError(f"{where}: a run goes on as it began, but these options differ: {told}{unable_too}{hint}")
+    warnings.warn(f"{where}: going on with {told}; the run is no longer that of its first options", stacklevel=2)
+    note = "; ".join(filter(None, (before.resumed_with, told)))
+    return after.model_copy(update={"resumed_with": note, "num_trial": 1})

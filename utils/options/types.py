@@ -143,7 +143,7 @@ Float = Annotated[float, BeforeValidator(_no_bool)]
 """A finite number."""
 
 
-AutoFloat = Annotated[float | Literal["auto"], BeforeValidator(_auto_or_number)]
+Auto = Annotated[float | Literal["auto"], BeforeValidator(_auto_or_number)]
 
 
 Ints = Annotated[tuple[Int, ...], BeforeValidator(_listed)]
