@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import main
-import trainers.algorithms.hypercube as hypercube
+import trainers.algorithms.gem_miner as gem_miner
 import trainers.pipeline
 import trainers.training.loop as loop
 import trainers.training.scores as scores
@@ -82,7 +82,7 @@ class Marks:
         loop.train_step = self.while_in("a step", loop.train_step)
         for module in (scores, weights, trainers.pipeline):
             module.evaluate = self.while_in("an evaluation", module.evaluate)
-        hypercube.GemMiner._prune = self.while_in("a pruning", hypercube.GemMiner._prune)
+        gem_miner.GemMiner._prune = self.while_in("a pruning", gem_miner.GemMiner._prune)
         os.fsync = self.while_in("writing a file", os.fsync)
         os.replace = self.while_in("replacing a file", os.replace)
         begin = Run.progress

@@ -17,7 +17,7 @@ from toys import Toy, splits
 from args_helper import parse_args
 from models.masking import plain_state, to_masked
 from trainers.algorithms.auto_lambda import auto_lambda
-from trainers.algorithms.hypercube import GemMiner
+from trainers.algorithms.gem_miner import GemMiner
 from trainers.tickets.ticket import Ticket
 from trainers.training.batchnorm import with_own_statistics
 from utils.errors import UserError

@@ -13,7 +13,7 @@ from args_helper import Config, parse_args
 from data.spec import DataSpec
 from models.build import build_model
 from models.masking import masked_layers, prunable_parameters, to_masked
-from trainers.algorithms.hypercube import GemMiner
+from trainers.algorithms.gem_miner import GemMiner
 from trainers.tickets.file import read_ticket
 from trainers.training.loop import train_step
 from utils.errors import UserError

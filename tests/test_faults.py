@@ -120,7 +120,7 @@ def test_an_operation_that_cannot_be_deterministic_is_named(call, places, monkey
     def refuse(*_: object) -> None:
         raise RuntimeError("kthvalue CUDA does not have a deterministic implementation, but you set ...")
 
-    monkeypatch.setattr("trainers.algorithms.hypercube.prune_lowest", refuse)
+    monkeypatch.setattr("trainers.algorithms.gem_miner.prune_lowest", refuse)
     outcome = call(*SMALL, *places, "--deterministic")
     assert outcome.code == 2
     assert "error: deterministic: kthvalue CUDA has no deterministic implementation on this device" in outcome.err

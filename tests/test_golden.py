@@ -22,7 +22,7 @@ from models.build import build_model
 from models.layers import Round, Soft
 from models.masking import masked_layers, prunable_parameters, set_rule, to_masked
 from trainers.algorithms.edge_popup import EdgePopup
-from trainers.algorithms.hypercube import GemMiner
+from trainers.algorithms.gem_miner import GemMiner
 from trainers.training.loop import train_step
 from trainers.training.scores import PENALTIES
 from utils.rng import derive_rng

@@ -28,7 +28,7 @@ from tests.test_streamed_batches import SPEC, put_noise
 from trainers.algorithms import ALGORITHMS
 from trainers.algorithms.cts import ConcreteSearch
 from trainers.algorithms.edge_popup import EdgePopup
-from trainers.algorithms.hypercube import GemMiner
+from trainers.algorithms.gem_miner import GemMiner
 from trainers.tickets.file import read_ticket
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket

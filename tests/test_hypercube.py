@@ -16,7 +16,8 @@ from models.masking import FlatScores, masked_layers, to_masked
 from tests.conftest import same_bits
 from tests.toys import Toy, splits
 from trainers.algorithms import hypercube
-from trainers.algorithms.hypercube import GemMiner, find_ticket
+from trainers.algorithms.gem_miner import GemMiner
+from trainers.algorithms.hypercube import find_ticket
 from trainers.tickets.ticket import Ticket
 from utils.errors import Stopped
 from utils.run.run import Run

@@ -24,7 +24,7 @@ from models.masking import to_masked
 from tests import toys
 from tests.conftest import same_bits
 from tests.toys import SPEC, Toy
-from trainers.algorithms.hypercube import GemMiner
+from trainers.algorithms.gem_miner import GemMiner
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import evaluate, train, train_step

@@ -14,7 +14,7 @@ from models import MODELS
 from models.build import build_model
 from models.layers import BATCH_NORMS
 from models.masking import masked_layers, prunable_parameters, to_masked, to_plain
-from trainers.algorithms.hypercube import GemMiner
+from trainers.algorithms.gem_miner import GemMiner
 from trainers.training.loop import train_step
 from utils.errors import UserError
 from utils.masks import is_bias

@@ -20,7 +20,7 @@ from models.build import build_model
 from models.folding import FoldedNetwork
 from models.initialise import draw_scores
 from models.masking import masked_layers, plain_state, prunable_parameters, to_masked
-from trainers.algorithms.hypercube import GemMiner
+from trainers.algorithms.gem_miner import GemMiner
 from trainers.benchmark import plain_loop
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket

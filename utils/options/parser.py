@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from utils.errors import UserError, abbreviate, nearest
+from utils.options.messages import complaint, corrected
 from utils.options.types import Options, allowed, choices_of, is_bool, is_list
 from utils.options.yaml_file import plain_value, read_nodes
 
@@ -88,7 +89,7 @@ class Declarations:
     def unknown(self, where: str, name: str, value: Any) -> str:
         """Return the message for an option that does not exist."""
         near = nearest(name, [*self.fields, *self.canonical])
-        return f"{where}: no such option" + ("" if near is None else _corrected(where, near, value))
+        return f"{where}: no such option" + ("" if near is None else corrected(where, near, value))
 
 
 # ---- flags ---------------------------------------------------------------------------------------------------------
@@ -254,45 +255,7 @@ def validated(kind: type[Kind], given: Mapping[str, Given], problems: list[str])
             name = str(one["loc"][0])
             if name not in wrong:
                 where, near = given[name].where, getattr(one.get("ctx", {}).get("error"), "nearest", None)
-                corrected = "" if near is None else _corrected(where, name, near)
-                problems.append(f"{where}: {_complaint(one)}{corrected}")
+                meant = "" if near is None else corrected(where, name, near)
+                problems.append(f"{where}: {complaint(one)}{meant}")
             wrong.add(name)
         return kind(**{name: value for name, value in values.items() if name not in wrong}), wrong
-
-
-def _corrected(where: str, name: str, value: Any) -> str:
-    """Suggest the corrected YAML line, flag or keyword argument, in the form that `where` uses."""
-    if where.startswith("-"):
-        return f"; did you mean '--{name}{'' if value is None else f' {value}'}'?"
-    if where.endswith("="):
-        return f"; did you mean {name}={value!r}?"
-    try:
-        written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).partition("\n")[0]
-    except ValueError:  # Python refuses to write out a number this long
-        written = abbreviate(value)
-    return f"; did you mean '{name}: {abbreviate(written)}'?"
-
-
-# Pydantic's type of error -> its message, from the value (abbreviated) and pydantic's context, such as the bound.
-_COMPLAINTS: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {
-    "int_parsing": lambda given, _: f"'{given}' is not a whole number",
-    "int_from_float": lambda given, _: f"{given} is not a whole number",
-    "int_type": lambda given, _: f"{given} is not a whole number",
-    "float_parsing": lambda given, _: f"'{given}' is not a number",
-    "float_type": lambda given, _: f"{given} is not a number",
-    "finite_number": lambda given, _: f"{given} is not a finite number",
-    "bool_parsing": lambda given, _: f"'{given}' is neither true nor false",
-    "bool_type": lambda given, _: f"{given} is neither true nor false",
-    "string_type": lambda given, _: f"{given} is not a text",
-    "greater_than": lambda given, limit: f"{given} is too small: it has to be above {limit['gt']:g}",
-    "greater_than_equal": lambda given, limit: f"{given} is too small: it has to be at least {limit['ge']:g}",
-    "less_than": lambda given, limit: f"{given} is too large: it has to be below {limit['lt']:g}",
-    "less_than_equal": lambda given, limit: f"{given} is too large: it may be at most {limit['le']:g}",
-    "value_error": lambda _, about: str(about["error"]),
-}
-
-
-def _complaint(error: Mapping[str, Any]) -> str:
-    """Reword a pydantic error for this tool's messages."""
-    say = _COMPLAINTS.get(error["type"])
-    return say(abbreviate(error["input"]), error.get("ctx", {})) if say else error["msg"]

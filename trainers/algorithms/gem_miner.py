@@ -1,0 +1,241 @@
+"""The training of Gem-Miner's scores: the moving threshold, the prunings, and what is logged and saved of them."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from args_helper import Config
+from models.layers import Round, Rule, Soft
+from models.masking import masked_layers
+from trainers.checks.connectivity import warn_of_thin_layers
+from trainers.training.scores import ScoreTraining
+from trainers.training.training import Draw
+from utils.masks import ceil_count, floor_count, kth_lowest, prune_exactly, prune_lowest
+from utils.schedules import pruning_epochs, pruning_rate
+
+
+def prunings_ahead(config: Config) -> range:
+    """Return the epochs (0-based) after which the search prunes, from `start_epoch` on."""
+    return pruning_epochs(config.epochs, config.iter_period, max(config.iter_start, config.start_epoch - 1))
+
+
+def pruning_rate_from(config: Config, unpruned: float) -> float:
+    """Return the fraction of the unpruned weights that each pruning removes.
+
+    Args:
+        config: the options of the search.
+        unpruned: the fraction of all weights that is unpruned when the search begins, in [0, 1].
+
+    Returns:
+        p = 1 − (d / unpruned)^(1/k) for the k prunings ahead, so that they end at density d; 0 without any ahead, and
+        where fewer weights than the target are unpruned already. With `override_prune_rate`: `prune_rate`.
+
+    Source: Rare Gems (arXiv 2202.12002), Algorithm 1, for unpruned = 1.
+    """
+    if config.override_prune_rate:
+        return config.prune_rate
+    ahead = len(prunings_ahead(config))
+    return pruning_rate(config.density / max(unpruned, config.density), ahead) if ahead else 0.0
+
+
+class GemMiner(ScoreTraining):
+    """Learns scores, prunes the lowest every `iter_period` epochs, and resets scores afterwards if `rewind_score`.
+
+    Args:
+        network: masked, on its device.
+        config: the options of the search; its λ is a number.
+        holds_target: lower the threshold where fewer than ⌊dN⌋ weights would be switched on.
+
+    Attributes:
+        weights: number of prunable weights, N, without biases.
+    """
+
+    def __init__(self, network: nn.Module, config: Config, holds_target: bool = False) -> None:
+        self._holds_target = self.decoupled_decay = holds_target
+        self._moves_threshold = config.bottom_k_on_forward or holds_target
+        self._snapshot: Tensor | None = None
+        self._tied = 0
+        self._thin: set[str] = set()
+        super().__init__(network, self._rule(network, config), config)
+        self._target = max(1, floor_count(config.density, self.flat.segments[0].stop))
+        self.weights = self.flat.segments[0].stop
+        self._prunings = prunings_ahead(config) if config.algo == "hc_iter" else range(0)
+        unpruned = int(self.flat.flags[self.flat.segments[0]].sum())
+        self._rate = pruning_rate_from(config, unpruned / self.weights)
+        self._out_of_reach = self._why_out_of_reach(unpruned)
+        if self._out_of_reach:
+            warnings.warn(f"the target of {config.target_sparsity:g}% is missed: {self._out_of_reach}", stacklevel=2)
+        self._flags_changed()
+
+    def _rule(self, network: nn.Module, config: Config) -> Rule:
+        if not config.hc_quantized:
+            return Soft(config.quantize_threshold)
+        if self._moves_threshold:  # a threshold that follows the scores; a tensor, so that no step reads it back
+            return Round(torch.zeros((), device=next(network.parameters()).device))
+        return Round(config.quantize_threshold)
+
+    def _why_out_of_reach(self, unpruned: int) -> str | None:
+        """Say why the prunings ahead cannot end at the target; None if they can or need not."""
+        config, target = self._config, max(1, floor_count(self._config.density, self.weights))
+        if config.algo == "hc" or config.override_prune_rate or config.prune_type == "FixThresholding":
+            return None
+        if unpruned < target:
+            return f"only {unpruned:,} weights were unpruned when the search began"
+        if unpruned > target and not self._prunings:
+            return f"start_epoch {config.start_epoch} lies after the last pruning, that of epoch {config.prunings[-1]}"
+        return None
+
+    # ---- steps -------------------------------------------------------------------------------------------------------
+
+    def before_epoch(self, epoch: int) -> None:
+        """Take the snapshot for resetting scores; with `drop_bottom_half_weights`, score by magnitude at epoch 1."""
+        if epoch == self._config.rewind_to_epoch:
+            self._snapshot = self.flat.scores.detach().clone()
+        if epoch == 1 and self._config.drop_bottom_half_weights:
+            self._score_by_magnitude()
+
+    def project(self) -> None:
+        """Clamp every score to [0, 1] and update the moving threshold."""
+        super().project()
+        self._follow_threshold()
+
+    @torch.no_grad()
+    def _follow_threshold(self) -> None:
+        """Set a moving threshold to the score below which so many unpruned weights lie as are to be switched off."""
+        if self._moves_threshold:
+            weights = self.flat.segments[0]
+            ranked = torch.where(self.flat.flags[weights], self.flat.scores[weights], torch.inf)
+            lowest = kth_lowest(ranked, self._switched_off) if self._switched_off else ranked.new_full((), -1.0)
+            # To hold the target is to switch off at most so many; the penalty may leave more than that switched on.
+            limit = self._config.quantize_threshold if self._holds_target else torch.inf
+            self.rule.threshold.copy_(lowest.clamp(max=limit))
+
+    def _flags_changed(self) -> None:
+        """Recount how many unpruned weights the moving threshold switches off; reads from the device."""
+        if self._moves_threshold:
+            unpruned = int(self.flat.flags[self.flat.segments[0]].sum())
+            share = max(1, ceil_count(self._rate, unpruned))
+            self._switched_off = max(0, unpruned - self._target) if self._holds_target else share
+            self._follow_threshold()
+
+    @torch.no_grad()
+    def _score_by_magnitude(self) -> None:
+        """Set the score of the network's ⌈n/2⌉ weights of smallest magnitude to 0, that of the others to 1."""
+        magnitudes = torch.cat([layer.weight.abs().flatten() for layer in masked_layers(self.network).values()])
+        smallest = magnitudes.argsort(stable=True)[: ceil_count(0.5, self.weights)]
+        scores = self.flat.scores[self.flat.segments[0]]
+        scores.fill_(1.0)
+        scores[smallest] = 0.0
+
+    # ---- prunings ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def after_epoch(self, epoch: int, draw: Draw) -> None:
+        """Prune if this epoch has a pruning; end the search if no weight is switched on any more.
+
+        The epoch's row is measured before this, so it pairs an accuracy with the density that it was measured at.
+        """
+        self.pruned_now = epoch in self._prunings
+        if self.pruned_now:
+            self._prune(last=epoch == self._prunings[-1], generator=draw("prune"))
+            warn_of_thin_layers(self.flat.split(self.flat.flags), f"after the pruning of epoch {epoch}", self._thin)
+            if self._config.rewind_score and self._snapshot is not None:
+                self.flat.scores.copy_(self._snapshot)
+            self._flags_changed()
+        # Unrounded scores may all be low for a while and still work; only rounding them at the end would leave nothing.
+        self.over = isinstance(self.rule, Round) and self.has_died()
+
+    def has_died(self) -> bool:
+        """Whether no weight is switched on."""
+        return not bool(self.naive_mask()[self.flat.segments[0]].any())
+
+    def highest(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Masks that keep the `count` highest-ranked weights, pruned or not, and all biases.
+
+        Args:
+            count: from 0 to N; 0 keeps one weight.
+            generator: on the CPU; breaks the ties.
+        """
+        masks = torch.ones_like(self.flat.flags)
+        rank = self._rank()[self.flat.segments[0]]
+        everything = masks[self.flat.segments[0]].clone()
+        masks[self.flat.segments[0]] = prune_exactly(rank, everything, self.weights - max(1, count), generator)
+        return self.flat.split(masks)
+
+    def _rank(self) -> Tensor:
+        """The ranks of all entries; a pruning removes the lowest first."""
+        magnitude = self.flat.scores.detach().abs()
+        return -magnitude if self._config.invert_sanity_check else magnitude
+
+    def _prune(self, last: bool, generator: torch.Generator) -> None:
+        """Clear flags in place by `prune_type`; weights and biases are ranked apart, each with its own count."""
+        config, rate, flags, rank = self._config, self._rate, self.flat.flags, self._rank()
+        if config.prune_type == "FixThresholding":
+            # The ranks of an inverted search are −s: in it the scores above 0.5 go.
+            flags &= rank > 0.5 if not config.invert_sanity_check else rank >= -0.5
+        elif config.prune_type == "LocalBottomK":
+            for unpruned, ranks in zip(self.flat.split(flags).values(), self.flat.split(rank).values()):
+                count = ceil_count(rate, int(unpruned.sum()))
+                kept = prune_exactly(ranks.flatten(), unpruned.flatten(), count, generator)
+                unpruned.copy_(kept.view_as(unpruned))
+        else:
+            for segment in self.flat.segments:
+                unpruned, ranks = flags[segment], rank[segment]
+                if config.prune_type == "BottomK":
+                    scheduled = int(unpruned.sum()) - ceil_count(rate, int(unpruned.sum()))
+                    flags[segment] = prune_lowest(ranks, unpruned, rate)
+                    self._tied += scheduled - int(flags[segment].sum())
+                else:
+                    flags[segment] = prune_exactly(ranks, unpruned, self._exact_count(unpruned, last), generator)
+
+    def _exact_count(self, unpruned: Tensor, last: bool) -> int:
+        """How many entries ExactBottomK prunes; the last pruning leaves ⌊dN⌋."""
+        count = int(unpruned.sum())
+        if last and not self._config.override_prune_rate:
+            return max(0, count - max(1, floor_count(self._config.density, unpruned.numel())))
+        return ceil_count(self._rate, count)
+
+    def density_reason(self) -> str | None:
+        """Say why the ticket may miss the target density; None if there is no such reason."""
+        reasons = [self._out_of_reach] if self._out_of_reach else []
+        if self._config.prune_type == "FixThresholding" and self._prunings:
+            reasons.append("FixThresholding removes every score up to 0.5, whatever the target")
+        if self._config.prune_type == "BottomK" and self._prunings:
+            tied = f", and all that tie with the last one go too: {self._tied:,} here, most at 0" if self._tied else ""
+            reasons.append(f"each pruning of BottomK rounds its count up{tied}")
+        if self._config.algo == "hc":
+            reasons.append("hc prunes nothing for good: the penalty alone switches off")
+        elif not self._config.unflag_before_finetune:
+            off = int(self.flat.flags.sum()) - int(self.naive_mask().sum())
+            reasons += [f"{off:,} more were switched off by their scores without being pruned"] if off else []
+        return "; ".join(reasons) or None
+
+    # ---- what is logged and saved ------------------------------------------------------------------------------------
+
+    def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Densities and, after a pruning, histograms of the scores."""
+        scalars, _ = super().describe()
+        if self._moves_threshold:
+            scalars["threshold"] = float(self.rule.threshold)
+        return scalars, self.histograms() if self.pruned_now else {}
+
+    def state(self) -> dict[str, Any]:
+        """The state of a Training, the snapshot, and the threshold, which lags behind scores between projections."""
+        threshold = float(self.rule.threshold) if self._moves_threshold else None
+        own = {"snapshot": self._snapshot, "threshold": threshold, "tied": self._tied, "thin": sorted(self._thin)}
+        return {**super().state(), **own}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what `state` returned."""
+        super().load_state(state)
+        snapshot, self._tied, self._thin = state["snapshot"], state["tied"], set(state["thin"])
+        self._snapshot = None if snapshot is None else snapshot.to(self.flat.scores)
+        if snapshot is not None and snapshot.shape != self.flat.scores.shape:
+            raise ValueError("the snapshot is of other scores")
+        self._flags_changed()
+        if state["threshold"] is not None:
+            self.rule.threshold.fill_(state["threshold"])

@@ -1,0 +1,48 @@
+"""Words the problems with options: what is wrong with a value, and the line or flag that was probably meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import yaml
+
+from utils.errors import abbreviate
+
+
+def corrected(where: str, name: str, value: Any) -> str:
+    """Suggest the corrected YAML line, flag or keyword argument, in the form that `where` uses."""
+    if where.startswith("-"):
+        return f"; did you mean '--{name}{'' if value is None else f' {value}'}'?"
+    if where.endswith("="):
+        return f"; did you mean {name}={value!r}?"
+    try:
+        written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).partition("\n")[0]
+    except ValueError:  # Python refuses to write out a number this long
+        written = abbreviate(value)
+    return f"; did you mean '{name}: {abbreviate(written)}'?"
+
+
+# Pydantic's type of error -> its message, from the value (abbreviated) and pydantic's context, such as the bound.
+_COMPLAINTS: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {
+    "int_parsing": lambda given, _: f"'{given}' is not a whole number",
+    "int_from_float": lambda given, _: f"{given} is not a whole number",
+    "int_type": lambda given, _: f"{given} is not a whole number",
+    "float_parsing": lambda given, _: f"'{given}' is not a number",
+    "float_type": lambda given, _: f"{given} is not a number",
+    "finite_number": lambda given, _: f"{given} is not a finite number",
+    "bool_parsing": lambda given, _: f"'{given}' is neither true nor false",
+    "bool_type": lambda given, _: f"{given} is neither true nor false",
+    "string_type": lambda given, _: f"{given} is not a text",
+    "greater_than": lambda given, limit: f"{given} is too small: it has to be above {limit['gt']:g}",
+    "greater_than_equal": lambda given, limit: f"{given} is too small: it has to be at least {limit['ge']:g}",
+    "less_than": lambda given, limit: f"{given} is too large: it has to be below {limit['lt']:g}",
+    "less_than_equal": lambda given, limit: f"{given} is too large: it may be at most {limit['le']:g}",
+    "value_error": lambda _, about: str(about["error"]),
+}
+
+
+def complaint(error: Mapping[str, Any]) -> str:
+    """Reword a pydantic error for this tool's messages."""
+    say = _COMPLAINTS.get(error["type"])
+    return say(abbreviate(error["input"]), error.get("ctx", {})) if say else error["msg"]
