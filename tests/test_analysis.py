@@ -145,7 +145,7 @@ def test_statistics_are_renewed_within_a_path_and_at_its_ends_only_when_asked(re
     state = {name: value.clone() for name, value in net.state_dict().items()}
     given = loss_and_accuracy(net, data.test)[0]
     rows = measured_path(net, lambda t: state, data, seed=1, renew_ends=renew_ends)
-    renew_statistics(net, data.train.unaugmented().epoch(generator()))
+    renew_statistics(net, data.train.epoch(generator()))
     renewed = loss_and_accuracy(net, data.test)[0]
     assert abs(given - renewed) > 0.05
     end = renewed if renew_ends else given
@@ -224,7 +224,7 @@ def under_own_statistics(file, mode, factors):
     data, net = opened_network(resolved(parse_args(NETWORK)))
     found = read_network(net, str(file))
     net.load_state_dict(found.under(factors(found.flat)))
-    renew_statistics(net, data.train.unaugmented().epoch(derive_rng(42, mode, "batches")))
+    renew_statistics(net, data.train.epoch(derive_rng(42, mode, "batches")))
     return loss_and_accuracy(net, data.test)
 
 

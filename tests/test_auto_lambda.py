@@ -11,13 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SMALL, Outcome, read_rows, same_bits, timeless
+from small_sets import put_tree
 from torch import nn
 from toys import Toy, splits
 
 from args_helper import parse_args
+from data.load import load_data
+from models.build import build_model
 from models.masking import plain_state, to_masked
 from trainers.algorithms.auto_lambda import auto_lambda
 from trainers.algorithms.gem_miner import GemMiner
+from trainers.tickets.file import TICKET, read_ticket
 from trainers.tickets.ticket import Ticket
 from trainers.training.batchnorm import with_own_statistics
 from utils.errors import UserError
@@ -187,6 +191,21 @@ def test_any_algorithm_can_have_them_and_published_configs_do_not(
     old, new = (one["others/float32"] for one in found)
     assert old.shape == new.shape and not torch.equal(old, new)
     assert parse_args([]).renew_batchnorm is False
+
+
+def test_they_are_those_of_augmented_images_as_the_search_sees_them(
+    call: Call, places: list[str], tmp_path: Path
+) -> None:
+    put_tree(tmp_path, each=40, height=16, width=16)  # cropped and flipped at this size
+    words = [*SMALL, *places, "--dataset", "ImageFolder", "--data", str(tmp_path), "--batch_size", "16", "--device"]
+    words += ["cpu", "--algo", "random", "--renew_batchnorm", "--skip_fine_tune"]
+    assert call(*words).code == 0
+    found, _ = read_ticket(tmp_path / "results" / "trial_1" / TICKET)
+    config = parse_args(words)
+    data = load_data(config)
+    rng = derive_rng(config.seed, "search", "statistics", 0, 0)
+    expected = with_own_statistics(found, build_model(config, data.spec), data.train.epoch(rng))
+    assert same_bits(found.state, expected.state)
 
 
 # ---- against a sweep -----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import same_bits
 from PIL import Image
+from small_sets import drawn, put, put_tree
 
 import data.sets.image_folder as image_folder
 from args_helper import Config
@@ -17,29 +18,6 @@ from data import decoded_cache as decoded
 from data.decode import read_image
 from data.load import load_data
 from utils.errors import UserError
-
-
-def put(path, pixels, **options):
-    """Write pixels, (height, width[, channels]) uint8 or a PIL image, as an image file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(path, **options)
-    return path
-
-
-def drawn(seed, height=4, width=4):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def put_tree(root, splits=("train", "test"), each=2, height=4, width=4):
-    """`each` images in either of two classes in every split; returns their pixels as load gives them, by split."""
-    pixels = {}
-    for split in splits:
-        names = [f"{split}/{name}/{number}.png" for name in ("cat", "dog") for number in range(each)]
-        images = [drawn(len(pixels) * 100 + seed, height, width) for seed in range(len(names))]
-        for name, image in zip(names, images):
-            put(root / name, image)
-        pixels[split] = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-    return pixels
 
 
 def config(root, **options):

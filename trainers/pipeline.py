@@ -142,7 +142,7 @@ def _found(find_ticket: Callable, net: nn.Module, data: Splits, config: Config, 
     to_plain(net)
     _check_kind(ticket, net, config)
     if config.renew_batchnorm:
-        ticket = with_own_statistics(ticket, net, data.train.unaugmented().epoch(run.rng("search", "statistics")))
+        ticket = with_own_statistics(ticket, net, data.train.epoch(run.rng("search", "statistics")))
     if is_distributed():
         # Scores from a single pass may differ in the last bit between GPUs, and then the masks may differ too.
         ticket = broadcast(ticket.to(torch.device("cpu"))).to(data.train.device)

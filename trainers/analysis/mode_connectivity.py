@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,23 +146,19 @@ def measured_path(net: nn.Module, path: StatePath, data: Splits, seed: int, rene
     Returns:
         A row per point: `t`, `weights_remaining_percent`, and `loss` (mean cross-entropy) and `acc` of both splits.
     """
-    train = data.train.unaugmented()
-
-    def images() -> Iterable[Batch]:
-        # Shuffled: a set that is sorted by class would give batches with the statistics of one class each.
-        return train.epoch(derive_rng(seed, "mode_connect", "batches"))
-
+    # Shuffled: a set that is sorted by class would give batches with the statistics of one class each.
+    shuffled = partial(derive_rng, seed, "mode_connect", "batches")
     rows = []
     for point in range(POINTS):
         t = point / (POINTS - 1)
         net.load_state_dict(path(t))
         # Interpolated BatchNorm statistics fit no network: activations midway vary less than at the ends, and would be
-        # scaled as if they did not. So the statistics of each network on the path are estimated anew, as if it had been
-        # trained. Source: Jordan et al., REPAIR, 2023 (arXiv 2211.08403).
+        # scaled as if they did not. So the statistics of each network on the path are estimated anew, on augmented
+        # images, as if it had been trained. Source: Jordan et al., REPAIR, 2023 (arXiv 2211.08403).
         if renew_ends or 0 < t < 1:
-            renew_statistics(net, images())
+            renew_statistics(net, data.train.epoch(shuffled()))
         row = {"t": t, "weights_remaining_percent": nonzero_percent(net, net.state_dict())}
-        for split, batches in (("train", images()), ("test", data.test)):
+        for split, batches in (("train", data.train.unaugmented().epoch(shuffled())), ("test", data.test)):
             row[f"{split}_loss"], row[f"{split}_acc"] = loss_and_accuracy(net, batches)
         rows.append(row)
     return rows

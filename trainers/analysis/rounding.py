@@ -44,13 +44,13 @@ def compare_rounding(config: Config) -> None:
     seed = config.effective_seed
     naive = naive_mask(file.flat, rule, file.flat.scores.detach())
     drawn = rounded_masks(file.masked, file.flat, rule, by_chance, derive_rng(seed, "compare_rounding", "draws"))
-    weights, train = file.flat.segments[0], data.train.unaugmented()
+    weights = file.flat.segments[0]
     rows = []
     for draw, mask in enumerate([naive, *drawn]):
         apart = hamming(mask[weights], naive[weights])
         row = {"draw": draw or "naive", **_judged(net, file, mask, data)}
         # The file's statistics fit the rounded mask; a drawn mask shows its full accuracy only with its own.
-        renew_statistics(net, train.epoch(derive_rng(seed, "compare_rounding", "batches")))
+        renew_statistics(net, data.train.epoch(derive_rng(seed, "compare_rounding", "batches")))
         row["test_acc_renewed"] = evaluate(net, data.test)
         rows.append({**row, "hamming": apart, "hamming_percent": 100.0 * apart / weights.stop})
     table = free_file(config, "compare_rounding.csv")
