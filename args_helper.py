@@ -263,6 +263,11 @@ class AnalysisOptions(Options):
     sweep: str | None = option(None, "be a worker at all the runs of this YAML file, and compare them", affects=False)
     report: Folders | None = option(None, "make a page on the runs in these folders, at any depth", affects=False)
     report_dir: str | None = option(None, "report: where it goes; default: report/ in the first folder", affects=False)
+    pack: str | None = option(None, "write this folder's images into a few large files, to load faster", affects=False)
+    pack_to: str | None = option(None, "pack: where they go; default: a folder beside that one", affects=False)
+    pack_raw: bool = option(False, "pack: store pixels instead of JPEGs; larger, and faster still", affects=False)
+    skip_broken: bool = option(False, "pack: leave out images that cannot be read", affects=False)
+    check_data: str | None = option(None, "read every image of this folder, and name broken ones", affects=False)
 
 
 GROUPS: tuple[type[Options], ...] = (
@@ -427,7 +432,7 @@ CONTRADICTIONS = (
     ),
     Contradiction(
         ("image_size", "dataset"),
-        lambda c: c.image_size and c.dataset not in OF_FOLDERS,
+        lambda c: c.image_size and c.dataset not in OF_FOLDERS and not c.pack,
         f"image_size is for images in folders ({', '.join(OF_FOLDERS)}): those of {{c.dataset}} have one size",
     ),
     Contradiction(("no_cuda", "device"), lambda c: c.no_cuda and c.device not in ("auto", "cpu"),
@@ -471,6 +476,9 @@ CONTRADICTIONS = (
                   "compare_rounding needs scores: name a search's checkpoint by pretrained"),
     Contradiction(("compare_tickets",), lambda c: len(c.compare_tickets) == 1,
                   "compare_tickets needs two tickets or more"),
+    Contradiction(("pack_to", "pack_raw", "skip_broken"),
+                  lambda c: (c.pack_to or c.pack_raw or c.skip_broken) and not c.pack,
+                  "pack_to, pack_raw and skip_broken say how to pack: name the folder by pack"),
     Contradiction(("mode_connect",), lambda c: c.mode_connect and not (c.pretrained and c.pretrained2),
                   "mode_connect needs two networks: name their files by pretrained and pretrained2"),
 )  # fmt: skip

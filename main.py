@@ -25,6 +25,8 @@ MODES = {
     "compare_rounding": "trainers.analysis.rounding:compare_rounding",
     "mode_connect": "trainers.analysis.mode_connectivity:connect_modes",
     "compare_tickets": "trainers.analysis.ticket_overlap:compare_tickets",
+    "pack": "data.packing:pack_folder",
+    "check_data": "data.packing:check_data",
     "export": "trainers.export.export:export_runs",
     "only_sanity": "trainers.missing_checks:check_runs",
     "": "trainers.pipeline:run_trials",

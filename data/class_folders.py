@@ -1,6 +1,7 @@
 """Finds the classes of a data set stored as one folder per class, and their image files.
 
-It only lists names. `data.decoded_cache` or `data.streamed_batches` opens the files. All lists are sorted, because the
+The folders are on the disk, or in a packed tree (`data.packed`). Only names are listed here. `data.decoded_cache` or
+`data.streamed_batches` reads the images. All lists are sorted, because the
 order in which a file system lists a folder differs between machines, and labels and splits follow from the order here.
 """
 
@@ -12,32 +13,62 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from data.image_files import ImageFiles
+from data.packed import PackedFolder, PackedImages, is_pack, read_pack
 from utils.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
-class Part:
-    """The image files of one split.
+class DiskFolder:
+    """A folder on the disk, as the functions below look at it; `data.packed.PackedFolder` is one in a packed tree.
 
     Attributes:
-        root: the folder that the names are relative to.
-        names: the file names.
-        labels: the class index of each file.
+        path: where it is; it may be absent.
     """
 
-    root: Path
-    names: list[str]
-    labels: list[int]
+    path: Path
 
-    @property
-    def paths(self) -> list[Path]:
-        """The paths of the files, in order."""
-        return [self.root / name for name in self.names]
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __truediv__(self, name: str) -> DiskFolder:
+        return DiskFolder(self.path / name)
+
+    def is_dir(self) -> bool:
+        """Whether it is there."""
+        return self.path.is_dir()
+
+    def folders(self) -> list[str]:
+        """The sorted names of the folders in it, without hidden ones."""
+        return sorted(entry.name for entry in os.scandir(self.path) if entry.is_dir() and not _hidden(entry))
+
+    def images(self) -> list[str]:
+        """The sorted names of the image files in it, by their extensions, without hidden ones."""
+        return sorted(entry.name for entry in os.scandir(self.path) if is_image(entry.name) and not _hidden(entry))
+
+    def has_images(self) -> bool:
+        """Whether it has image files at any depth."""
+        return any(is_image(name) for _, _, names in os.walk(self.path) for name in names)
+
+    def joined(self, places: Sequence[str], images: Sequence[list[str]], labels: Sequence[int]) -> ImageFiles:
+        """The images of folders in it, place by place, with a label for each place."""
+        names = [f"{place}/{name}" for place, inside in zip(places, images) for name in inside]
+        return ImageFiles.of(self.path, names, np.repeat(labels, list(map(len, images))))
 
 
-def find_root(data: Path, folders: Sequence[str], title: str, advice: str) -> Path:
+def open_folder(path: Path) -> DiskFolder | PackedFolder:
+    """Open a folder of images: one on the disk, or the top of a packed tree.
+
+    Raises:
+        UserError: the packed tree is damaged.
+    """
+    return PackedFolder(read_pack(path)) if is_pack(path) else DiskFolder(path)
+
+
+def find_root(data: Path, folders: Sequence[str], title: str, advice: str) -> DiskFolder | PackedFolder:
     """Find the folder with `train/` and `val/`: one of `folders` inside `data`, or `data` itself.
 
     Args:
@@ -52,7 +83,7 @@ def find_root(data: Path, folders: Sequence[str], title: str, advice: str) -> Pa
     Raises:
         UserError: none of these folders has both.
     """
-    for place in (*(data / name for name in folders), data):
+    for place in map(open_folder, (*(data / name for name in folders), data)):
         if (place / "train").is_dir() and (place / "val").is_dir():
             return place
     raise UserError(
@@ -61,12 +92,14 @@ def find_root(data: Path, folders: Sequence[str], title: str, advice: str) -> Pa
     )
 
 
-def find_classes(folder: Path) -> tuple[str, ...]:
+def find_classes(folder: DiskFolder | PackedFolder) -> tuple[str, ...]:
     """Return the sorted names of the folders in a folder, without hidden ones; a name's position is its label."""
-    return tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not _hidden(entry)))
+    return tuple(folder.folders())
 
 
-def find_part(folder: Path, classes: Sequence[str], layout: str, inner: str = "", aside: str = "") -> Part:
+def find_part(
+    folder: DiskFolder | PackedFolder, classes: Sequence[str], layout: str, inner: str = "", aside: str = ""
+) -> ImageFiles | PackedImages:
     """List the images in the class folders of a split; a class folder may be missing.
 
     Warns about images in folders inside a class folder, which are not read, and about empty class folders.
@@ -79,36 +112,28 @@ def find_part(folder: Path, classes: Sequence[str], layout: str, inner: str = ""
         aside: the name of a folder that is not a class.
 
     Returns:
-        The images, class by class, and sorted by name within a class; the names are relative to `folder`.
+        The images, class by class, and sorted by name within a class.
 
     Raises:
         UserError: a class is not one of `classes`, or there are no images at all.
     """
-    strange = sorted(set(find_classes(folder)) - {*classes, aside})
+    strange = sorted({*folder.folders()} - {*classes, aside})
     if strange:
         raise UserError(f"{folder} has a class '{strange[0]}' that train/ has not{did_you_mean(strange[0], classes)}")
-    part, empty, deeper = Part(folder, [], []), [], []
-    for label, name in enumerate(classes):
-        if not (folder / name).is_dir():
-            continue
-        place = f"{name}/{inner}" if inner and (folder / name / inner).is_dir() else name
-        images = image_names(folder / place)
-        part.names.extend(f"{place}/{image}" for image in images)
-        part.labels.extend([label] * len(images))
-        empty += [] if images else [name]
-        deeper += [f"{place}/{child}" for child in find_classes(folder / place) if _has_images(folder / place / child)]
-    if not part.names:
+    labels = [label for label, name in enumerate(classes) if (folder / name).is_dir()]
+    places = [classes[label] for label in labels]
+    places = [f"{name}/{inner}" if inner and (folder / name / inner).is_dir() else name for name in places]
+    images = [(folder / place).images() for place in places]
+    deeper = [f"{place}/{child}" for place in places for child in (folder / place).folders()]
+    deeper = [place for place in deeper if (folder / place).has_images()]
+    empty = [classes[label] for label, inside in zip(labels, images) if not len(inside)]
+    if len(empty) == len(labels):
         raise UserError(f"there are no images in {folder}; {layout} under --data")
     if deeper:
         warnings.warn(f"images in folders inside a class are not read: {_listed(folder, deeper)}", stacklevel=2)
     if empty:
         warnings.warn(f"classes without images: {_listed(folder, empty)}", stacklevel=2)
-    return part
-
-
-def image_names(folder: Path) -> list[str]:
-    """Return the sorted names of the image files in a folder, by their extensions, without hidden ones."""
-    return sorted(entry.name for entry in os.scandir(folder) if is_image(entry.name) and not _hidden(entry))
+    return folder.joined(places, images, labels)
 
 
 def is_image(name: str) -> bool:
@@ -116,14 +141,10 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMG_EXTENSIONS
 
 
-def _has_images(folder: Path) -> bool:
-    return any(is_image(name) for _, _, names in os.walk(folder) for name in names)
-
-
 def _hidden(entry: os.DirEntry[str]) -> bool:
     return entry.name.startswith(".")
 
 
-def _listed(folder: Path, names: list[str]) -> str:
+def _listed(folder: DiskFolder | PackedFolder, names: list[str]) -> str:
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    return ", ".join(str(folder / name) for name in names[:6]) + more
+    return ", ".join(f"{folder}/{name}" for name in names[:6]) + more

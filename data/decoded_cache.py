@@ -19,21 +19,20 @@ from safetensors.torch import save
 from torch import Tensor
 
 from args_helper import Config
-from data.class_folders import Part
-from data.decode import middle_square, read_image
-from data.spec import ImageSet
+from data.decode import middle_square, surplus_over
+from data.spec import ImageSet, StoredImages
 from utils.errors import UserError
 from utils.files import write_atomic
 
 # The name in the folder of the data, such as `.decoded_64.safetensors` or `.decoded_native.safetensors`.
 CACHE = ".decoded_{size}.safetensors"
 # Raise this when decoding changes, so that caches of older versions are not used.
-DECODING = 2
+DECODING = 3
 # Largest decoded set: more would not fit beside the network on typical machines.
 LARGEST_BYTES = 8 * 2**30
 
 
-def read_decoded(root: Path, parts: dict[str, Part], size: int, config: Config) -> dict[str, ImageSet]:
+def read_decoded(root: Path, parts: dict[str, StoredImages], size: int, config: Config) -> dict[str, ImageSet]:
     """Read all images of all splits into memory, from the cache or by decoding them in `workers` threads.
 
     Args:
@@ -52,18 +51,16 @@ def read_decoded(root: Path, parts: dict[str, Part], size: int, config: Config) 
     fingerprint = _fingerprint(root, parts)
     decoded = _read_cache(cache, fingerprint, parts, size)
     if decoded is None:
-        shape = (size, size) if size else tuple(read_image(parts["train"].paths[0]).shape[1:])
-        _refuse_too_large(sum(len(part.names) for part in parts.values()), shape)
-        read = partial(_read_square, size=size) if size else partial(_read_as_it_is, shape=shape)
+        shape = (size, size) if size else tuple(parts["train"].pixels(0).shape[1:])
+        _refuse_too_large(sum(map(len, parts.values())), shape)
         # Each image is copied into the result at once: a list of all images would be a second copy. Threads suffice,
         # because PIL decodes and PyTorch resizes without holding Python's lock.
-        fill = lambda place, path: place.copy_(read(path))  # noqa: E731
-        decoded = {name: torch.empty(len(part.names), 3, *shape, dtype=torch.uint8) for name, part in parts.items()}
+        decoded = {name: torch.empty(len(part), 3, *shape, dtype=torch.uint8) for name, part in parts.items()}
         with ThreadPoolExecutor(max(1, config.workers)) as pool:
             for name, part in parts.items():
-                list(pool.map(fill, decoded[name], part.paths))
+                list(pool.map(partial(_fill, part=part, size=size), decoded[name], range(len(part))))
         _write_cache(cache, fingerprint, decoded)
-    return {name: ImageSet(decoded[name], torch.tensor(part.labels)) for name, part in parts.items()}
+    return {name: ImageSet(decoded[name], part.labels) for name, part in parts.items()}
 
 
 def _refuse_too_large(count: int, shape: tuple[int, ...]) -> None:
@@ -75,41 +72,32 @@ def _refuse_too_large(count: int, shape: tuple[int, ...]) -> None:
         )
 
 
-def _read_square(path: Path, size: int) -> Tensor:
-    return middle_square(read_image(path), size)
-
-
-def _read_as_it_is(path: Path, shape: tuple[int, ...]) -> Tensor:
-    pixels = read_image(path)
-    if tuple(pixels.shape[1:]) != shape:
-        raise UserError(
-            f"{path} is {pixels.shape[1]}×{pixels.shape[2]} where others are {shape[0]}×{shape[1]}; give --image-size "
-            "to bring all to one size"
-        )
-    return pixels
+def _fill(place: Tensor, index: int, part: StoredImages, size: int) -> None:
+    """Write an image, decoded, to its place (3, height, width)."""
+    if size:
+        pixels = middle_square(part.pixels(index, partial(surplus_over, size)), size)
+    else:
+        pixels = part.pixels(index)
+    if pixels.shape != place.shape:
+        own, others = ("×".join(map(str, image.shape[1:])) for image in (pixels, place))
+        told = f"{part.path(index)} is {own} where others are {others}"
+        raise UserError(f"{told}; give --image-size to bring all to one size")
+    place.copy_(pixels)
 
 
 # ---- the cache -----------------------------------------------------------------------------------------------------
 
 
-def _fingerprint(root: Path, parts: dict[str, Part]) -> str:
+def _fingerprint(root: Path, parts: dict[str, StoredImages]) -> str:
     """Hash every file's name, size and modification time, and the version of the decoding; contents are not read.
 
     Labels are not in the cache: they follow from the names, and are taken from `parts` at every reading.
     """
-    listing = [(str(path.relative_to(root)), *_stat(path)) for part in parts.values() for path in part.paths]
+    listing = [stamp for part in parts.values() for stamp in part.stamps(root)]
     return hashlib.sha256(json.dumps([DECODING, listing]).encode()).hexdigest()
 
 
-def _stat(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise UserError(f"{path} is not a readable image ({error.strerror}); mend or remove it") from error
-    return found.st_size, found.st_mtime_ns
-
-
-def _read_cache(cache: Path, fingerprint: str, parts: dict[str, Part], size: int) -> dict[str, Tensor] | None:
+def _read_cache(cache: Path, fingerprint: str, parts: dict[str, StoredImages], size: int) -> dict[str, Tensor] | None:
     if not cache.is_file():
         return None
     try:
@@ -122,7 +110,7 @@ def _read_cache(cache: Path, fingerprint: str, parts: dict[str, Part], size: int
     return decoded if _is_whole(decoded, parts, size) else None
 
 
-def _is_whole(decoded: dict[str, Tensor], parts: dict[str, Part], size: int) -> bool:
+def _is_whole(decoded: dict[str, Tensor], parts: dict[str, StoredImages], size: int) -> bool:
     """Return whether an untrusted cache holds uint8 images of one size, as many as there are files.
 
     Args:
@@ -132,7 +120,7 @@ def _is_whole(decoded: dict[str, Tensor], parts: dict[str, Part], size: int) -> 
     """
     wanted = (3, size, size) if size else (3, *decoded["train"].shape[2:4])
     return min(wanted) > 0 and all(
-        found.dtype == torch.uint8 and found.shape == (len(parts[name].names), *wanted) and len(wanted) == 3
+        found.dtype == torch.uint8 and found.shape == (len(parts[name]), *wanted) and len(wanted) == 3
         for name, found in decoded.items()
     )
 

@@ -15,7 +15,7 @@ import torch
 from args_helper import Config
 from data import DATASETS
 from data.batches import PlainBatches, TrainBatches
-from data.spec import DataSpec, ImageFiles, ImageSet, Source
+from data.spec import DataSpec, ImageSet, Source, StoredImages
 from utils.errors import UserError
 from utils.rng import derive_rng
 
@@ -71,16 +71,16 @@ def divide(source: Source, config: Config) -> Splits:
     return Splits(spec, _training(train, spec, config), held_out, _plain(source.test, spec, config))
 
 
-def _training(images: ImageSet | ImageFiles, spec: DataSpec, config: Config) -> TrainBatches | StreamedTrainBatches:
-    if isinstance(images, ImageFiles):
+def _training(images: ImageSet | StoredImages, spec: DataSpec, config: Config) -> TrainBatches | StreamedTrainBatches:
+    if not isinstance(images, ImageSet):
         from data.streamed_batches import StreamedTrainBatches  # torchvision takes a second to import
 
         return StreamedTrainBatches(images, spec, config.batch_size, config.torch_device, config.workers)
     return TrainBatches(images.to(config.torch_device), spec, config.batch_size)
 
 
-def _plain(images: ImageSet | ImageFiles, spec: DataSpec, config: Config) -> PlainBatches | StreamedPlainBatches:
-    if isinstance(images, ImageFiles):
+def _plain(images: ImageSet | StoredImages, spec: DataSpec, config: Config) -> PlainBatches | StreamedPlainBatches:
+    if not isinstance(images, ImageSet):
         from data.streamed_batches import StreamedPlainBatches
 
         return StreamedPlainBatches(images, spec, config.batch_size, config.torch_device, config.workers)

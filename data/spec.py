@@ -1,4 +1,4 @@
-"""The types of a data set: its declaration, images in memory or on disk, and a set as read.
+"""The types of a data set: its declaration, images in memory or stored, and a set as read.
 
 A module in `data.sets` declares a `DataSpec` as `SPEC`, and its `load(config)` returns a `Source`. Networks and batches
 know no more of a data set than its `DataSpec`.
@@ -6,13 +6,12 @@ know no more of a data set than its `DataSpec`.
 
 from __future__ import annotations
 
-import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 from torch import Tensor
 
 
@@ -86,30 +85,34 @@ class ImageSet:
         return ImageSet(self.images.to(device), self.labels.to(device))
 
 
-@dataclass(frozen=True)
-class ImageFiles:
-    """Image files that are not held in memory, and their labels.
+class StoredImages(Protocol):
+    """Images that are not held in memory: `data.image_files.ImageFiles` or `data.packed.PackedImages`.
 
     Attributes:
-        root: the folder that the names are relative to.
-        names: (n,) file names as bytes: a million `Path`s in every decoding process would take gigabytes.
         labels: (n,) int64.
     """
 
-    root: Path
-    names: np.ndarray[Any, np.dtype[np.bytes_]]
     labels: Tensor
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    def __len__(self) -> int: ...
 
-    def subset(self, indices: Tensor) -> ImageFiles:
-        """Return the files and labels at these indices."""
-        return ImageFiles(self.root, self.names[indices.numpy()], self.labels[indices])
+    def subset(self, indices: Tensor) -> StoredImages:
+        """Return the images and labels at these indices."""
 
-    def path(self, index: int) -> Path:
-        """Return the path of the file at an index."""
-        return self.root / os.fsdecode(self.names[index])
+    def pixels(self, index: int, surplus: Callable[[int, int], float] | None = None) -> Tensor:
+        """Read an image, (3, height, width) uint8.
+
+        Args:
+            index: of the image.
+            surplus: (height, width) -> by how much the image is larger than needed; a JPEG may then be decoded to a
+                half, a quarter or an eighth of its size, which is faster.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+
+    def stamps(self, root: Path) -> list[Any]:
+        """Return JSON values that change when the images do, paths relative to `root`."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +121,13 @@ class Source:
 
     Attributes:
         spec: the set's declaration.
-        train, test: the set's own split; in memory, or files to be streamed if they do not fit.
+        train, test: the set's own split; in memory, or to be streamed if they do not fit.
         val: the set's own validation set, or None.
         val_size: how many training images to hold out for validation if `val` is None.
     """
 
     spec: DataSpec
-    train: ImageSet | ImageFiles
-    test: ImageSet | ImageFiles
-    val: ImageSet | ImageFiles | None
+    train: ImageSet | StoredImages
+    test: ImageSet | StoredImages
+    val: ImageSet | StoredImages | None
     val_size: int

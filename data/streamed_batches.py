@@ -1,4 +1,4 @@
-"""Batches of images that worker processes decode when needed, flipped and normalised on the device.
+"""Batches of images that worker processes decode, crop and flip when needed; they are normalised on the device.
 
 The main process draws all random numbers at the start of an epoch: the order, and each image's flip and crop seed. So
 batches do not depend on the number of workers, nor on which of them is fastest. For photographs that are too large
@@ -13,17 +13,16 @@ import random
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.functional import resized_crop
 
-from data.class_folders import Part
-from data.decode import middle_square, read_image
+from data.decode import middle_square, resized
 from data.normalise import Batch, Normalise
-from data.spec import DataSpec, ImageFiles
+from data.spec import DataSpec, StoredImages
 from data.split import batch_cuts, some_of_every_class
 from utils.distributed.collectives import own_part, own_share
 from utils.distributed.launch import launched
@@ -34,11 +33,6 @@ AREA = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
 # For evaluation, the shorter side is resized to 256 pixels for a square of 224, and in this ratio for other sizes.
 MARGIN = 256 / 224
-
-
-def files_of(part: Part) -> ImageFiles:
-    """Convert a split's files to `ImageFiles`, for streaming."""
-    return ImageFiles(part.root, np.array([os.fsencode(name) for name in part.names]), torch.tensor(part.labels))
 
 
 class StreamedPlainBatches:
@@ -52,7 +46,7 @@ class StreamedPlainBatches:
         workers: number of decoding processes, limited by the processors; 0: this process decodes.
     """
 
-    def __init__(self, images: ImageFiles, spec: DataSpec, batch_size: int, device: str, workers: int) -> None:
+    def __init__(self, images: StoredImages, spec: DataSpec, batch_size: int, device: str, workers: int) -> None:
         self._stream = _Stream(images, spec, device, workers)
         self._normalise = Normalise(spec, self._stream.device)
         self._batch_size = batch_size
@@ -80,7 +74,7 @@ class StreamedTrainBatches:
         workers: number of decoding processes, limited by the processors; 0: this process decodes.
     """
 
-    def __init__(self, images: ImageFiles, spec: DataSpec, batch_size: int, device: str, workers: int) -> None:
+    def __init__(self, images: StoredImages, spec: DataSpec, batch_size: int, device: str, workers: int) -> None:
         self.images = images
         self.spec = spec
         self.batch_size = batch_size
@@ -119,13 +113,10 @@ class StreamedTrainBatches:
         order = torch.randperm(count, generator=generator)
         # A seed per image, not a crop: the crop depends on the image's size, which only the decoding worker knows.
         crops = torch.randint(2**62, (count,), generator=generator) if self.spec.zoom else None
-        flipped = torch.rand(count, 1, 1, 1, generator=generator) < (0.5 if self.spec.flip else 0.0)
-        flips = flipped.to(self.device)
+        flipped = torch.rand(count, generator=generator) < (0.5 if self.spec.flip else 0.0)
         if shared:
             cuts = [own_part(cut.start, cut.stop) for cut in cuts]
-        for (images, labels), cut in zip(self._stream.batches(order, cuts, crops), cuts):
-            if self.spec.flip:
-                images = torch.where(flips[cut], images.flip(-1), images)
+        for images, labels in self._stream.batches(order, cuts, crops, flipped):
             yield self._normalise(images), labels
 
     def unaugmented(self) -> StreamedTrainBatches:
@@ -150,7 +141,7 @@ class _Stream:
         workers: number of decoding processes; 0: this process decodes.
     """
 
-    def __init__(self, images: ImageFiles, spec: DataSpec, device: str, workers: int) -> None:
+    def __init__(self, images: StoredImages, spec: DataSpec, device: str, workers: int) -> None:
         self.device = torch.device(device)
         self._decoder = _Decoder(images, spec.shape[1])
         self._labels = images.labels.to(self.device)
@@ -160,7 +151,7 @@ class _Stream:
         return len(self._labels)
 
     def batches(
-        self, chosen: Tensor, cuts: list[slice], crops: Tensor | None = None
+        self, chosen: Tensor, cuts: list[slice], crops: Tensor | None = None, flipped: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images (B, 3, H, W) uint8 and labels (B,) on the device.
 
@@ -168,11 +159,13 @@ class _Stream:
             chosen: indices of images, in order.
             cuts: slices of `chosen`, one per batch.
             crops: the crop seed of each chosen image, in the same order; None: the central squares.
+            flipped: whether each chosen image is mirrored; None: none is.
 
         Raises:
             UserError: an image cannot be read.
         """
-        work = [(chosen[cut].numpy(), None if crops is None else crops[cut].numpy()) for cut in cuts]
+        parts = (chosen, crops, flipped)  # in numpy, which passes to a process as plain bytes
+        work = [tuple(None if part is None else part[cut].numpy() for part in parts) for cut in cuts]
         loader = DataLoader(
             self._decoder,
             batch_size=None,  # a sample is a whole batch: processes exchange one message per batch, not per image
@@ -190,27 +183,34 @@ class _Stream:
 
 
 class _Decoder(Dataset):
-    """Maps (indices, crop seeds or None) to images (B, 3, size, size) uint8, or to the `UserError` of one of them."""
+    """Maps (indices; crop seeds or None; which are mirrored, or None) to (B, 3, size, size) uint8, or a `UserError`."""
 
-    def __init__(self, images: ImageFiles, size: int) -> None:
+    def __init__(self, images: StoredImages, size: int) -> None:
         self._images = images
         self._size = size
 
-    def __getitem__(self, work: tuple[np.ndarray, np.ndarray | None]) -> Tensor | UserError:
-        indices, crops = work
-        seeds = [None] * len(indices) if crops is None else crops.tolist()
-        if not len(indices):  # the batch has fewer parts than ranks
-            return torch.empty(0, 3, self._size, self._size, dtype=torch.uint8)
+    def __getitem__(self, work: tuple[np.ndarray, np.ndarray | None, np.ndarray | None]) -> Tensor | UserError:
+        indices, crops, flipped = work
+        count = len(indices)  # 0 if the batch has fewer parts than ranks
+        seeds = [None] * count if crops is None else crops.tolist()
+        mirrored = [False] * count if flipped is None else flipped
+        # As decoders leave pixels and convolutions want them: the three values of a pixel are neighbours in memory.
+        batch = torch.empty(count, self._size, self._size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
         try:
-            return torch.stack([self._image(index, seed) for index, seed in zip(indices.tolist(), seeds)])
+            for place, index, seed, mirror in zip(batch, indices.tolist(), seeds, mirrored):
+                image = self._image(index, seed)
+                place.copy_(image.flip(-1) if mirror else image)
         except UserError as error:
             return error  # raised in a worker, it would arrive wrapped in a traceback
+        return batch
 
     def _image(self, index: int, seed: int | None) -> Tensor:
-        pixels, size = read_image(self._images.path(index)), self._size
+        size, larger = self._size, round(self._size * MARGIN)
         if seed is None:
-            return middle_square(pixels, size, round(size * MARGIN))
-        return resized_crop(pixels, *crop_box(*pixels.shape[1:], seed), [size, size], antialias=True)
+            return middle_square(self._images.pixels(index, lambda *sides: min(sides) / larger), size, larger)
+        pixels = self._images.pixels(index, lambda *sides: min(crop_box(*sides, seed)[2:]) / size)
+        top, left, high, wide = crop_box(*pixels.shape[1:], seed)
+        return resized(pixels[:, top : top + high, left : left + wide], size, size)
 
 
 def usable_workers(asked: int) -> int:
@@ -219,6 +219,7 @@ def usable_workers(asked: int) -> int:
     return min(asked, max(1, there // launched().local_world))
 
 
+@lru_cache(maxsize=1)  # of an image that is not decoded to a smaller size it is asked for twice
 def crop_box(height: int, width: int, seed: int) -> tuple[int, int, int, int]:
     """Draw a random crop (top, left, height, width): 8 to 100% of the area, aspect ratio from 3:4 to 4:3.
 

@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from args_helper import parse_args
+from data.packed import INDEX, SHARD
 from tests.fuzz_sandbox import EVALUATE, TINY, Place, Watch
 from tests.small_sets import put_mnist
 from tests.untrusted_inputs import CLASSES, CONFIGS, WORDS, checkpoints, json_files, mutated, tensor_files
@@ -126,6 +127,29 @@ def try_cache(place: Place, content: bytes) -> None:
         assert place.tried(*place.evaluation("ImageFolder", data)).code == 0
 
 
+def try_pack(place: Place, case: tuple[Path, bytes, str]) -> None:
+    """Try a pack of which one file has another content, and pack anew into its folder."""
+    path, content, dataset = case
+    with place.fresh() as folder:
+        data = shutil.copytree(path.parent, folder / "data")
+        (data / path.name).write_bytes(content)
+        place.tried(*place.evaluation(dataset, data))
+        place.tried("--check_data", data)
+        assert place.tried("--pack", place.kept / "tree", "--pack_to", data, "--workers", 0).code == 0
+
+
+def try_packing(place: Place, case: tuple[list[Any], bool]) -> None:
+    """Try to pack any folder, and to train on what was packed."""
+    parts, skip = case
+    with place.fresh() as folder:
+        for name, classes in zip(("train", "val"), parts):
+            _put(folder / "data" / name, classes, place.root)
+        place.tried("--check_data", folder / "data", "--workers", 0)
+        words = ["--pack", folder / "data", "--pack_to", folder / "packed", "--workers", 0, f"--skip_broken={skip}"]
+        if place.tried(*words).code == 0:
+            place.tried(*place.evaluation("ImageNet", folder / "packed"))
+
+
 def try_mnist(place: Place, case: tuple[str, bytes]) -> None:
     """Try one of the files in which torchvision stores MNIST."""
     name, content = case
@@ -169,6 +193,17 @@ FUZZERS = {
         ),
     ),
     "decoded images": (try_cache, lambda place: tensor_files(place.cache)),
+    "packs": (
+        try_pack,
+        lambda place: st.one_of(
+            [
+                st.tuples(st.just(path), tensor_files(path), st.sampled_from(["ImageFolder", "ImageNet"]))
+                for pack in place.packs
+                for path in (pack / INDEX, pack / SHARD.format(0))
+            ]
+        ),
+    ),
+    "packing": (try_packing, lambda _: st.tuples(st.lists(CLASSES, min_size=2, max_size=2), st.booleans())),
     "MNIST": (
         try_mnist,
         lambda place: st.tuples(

@@ -85,6 +85,10 @@ class Place:
         put_images(self.images, dict.fromkeys(("train/a", "train/b", "test/a", "test/b"), 1))
         assert self.call(self.evaluation("ImageFolder", self.images)).code == 0
         self.cache = self.images / ".decoded_8.safetensors"
+        put_images(self.kept / "tree", dict.fromkeys(("train/a", "train/b", "test/a", "val/a"), 2), ending="jpg")
+        self.packs = [self.kept / "packed", self.kept / "packed_raw"]
+        for pack, raw in zip(self.packs, ("False", "True")):
+            assert self.call(["--pack", self.kept / "tree", "--pack_to", pack, "--pack_raw", raw]).code == 0
 
     def evaluation(self, dataset: str, data: Path, size: int = 8) -> list[Any]:
         """Return the command line that evaluates the network for colour images on a folder."""

@@ -68,7 +68,7 @@ OUTSIDE_THE_RESULT = set(
     "weight_training dense_training random_subnet skip_sanity_checks with_dense only_sanity sanity_folder evaluate "
     "compare_rounding mode_connect pretrained2 how_to_connect interpolate sweep mixed_precision "
     "compile checkpoint_every keep_checkpoints max_time deterministic resume_anyway dry_run list report "
-    "report_dir export compare_tickets store_weights data_at_first".split()
+    "report_dir export compare_tickets store_weights data_at_first pack pack_to pack_raw skip_broken check_data".split()
 )
 """The options that change nothing about the result; every other one has to enter config_hash."""
 
@@ -93,7 +93,14 @@ BOUNDS: dict[str, tuple[float | None, float, float, float | None]] = {
 }  # fmt: skip
 """Option -> just too small, smallest, largest, just too large (None: nothing is)."""
 
-BESIDE = {"shuffle": True, "pretrained": "a", "pretrained2": "b", "sanity_folder": "c", "hc_quantized": True}
+BESIDE = {
+    "shuffle": True,
+    "pretrained": "a",
+    "pretrained2": "b",
+    "sanity_folder": "c",
+    "hc_quantized": True,
+    "pack": "d",
+}
 """What some options need beside."""
 
 

@@ -11,9 +11,9 @@ from small_sets import put_noise
 from toys import whole
 
 from data.batches import PlainBatches, TrainBatches, batch_for_evaluation
-from data.class_folders import Part
+from data.image_files import ImageFiles
 from data.spec import DataSpec, ImageSet
-from data.streamed_batches import StreamedTrainBatches, files_of
+from data.streamed_batches import StreamedTrainBatches
 
 HEIGHT, WIDTH, PAD = 4, 6, 2
 PLACES = 2 * PAD + 1
@@ -43,7 +43,7 @@ def batches(request, tmp_path):
     def made(count, size):
         if request.param == "in memory":
             return TrainBatches(numbered(count), SHIFTED, size)
-        files = files_of(Part(tmp_path, put_noise(tmp_path, count), list(range(count))))
+        files = ImageFiles.of(tmp_path, put_noise(tmp_path, count), range(count))
         return StreamedTrainBatches(files, replace(PLAIN, shape=(3, 8, 8), flip=True, zoom=True), size, "cpu", 0)
 
     return made

@@ -24,7 +24,7 @@ from trainers.tickets.file import read_ticket
 from utils.errors import UserError, abbreviate, printable
 from utils.files import load_tensors
 
-CASES = {"checkpoints": 12, "image folders": 25, "decoded images": 20, "summaries": 20, "run folders": 10}
+CASES = {"checkpoints": 12, "image folders": 25, "decoded images": 20, "summaries": 20, "run folders": 10, "packs": 20}
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from small_sets import drawn, put, put_tree
 import data.sets.image_folder as image_folder
 from args_helper import Config
 from data import decoded_cache as decoded
+from data import image_files
 from data.decode import read_image
 from data.load import load_data
 from utils.errors import UserError
@@ -248,14 +249,14 @@ def test_a_set_too_large_to_hold_decoded_is_refused(tmp_path, pixels, monkeypatc
 def test_decoding_holds_no_second_copy_of_the_images(tmp_path, monkeypatch):
     alive, most = weakref.WeakSet(), []
 
-    def watched(path):
-        pixels = read_image(path)
+    def watched(*given):
+        pixels = read_image(*given)
         alive.add(pixels)
         most.append(len(alive))
         return pixels
 
     pixels = put_tree(tmp_path, each=10)
-    monkeypatch.setattr(decoded, "read_image", watched)
+    monkeypatch.setattr(image_files, "read_image", watched)
     assert torch.equal(load(tmp_path).train.images, pixels["train"])
     assert max(most) <= 5  # two workers, each about to let go of the one before
 

@@ -13,9 +13,9 @@ from PIL import Image
 from small_sets import put_noise
 from toys import whole
 
-from data.class_folders import Part
+from data.image_files import ImageFiles
 from data.spec import DataSpec
-from data.streamed_batches import StreamedPlainBatches, StreamedTrainBatches, crop_box, files_of, usable_workers
+from data.streamed_batches import StreamedPlainBatches, StreamedTrainBatches, crop_box, usable_workers
 from utils.distributed import collectives as ranks
 from utils.errors import UserError
 
@@ -34,7 +34,7 @@ def put(root, images):
     names = [f"{number}.png" for number in range(len(images))]
     for name, image in zip(names, images):
         image.save(root / name)
-    return files_of(Part(root, names, list(range(len(names)))))
+    return ImageFiles.of(root, names, range(len(names)))
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def files(tmp_path):
 
 @pytest.fixture
 def noise(tmp_path):
-    return files_of(Part(tmp_path, put_noise(tmp_path, 12), list(range(12))))
+    return ImageFiles.of(tmp_path, put_noise(tmp_path, 12), range(12))
 
 
 def training(files, spec=SPEC, size=5, workers=0):
@@ -201,6 +201,6 @@ def test_there_are_no_more_workers_than_processors(monkeypatch):
 
 def test_names_need_not_be_ascii(tmp_path):
     Image.new("RGB", (9, 9), (1, 2, 3)).save(tmp_path / "größe.png")
-    images = files_of(Part(tmp_path, ["größe.png"], [0]))
+    images = ImageFiles.of(tmp_path, ["größe.png"], [0])
     assert images.path(0) == tmp_path / "größe.png"
     assert len(list(StreamedPlainBatches(images, SPEC, 4, "cpu", 0))) == 1

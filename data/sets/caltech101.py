@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from args_helper import Config
-from data.class_folders import find_classes, find_part
+from data.class_folders import DiskFolder, find_classes, find_part, open_folder
+from data.packed import PackedFolder
 from data.sets import imagenet
 from data.spec import Source, as_found, numbered
 from data.split import part_every_class
-from data.streamed_batches import files_of
 from utils.errors import UserError
 from utils.rng import derive_rng
 
@@ -36,7 +36,7 @@ def load(config: Config) -> Source:
     """
     root = _root(Path(config.data))
     classes = tuple(name for name in find_classes(root) if name != BACKGROUND)
-    everything = files_of(find_part(root, classes, LAYOUT, aside=BACKGROUND))
+    everything = find_part(root, classes, LAYOUT, aside=BACKGROUND)
     rest, tested = part_every_class(everything.labels, 1 / 5, derive_rng(TEST_SEED, "data", "test"))
     train, test, val = everything.subset(rest), everything.subset(tested), None
     if not config.use_full_data:
@@ -47,10 +47,11 @@ def load(config: Config) -> Source:
     return Source(as_found(SPEC, classes, config.image_size, "Caltech-101"), train, test, val, 0)
 
 
-def _root(data: Path) -> Path:
+def _root(data: Path) -> DiskFolder | PackedFolder:
     for folder in FOLDERS:
-        if (data / folder).is_dir():
-            return data / folder
+        for place in (open_folder(data / folder), open_folder(data) / folder):
+            if place.is_dir():
+                return place
     raise UserError(
         f"Caltech-101 is not in {data}: there is no folder {data / FOLDERS[0]}; get caltech-101.zip from "
         "https://data.caltech.edu/records/mzrjq-6wc02 and unpack it and the 101_ObjectCategories.tar.gz in it there, "

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from args_helper import Config
-from data.class_folders import Part, find_classes, find_part
+from data.class_folders import find_classes, find_part, open_folder
 from data.decoded_cache import read_decoded
-from data.spec import DataSpec, Source
+from data.packed import is_pack, read_pack
+from data.spec import DataSpec, Source, StoredImages
+from data.statistics import channel_histograms, statistics_of
 from utils.errors import UserError
 
 SPEC = None
@@ -24,22 +25,28 @@ def load(config: Config) -> Source:
     """Read the folder `config.data`; images are resized to `image_size` squares, or with 0 keep their common size.
 
     The decoded images are cached beside the data, in one file, until a file's name, size or modification time changes.
+    Packed photographs (`--pack`) of an `image_size` above 64 are streamed instead, and augmented as ImageNet's.
 
     Raises:
         UserError: the folder or its images are missing, a split has unknown classes, or an image cannot be read.
     """
     root = Path(config.data)
     classes, parts = _find(root)
+    if is_pack(root) and config.image_size > LARGEST_PADDED:
+        about, shape = read_pack(root).about, (3, config.image_size, config.image_size)
+        spec = DataSpec(shape, classes, about.mean, about.std, flip=True, zoom=True)
+        return Source(spec, parts["train"], parts["test"], parts.get("val"), len(parts["train"]) // 10)
     sets = read_decoded(root, parts, config.image_size, config)
     spec = _spec(sets["train"].images, classes)
     return Source(spec, sets["train"], sets["test"], sets.get("val"), len(sets["train"]) // 10)
 
 
-def _find(root: Path) -> tuple[tuple[str, ...], dict[str, Part]]:
+def _find(data: Path) -> tuple[tuple[str, ...], dict[str, StoredImages]]:
     """Find the classes, which are the folders in `train/`, and the files of each split."""
+    root = open_folder(data)
     for name in ("train", "test"):
         if not (root / name).is_dir():
-            raise UserError(f"there is no folder {root / name}; {LAYOUT} under --data")
+            raise UserError(f"there is no folder {data / name}; {LAYOUT} under --data")
     classes = find_classes(root / "train")
     splits = [name for name in ("train", "val", "test") if (root / name).is_dir()]
     return classes, {name: find_part(root / name, classes, LAYOUT) for name in splits}
@@ -48,20 +55,10 @@ def _find(root: Path) -> tuple[tuple[str, ...], dict[str, Part]]:
 def _spec(images: Tensor, classes: tuple[str, ...]) -> DataSpec:
     """Compute the statistics of the training images; pad small images by an eighth of their size, mirror all.
 
-    A histogram of the 256 values gives exact sums without a floating-point copy of all images.
-
     Args:
         images: (n, 3, H, W) uint8, the training split before validation images are held out.
         classes: the class names, in the order of the labels.
-
-    Returns:
-        The spec; no standard deviation is below 1/255, so that a channel of one value is not divided by 0.
     """
-    histogram = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]).double()
-    pixel = torch.arange(256, dtype=torch.float64) / 255
-    share = histogram / histogram.sum(1, keepdim=True)
-    mean = share @ pixel
-    deviation = (share @ pixel.square() - mean.square()).clamp_min(0).sqrt().clamp_min(1 / 255)
     shape = tuple(images.shape[1:])
     pad = min(shape[1:]) // 8 if max(shape[1:]) <= LARGEST_PADDED else 0
-    return DataSpec(shape, classes, tuple(mean.tolist()), tuple(deviation.tolist()), pad, flip=True)
+    return DataSpec(shape, classes, *statistics_of(channel_histograms(images)), pad, flip=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 from args_helper import Config
 from data.class_folders import find_classes, find_part, find_root
 from data.spec import DataSpec, Source, as_found, numbered
-from data.streamed_batches import files_of
 
 # The statistics are those that torchvision's trained networks (the option `weights`) were trained with.
 SPEC = DataSpec(
@@ -38,6 +37,6 @@ def load(config: Config) -> Source:
     """
     root = find_root(Path(config.data), FOLDERS, "ImageNet", ADVICE)
     classes = find_classes(root / "train")
-    train, test = (files_of(find_part(root / name, classes, LAYOUT)) for name in ("train", "val"))
+    train, test = (find_part(root / name, classes, LAYOUT) for name in ("train", "val"))
     spec = as_found(SPEC, classes, config.image_size, "ImageNet")
     return Source(spec, train, test, None, min(HELD_OUT, len(train) // 10))

@@ -9,9 +9,11 @@ import os
 from pathlib import Path
 
 from args_helper import Config
-from data.class_folders import Part, find_classes, find_part, find_root, image_names
+from data.class_folders import DiskFolder, find_classes, find_part, find_root
 from data.decoded_cache import read_decoded
-from data.spec import DataSpec, Source, as_found, numbered
+from data.image_files import ImageFiles
+from data.packed import PackedFolder
+from data.spec import DataSpec, Source, StoredImages, as_found, numbered
 from utils.errors import UserError
 
 # Crops and flips as for CIFAR; the published code rotates images by up to 20° instead of cropping them.
@@ -40,25 +42,24 @@ def load(config: Config) -> Source:
     root = find_root(Path(config.data), FOLDERS, "Tiny ImageNet", "get it with ./load_tiny_imagenet.sh")
     classes = find_classes(root / "train")
     parts = {"train": find_part(root / "train", classes, LAYOUT, inner="images"), "test": _test_part(root, classes)}
-    sets = read_decoded(root, parts, config.image_size or SPEC.shape[1], config)
+    sets = read_decoded(root.path, parts, config.image_size or SPEC.shape[1], config)
     spec = as_found(SPEC, classes, config.image_size, "Tiny ImageNet")
     return Source(spec, sets["train"], sets["test"], None, len(sets["train"]) // 10)
 
 
-def _test_part(root: Path, classes: tuple[str, ...]) -> Part:
-    folder = root / "val"
-    if (folder / ANNOTATIONS).is_file() and (folder / "images").is_dir():
-        return _annotated(folder, classes)
-    return find_part(folder, classes, LAYOUT)
+def _test_part(root: DiskFolder | PackedFolder, classes: tuple[str, ...]) -> StoredImages:
+    if (root.path / "val" / ANNOTATIONS).is_file() and (root / "val" / "images").is_dir():
+        return _annotated(root.path / "val", classes)
+    return find_part(root / "val", classes, LAYOUT)
 
 
 def _text(path: Path) -> str:
     return os.fsdecode(path.read_bytes())  # file names may not be UTF-8
 
 
-def _annotated(folder: Path, classes: tuple[str, ...]) -> Part:
+def _annotated(folder: Path, classes: tuple[str, ...]) -> ImageFiles:
     """List the files of `images/` with their classes, from the annotation lines `<image> <class> <box>`."""
-    labels, there = {name: label for label, name in enumerate(classes)}, set(image_names(folder / "images"))
+    labels, there = {name: label for label, name in enumerate(classes)}, {*DiskFolder(folder / "images").images()}
     lines = [line.split() for line in _text(folder / ANNOTATIONS).splitlines() if line.strip()]
     for line in lines or [[]]:
         if len(line) < 2 or line[0] not in there or line[1] not in labels:
@@ -66,4 +67,4 @@ def _annotated(folder: Path, classes: tuple[str, ...]) -> Part:
                 f"{folder / ANNOTATIONS}: '{' '.join(line)}' is no image of images/ with a class of train/; get the "
                 "set anew with ./load_tiny_imagenet.sh"
             )
-    return Part(folder, [f"images/{line[0]}" for line in lines], [labels[line[1]] for line in lines])
+    return ImageFiles.of(folder, [f"images/{line[0]}" for line in lines], [labels[line[1]] for line in lines])

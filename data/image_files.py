@@ -1,0 +1,67 @@
+"""Image files on the disk, which are read one by one when needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.decode import read_image
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files that are not held in memory, and their labels.
+
+    Attributes:
+        root: the folder that the names are relative to.
+        names: (n,) file names as bytes: a million `Path`s in every decoding process would take gigabytes.
+        labels: (n,) int64.
+    """
+
+    root: Path
+    names: np.ndarray[Any, np.dtype[np.bytes_]]
+    labels: Tensor
+
+    @classmethod
+    def of(cls, root: Path, names: Sequence[str], labels: Sequence[int]) -> ImageFiles:
+        """Make it of names and labels in lists."""
+        return cls(root, np.array([os.fsencode(name) for name in names]), torch.tensor(labels, dtype=torch.int64))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Tensor) -> ImageFiles:
+        """Return the files and labels at these indices."""
+        return ImageFiles(self.root, self.names[indices.numpy()], self.labels[indices])
+
+    def path(self, index: int) -> Path:
+        """Return the path of the file at an index."""
+        return self.root / os.fsdecode(self.names[index])
+
+    def pixels(self, index: int, surplus: Callable[[int, int], float] | None = None) -> Tensor:
+        """Read the image at an index, (3, height, width) uint8; see `read_image`."""
+        return read_image(self.path(index), surplus)
+
+    def stamps(self, root: Path) -> list[tuple[str, int, int]]:
+        """Return each file's path relative to `root`, its size, and its modification time; contents are not read.
+
+        Raises:
+            UserError: a file is not there.
+        """
+        return [(str(path.relative_to(root)), *_stat(path)) for path in map(self.path, range(len(self)))]
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise UserError(f"{path} is not a readable image ({error.strerror}); mend or remove it") from error
+    return found.st_size, found.st_mtime_ns

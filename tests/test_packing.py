@@ -1,0 +1,336 @@
+"""Packed images: the same batches as from the folder, kills that lose nothing, and broken images that are all named."""
+
+import io
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, same_bits, start
+from PIL import Image
+from safetensors import safe_open
+from small_sets import drawn, put, put_caltech, put_imagenet, put_images, put_tiny_imagenet, put_tree
+
+import data.packing as packing
+from args_helper import parse_args
+from data.decode import read_image
+from data.load import load_data
+from data.packed import INDEX, SHARD, read_pack
+from utils.errors import UserError
+
+SETS = {
+    "ImageNet": put_imagenet,
+    "TinyImageNet": put_tiny_imagenet,
+    "Caltech101": lambda root: put_caltech(root, {"ant": 10, "bass": 10}).parent,
+    "ImageFolder": lambda root: put_tree(root / "tree", each=20, height=16, width=16) and root / "tree",
+}
+BROKEN = {
+    "text.jpg": b"no image",
+    "cut.jpg": None,  # the first half of a JPEG
+    "32bit.tif": Image.fromarray(np.full((8, 8), 70000, np.int32)),
+}
+
+
+def packed(source: Path, *words: str) -> Path:
+    target = source.with_name("packed")
+    packing.pack_folder(parse_args(["--pack", str(source), "--pack_to", str(target), *words]))
+    return target
+
+
+def batches(dataset: str, data: Path) -> list:
+    splits = load_data(parse_args(["--dataset", dataset, "--data", str(data), *"--device cpu --workers 0".split()]))
+    return [splits.spec, list(splits.train.epoch(torch.Generator().manual_seed(1))), list(splits.val or splits.test)]
+
+
+def jpeg(pixels, **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+# ---- what is read --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*has .* classes, but")
+@pytest.mark.parametrize("dataset", SETS)
+def test_a_raw_pack_gives_the_same_batches_as_the_folder(tmp_path, dataset):
+    source = SETS[dataset](tmp_path)
+    assert same_bits(batches(dataset, packed(source, "--pack_raw"))[1:], batches(dataset, source)[1:])
+
+
+@pytest.mark.filterwarnings("ignore:.*has .* classes, but")
+def test_jpegs_that_are_small_enough_are_stored_as_they_are(tmp_path):
+    source = put_imagenet(tmp_path)
+    target = packed(source, "--image_size", "32")
+    pack, first = read_pack(target), source / "train" / "n00000000" / "0.JPEG"
+    assert pack.path(0) == target / "train" / "n00000000" / "0.JPEG"
+    with safe_open(target / SHARD.format(0), "pt") as shard:
+        assert bytes(shard.get_slice("images")[: first.stat().st_size].tolist()) == first.read_bytes()
+    assert same_bits(batches("ImageNet", target)[1:], batches("ImageNet", source)[1:])
+
+
+def test_longer_shorter_sides_are_resized_and_shorter_ones_are_kept(tmp_path):
+    for name, size in {"wide": (90, 60), "tall": (40, 100), "small": (20, 30)}.items():
+        put(tmp_path / "in" / "a" / f"{name}.png", Image.new("RGB", size, (200, 100, 50)))
+    pack = read_pack(packed(tmp_path / "in", "--image_size", "32"))
+    assert [pack.path(number).stem for number in range(3)] == ["small", "tall", "wide"]
+    assert pack.sizes.tolist() == [[30, 20], [80, 32], [32, 48]]
+    for number in range(3):
+        pixels = pack.pixels(number)
+        assert list(pixels.shape) == [3, *pack.sizes[number].tolist()]
+        assert (pixels.double().mean((1, 2)) - torch.tensor([200, 100, 50])).abs().max() < 2
+
+
+def test_a_packed_photograph_looks_as_the_original_resized(tmp_path):
+    smooth = Image.fromarray(drawn(1, 8, 12)).resize((384, 256), Image.BICUBIC)
+    put(tmp_path / "in" / "a" / "0.jpg", smooth, quality=98)
+    found = read_pack(packed(tmp_path / "in", "--image_size", "64")).pixels(0).permute(1, 2, 0).numpy().astype(int)
+    wanted = np.asarray(smooth.resize((96, 64), Image.BILINEAR)).astype(int)
+    assert found.shape == wanted.shape and abs(found - wanted).mean() < 5
+
+
+def test_the_statistics_are_those_of_the_training_images(tmp_path):
+    pixels = put_tree(tmp_path / "in", splits=("train", "test"))["train"].double() / 255
+    about = read_pack(packed(tmp_path / "in", "--pack_raw")).about
+    assert about.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist())
+    assert about.std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist())
+    assert (Path(about.source), about.folders) == (
+        (tmp_path / "in").resolve(), [("test/cat", 2), ("test/dog", 4), ("train/cat", 6), ("train/dog", 8)],
+    )  # fmt: skip
+
+
+def test_packed_photographs_of_ones_own_are_streamed_with_their_statistics(tmp_path):
+    put_tree(tmp_path / "in", each=10, height=80, width=90)
+    target = packed(tmp_path / "in")
+    words = ["--dataset", "ImageFolder", "--data", str(target), "--image_size", "72", "--device", "cpu"]
+    splits = load_data(parse_args([*words, "--workers", "0"]))
+    images, labels = next(iter(splits.train.epoch(torch.Generator())))
+    assert splits.spec.mean == read_pack(target).about.mean and splits.spec.zoom
+    assert images.shape[1:] == (3, 72, 72) and sorted(set(labels.tolist())) == [0, 1]
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_a_large_jpeg_is_decoded_to_no_more_than_is_needed(tmp_path, factor):
+    path = put(tmp_path / "0.jpg", np.kron(drawn(1, 10, 20), np.ones((16, 16, 1), np.uint8)), quality=98)
+    pixels = read_image(path, lambda height, width: height * width / (160 * 320) * factor * 1.9)
+    assert pixels.shape == (3, 160 // factor, 320 // factor)
+    whole = read_image(path).double()
+    assert (pixels.double().mean((1, 2)) - whole.mean((1, 2))).abs().max() < 2
+
+
+# ---- what is written -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three_files(tmp_path, monkeypatch):
+    """A folder of ten images, four in a file."""
+    monkeypatch.setattr(packing, "PER_SHARD", 4)
+    put_images(tmp_path / "in", {"train/a": 5, "test/a": 5})
+    return tmp_path / "in"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_packing_that_failed_goes_on_where_it_was(three_files, monkeypatch):
+    whole = contents(packed(three_files))
+    target = three_files.with_name("packed")
+    for path in target.iterdir():
+        path.unlink()
+    written, real = [], packing.write_atomic
+
+    def failing(path, content):
+        if len(written) == 2:
+            raise UserError("the disk is full")
+        written.append(path.name)
+        real(path, content)
+
+    monkeypatch.setattr(packing, "write_atomic", failing)
+    with pytest.raises(UserError, match="the disk is full"):
+        packed(three_files)
+    assert sorted(contents(target)) == [SHARD.format(0), SHARD.format(1)]
+    monkeypatch.setattr(packing, "write_atomic", lambda path, content: (written.append(path.name), real(path, content)))
+    assert contents(packed(three_files)) == whole
+    assert written[2:] == [SHARD.format(2), INDEX]
+
+
+def test_only_files_whose_images_changed_are_written_again(three_files):
+    target = packed(three_files)
+    before = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
+    put(three_files / "train" / "a" / "4.png", drawn(7, 8, 8))
+    pack = read_pack(packed(three_files))
+    after = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
+    assert {name for name in after if after[name] != before[name]} == {SHARD.format(2), INDEX}
+    assert len(pack.ends) == 10
+    for name in ("train/a/4.png", "train/a/3.png", "train/a/2.png"):
+        (three_files / name).unlink()
+    assert len(read_pack(packed(three_files)).ends) == 7
+    assert SHARD.format(2) not in contents(target)
+
+
+def test_a_kill_while_packing_loses_nothing(tmp_path):
+    put_images(tmp_path / "in", {"train/a": 1200, "test/a": 1200})
+    words = ["--pack", tmp_path / "in", "--pack_to", tmp_path / "killed", "--workers", 1]
+    process = start(*words)
+    while process.poll() is None and not (tmp_path / "killed" / SHARD.format(0)).exists():
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and not (tmp_path / "killed" / INDEX).exists()
+    first = (tmp_path / "killed" / SHARD.format(0)).stat().st_mtime_ns
+    process = start(*words)
+    out, _ = process.communicate(timeout=100)
+    assert process.returncode == 0 and "2,400 images" in out
+    assert (tmp_path / "killed" / SHARD.format(0)).stat().st_mtime_ns == first
+    assert len(read_pack(tmp_path / "killed").ends) == 2400
+    assert not [path for path in (tmp_path / "killed").iterdir() if path.suffix == ".part"]
+
+
+def test_a_disk_with_too_little_room_is_seen_first(three_files, monkeypatch, tmp_path):
+    usage = type("Usage", (), {"free": 100})
+    monkeypatch.setattr(packing.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"packing 10 images into .* takes about .* GiB, and .* GiB are free"):
+        packed(three_files)
+    assert not (tmp_path / "packed").exists()
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("nothing", "no folder"), ("empty", "no images in")])
+def test_a_folder_without_images_is_refused(call, tmp_path, kind, expected):
+    if kind == "empty":
+        put(tmp_path / "in" / ".hidden.png", drawn(1))
+        put(tmp_path / "in" / ".git" / "a.png", drawn(1))
+    outcome = call("--pack", tmp_path / "in")
+    assert outcome.code == 2 and expected in outcome.err
+
+
+def test_links_to_folders_are_followed_but_not_round_and_round(tmp_path):
+    put(tmp_path / "elsewhere" / "0.png", drawn(1))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "elsewhere")
+    assert read_pack(packed(tmp_path / "in")).about.folders == [("a", 1)]
+
+
+# ---- images that cannot be read ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def some_broken(tmp_path):
+    put_tree(tmp_path / "in", each=3, height=8, width=8)
+    whole = jpeg(drawn(5, 64, 64))
+    for name, content in BROKEN.items():
+        path = tmp_path / "in" / "train" / "cat" / name
+        if isinstance(content, Image.Image):
+            put(path, content)
+        else:
+            path.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    (tmp_path / "in" / "train" / "dog" / "gone.png").symlink_to(tmp_path / "nowhere")
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize("mode", ["--pack", "--check_data"])
+def test_all_broken_images_are_named_in_one_message(call, some_broken, mode):
+    outcome = call(mode, some_broken)
+    assert outcome.code == 2 and outcome.err.count("error:") == 1
+    assert "4 of 16 images cannot be read" in outcome.err
+    for name in (*(f"cat/{name}" for name in BROKEN), "dog/gone.png"):
+        assert f"{some_broken}/train/{name}" in outcome.err
+    assert not (some_broken.with_name("in_packed_native") / INDEX).exists()
+    if mode == "--pack":
+        assert "--skip_broken leaves them out" in outcome.err
+
+
+def test_broken_images_are_left_out_with_a_count_when_asked_for(call, some_broken):
+    outcome = call("--pack", some_broken, "--skip_broken")
+    target = some_broken.with_name("in_packed_native")
+    assert outcome.code == 0 and "left out 4 of 16 images" in outcome.out
+    assert len(read_pack(target).about.left_out) == 4
+    for name in (*(f"cat/{name}" for name in BROKEN), "dog/gone.png"):
+        (some_broken / "train" / name).unlink()
+    without = packed(some_broken)
+    assert same_bits(batches("ImageFolder", target), batches("ImageFolder", without))
+    assert call("--check_data", some_broken).out.endswith("all 12 images can be read\n")
+
+
+def test_a_jpeg_with_harmless_damage_is_written_anew(tmp_path):
+    whole = jpeg(drawn(3, 16, 16), quality=95)
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "in" / "a" / "0.jpg").write_bytes(whole[:-2] + bytes(20) + whole[-2:])
+    assert read_pack(packed(tmp_path / "in")).pixels(0).shape == (3, 16, 16)
+
+
+def test_pictures_of_other_kinds_are_packed_as_rgb(tmp_path):
+    place = tmp_path / "in" / "a"
+    put(place / "0.jpg", Image.new("CMYK", (8, 8), (0, 255, 255, 0)))
+    put(place / "1.jpg", Image.new("L", (8, 8), 200))
+    white = Image.new("RGB", (8, 8), (255, 255, 255))
+    put(place / "2.webp", Image.new("RGB", (8, 8)), save_all=True, append_images=[white], lossless=True)
+    turned = Image.new("RGB", (8, 16), (10, 200, 30))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    put(place / "3.jpg", turned, exif=exif)
+    pack = read_pack(packed(tmp_path / "in"))
+    found = [pack.pixels(number).double().mean((1, 2)).round().tolist() for number in range(4)]
+    assert found[0][0] > 200 and max(found[0][1:]) < 60
+    assert found[1] == [200.0] * 3 and found[2] == pytest.approx([0.0] * 3, abs=3)
+    assert pack.sizes.tolist() == [[8, 8], [8, 8], [8, 8], [8, 16]]
+
+
+# ---- packs that are damaged ----------------------------------------------------------------------------------------
+
+
+def test_a_changed_byte_is_found_by_check_data(call, three_files):
+    target = packed(three_files)
+    assert call("--check_data", target).code == 0
+    shard = target / SHARD.format(1)
+    content = bytearray(shard.read_bytes())
+    content[-3] ^= 1
+    shard.write_bytes(bytes(content))
+    outcome = call("--check_data", target)
+    assert outcome.code == 2 and f"{SHARD.format(1)} changed since" in outcome.err
+    assert call("--pack", three_files, "--pack_to", target).code == 0
+
+
+@pytest.mark.parametrize("what", ["a file is missing", "an image is damaged", "the index is cut off"])
+def test_a_damaged_pack_is_named_in_one_message(call, places, tmp_path, what):
+    put_tree(tmp_path / "in", each=6, height=16, width=16)
+    target = packed(tmp_path / "in")
+    shard, index = target / SHARD.format(0), target / INDEX
+    if what == "a file is missing":
+        shard.unlink()
+    elif what == "an image is damaged":
+        content = shard.read_bytes()
+        start_of = content.index(b"\xff\xd8\xff")
+        shard.write_bytes(content[:start_of] + bytes(200) + content[start_of + 200 :])
+    else:
+        content = index.read_bytes()
+        index.write_bytes(content[: len(content) - 50])
+    words = [*SMALL, *places, "--dataset", "ImageFolder", "--data", target, "--image_size", "8"]
+    outcome = call(*words)
+    assert outcome.code == 2 and outcome.err.count("error:") == 1 and "pack the images anew" in outcome.err
+    assert not os.path.exists(tmp_path / "results" / "trial_1" / "summary.json")
+
+
+# ---- a whole run ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_imagenet_config_runs_two_epochs_on_a_packed_tree_of_twenty_classes(call, places, tmp_path):
+    draw = np.random.default_rng(0)
+    colours = draw.integers(0, 200, (20, 3), dtype=np.uint8)
+    for split, each in (("train", 12), ("val", 3)):
+        for number in range(20 * each):
+            noise = draw.integers(0, 56, (90, 120, 3), dtype=np.uint8) + colours[number % 20]
+            put(tmp_path / "tree" / split / f"n{number % 20:08}" / f"{number}.JPEG", noise)
+    assert call("--pack", tmp_path / "tree", "--image_size", 64, "--pack_to", tmp_path / "packed").code == 0
+    outcome = call(
+        "--config", "configs/imagenet/imagenet_resnet50_sparsity_20.yml", "--data", tmp_path / "packed", *places,
+        *"--image_size 32 --epochs 2 --iter_period 1 --fine_tune_epochs 2 --batch_size 32 --workers 2".split(),
+        *"--skip_sanity_checks --device cpu --threads 1".split(),
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert "Traceback" not in outcome.err and "ResNet50 on ImageNet" in outcome.out

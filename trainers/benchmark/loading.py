@@ -1,0 +1,203 @@
+"""Time the reading of photographs against torchvision's `ImageFolder`: `python -m trainers.benchmark.loading`.
+
+    python -m trainers.benchmark.loading [--images 2000 --repeats 5 --json FILE]
+
+It writes a tree of JPEGs of 500×375 pixels to a temporary folder and packs it. Every side reads one epoch of training
+batches of 224×224 pixels, randomly cropped, mirrored and normalised, in one process on one thread, so that its images a
+second are those of a core. The sides take turns, so that other load on the machine hits all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_sample_images
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, RandomResizedCrop, ToTensor
+
+from args_helper import Config, config_of
+from data.load import load_data
+from data.normalise import Batch
+from data.packed import FORMAT, INDEX, SHARD, read_pack
+from data.packing import pack_folder
+from data.sets.imagenet import SPEC
+from models.build import build_model
+from utils.errors import UserError
+from utils.files import write_json
+from utils.markdown import markdown_table
+
+BATCH = 100
+CLASSES = 20
+MANY = 1_000_000
+STEPS = 6
+"""Training steps of which the waiting is measured."""
+
+
+def write_tree(root: Path, count: int) -> None:
+    """Write `count` JPEGs of 500×375 pixels to train/ and a few to val/: parts of scikit-learn's two photographs."""
+    draw, photographs = np.random.default_rng(0), load_sample_images().images
+    for number in range(count + 2 * CLASSES):
+        whole = photographs[number % 2]
+        top, left = draw.integers(whole.shape[0] - 375 + 1), draw.integers(whole.shape[1] - 500 + 1)
+        part = whole[top : top + 375, left : left + 500] * draw.uniform(0.8, 1.0)
+        split = "train" if number < count else "val"
+        place = root / split / f"class_{number // 2 % CLASSES:02}" / f"{number:06}.JPEG"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(part.astype(np.uint8)).save(place, quality=96)
+
+
+def theirs(root: Path) -> Iterable[Batch]:
+    """One epoch of torchvision's `ImageFolder`, with PIL, in a DataLoader."""
+    transform = Compose([RandomResizedCrop(224), RandomHorizontalFlip(), ToTensor(), Normalize(SPEC.mean, SPEC.std)])
+    return DataLoader(ImageFolder(str(root / "train"), transform), BATCH, shuffle=True)
+
+
+def ours(root: Path, workers: int = 0, batch: int = BATCH) -> Iterable[Batch]:
+    """One epoch of this project's batches of the same images, from a folder or a pack."""
+    return load_data(_config(root, workers, batch)).train.epoch(torch.Generator().manual_seed(0))
+
+
+def _config(root: Path, workers: int, batch: int) -> Config:
+    return config_of({"dataset": "ImageNet", "data": str(root), "workers": workers, "batch_size": batch,
+                      "device": "cpu", "use_full_data": True, "arch": "ResNet18"})  # fmt: skip
+
+
+def images_a_second(sides: dict[str, Any], repeats: int) -> list[dict[str, Any]]:
+    """Time an epoch of every side; a row has the median, lowest and highest, and the same of the ratio to the first."""
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, epoch in sides.items():
+            started, count = time.perf_counter(), 0
+            for images, _ in epoch():
+                count += len(images)
+            taken[name].append(count / (time.perf_counter() - started))
+    first = next(iter(taken.values()))
+    rows = []
+    for name, rates in taken.items():
+        ratios = [rate / base for rate, base in zip(rates, first)]
+        rows.append({"side": name, "n": repeats, "images_a_second": [median(rates), min(rates), max(rates)],
+                     "ratio": [median(ratios), min(ratios), max(ratios)]})  # fmt: skip
+    return rows
+
+
+def memory_growth(root: Path, epochs: int = 5) -> float:
+    """Return by how many MiB the process's peak memory grows from the second epoch on, over `epochs` more."""
+    peaks = []
+    for _ in range(epochs + 2):
+        for _ in ours(root):
+            pass
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return (peaks[-1] - peaks[1]) / 1024
+
+
+def share_of_waiting(root: Path) -> float:
+    """Return the share of the time, in percent, that ResNet-18's training steps on this CPU wait for images."""
+    config = _config(root, 1, 32)
+    data = load_data(config)
+    network, waited = build_model(config, data.spec).train(), 0.0
+    optimizer = torch.optim.SGD(network.parameters(), 0.01)
+    batches = iter(data.train.epoch(torch.Generator()))
+    next(batches)  # starts the process that decodes
+    started = time.perf_counter()
+    for _ in range(STEPS):
+        asked = time.perf_counter()
+        images, labels = next(batches)
+        waited += time.perf_counter() - asked
+        F.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+    return 100 * waited / (time.perf_counter() - started)
+
+
+def seconds_to_the_first_batch(root: Path, folder: Path) -> float:
+    """Return the seconds from opening a pack of a million images to its first batch; it repeats one file of images.
+
+    Args:
+        root: a pack whose first file is repeated.
+        folder: where to make the large pack.
+    """
+    pack, folder = read_pack(root), folder / "many"
+    folder.mkdir()
+    ends = load_file(root / SHARD.format(0))["ends"]
+    copies, count = MANY // len(ends), MANY // len(ends) * len(ends)
+    for number in range(copies):
+        os.link(root / SHARD.format(0), folder / SHARD.format(number))
+    folders = [(f"{split}/n{name:08}", (at + 1) * count // 2_000) for at, (split, name) in enumerate(
+        (split, name) for split in ("train", "val") for name in range(1_000)
+    )]  # fmt: skip
+    names = [f"ILSVRC2012_{number:08}.JPEG".encode() for number in range(count)]
+    about = pack.about.model_copy(update={"folders": folders, "digests": pack.about.digests[:1] * copies})
+    parts = {
+        "names": torch.frombuffer(bytearray(b"".join(names)), dtype=torch.uint8),
+        "name_ends": torch.tensor(list(map(len, names))).cumsum(0),
+        "first": torch.arange(copies + 1) * len(ends),
+        "ends": ends.repeat(copies),
+        "sizes": pack.sizes[: len(ends)].repeat(copies, 1),
+    }
+    save_file(parts, folder / INDEX, {FORMAT: json.dumps(about.model_dump())})
+    started = time.perf_counter()
+    next(iter(ours(folder)))
+    return time.perf_counter() - started
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print, and return the exit code."""
+    own = argparse.ArgumentParser(prog="python -m trainers.benchmark.loading")
+    own.add_argument("--images", type=int, default=2_000)
+    own.add_argument("--repeats", type=int, default=5)
+    own.add_argument("--json", type=Path)
+    given, threads = own.parse_args(argv), torch.get_num_threads()
+    scratch = Path(tempfile.mkdtemp(prefix="loading"))
+    try:
+        torch.set_num_threads(1)
+        tree, packed, raw = scratch / "tree", scratch / "packed", scratch / "raw"
+        write_tree(tree, given.images)
+        for target, pixels in ((packed, False), (raw, True)):
+            pack_folder(config_of({"pack": str(tree), "image_size": 256, "pack_to": str(target), "pack_raw": pixels}))
+        sides = {
+            "torchvision's ImageFolder": lambda: theirs(tree), "a folder": lambda: ours(tree),
+            "packed, JPEG": lambda: ours(packed), "packed, raw": lambda: ours(raw),
+        }  # fmt: skip
+        rows = images_a_second(sides, given.repeats)
+        others = {
+            "growth_of_peak_memory_mib": memory_growth(packed),
+            "seconds_to_first_batch_of_a_million": seconds_to_the_first_batch(packed, scratch),
+        }
+        torch.set_num_threads(threads)
+        others["waiting_of_resnet18_percent"] = share_of_waiting(packed)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    cells = [[row["side"], _spread(row["images_a_second"], 0), _spread(row["ratio"], 2), str(row["n"])] for row in rows]
+    print(markdown_table(["side", "images a second and core", "ratio", "n"], cells))
+    print("\n".join(f"{name}: {value:.3g}" for name, value in others.items()))
+    if given.json:
+        write_json(given.json, {"sides": rows, **others})
+    return 0
+
+
+def _spread(values: list[float], digits: int) -> str:
+    middle, low, high = (f"{value:,.{digits}f}" for value in values)
+    return f"{middle} ({low}–{high})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
