@@ -26,7 +26,7 @@ MODES = {
     "mode_connect": "trainers.analysis.mode_connectivity:connect_modes",
     "compare_tickets": "trainers.analysis.ticket_overlap:compare_tickets",
     "pack": "data.packing:pack_folder",
-    "check_data": "data.packing:check_data",
+    "check_data": "data.checking:check_data",
     "export": "trainers.export.export:export_runs",
     "only_sanity": "trainers.missing_checks:check_runs",
     "": "trainers.pipeline:run_trials",

@@ -17,7 +17,8 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from data.image_files import ImageFiles
-from data.packed import PackedFolder, PackedImages, is_pack, read_pack
+from data.packed import is_pack, read_pack
+from data.packed_folder import PackedFolder, PackedImages
 from utils.errors import UserError, did_you_mean
 
 

@@ -25,13 +25,13 @@ def statistics_of(histograms: Tensor) -> tuple[Triple, Triple]:
     """Return each channel's mean and standard deviation, with pixels in [0, 1].
 
     Args:
-        histograms: (3, 256), not of zeros alone.
+        histograms: (3, 256).
 
     Returns:
         No standard deviation is below 1/255, so that a channel of one value is not divided by 0.
     """
     pixel = torch.arange(256, dtype=torch.float64) / 255
-    share = histograms.double() / histograms.sum(1, keepdim=True)
+    share = histograms.double() / histograms.sum(1, keepdim=True).clamp_min(1)
     mean = share @ pixel
     deviation = (share @ pixel.square() - mean.square()).clamp_min(0).sqrt().clamp_min(1 / 255)
     return tuple(mean.tolist()), tuple(deviation.tolist())

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from small_sets import drawn, put, put_caltech, put_imagenet, put_images, put_tiny_imagenet, put_tree
 
 import data.packing as packing
+import data.shards as shards
 from args_helper import parse_args
 from data.decode import read_image
 from data.load import load_data
@@ -141,21 +142,35 @@ def test_packing_that_failed_goes_on_where_it_was(three_files, monkeypatch):
     target = three_files.with_name("packed")
     for path in target.iterdir():
         path.unlink()
-    written, real = [], packing.write_atomic
+    written, real = [], shards.write_atomic
 
-    def failing(path, content):
+    def failing(path, *rest):
         if len(written) == 2:
             raise UserError("the disk is full")
         written.append(path.name)
-        real(path, content)
+        real(path, *rest)
 
-    monkeypatch.setattr(packing, "write_atomic", failing)
-    with pytest.raises(UserError, match="the disk is full"):
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="the disk is full"):
+        patched.setattr(shards, "write_atomic", failing)
         packed(three_files)
     assert sorted(contents(target)) == [SHARD.format(0), SHARD.format(1)]
-    monkeypatch.setattr(packing, "write_atomic", lambda path, content: (written.append(path.name), real(path, content)))
+    before = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
     assert contents(packed(three_files)) == whole
-    assert written[2:] == [SHARD.format(2), INDEX]
+    assert before == {name: (target / name).stat().st_mtime_ns for name in before}
+
+
+def test_packing_otherwise_that_fails_leaves_no_index_of_other_files(three_files, monkeypatch):
+    target, real = packed(three_files), shards.write_atomic
+
+    def failing(path, *rest):
+        if path.name == SHARD.format(1):
+            raise UserError("the disk is full")
+        real(path, *rest)
+
+    monkeypatch.setattr(shards, "write_atomic", failing)
+    with pytest.raises(UserError, match="the disk is full"):
+        packed(three_files, "--pack_raw")
+    assert not (target / INDEX).exists()
 
 
 def test_only_files_whose_images_changed_are_written_again(three_files):

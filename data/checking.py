@@ -1,0 +1,103 @@
+"""`--check_data FOLDER`: decode every image of a tree of class folders, or verify a packed one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from args_helper import Config
+from data.class_folders import is_image
+from data.decode import read_image
+from data.packed import SHARD, is_pack, read_pack
+from data.shards import digest
+from data.streamed_batches import usable_workers
+from utils.errors import UserError
+
+_SHOWN = 20
+
+
+def check_data(config: Config) -> None:
+    """Decode every image of the folder `check_data`, or verify the checksums of a packed one.
+
+    Raises:
+        UserError: there are no images, or some cannot be read; the message names them.
+    """
+    root = Path(config.check_data)
+    if is_pack(root):
+        digests = read_pack(root).about.digests
+        with thread_pool(config) as pool, progress(len(digests), "checking") as bar:
+            found = list(_followed(pool.map(digest, (root / SHARD.format(n) for n in range(len(digests)))), bar))
+        broken = [SHARD.format(n) for n, (one, other) in enumerate(zip(digests, found)) if one != other]
+        if broken:
+            raise UserError(f"{root}: {', '.join(broken)} changed since the images were packed; pack them anew")
+        print(f"{root}: all {len(digests):,} files are as they were written")
+        return
+    files = image_files(root)
+    with thread_pool(config) as pool, progress(len(files), "checking") as bar:
+        broken = [problem for problem in _followed(pool.map(partial(_problem, root), files), bar) if problem]
+    if broken:
+        raise UserError(told_of(broken, len(files)))
+    print(f"{root}: all {len(files):,} images can be read")
+
+
+def thread_pool(config: Config) -> ThreadPoolExecutor:
+    """Return a pool of `workers` threads; decoding, resizing and encoding do not hold Python's lock."""
+    return ThreadPoolExecutor(max(1, usable_workers(config.workers)))
+
+
+def progress(total: int, what: str) -> tqdm:
+    """Return a progress bar that counts to `total`; it is shown on a terminal only."""
+    return tqdm(total=total, desc=what, unit=" images", leave=False, disable=None)
+
+
+def _followed(results: Iterator, bar: tqdm) -> Iterator:
+    for result in results:
+        bar.update()
+        yield result
+
+
+def _problem(root: Path, name: str) -> str | None:
+    try:
+        read_image(root / name)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def told_of(broken: Sequence[str], count: int) -> str:
+    """Name the first images that cannot be read, of `count` in all."""
+    more = [f"and {len(broken) - _SHOWN:,} more"] if len(broken) > _SHOWN else []
+    return "\n  ".join([f"{len(broken):,} of {count:,} images cannot be read:", *broken[:_SHOWN], *more])
+
+
+def image_files(root: Path, without: Path | None = None) -> list[str]:
+    """List all image files of a tree, folder by folder and sorted, without hidden ones; links are followed.
+
+    Args:
+        root: the top of the tree.
+        without: a folder in it to leave out.
+
+    Returns:
+        Their paths relative to the top.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}")
+    found: dict[str, list[str]] = {}
+    for folder, inner, names in os.walk(root, followlinks=True):
+        here = Path(folder).resolve()
+        skipped = {here, *here.parents, without and without.resolve()}  # a link to a folder above would be a loop
+        inner[:] = [name for name in inner if not name.startswith(".") and (here / name).resolve() not in skipped]
+        images = sorted(name for name in names if is_image(name) and not name.startswith("."))
+        if images:
+            found[os.path.relpath(folder, root)] = images
+    if not found:
+        raise UserError(f"there are no images in {root}")
+    return [f"{folder}/{name}" for folder in sorted(found) for name in found[folder]]

@@ -1,0 +1,138 @@
+"""One file of a packed tree: how images are encoded, and written so that a finished file is not written again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from functools import partial
+from pathlib import Path
+
+import simplejpeg
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from data.decode import decode_jpeg, is_plain_jpeg, opened, read_image, shorter_side, size_of, surplus_over
+from data.packed import INDEX
+from data.statistics import channel_histograms
+from utils.errors import UserError
+from utils.files import safetensors_header, write_atomic
+
+QUALITY = 90
+"""Of JPEG, from 1 to 100."""
+_LONGEST_OF_JPEG = 65_500
+_BYTES_A_PIXEL = 0.5  # more than a JPEG of this quality takes on average
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How images are stored.
+
+    Attributes:
+        side: the length to which longer shorter sides are resized; 0: none are.
+        raw: whether pixels are stored as they are, not as JPEG.
+        counted: the statistics are of the images whose path begins so.
+    """
+
+    side: int
+    raw: bool
+    counted: str
+
+
+def pack_shard(
+    path: Path, source: Path, names: Sequence[str], how: Storage, skip_broken: bool, pool: ThreadPoolExecutor
+) -> tuple[str, list[str]]:
+    """Write a file of images, unless it is there already with all of them unchanged.
+
+    Args:
+        path: the file.
+        source: the top of the tree.
+        names: of the images, relative to it.
+        how: they are stored.
+        skip_broken: leave out images that cannot be read; otherwise the file is not written if there are any.
+        pool: of the threads that encode.
+
+    Returns:
+        The file's digest, and a message for each image that cannot be read.
+    """
+    stamps = [(name, *_stat(source / name)) for name in names]
+    made_of = hashlib.sha256(json.dumps([astuple(how), stamps]).encode()).hexdigest()
+    with suppress(Exception):  # anything may stand in a file that was there before
+        there = json.loads(safetensors_header(path)["about"])
+        whole = there["sha256"] == hashlib.sha256(save(load_file(path))).hexdigest()
+        if there["made_of"] == made_of and whole and (skip_broken or not there["broken"]):
+            return digest(path), there["broken"]
+    encoded = list(pool.map(partial(_encoded, source, how=how), names))
+    broken = [image for image in encoded if isinstance(image, str)]
+    images = [image for image in encoded if not isinstance(image, str)]
+    if broken and not skip_broken:
+        return "", broken
+    parts = {
+        "images": torch.cat([content for content, _, _ in images] or [torch.empty(0, dtype=torch.uint8)]),
+        "ends": torch.tensor([len(content) for content, _, _ in images]).cumsum(0),
+        "sizes": torch.tensor([size for _, size, _ in images]).view(-1, 2),
+        "kept": torch.tensor([not isinstance(image, str) for image in encoded]),
+        "histogram": sum((counts for _, _, counts in images), torch.zeros(3, 256, dtype=torch.int64)),
+    }
+    about = {"made_of": made_of, "broken": broken, "sha256": hashlib.sha256(save(parts)).hexdigest()}
+    # An index that was there before describes other files; without it, the folder is no pack until all is written.
+    outdated = partial((path.parent / INDEX).unlink, missing_ok=True)
+    write_atomic(path, save(parts, {"about": json.dumps(about)}), outdated)
+    return digest(path), broken
+
+
+def _encoded(source: Path, name: str, how: Storage) -> tuple[Tensor, tuple[int, int], Tensor] | str:
+    """Encode an image: its bytes, its height and width, and each channel's histogram; or say what is wrong with it."""
+    path, as_it_is = source / name, None
+    try:
+        with opened(path) as (content, image), suppress(ValueError):  # a damaged JPEG that PIL can read is written anew
+            if is_plain_jpeg(image) and not how.raw and (not how.side or min(size_of(image)) <= how.side):
+                pixels, as_it_is = decode_jpeg(content), torch.from_numpy(content)
+        if as_it_is is None:
+            pixels = read_image(path, partial(surplus_over, how.side) if how.side else None)
+        if how.side and min(pixels.shape[1:]) > how.side:
+            pixels = shorter_side(pixels, how.side)
+        if max(pixels.shape) > _LONGEST_OF_JPEG and not how.raw:
+            raise UserError(f"{path} is too long for a JPEG: {max(pixels.shape):,} pixels; crop or remove it")
+    except UserError as error:
+        return str(error)
+    counts = channel_histograms(pixels if name.startswith(how.counted) else pixels[:, :0])
+    if as_it_is is not None:
+        encoded = as_it_is
+    elif how.raw:
+        encoded = pixels.permute(1, 2, 0).flatten()
+    else:
+        encoded = torch.frombuffer(bytearray(_jpeg(pixels)), dtype=torch.uint8)
+    return encoded, tuple(pixels.shape[1:]), counts
+
+
+def _jpeg(pixels: Tensor) -> bytes:
+    return simplejpeg.encode_jpeg(pixels.permute(1, 2, 0).contiguous().numpy(), QUALITY, colorsubsampling="420")
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return -1, -1  # a link to nothing: it is named with all others that cannot be read
+    return found.st_size, found.st_mtime_ns
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def likely_bytes(path: Path, how: Storage) -> float:
+    try:
+        with opened(path) as (content, image):
+            height, width = size_of(image)
+            shrunk = min(1.0, how.side / min(height, width)) if how.side else 1.0
+            pixels = height * width * shrunk**2
+            return 3 * pixels if how.raw else min(len(content), _BYTES_A_PIXEL * pixels)
+    except UserError:
+        return 0.0  # it is named later, with all others that cannot be read
