@@ -441,11 +441,9 @@ CONTRADICTIONS = (
                   "a warm-up of {c.warmup_length} epochs fills all {c.epochs}"),
     Contradiction(("start_epoch", "epochs"), lambda c: c.start_epoch >= c.epochs,
                   "start_epoch {c.start_epoch} lies beyond all {c.epochs} epochs"),
-    Contradiction(
-        ("nesterov", "momentum", "optimizer", "fine_tune_optimizer"),
-        lambda c: c.nesterov and c.momentum == 0 and "sgd" in (c.optimizer, c.fine_tune_optimizer),
-        "nesterov needs a momentum above 0",
-    ),
+    Contradiction(("nesterov", "momentum", "optimizer", "fine_tune_optimizer"),
+                  lambda c: c.nesterov and c.momentum == 0 and "sgd" in (c.optimizer, c.fine_tune_optimizer),
+                  "nesterov needs a momentum above 0"),
     *(
         Contradiction(
             (name, "arch"),
@@ -454,20 +452,15 @@ CONTRADICTIONS = (
         )
         for name in ("width", "bias", "bn_type", "hidden_size")
     ),
-    Contradiction(
-        ("lmbda", "algo"),
-        lambda c: c.lmbda == "auto" and c.algorithm.learns_mask and not c.algorithm.auto_defaults,
-        "lmbda auto is for hc_iter: give {c.algo} a number",
-    ),
+    Contradiction(("lmbda", "algo"),
+                  lambda c: c.lmbda == "auto" and c.algorithm.learns_mask and not c.algorithm.auto_defaults,
+                  "lmbda auto is for hc_iter: give {c.algo} a number"),
     Contradiction(("weights", "arch"), lambda c: c.weights and not c.arch.startswith(TORCHVISION),
                   f"weights are torchvision's, for networks such as {TORCHVISION}resnet18"),
     Contradiction(("weights", "pretrained"), lambda c: c.weights and c.pretrained,
                   "weights and pretrained both say where to start from: give one of them"),
-    Contradiction(
-        ("chg_mask", "chg_weight"),
-        lambda c: (c.chg_mask or c.chg_weight) and not (c.shuffle or c.reinit),
-        "chg_mask and chg_weight say what shuffle or reinit is of: give one of these",
-    ),
+    Contradiction(("chg_mask", "chg_weight"), lambda c: (c.chg_mask or c.chg_weight) and not (c.shuffle or c.reinit),
+                  "chg_mask and chg_weight say what shuffle or reinit is of: give one of these"),
     Contradiction(("only_sanity",), lambda c: c.only_sanity and not (c.sanity_folder or c.ticket),
                   "only_sanity needs a sanity_folder with finished runs, or a ticket"),
     Contradiction(("evaluate",), lambda c: c.evaluate and not (c.pretrained or c.ticket),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, Outcome, read_rows, same_bits, timeless
+from conftest import SMALL, Outcome, read_rows, same_bits, summary_of, timeless
 from small_sets import put_tree
 from torch import nn
 from toys import Toy, splits
@@ -206,6 +206,27 @@ def test_they_are_those_of_augmented_images_as_the_search_sees_them(
     rng = derive_rng(config.seed, "search", "statistics", 0, 0)
     expected = with_own_statistics(found, build_model(config, data.spec), data.train.epoch(rng))
     assert same_bits(found.state, expected.state)
+
+
+# ---- any network ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["--lr 0.1", "--optimizer adam --lr 0.01"])
+@pytest.mark.parametrize("density", ["5", "0.3"])
+@pytest.mark.parametrize("arch", ["FC", "Conv4 --width 0.5", "resnet32 --width 0.5", "vgg16 --width 0.25"])
+def test_the_gem_has_the_density_that_is_asked_for(
+    call: Call, places: list[str], tmp_path: Path, arch: str, density: str, optimizer: str
+) -> None:
+    put_tree(tmp_path / "in", each=64, height=32, width=32)
+    words = f"--arch {arch} {optimizer} --target_sparsity {density} --dataset ImageFolder --data {tmp_path / 'in'}"
+    own = "--lmbda auto --epochs 8 --iter_period 1 --wd 0 --lr_policy cosine_lr --batch_size 16 --skip_fine_tune"
+    outcome = call(
+        *words.split(), *own.split(), "--init", "signed_constant", "--device", "cpu", "--threads", "1", *places
+    )
+    assert outcome.code == 0, outcome.err
+    found = summary_of(tmp_path / "results" / "trial_1")
+    assert 100 * found["gem_weights_remaining"] / found["weights_total"] == pytest.approx(float(density), rel=0.05)
 
 
 # ---- against a sweep -----------------------------------------------------------------------------------------------
