@@ -33,7 +33,7 @@ def small(words=""):
 def test_the_search_computes_what_the_plain_loop_does():
     config = resolved(parse_args([*SETTING, *TINY]))
     found = compare_figures(config, load_data(config))
-    assert (found["steps"], found["differing_places_of_masks"]) == (8, 0)
+    assert (found["steps"], found["differing_entries_of_masks"]) == (8, 0)
     assert found["relative_difference_of_losses"] < 1e-5
 
 

@@ -69,7 +69,7 @@ def test_tensorboard_shows_the_run(finished):
     )
     assert {
         "lr", "loss/train", "loss/regularization", "accuracy/test", "accuracy/val", "accuracy/train", "layers/fc",
-        "weights_remaining_percent", "weights_in_play_percent",
+        "weights_remaining_percent", "unpruned_percent",
     } <= set(search.Tags()["scalars"])  # fmt: skip
     rows = [row for row in read_rows(finished / "acc_and_sparsity.csv") if row["phase"] == "search"]
     for tag, epochs in (

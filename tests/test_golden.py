@@ -91,7 +91,7 @@ def pruner(case: Case, **options: Any) -> GemMiner:
     return GemMiner(case.network()[0], case.config(epochs=50, iter_period=5, override_prune_rate=True, **options))
 
 
-def in_play_by_layer(search: GemMiner) -> list[int]:
+def unpruned_by_layer(search: GemMiner) -> list[int]:
     return [int(layer.flag.sum()) for layer in masked_layers(search.network).values()]
 
 
@@ -173,7 +173,7 @@ LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("cResNet18_seed
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["resnet20_seed0", *LARGE])
-def test_successive_prunings_leave_the_published_numbers_of_weights_in_play(name, kind):
+def test_successive_prunings_leave_the_published_numbers_of_unpruned_weights(name, kind):
     case = Case(name)
     wanted = case.figures["prune"][kind]
     # Unrounded: an inverted search keeps low scores only, and a rounded one would end for want of any over 0.5.
@@ -181,7 +181,7 @@ def test_successive_prunings_leave_the_published_numbers_of_weights_in_play(name
     for round_, left in enumerate(wanted["rounds_total"], start=1):
         search.after_epoch(5 * round_, lambda stream: derive_rng(0, stream))
         assert int(search.flat.flags.sum()) == left
-    assert in_play_by_layer(search) == wanted["last_per_layer"]
+    assert unpruned_by_layer(search) == wanted["last_per_layer"]
 
 
 def test_scores_of_zero_are_all_pruned_although_they_are_more_than_the_rate():
@@ -192,7 +192,7 @@ def test_scores_of_zero_are_all_pruned_although_they_are_more_than_the_rate():
     scores[scores < 1 / 3] = 0.0
     search.after_epoch(5, lambda stream: derive_rng(0, stream))
     assert int(search.flat.flags.sum()) == wanted["total"]
-    assert in_play_by_layer(search) == wanted["per_layer"]
+    assert unpruned_by_layer(search) == wanted["per_layer"]
 
 
 def test_the_rounded_scores_keep_the_published_share_of_the_weights():

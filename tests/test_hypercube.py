@@ -138,7 +138,7 @@ WITH_BIASES = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 0.55, 0.65, 0.75, 0.85, 0.1, 0.2, 0
 @pytest.mark.parametrize(
     ("words", "scores", "first", "second"),
     [
-        # ⌈0.3 · 10⌉ = 3, and the fourth tied with the third; then ⌈0.3 · 6⌉ = 2 of those in play
+        # ⌈0.3 · 10⌉ = 3, and the fourth tied with the third; then ⌈0.3 · 6⌉ = 2 of the unpruned
         ((*THIRD, *BOTTOM_K), [0.1, 0.2, 0.3, 0.3, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4], "0000111111", "0000111100"),
         ((*THIRD, *BOTTOM_K), [-0.9, 0.2, -0.1, 0.3, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4], "1000111111", "1000111000"),
         # The rate of the target, a half, also where another is given and not to override it; then ⌈0.5 · 5⌉ = 3.
@@ -182,7 +182,7 @@ def test_the_last_exact_pruning_brings_none_back_where_fewer_than_the_target_are
 # ---- a threshold that moves --------------------------------------------------------------------------------------
 
 
-def test_the_moving_threshold_follows_the_lowest_scores_in_play():
+def test_the_moving_threshold_follows_the_lowest_unpruned_scores():
     miner = pair(*THIRD, *MOVING, scores=[score / 2 for score in RISING])
 
     def found() -> tuple[float, str]:
@@ -367,7 +367,7 @@ def begun(path: Path, flags: Tensor, start: int) -> tuple[list[str], Tensor]:
     [
         (PLACES >= 0, 3, [228, 57, 57]),  # one pruning, to the quarter, is left
         (PLACES % 2 == 1, 3, [114, 57, 57]),  # as the whole search would
-        # From 210 in play two prunings go to a quarter of all 228, 57, where none tie; each rounds its count up.
+        # From 210 unpruned two prunings go to a quarter of all 228, 57, where none tie; each rounds its count up.
         ((PLACES < 9) | (PLACES >= 27), 0, [210, 210, 109, 109, 56, 56]),
     ],
 )

@@ -208,7 +208,7 @@ def test_labels_are_smoothed_as_the_config_says():
 # ---- how scores are rounded to be judged ---------------------------------------------------------------------------
 
 
-def test_naive_switches_on_what_lies_strictly_above_the_threshold_and_is_in_play(judged):
+def test_naive_switches_on_what_lies_strictly_above_the_threshold_and_is_unpruned(judged):
     training = learning(*ROUNDED, rule=Round(0.25))
     on = set_scores(training, torch.tensor([0.0, 0.25, 0.26, 1.0]).repeat(40)[:158]) > 0.25
     training.flat.flags[3] = on[3] = False
@@ -243,7 +243,7 @@ def test_naive_prob_draws_the_first_linear_layer_alone(judged, rule):
     assert hidden.mean().item() == pytest.approx(0.3, abs=0.02)
 
 
-def test_all_ones_switches_on_all_that_is_in_play(judged):
+def test_all_ones_switches_on_all_that_is_unpruned(judged):
     training = learning("--round", "all_ones", rule=Soft())
     set_scores(training, 0.0)
     training.flat.flags[:9] = False
@@ -360,13 +360,13 @@ def test_measuring_changes_nothing_of_the_training():
 # ---- what is logged ------------------------------------------------------------------------------------------------
 
 
-def test_the_densities_logged_are_of_weights_in_play_and_of_each_layers_weights_that_are_switched_on():
+def test_the_densities_logged_are_of_unpruned_weights_and_of_each_layers_weights_that_are_switched_on():
     training = learning(bias=True)
     scores = set_scores(training, torch.linspace(0.6, 1, 167))
     scores[146:158] = scores[-1] = 0.0  # the last layer, and a bias that is not counted
     training.flat.flags[:9] = False  # half of the convolution
     training.flat.flags[158:] = False
     layers = {"layers/conv": 50.0, "layers/hidden": 100.0, "layers/out": 0.0}
-    assert training.describe() == ({"weights_in_play_percent": pytest.approx(100 * 149 / 158), **layers}, {})
+    assert training.describe() == ({"unpruned_percent": pytest.approx(100 * 149 / 158), **layers}, {})
     training.network.out.flag.fill_(False)
     assert same_bits(training.histograms(), {"scores/conv": scores[9:18], "scores/hidden": scores[18:146]})

@@ -58,7 +58,7 @@ def compare_figures(config: Config, data: Splits) -> dict[str, float]:
         data: whole data sets in memory.
 
     Returns:
-        `steps`, `relative_difference_of_losses` (at most `TOLERANCE` is accepted) and `differing_places_of_masks`
+        `steps`, `relative_difference_of_losses` (at most `TOLERANCE` is accepted) and `differing_entries_of_masks`
         (0 is accepted).
     """
     if (device := device_of_doubles(config.device)) != config.device:
@@ -72,7 +72,7 @@ def compare_figures(config: Config, data: Splits) -> dict[str, float]:
         loss = plain.search_step((images.contiguous(), labels))
         apart = max(apart, abs(float(ours.search_step((images, labels))) - loss) / abs(loss))
     differing = int((ours.pruning() != plain.pruning()).sum())
-    return {"steps": COMPARED_STEPS, "relative_difference_of_losses": apart, "differing_places_of_masks": differing}
+    return {"steps": COMPARED_STEPS, "relative_difference_of_losses": apart, "differing_entries_of_masks": differing}
 
 
 def measure(sides: dict[str, OurSide | PlainSide], repeats: int, only: str | None = None) -> list[dict[str, Any]]:
@@ -208,7 +208,7 @@ def main(argv: list[str] | None = None) -> int:
     print(report(rows, precisions, extra))
     if mine.json:
         write_json(mine.json, {**describe_environment(config.torch_device), **extra, "parts": rows})
-    if figures["relative_difference_of_losses"] > TOLERANCE or figures["differing_places_of_masks"]:
+    if figures["relative_difference_of_losses"] > TOLERANCE or figures["differing_entries_of_masks"]:
         print("error: the two sides do not compute the same", file=sys.stderr)
         return 1
     return 0

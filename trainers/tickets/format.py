@@ -41,7 +41,7 @@ _TYPES = {str(kind).removeprefix("torch."): kind for kind in (
 )}  # fmt: skip
 # Limits on what a file may claim, in bytes and in entries, so that a damaged or hostile one cannot fill the memory.
 _LONGEST_LAYOUT = 2**26
-_MOST_PLACES = 2**31
+_MOST_ENTRIES = 2**31
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def _unpacked(header: Mapping[str, str], parts: Mapping[str, Tensor]) -> Stored:
     kinds = {name: _TYPES[kind] for name, (kind, _) in layout["state"].items()}
     if (
         any(size < 0 for shape in shapes.values() for size in shape)
-        or sum(map(_places, shapes.values())) > _MOST_PLACES
+        or sum(map(_entries, shapes.values())) > _MOST_ENTRIES
     ):
         raise ValueError("shapes that no network has")
     drawn = set(layout["drawn"])
@@ -220,8 +220,8 @@ def _unpacked(header: Mapping[str, str], parts: Mapping[str, Tensor]) -> Stored:
     for kind in {kinds[name] for name in rest}:
         of_kind = [name for name in rest if kinds[name] == kind]
         flat = parts[f"others/{str(kind).removeprefix('torch.')}"]
-        whole = _checked(flat, kind, (sum(_places(shapes[name]) for name in of_kind),))
-        for name, part in zip(of_kind, whole.split([_places(shapes[name]) for name in of_kind])):
+        whole = _checked(flat, kind, (sum(_entries(shapes[name]) for name in of_kind),))
+        for name, part in zip(of_kind, whole.split([_entries(shapes[name]) for name in of_kind])):
             state[name] = part.view(shapes[name]).clone()
     masks, gem = _unpacked_masks(layout, parts, {name: shapes[name] for name in layout["masks"]})
     draw = {**draw, "names": layout["drawn"]} if drawn else None
@@ -233,20 +233,20 @@ def _unpacked_masks(
 ) -> tuple[Masks, Masks | None]:
     if layout["gem"] not in (None, "mask", "among", "whole"):
         raise ValueError("a gem in an unknown form")
-    flat = decoded(parts["mask"].numpy().tobytes(), sum(map(_places, shapes.values())))
+    flat = decoded(parts["mask"].numpy().tobytes(), sum(map(_entries, shapes.values())))
     gem = {None: None, "mask": flat}.get(layout["gem"], np.zeros_like(flat))
     if layout["gem"] in ("among", "whole"):
-        places = flat if layout["gem"] == "among" else np.ones_like(flat)
-        gem[places] = decoded(parts["gem"].numpy().tobytes(), int(places.sum()))
+        entries = flat if layout["gem"] == "among" else np.ones_like(flat)
+        gem[entries] = decoded(parts["gem"].numpy().tobytes(), int(entries.sum()))
     return _split(flat, shapes), None if gem is None else _split(gem, shapes)
 
 
 def _split(flat: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> Masks:
-    parts = torch.from_numpy(flat).split([_places(shape) for shape in shapes.values()])
+    parts = torch.from_numpy(flat).split([_entries(shape) for shape in shapes.values()])
     return {name: part.view(shape).clone() for (name, shape), part in zip(shapes.items(), parts)}
 
 
-def _places(shape: tuple[int, ...]) -> int:
+def _entries(shape: tuple[int, ...]) -> int:
     return int(np.prod(shape, dtype=object))
 
 

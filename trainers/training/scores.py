@@ -223,7 +223,7 @@ class ScoreTraining(Training):
         by_layer = {f"layers/{name}": 100.0 * share for name, share in self.layer_densities().items()}
         mask = self.naive_mask()[self.flat.segments[0]]
         moves = self._moves.look(mask, self.pruned_now)
-        return {"weights_in_play_percent": 100.0 * self._share(self.flat.flags), **by_layer, **moves}, {}
+        return {"unpruned_percent": 100.0 * self._share(self.flat.flags), **by_layer, **moves}, {}
 
     def state(self) -> dict[str, Any]:
         """The state of a Training, and the masks that the next ones are compared with."""
