@@ -68,7 +68,7 @@ def _refuse_too_large(count: int, shape: tuple[int, ...]) -> None:
     if count * 3 * height * width > LARGEST_BYTES:
         raise UserError(
             f"{count:,} images of {height}×{width} take more than {LARGEST_BYTES / 2**30:.0f} GiB decoded; "
-            "give a smaller --image-size"
+            "give a smaller --image-size, or pack the images (--pack), and photographs are read from the disk"
         )
 
 
