@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, SMALL, Outcome, same_bits
+from conftest import PROJECT, SMALL, Outcome, same_bits, summary_of
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_sets import put_images
@@ -225,6 +225,20 @@ def test_a_ticket_alone_says_what_network_and_data_it_is_of(finished, call):
     assert f"{summary['test_acc_before_finetune']:.2f}%" in outcome.out
     config = parse_args(["--ticket", str(ticket), "--init", "standard"])
     assert (config.width, config.init, config.algo) == (0.25, "standard", "given")
+
+
+def test_a_ticket_without_batchnorm_scales_is_trained_with_them(finished, call, places, tmp_path):
+    words = [*SMALL, *places, "--ticket", finished / "ticket.safetensors", "--skip_sanity_checks", "--save_model"]
+    accuracies = {}
+    for kind in ("NonAffineBatchNorm", "AffineBatchNorm"):
+        outcome = call(*words, "--bn_type", kind, "--name", kind)
+        assert outcome.code == 0, outcome.err
+        folder = tmp_path / "results" / kind / "trial_1"
+        accuracies[kind] = summary_of(folder)["test_acc_before_finetune"]
+        scales = [value for name, value in load_file(folder / "model.safetensors").items() if name == "bn1.weight"]
+        assert bool(scales) == (kind == "AffineBatchNorm")
+        assert not any(bool((one == 1).all()) for one in scales)  # they learn
+    assert len(set(accuracies.values())) == 1
 
 
 def test_code_that_a_ticket_names_is_not_run(path, tmp_path, call):

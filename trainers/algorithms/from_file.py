@@ -6,10 +6,11 @@ a file is shows in its contents, not in its name.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from args_helper import Config
 from data.load import Splits
@@ -36,7 +37,8 @@ def ticket_for(net: nn.Module, path: Path, generator: torch.Generator) -> Ticket
     """Load the ticket in a file onto the network's device.
 
     If the data have another number of classes, the last layer is redrawn: its weights as this run draws them, its mask
-    at random with the ticket's density in that layer.
+    at random with the ticket's density in that layer. If the network's BatchNorms have scales and shifts, and the
+    ticket's have none, they begin at 1 and 0.
 
     Args:
         net: plain; the ticket's state is loaded into it.
@@ -55,11 +57,22 @@ def ticket_for(net: nn.Module, path: Path, generator: torch.Generator) -> Ticket
         return _claimed(net, path)
     found, about = read_ticket(path)
     try:
-        load_weights(net, found.state, path)
+        load_weights(net, {**_new_scales(net, found.state), **found.state}, path)
         masks, gem = _fitted(net, found, path, generator)
     except UserError as error:
         raise UserError(f"{error}{made_with(about)}") from error
     return Ticket(plain_state(net), masks, gem).to(next(net.parameters()).device)
+
+
+def _new_scales(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The network's scales (1) and shifts (0) of BatchNorms that have none in the ticket's state, for `bn_type`."""
+    return {
+        f"{layer}.{name}": parameter.detach()
+        for layer, module in net.named_modules()
+        if f"{layer}.running_mean" in state
+        for name, parameter in module.named_parameters(recurse=False)
+        if f"{layer}.{name}" not in state
+    }
 
 
 def _claimed(net: nn.Module, path: Path) -> Ticket:
