@@ -24,7 +24,7 @@ from utils.errors import UserError
 # The allowed formats, recognised by content. PIL knows more, but runs another program to read PostScript.
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 # 89 million by default, half of PIL's own limit. The size in a file's header costs memory before any pixel is read.
-_MOST_PIXELS = Image.MAX_IMAGE_PIXELS
+MOST_PIXELS = Image.MAX_IMAGE_PIXELS
 _LARGEST_FILE = 2**30
 # EXIF orientations in which height and width change places.
 _TURNED = (5, 6, 7, 8)
@@ -53,21 +53,24 @@ def read_image(path: Path, surplus: Callable[[int, int], float] | None = None) -
         reduced = _reduction(surplus(height, width)) if surplus else 1
         if reduced == 1 and is_plain_jpeg(image):
             with suppress(ValueError):  # PIL says whether the damage can be repaired
-                return decode_jpeg(content)
+                return decode_jpeg(content, height, width)
         if reduced > 1 and image.format == "JPEG":
             image.draft("RGB", (image.width // reduced, image.height // reduced))
         return _pixels(image)
 
 
-def decode_jpeg(content: np.ndarray) -> Tensor:
+def decode_jpeg(content: np.ndarray, height: int, width: int) -> Tensor:
     """Decode a JPEG in grey or RGB to (3, height, width) uint8, somewhat faster than PIL does.
 
     Args:
         content: (n,) uint8.
+        height, width: the size that it has to have, so that no file takes more memory than was allowed.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: it is damaged, or of another size.
     """
+    if simplejpeg.decode_jpeg_header(content)[:2] != (height, width):
+        raise ValueError("it is of another size")
     return torch.from_numpy(simplejpeg.decode_jpeg(content)).permute(2, 0, 1)
 
 
@@ -85,8 +88,8 @@ def opened(path: Path) -> Iterator[tuple[np.ndarray, Image.Image]]:
             raise UserError(f"is too large an image: a file of more than {_LARGEST_FILE / 2**30:.0f} GiB")
         content = np.fromfile(path, np.uint8)
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                size = f"{image.width}×{image.height} pixels, more than {_MOST_PIXELS:,}"
+            if image.width * image.height > MOST_PIXELS:
+                size = f"{image.width}×{image.height} pixels, more than {MOST_PIXELS:,}"
                 raise UserError(f"is too large an image: {size}")
             yield content, image
     except UserError as error:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
 from torch import Tensor
 
-from data.decode import decode_jpeg
+from data.decode import MOST_PIXELS, decode_jpeg
 from utils.errors import UserError, abbreviate
 from utils.files import safetensors_header
 
@@ -109,9 +109,10 @@ class Pack:
             number = int(torch.searchsorted(self.first, index, right=True)) - 1
             start = int(self.ends[index - 1]) if index > int(self.first[number]) else 0
             encoded = self._shard(number)[start : int(self.ends[index])]
+            height, width = self.sizes[index].tolist()
             if self.about.raw:
-                return encoded.view(*self.sizes[index].tolist(), 3).permute(2, 0, 1)
-            return decode_jpeg(encoded.numpy())
+                return encoded.view(height, width, 3).permute(2, 0, 1)
+            return decode_jpeg(encoded.numpy(), height, width)
         except Exception as error:  # a damaged file can make a decoder raise anything
             told = abbreviate(str(error).partition("\n")[0])
             raise UserError(f"{self.path(index)} is damaged in its pack ({told}); pack the images anew") from error
@@ -161,6 +162,7 @@ def _validate(about: About, names: Tensor, name_ends: Tensor, first: Tensor, end
         and _rises(torch.cat([name_ends.new_zeros(1), name_ends]), len(names))
         and places == sorted(set(places)) and not any(".." in place.split("/") for place in places)
         and (not count or int(ends.min()) > 0) and bool((sizes > 0).all())
+        and (not count or float(sizes.double().prod(1).max()) <= MOST_PIXELS)
     )  # fmt: skip
     if not fits:
         raise ValueError("its parts do not fit together")

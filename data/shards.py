@@ -90,8 +90,9 @@ def _encoded(source: Path, name: str, how: Storage) -> tuple[Tensor, tuple[int, 
     path, as_it_is = source / name, None
     try:
         with opened(path) as (content, image), suppress(ValueError):  # a damaged JPEG that PIL can read is written anew
-            if is_plain_jpeg(image) and not how.raw and (not how.side or min(size_of(image)) <= how.side):
-                pixels, as_it_is = decode_jpeg(content), torch.from_numpy(content)
+            size = size_of(image)
+            if is_plain_jpeg(image) and not how.raw and (not how.side or min(size) <= how.side):
+                pixels, as_it_is = decode_jpeg(content, *size), torch.from_numpy(content)
         if as_it_is is None:
             pixels = read_image(path, partial(surplus_over, how.side) if how.side else None)
         if how.side and min(pixels.shape[1:]) > how.side:

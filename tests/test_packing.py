@@ -310,13 +310,19 @@ def test_a_changed_byte_is_found_by_check_data(call, three_files):
     assert call("--pack", three_files, "--pack_to", target).code == 0
 
 
-@pytest.mark.parametrize("what", ["a file is missing", "an image is damaged", "the index is cut off"])
+@pytest.mark.parametrize(
+    "what", ["a file is missing", "an image is damaged", "an image is larger than it says", "the index is cut off"]
+)
 def test_a_damaged_pack_is_named_in_one_message(call, places, tmp_path, what):
     put_tree(tmp_path / "in", each=6, height=16, width=16)
     target = packed(tmp_path / "in")
     shard, index = target / SHARD.format(0), target / INDEX
     if what == "a file is missing":
         shard.unlink()
+    elif what == "an image is larger than it says":
+        content, size = shard.read_bytes(), bytes([0xFF, 0xC0, 0, 17, 8, 0, 16, 0, 16])  # of 16×16
+        assert size in content
+        shard.write_bytes(content.replace(size, size[:5] + bytes([0xFF, 0xDC]) * 2))
     elif what == "an image is damaged":
         content = shard.read_bytes()
         start_of = content.index(b"\xff\xd8\xff")
