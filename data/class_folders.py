@@ -1,8 +1,8 @@
 """Finds the classes of a data set stored as one folder per class, and their image files.
 
-The folders are on the disk, or in a packed tree (`data.packed`). Only names are listed here. `data.decoded_cache` or
-`data.streamed_batches` reads the images. All lists are sorted, because the
-order in which a file system lists a folder differs between machines, and labels and splits follow from the order here.
+The folders are on the disk, or in a packed tree (`data.packs`). Only names are listed here. `data.decoded_cache` or
+`data.streamed_batches` reads the images. All lists are sorted, because the order in which a file system lists a folder
+differs between machines, and labels and splits follow from the order here.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from data.image_files import ImageFiles
-from data.packed import is_pack, read_pack
-from data.packed_folder import PackedFolder, PackedImages
+from data.packs.folder import PackedFolder, PackedImages
+from data.packs.pack import is_pack, read_pack
 from utils.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
 class DiskFolder:
-    """A folder on the disk, as the functions below look at it; `data.packed.PackedFolder` is one in a packed tree.
+    """A folder on the disk, as the functions below look at it; `data.packs.folder.PackedFolder` is one in a packed tree.
 
     Attributes:
         path: where it is; it may be absent.

@@ -86,7 +86,7 @@ class ImageSet:
 
 
 class StoredImages(Protocol):
-    """Images that are not held in memory: `data.image_files.ImageFiles` or `data.packed.PackedImages`.
+    """Images that are not held in memory: `data.image_files.ImageFiles` or `data.packs.folder.PackedImages`.
 
     Attributes:
         labels: (n,) int64.

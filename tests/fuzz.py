@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from args_helper import parse_args
-from data.packed import INDEX, SHARD
+from data.packs.pack import INDEX, SHARD
 from tests.fuzz_sandbox import EVALUATE, TINY, Place, Watch
 from tests.small_sets import put_mnist
 from tests.untrusted_inputs import CLASSES, CONFIGS, WORDS, checkpoints, json_files, mutated, tensor_files

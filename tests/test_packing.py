@@ -14,12 +14,12 @@ from PIL import Image
 from safetensors import safe_open
 from small_sets import drawn, put, put_caltech, put_imagenet, put_images, put_tiny_imagenet, put_tree
 
-import data.packing as packing
-import data.shards as shards
+import data.packs.packing as packing
+import data.packs.shards as shards
 from args_helper import parse_args
 from data.decode import read_image
 from data.load import load_data
-from data.packed import INDEX, SHARD, read_pack
+from data.packs.pack import INDEX, SHARD, read_pack
 from utils.errors import UserError
 
 SETS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from args_helper import Config
 from data.class_folders import DiskFolder, find_classes, find_part, open_folder
-from data.packed_folder import PackedFolder
+from data.packs.folder import PackedFolder
 from data.sets import imagenet
 from data.spec import Source, as_found, numbered
 from data.split import part_every_class

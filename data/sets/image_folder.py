@@ -9,7 +9,7 @@ from torch import Tensor
 from args_helper import Config
 from data.class_folders import find_classes, find_part, open_folder
 from data.decoded_cache import read_decoded
-from data.packed import is_pack, read_pack
+from data.packs.pack import is_pack, read_pack
 from data.spec import DataSpec, Source, StoredImages
 from data.statistics import channel_histograms, statistics_of
 from utils.errors import UserError

@@ -12,7 +12,7 @@ from args_helper import Config
 from data.class_folders import DiskFolder, find_classes, find_part, find_root
 from data.decoded_cache import read_decoded
 from data.image_files import ImageFiles
-from data.packed_folder import PackedFolder
+from data.packs.folder import PackedFolder
 from data.spec import DataSpec, Source, StoredImages, as_found, numbered
 from utils.errors import UserError
 

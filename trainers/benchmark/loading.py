@@ -35,8 +35,8 @@ from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, Ran
 from args_helper import Config, config_of
 from data.load import load_data
 from data.normalise import Batch
-from data.packed import FORMAT, INDEX, SHARD, read_pack
-from data.packing import pack_folder
+from data.packs.pack import FORMAT, INDEX, SHARD, read_pack
+from data.packs.packing import pack_folder
 from data.sets.imagenet import SPEC
 from models.build import build_model
 from utils.errors import UserError

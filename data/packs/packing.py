@@ -1,4 +1,4 @@
-"""`--pack FOLDER`: write all images of a tree of class folders into a few large files; `data.packed` reads them.
+"""`--pack FOLDER`: write all images of a tree of class folders into a few large files; `data.packs.pack` reads them.
 
 Each file of a thousand images is written atomically, and at the end the index. So packing that was interrupted goes on
 where it was: a file whose images are still the same is kept.
@@ -19,9 +19,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from args_helper import Config
-from data.checking import image_files, progress, thread_pool, told_of
-from data.packed import FORMAT, INDEX, SHARD, About
-from data.shards import Storage, likely_bytes, pack_shard
+from data.packs.checking import image_files, progress, thread_pool, told_of
+from data.packs.pack import FORMAT, INDEX, SHARD, About
+from data.packs.shards import Storage, likely_bytes, pack_shard
 from data.statistics import statistics_of
 from utils.errors import UserError
 from utils.files import write_atomic

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.packed import Pack
+from data.packs.pack import Pack
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from data.decode import decode_jpeg, is_plain_jpeg, opened, read_image, shorter_side, size_of, surplus_over
-from data.packed import INDEX
+from data.packs.pack import INDEX
 from data.statistics import channel_histograms
 from utils.errors import UserError
 from utils.files import safetensors_header, write_atomic

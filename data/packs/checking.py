@@ -13,8 +13,8 @@ from tqdm import tqdm
 from args_helper import Config
 from data.class_folders import is_image
 from data.decode import read_image
-from data.packed import SHARD, is_pack, read_pack
-from data.shards import digest
+from data.packs.pack import SHARD, is_pack, read_pack
+from data.packs.shards import digest
 from data.streamed_batches import usable_workers
 from utils.errors import UserError
 
