@@ -24,7 +24,7 @@ from utils.errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class DiskFolder:
-    """A folder on the disk, as the functions below look at it; `data.packs.folder.PackedFolder` is one in a packed tree.
+    """A folder on the disk, as the functions below see it; its counterpart is `data.packs.folder.PackedFolder`.
 
     Attributes:
         path: where it is; it may be absent.

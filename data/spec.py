@@ -99,6 +99,9 @@ class StoredImages(Protocol):
     def subset(self, indices: Tensor) -> StoredImages:
         """Return the images and labels at these indices."""
 
+    def path(self, index: int) -> Path:
+        """Return where an image is, for messages."""
+
     def pixels(self, index: int, surplus: Callable[[int, int], float] | None = None) -> Tensor:
         """Read an image, (3, height, width) uint8.
 
