@@ -27,5 +27,5 @@ class Normalise:
 
     def __call__(self, images: Tensor) -> Tensor:
         # Convolutions are fastest in channels_last, and the other layers keep the memory format of their input.
-        scaled = (images * self._scale).add_(self._shift)
+        scaled = images.float().mul_(self._scale).add_(self._shift)
         return scaled.contiguous(memory_format=torch.channels_last)
