@@ -55,6 +55,22 @@ def test_the_benchmark_runs_by_one_command_and_writes_what_it_prints(tmp_path):
     assert {"matmul_gflops", "copy_gb_s", "peak_memory_mb", "device"} <= set(found)
 
 
+@pytest.mark.slow
+def test_reading_photographs_is_measured_by_one_command(tmp_path):
+    words = ["-m", "trainers.benchmark.loading", "--images", "120", "--repeats", "2", "--json", tmp_path / "b.json"]
+    done = subprocess.run([sys.executable, *map(str, words)], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert [row["side"] for row in found["sides"]] == [
+        "torchvision's ImageFolder", "a folder", "packed, JPEG", "packed, raw",
+    ]  # fmt: skip
+    for row in found["sides"]:
+        middle, low, high = row["images_a_second"]
+        assert f"| {row['side']} |" in done.stdout and 0 < low <= middle <= high
+    assert found["growth_of_peak_memory_mib"] >= 0 and 0 <= found["waiting_of_resnet18_percent"] <= 100
+    assert 0 < found["seconds_to_first_batch_of_a_million"]
+
+
 @pytest.mark.parametrize(
     ("words", "able", "compiles", "told"),
     [
