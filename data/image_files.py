@@ -56,10 +56,15 @@ class ImageFiles:
         Raises:
             UserError: a file is not there.
         """
-        return [(str(path.relative_to(root)), *_stat(path)) for path in map(self.path, range(len(self)))]
+        return [(str(path.relative_to(root)), *stamp(path)) for path in map(self.path, range(len(self)))]
 
 
-def _stat(path: Path) -> tuple[int, int]:
+def stamp(path: Path) -> tuple[int, int]:
+    """Return a file's size in bytes and its modification time in ns.
+
+    Raises:
+        UserError: it is not there, or is a link to nothing.
+    """
     try:
         found = path.stat()
     except OSError as error:

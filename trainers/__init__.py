@@ -21,7 +21,7 @@ _PUBLIC = {"load_ticket": "trainers.tickets.file", "mine": "trainers.notebook"}
 """Name that notebooks import from here -> the module that defines it; imported, with torch, on first use."""
 
 
-# Read when torch is imported. Large tensors on a CPU then lie in huge pages: making one of 60 MB takes half the time.
+# Read when torch is imported. Large tensors on a CPU then lie in huge pages, whose first use costs less.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from data.decode import decode_jpeg, is_plain_jpeg, opened, read_image, shorter_side, size_of, surplus_over
+from data.image_files import stamp
 from data.packs.pack import INDEX
 from data.statistics import channel_histograms
 from utils.errors import UserError
@@ -59,7 +60,7 @@ def pack_shard(
     Returns:
         The file's digest, and a message for each image that cannot be read.
     """
-    stamps = [(name, *_stat(source / name)) for name in names]
+    stamps = [(name, _stamp(source / name)) for name in names]
     made_of = hashlib.sha256(json.dumps([astuple(how), stamps]).encode()).hexdigest()
     with suppress(Exception):  # anything may stand in a file that was there before
         there = json.loads(safetensors_header(path)["about"])
@@ -115,20 +116,21 @@ def _jpeg(pixels: Tensor) -> bytes:
     return simplejpeg.encode_jpeg(pixels.permute(1, 2, 0).contiguous().numpy(), QUALITY, colorsubsampling="420")
 
 
-def _stat(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
-    except OSError:
-        return -1, -1  # a link to nothing: it is named with all others that cannot be read
-    return found.st_size, found.st_mtime_ns
+        return stamp(path)
+    except UserError:
+        return None  # it is named later, with all others that cannot be read
 
 
 def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def likely_bytes(path: Path, how: Storage) -> float:
+    """Return about how many bytes an image will take; 0 if it cannot be read."""
     try:
         with opened(path) as (content, image):
             height, width = size_of(image)
