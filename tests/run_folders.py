@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from args_helper import config_of
+from trainers.training.epoch_row import EpochRow
 
-COLUMNS = "phase,epoch,lr,test_acc_before_rounding,test_acc,val_acc,train_acc,train_loss,regularization_loss,model_sparsity,seconds"  # noqa: E501
+COLUMNS = ",".join(EpochRow.model_fields)
 LAYERS = {"conv1": [8, 10], "fc": [2, 90]}
 SPENT = {
     "epochs": 2, "steps": 4, "images": 100, "seconds": 1.5, "training_flops_dense": 3000, "training_flops_masked": 600,

@@ -273,6 +273,19 @@ def test_a_report_of_runs_finished_going_on_and_damaged(root, call):
                            for end in ("png", "svg"))  # fmt: skip
 
 
+def test_a_threshold_that_moves_has_a_panel_and_one_that_stays_has_none(root, call):
+    for name, thresholds, options in (("moves", (0.5, 0.3), {"lmbda": "auto"}), ("stays", (0.5, 0.5), {})):
+        epochs = make_run(root / name, rows=4, **options) / "acc_and_sparsity.csv"
+        first, *rows = epochs.read_text().splitlines()
+        searched = [f"{row},{value}" for row, value in zip(rows, thresholds)]
+        epochs.write_text("\n".join([first, *searched, *rows[2:], ""]))
+    assert call("--report", root).code == 0
+    (figure,) = root.glob("report/figures/*_curves.svg")
+    drawn = re.findall(r"<!-- *(.*) -->", figure.read_text())
+    assert [drawn.count(text) for text in ("test accuracy (%)", "threshold of the rounding")] == [2, 1]
+    assert table(root, "epochs", "threshold") == [["0.5"], ["0.5"], [""], [""], ["0.5"], ["0.3"], [""], [""]]
+
+
 def test_names_of_any_kind_are_text_and_nothing_else(root, call):
     names = ["<script>alert(1)<script>", "_hidden", "$x^$", "a|b [c](javascript:d)", '"><img src=x onerror=e()>']
     for number, name in enumerate(names):

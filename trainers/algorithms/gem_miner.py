@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from args_helper import Config
+from data.load import Splits
 from models.layers import Round, Rule, Soft
 from models.masking import masked_layers
 from trainers.checks.connectivity import warn_of_thin_layers
 from trainers.training.scores import ScoreTraining
 from trainers.training.training import Draw
 from utils.masks import ceil_count, floor_count, kth_lowest, prune_exactly, prune_lowest
+from utils.run.run import Row
 from utils.schedules import pruning_epochs, pruning_rate
 
 
@@ -219,9 +221,11 @@ class GemMiner(ScoreTraining):
     def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Densities and, after a pruning, histograms of the scores."""
         scalars, _ = super().describe()
-        if self._moves_threshold:
-            scalars["threshold"] = float(self.rule.threshold)
         return scalars, self.histograms() if self.pruned_now else {}
+
+    def measure(self, data: Splits, draw: Draw) -> Row:
+        """The accuracies of a search for scores, and the threshold of the rounding."""
+        return {**super().measure(data, draw), "threshold": float(self.rule.threshold)}
 
     def state(self) -> dict[str, Any]:
         """The state of a Training, the snapshot, and the threshold, which lags behind scores between projections."""

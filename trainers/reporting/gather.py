@@ -7,28 +7,15 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from args_helper import Config, parse_args
-from trainers.results.summary import Outcome, Percent, read_outcome
+from trainers.results.summary import Outcome, read_outcome
+from trainers.training.epoch_row import EpochRow
 from utils.errors import UserError
 
 GOING_ON, FINISHED, DAMAGED = "going on", "finished", "damaged"
-
-
-class Epoch(BaseModel):
-    """The columns of the table of epochs that the report uses; accuracies and densities in percent."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-    phase: str
-    epoch: int
-    test_acc: Percent
-    train_acc: Percent
-    train_loss: Annotated[float, Field(allow_inf_nan=True)]  # training can diverge
-    model_sparsity: Percent
 
 
 @dataclass(frozen=True)
@@ -49,7 +36,7 @@ class RunRecord:
     config_hash: str
     state: str
     outcome: Outcome | None
-    epochs: tuple[Epoch, ...]
+    epochs: tuple[EpochRow, ...]
 
     @property
     def trial(self) -> int:
@@ -125,7 +112,7 @@ def _outcome(path: Path) -> Outcome:
     return outcome.model_copy(update=untrained)
 
 
-def read_epochs(path: Path, problems: list[Problem]) -> tuple[Epoch, ...]:
+def read_epochs(path: Path, problems: list[Problem]) -> tuple[EpochRow, ...]:
     """Read a table of epochs up to its first bad row, which is added to the problems; a missing file has no rows.
 
     Args:
@@ -134,12 +121,13 @@ def read_epochs(path: Path, problems: list[Problem]) -> tuple[Epoch, ...]:
     """
     if not path.exists():
         return ()
-    epochs: list[Epoch] = []
+    epochs: list[EpochRow] = []
     try:
         text = path.read_text(encoding="utf-8")
         whole = text[: text.rfind("\n") + 1]  # a number that is cut off still reads as a number
         for row in csv.DictReader(io.StringIO(whole)):
-            epochs.append(Epoch.model_validate({name: value for name, value in row.items() if value}))
+            given = {name: value for name in EpochRow.model_fields if (value := row.get(name))}
+            epochs.append(EpochRow.model_validate({"val_acc": None, **given}, strict=False))
         if whole != text:
             raise UserError("its last line is cut off")
     except (OSError, UnicodeDecodeError, csv.Error, ValidationError, UserError) as error:

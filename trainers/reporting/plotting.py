@@ -178,43 +178,53 @@ def draw_layers(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
 
 
 def draw_curves(task: Task) -> RenderedPlot | None:
-    """Plot test accuracy by epoch, one panel per series: the average of finished trials, and each unfinished run."""
-    shown = [one for one in task.series if any(run.epochs for other in one.experiments for run in other.runs)]
+    """Plot test accuracy by epoch, one panel per series: the average of finished trials, and each unfinished run.
+
+    A series whose rounding threshold moves has a second panel, which shows the threshold.
+    """
+    epochs = {one.name: [epoch for other in one.experiments for run in other.runs for epoch in run.epochs]
+              for one in task.series}  # fmt: skip
+    shown = [(one, "test_acc") for one in task.series if epochs[one.name]]
+    shown += [(one, "threshold") for one in task.series
+              if len({epoch.threshold for epoch in epochs[one.name]} - {None}) > 1]  # fmt: skip
     if not shown:
         return None
 
     def draw(figure: Figure, columns: int) -> None:
-        for axes, series in zip(panels(figure, len(shown), columns, sharey=True), shown):
+        for axes, (series, metric) in zip(panels(figure, len(shown), columns), shown):
             look = line_styles([one.config_hash for one in series.experiments])
             for one in series.experiments:
-                _curve(axes, one, look[one.config_hash])
-            axes.set(xlabel="epoch, search and fine-tuning", ylabel="test accuracy (%)", ylim=(0, 103))
+                _curve(axes, one, metric, look[one.config_hash])
             axes.set_title(label(series.name))
+            if metric == "test_acc":
+                axes.set(xlabel="epoch, search and fine-tuning", ylabel="test accuracy (%)", ylim=(0, 103))
+            else:
+                axes.set(xlabel="epoch of the search", ylabel="threshold of the rounding")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.tick_params(labelleft=True)
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, frameon=False, fontsize=7.5)
 
     return render(draw, len(shown), height=PANEL[1] + 0.3)
 
 
-def _curve(axes: Axes, one: Experiment, look: Mapping[str, Any]) -> None:
-    ended = [run for run in one.runs if run.state == FINISHED and run.epochs]
+def _curve(axes: Axes, one: Experiment, metric: str, look: Mapping[str, Any]) -> None:
+    """Draw a metric over the epochs that have it."""
+    courses = [(run, [value for epoch in run.epochs if (value := getattr(epoch, metric)) is not None])
+               for run in one.runs]  # fmt: skip
+    ended = [(run, course) for run, course in courses if run.state == FINISHED and course]
     if ended:
-        spreads = [Spread.of(epoch and epoch.test_acc for epoch in together)
-                   for together in zip_longest(*(run.epochs for run in ended))]  # fmt: skip
+        spreads = [Spread.of(together) for together in zip_longest(*(course for _, course in ended))]
         epochs = range(1, len(spreads) + 1)
         axes.plot(epochs, [one.mean for one in spreads], label=percent(one.density), linewidth=1.2, **look)
-        searched = sum(epoch.phase.startswith("search") for epoch in ended[0].epochs)
+        searched = sum(epoch.phase.startswith("search") for epoch in ended[0][0].epochs)
         if 0 < searched < len(spreads):
             axes.plot(searched + 0.5, fmean((spreads[searched - 1].mean, spreads[searched].mean)), "|", ms=13,
                       color=look["color"])  # fmt: skip
         low, high = ([one.mean + sign * (one.sd or 0.0) for one in spreads] for sign in (-1, 1))
         axes.fill_between(epochs, low, high, color=look["color"], alpha=0.15, linewidth=0)
-    for run in one.runs:
-        if run.state != FINISHED and run.epochs:
-            accuracies = [epoch.test_acc for epoch in run.epochs]
-            axes.plot(range(1, len(accuracies) + 1), accuracies, linewidth=0.8, **look)
-            axes.plot(len(accuracies), accuracies[-1], ">", mfc="white", mec=look["color"], ms=7,
+    for run, course in courses:
+        if run.state != FINISHED and course:
+            axes.plot(range(1, len(course) + 1), course, linewidth=0.8, **look)
+            axes.plot(len(course), course[-1], ">", mfc="white", mec=look["color"], ms=7,
                       label=f"{one.config.target_sparsity:g}%, trial {run.trial}, {run.state}")  # fmt: skip
 
 

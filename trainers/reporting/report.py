@@ -141,7 +141,8 @@ class TaskSection:
         return self._part(
             "curves", "Learning curves", self._tables.curves(), drawings.draw_curves(self._task), folded=True,
             caption="Test accuracy at each epoch, one line a density: mean over finished trials, band ± standard "
-            "deviation. A stroke across: fine-tuning begins. A triangle ends the line of a run that goes on.",
+            "deviation. A stroke across: fine-tuning begins. A triangle ends the line of a run that goes on. Where the "
+            "threshold of the rounding moves, a panel shows it.",
             more=[("epochs", self._tables.epochs())],
         )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """A row of the table of epochs: the one description of its columns.
 
 The loop makes a row per epoch. Rows are part of a checkpoint, which is checked by this class; the run writes them to
-`acc_and_sparsity.csv` and TensorBoard.
+`acc_and_sparsity.csv`, which the report reads by this class, and to TensorBoard.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
-def _column(meaning: str, tag: str | None = None) -> Any:
-    """Describe a column; `tag` is its name in TensorBoard."""
-    return Field(description=meaning, json_schema_extra={"tag": tag})
+
+def _column(meaning: str, tag: str | None = None, **default: Any) -> Any:
+    """Describe a column; `tag` is its name in TensorBoard. A column has a default where not every stage has it."""
+    return Field(description=meaning, json_schema_extra={"tag": tag}, **default)
 
 
 class EpochRow(BaseModel):
@@ -24,16 +26,17 @@ class EpochRow(BaseModel):
     phase: str = _column("the stage")
     epoch: Annotated[int, Field(ge=0)] = _column("0-based in its stage")
     lr: float = _column("learning rate", "lr")
-    test_acc_before_rounding: float | None = _column(
-        "with the forward pass as trained", "accuracy/test_before_rounding"
+    test_acc_before_rounding: Percent | None = _column(
+        "with the forward pass as trained", "accuracy/test_before_rounding", default=None
     )
-    test_acc: float = _column("of the rounded mask, or of the trained network", "accuracy/test")
-    val_acc: float | None = _column("on the images held out of training; None without any", "accuracy/val")
-    train_acc: float = _column("over the epoch's training batches", "accuracy/train")
+    test_acc: Percent = _column("of the rounded mask, or of the trained network", "accuracy/test")
+    val_acc: Percent | None = _column("on the images held out of training; None without any", "accuracy/val")
+    train_acc: Percent = _column("over the epoch's training batches", "accuracy/train")
     train_loss: float = _column("mean over the epoch's training images, without the penalty", "loss/train")
-    regularization_loss: float = _column("λR(s) at the end of the epoch", "loss/regularization")
-    model_sparsity: float = _column("percent of the weights in the evaluated network", "weights_remaining_percent")
+    regularization_loss: float = _column("λR(s) at the end of the epoch", "loss/regularization", default=0.0)
+    model_sparsity: Percent = _column("percent of the weights in the evaluated network", "weights_remaining_percent")
     seconds: float = _column("of the epoch with its evaluation", "seconds")
+    threshold: float | None = _column("score up to which rounding switches a weight off", "threshold", default=None)
 
 
 TAGS = {name: tag for name, field in EpochRow.model_fields.items() if (tag := field.json_schema_extra["tag"])}

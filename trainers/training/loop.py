@@ -203,16 +203,11 @@ def _drawing(run: Run, stage: str, epoch: int) -> Draw:
 def _measured(training: Training, data: Splits, draw: Draw, meter: Tensor, epoch: int) -> Row:
     """The metrics of the epoch's row."""
     loss, correct, seen = meter.tolist()
-    found = training.measure(data, draw)
     return {
         "lr": training.lr(epoch),
-        "test_acc_before_rounding": found.get("test_acc_before_rounding"),
-        "test_acc": found["test_acc"],
-        "val_acc": found["val_acc"],
         "train_acc": 100.0 * correct / seen,
         "train_loss": loss / seen,
-        "regularization_loss": found.get("regularization_loss", 0.0),
-        "model_sparsity": found["model_sparsity"],
+        **training.measure(data, draw),
     }
 
 

@@ -154,7 +154,7 @@ class Position:
         self.epoch, self.step, self.done = stored["epoch"], stored["step"], stored["done"]
         self.seconds = stored["seconds"]
         self.meter = torch.as_tensor(stored["meter"], dtype=torch.float32).to(device)
-        self.rows: list[Row] = stored["rows"]
+        self.rows: list[Row] = [EpochRow(**row).model_dump() for row in stored["rows"]]  # with columns of today
         if "training" in stored:
             restore(training, stored["training"], where)
         else:

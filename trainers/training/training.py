@@ -137,15 +137,14 @@ class Training:
         """Called after the last step of an epoch, before the network is evaluated."""
 
     def measure(self, data: Splits, draw: Draw) -> Row:
-        """The metrics of this epoch's row: at least test_acc, val_acc (None without val), and model_sparsity.
+        """The metrics of this epoch's row, without those of its training.
 
         Args:
             data: whose test and val splits to measure on.
             draw: generators of this stage and epoch.
 
         Returns:
-            Values in percent, by the names in `EpochRow`; `regularization_loss`, which is no percentage, is 0 if left
-            out.
+            Values by the names in `EpochRow`: at least `test_acc`, `val_acc` (None without val) and `model_sparsity`.
         """
         raise NotImplementedError
 
