@@ -37,8 +37,8 @@ from trainers.training.compile import compile_in_place
 from trainers.training.loop import train_step
 from trainers.training.training import Training
 from trainers.training.weights import WeightTraining
-from utils.environment import peak_memory, reset_peak_memory
 from utils.masks import all_kept, prune_exactly, prune_lowest
+from utils.memory import peak_memory, reset_peak_memory
 from utils.run.run import Run
 
 Call = Callable[..., Outcome]

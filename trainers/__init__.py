@@ -7,7 +7,6 @@ nothing at once, so that `args_helper` can read the table of algorithms without 
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,6 @@ __all__ = ["load_ticket", "mine"]
 
 _PUBLIC = {"load_ticket": "trainers.tickets.file", "mine": "trainers.notebook"}
 """Name that notebooks import from here -> the module that defines it; imported, with torch, on first use."""
-
-
-# Read when torch is imported. Large tensors on a CPU then lie in huge pages, whose first use costs less.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def __getattr__(name: str) -> Any:

@@ -35,9 +35,10 @@ from trainers.training.compile import prepared
 from trainers.training.loop import evaluate
 from trainers.training.stages import Stage, stages_of, warn_of_idle_milestones
 from trainers.training.weights import train_ticket
-from utils.environment import device_name, peak_memory, reset_peak_memory
+from utils.environment import device_name
 from utils.errors import Stopped
 from utils.masks import all_kept, floor_count, is_bias
+from utils.memory import peak_memory, reset_peak_memory
 from utils.registry import load_named
 from utils.run.run import Run
 from utils.run.stopping import Stopping

@@ -1,4 +1,4 @@
-"""The machine of a run: its device, its memory, and the versions needed to repeat the run."""
+"""The machine of a run: its device, and the versions needed to repeat the run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -107,28 +106,6 @@ def naming_nondeterminism() -> Iterator[None]:
         if not found:
             raise
         raise UserError(f"deterministic: {found[1]} has no deterministic implementation on this device") from error
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Make `peak_memory` count from here on, if the operating system can."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    with contextlib.suppress(OSError):  # Linux only; elsewhere the peak is that of the whole process so far
-        Path("/proc/self/clear_refs").write_text("5")  # 5 sets VmHWM, which `peak_memory` reads, to the current RSS
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the peak since `reset_peak_memory` in bytes: of allocated GPU tensors, else of the process's RSS."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    with contextlib.suppress(OSError, StopIteration):
-        status = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * int(next(line for line in status if line.startswith("VmHWM:")).split()[1])
-    import resource  # not on every system
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _version(package: str) -> str | None:

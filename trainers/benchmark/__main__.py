@@ -27,10 +27,11 @@ from data.load import Splits, load_data
 from trainers.benchmark.sides import PARTS, OurSide, PlainSide, Start, images_of
 from trainers.results.run_folder import resolved
 from trainers.training.cost import BACKWARD_AND_FORWARD, activation_bytes, forward_flops
-from utils.environment import describe_environment, device_of_doubles, peak_memory, reset_peak_memory
+from utils.environment import describe_environment, device_of_doubles
 from utils.errors import UserError, did_you_mean
 from utils.files import write_json
 from utils.markdown import markdown_table
+from utils.memory import peak_memory, reset_peak_memory
 from utils.run.run import Row
 
 SETTING = (
@@ -98,7 +99,7 @@ def measure(sides: dict[str, OurSide | PlainSide], repeats: int, only: str | Non
         rounds = max(3, repeats // 4) if part in LONG else repeats
         for turn in range(rounds + 1):
             for name, side in sides.items():
-                side.use_precision()
+                side.prepare_process()
                 seconds = _timed(getattr(side, PARTS[part]), data.train.device)
                 if turn:  # the first one warms up and compiles
                     taken[name].append(seconds)

@@ -44,6 +44,7 @@ from models.build import build_model
 from utils.errors import UserError
 from utils.files import write_json
 from utils.markdown import markdown_table
+from utils.memory import keep_freed_memory
 
 BATCH = 100
 CLASSES = 20
@@ -66,13 +67,15 @@ def write_tree(root: Path, count: int) -> None:
 
 
 def theirs(root: Path) -> Iterable[Batch]:
-    """One epoch of torchvision's `ImageFolder`, with PIL, in a DataLoader."""
+    """One epoch of torchvision's `ImageFolder`, with PIL, in a DataLoader, in a process as Python starts it."""
+    keep_freed_memory(False)
     transform = Compose([RandomResizedCrop(224), RandomHorizontalFlip(), ToTensor(), Normalize(SPEC.mean, SPEC.std)])
     return DataLoader(ImageFolder(str(root / "train"), transform), BATCH, shuffle=True)
 
 
 def ours(root: Path, workers: int = 0, batch: int = BATCH) -> Iterable[Batch]:
     """One epoch of this project's batches of the same images, from a folder or a pack."""
+    keep_freed_memory()
     return load_data(_config(root, workers, batch)).train.epoch(torch.Generator().manual_seed(0))
 
 

@@ -28,6 +28,7 @@ from trainers.training.compile import allow_tf32, prepared
 from trainers.training.loop import evaluate, most_parts, train_step
 from trainers.training.weights import WeightTraining
 from utils.masks import Masks, random_masks
+from utils.memory import keep_freed_memory
 
 PARTS = {
     "search step": "search_step",
@@ -81,9 +82,10 @@ class OurSide:
         self._batches = endless(lambda seed: data.train.epoch(torch.Generator().manual_seed(seed)))
         self._batch = next(self._batches)
 
-    def use_precision(self) -> None:
-        """Apply the process-wide settings of the precision; call this before a part is timed."""
+    def prepare_process(self) -> None:
+        """Apply the settings of the process that this side has; call this before a part is timed."""
         allow_tf32(self.config.precision)
+        keep_freed_memory()
 
     def search_step(self, batch: Batch | None = None) -> Tensor:
         """Take a search step; return the loss of the task, left on the device."""
@@ -138,9 +140,10 @@ class PlainSide:
         images, labels = next(data.train.epoch(torch.Generator().manual_seed(1)))
         self._batch = images.contiguous(), labels
 
-    def use_precision(self) -> None:
-        """Compute products in single precision."""
+    def prepare_process(self) -> None:
+        """Compute products in single precision, and let the C library do as it usually does."""
         allow_tf32("fp32")
+        keep_freed_memory(False)
 
     def search_step(self, batch: Batch | None = None) -> float:
         """Take a search step; return the loss of the task."""

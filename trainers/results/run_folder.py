@@ -22,6 +22,7 @@ from utils.distributed.launch import Launch, launched
 from utils.environment import be_deterministic, choose_device, describe_environment, naming_nondeterminism
 from utils.errors import UserError, resume_command
 from utils.files import make_folder, read_json, write_atomic, write_json
+from utils.memory import keep_freed_memory
 from utils.run.checkpoints import Keeping
 from utils.run.lock import locked
 from utils.run.run import Run
@@ -46,8 +47,8 @@ def resolved(config: Config) -> Config:
 def decided(config: Config) -> Config:
     """Decide every `auto` of a config, without touching a GPU.
 
-    It also applies what holds for the whole process: PyTorch's threads and deterministic mode. Sweep workers call it
-    too, to know the hash of runs that other processes compute.
+    It also applies what holds for the whole process: PyTorch's threads and deterministic mode, and what becomes of
+    freed memory. Sweep workers call it too, to know the hash of runs that other processes compute.
 
     Args:
         config: as parsed.
@@ -68,6 +69,7 @@ def decided(config: Config) -> Config:
     if config.threads:
         torch.set_num_threads(config.threads)
     be_deterministic(config.deterministic)
+    keep_freed_memory()
     chosen = {"device": device, "threads": torch.get_num_threads(), **({"gpu": here.local_rank} if shared else {})}
     if config.mixed_precision and device == "cuda":
         chosen["precision"] = "bf16"

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.masking import prunable_parameters
-from utils.environment import peak_memory, reset_peak_memory
+from utils.memory import peak_memory, reset_peak_memory
 
 BACKWARD_AND_FORWARD = 3
 """FLOPs of a training step over those of its forward pass: the backward pass is assumed to cost twice as much."""
