@@ -27,5 +27,10 @@ class Normalise:
 
     def __call__(self, images: Tensor) -> Tensor:
         # Convolutions are fastest in channels_last, and the other layers keep the memory format of their input.
+        if images.stride(1) == 1:  # they are so already, and a CPU is fastest along whole rows of pixels
+            batch, channels, height, width = images.shape
+            scale, shift = (values.flatten().repeat(width) for values in (self._scale, self._shift))
+            rows = images.permute(0, 2, 3, 1).reshape(batch * height, width * channels).float()
+            return rows.mul_(scale).add_(shift).view(batch, height, width, channels).permute(0, 3, 1, 2)
         scaled = images.float().mul_(self._scale).add_(self._shift)
         return scaled.contiguous(memory_format=torch.channels_last)

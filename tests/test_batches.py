@@ -12,6 +12,7 @@ from toys import whole
 
 from data.batches import PlainBatches, TrainBatches, batch_for_evaluation
 from data.image_files import ImageFiles
+from data.normalise import Normalise
 from data.spec import DataSpec, ImageSet
 from data.streamed_batches import StreamedTrainBatches
 
@@ -177,6 +178,16 @@ def test_padding_is_black_before_normalising():
 
 
 # ---- evaluation and normalising ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_pixels_whose_values_are_neighbours_are_normalised_to_the_same_bits(count):
+    images, normalise = numbered(count).images, Normalise(replace(PLAIN, mean=MEAN, std=STD), torch.device("cpu"))
+    apart, together = normalise(images), normalise(images.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(apart, together) and together.is_contiguous(memory_format=torch.channels_last)
+    if count:
+        at = images[0, :, 1, 2].double() / 255
+        assert together[0, :, 1, 2].tolist() == pytest.approx(((at - torch.tensor(MEAN)) / torch.tensor(STD)).tolist())
 
 
 def test_evaluation_goes_through_all_images_in_order_normalised_channel_by_channel_and_training_does_the_same():

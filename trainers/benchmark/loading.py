@@ -4,7 +4,8 @@
 
 It writes a tree of JPEGs of 500×375 pixels to a temporary folder and packs it. Every side reads one epoch of training
 batches of 224×224 pixels, randomly cropped, mirrored and normalised, in one process on one thread, so that its images a
-second are those of a core. The sides take turns, so that other load on the machine hits all of them.
+second are those of a core. The sides take turns, so that other load on the machine hits all of them. Each has a process
+of its own, whose memory no other has set up.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -67,8 +69,7 @@ def write_tree(root: Path, count: int) -> None:
 
 
 def theirs(root: Path) -> Iterable[Batch]:
-    """One epoch of torchvision's `ImageFolder`, with PIL, in a DataLoader, in a process as Python starts it."""
-    keep_freed_memory(False)
+    """One epoch of torchvision's `ImageFolder`, with PIL, in a DataLoader."""
     transform = Compose([RandomResizedCrop(224), RandomHorizontalFlip(), ToTensor(), Normalize(SPEC.mean, SPEC.std)])
     return DataLoader(ImageFolder(str(root / "train"), transform), BATCH, shuffle=True)
 
@@ -84,15 +85,20 @@ def _config(root: Path, workers: int, batch: int) -> Config:
                       "device": "cpu", "use_full_data": True, "arch": "ResNet18"})  # fmt: skip
 
 
-def images_a_second(sides: dict[str, Any], repeats: int) -> list[dict[str, Any]]:
+Side = tuple[Callable[[Path], Iterable[Batch]], Path]
+"""How an epoch is read, and from where."""
+
+
+def images_a_second(sides: dict[str, Side], repeats: int) -> list[dict[str, Any]]:
     """Time an epoch of every side; a row has the median, lowest and highest, and the same of the ratio to the first."""
     taken: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, epoch in sides.items():
-            started, count = time.perf_counter(), 0
-            for images, _ in epoch():
-                count += len(images)
-            taken[name].append(count / (time.perf_counter() - started))
+    with ExitStack() as running:
+        processes = {name: running.enter_context(_fresh_process()) for name in sides}
+        for turn in range(repeats + 1):
+            for name, side in sides.items():
+                rate = processes[name].submit(_rate, *side).result()
+                if turn:  # the first one warms up
+                    taken[name].append(rate)
     first = next(iter(taken.values()))
     rows = []
     for name, rates in taken.items():
@@ -102,11 +108,19 @@ def images_a_second(sides: dict[str, Any], repeats: int) -> list[dict[str, Any]]
     return rows
 
 
+def _rate(epoch: Callable[[Path], Iterable[Batch]], root: Path) -> float:
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    count = sum(len(images) for images, _ in epoch(root))
+    return count / (time.perf_counter() - started)
+
+
 def memory_growth(root: Path, epochs: int = 5) -> float:
     """Return by how many MiB the process's peak memory grows from the second epoch on, over `epochs` more.
 
     Call it in a process of its own: what a process did before may have had a higher peak.
     """
+    torch.set_num_threads(1)
     peaks = []
     for _ in range(epochs + 2):
         for _ in ours(root):
@@ -115,9 +129,8 @@ def memory_growth(root: Path, epochs: int = 5) -> float:
     return (peaks[-1] - peaks[1]) / 1024
 
 
-def _in_a_fresh_process(measure: Callable[[Path], float], root: Path) -> float:
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(measure, root).result()
+def _fresh_process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, get_context("spawn"))
 
 
 def share_of_waiting(root: Path) -> float:
@@ -175,25 +188,25 @@ def main(argv: list[str] | None = None) -> int:
     own.add_argument("--images", type=int, default=2_000)
     own.add_argument("--repeats", type=int, default=5)
     own.add_argument("--json", type=Path)
-    given, threads = own.parse_args(argv), torch.get_num_threads()
+    given = own.parse_args(argv)
     scratch = Path(tempfile.mkdtemp(prefix="loading"))
     try:
-        torch.set_num_threads(1)
         tree, packed, raw = scratch / "tree", scratch / "packed", scratch / "raw"
         write_tree(tree, given.images)
         for target, pixels in ((packed, False), (raw, True)):
             pack_folder(config_of({"pack": str(tree), "image_size": 256, "pack_to": str(target), "pack_raw": pixels}))
-        sides = {
-            "torchvision's ImageFolder": lambda: theirs(tree), "a folder": lambda: ours(tree),
-            "packed, JPEG": lambda: ours(packed), "packed, raw": lambda: ours(raw),
+        sides: dict[str, Side] = {
+            "torchvision's ImageFolder": (theirs, tree), "a folder": (ours, tree),
+            "packed, JPEG": (ours, packed), "packed, raw": (ours, raw),
         }  # fmt: skip
         rows = images_a_second(sides, given.repeats)
+        with _fresh_process() as alone:
+            growth = alone.submit(memory_growth, packed).result()
         others = {
-            "growth_of_peak_memory_mib": _in_a_fresh_process(memory_growth, packed),
+            "growth_of_peak_memory_mib": growth,
             "seconds_to_first_batch_of_a_million": seconds_to_the_first_batch(packed, scratch),
+            "waiting_of_resnet18_percent": share_of_waiting(packed),
         }
-        torch.set_num_threads(threads)
-        others["waiting_of_resnet18_percent"] = share_of_waiting(packed)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
