@@ -109,7 +109,7 @@ class RunOptions(Options):
     resumed_with: str | None = option(None, "what resume_anyway has changed of a run; written by the tool itself")
     start_epoch: Int = option(0, "first epoch of the search, to go on from a `pretrained` network", ge=0)
     print_config: bool = option(False, "print the options as YAML and end", affects=False)
-    dry_run: bool = option(False, "print layers, prunings, and an estimate of time and memory, and end", affects=False)
+    dry_run: bool = option(False, "print the plan of a run, with its time, or of a sweep, and end", affects=False)
     list: Listed | None = option(None, "print all of these, a line each, and end", affects=False)
 
 

@@ -18,8 +18,8 @@ from utils.registry import load_named
 
 MODES = {
     "list": "trainers.listing:print_list",
-    "dry_run": "trainers.dry_run:print_plan",
     "sweep": "trainers.sweeping.sweep:run_sweep",
+    "dry_run": "trainers.dry_run:print_plan",
     "report": "trainers.reporting.report:make_report",
     "evaluate": "trainers.analysis.evaluate:evaluate_network",
     "compare_rounding": "trainers.analysis.rounding:compare_rounding",

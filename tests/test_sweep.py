@@ -351,6 +351,8 @@ def test_a_sweep_runs_everything_once_and_compares(sweep, call, in_process, tmp_
         vary={"target_sparsity": [20, 5]},
         runs={"random": None, "dense": {"algo": "training", "target_sparsity": 100}, "snip": {"algo": "snip"}},
     )
+    planned = call(*words, "--dry_run")
+    assert planned.out.count("| 1 | 0 |") == 5 and not (tmp_path / "results").exists()
     outcome = call(*words)
     assert outcome.code == 0, outcome.err
     place = tmp_path / "results" / "s"
@@ -363,6 +365,7 @@ def test_a_sweep_runs_everything_once_and_compares(sweep, call, in_process, tmp_
         assert float(rows[name]["gap_to_dense_mean"]) == one["dense"]["gap"]
     assert (place / "comparison.md").read_text() in outcome.out
     assert call(*words).out.count("is finished: nothing to do") == 5
+    assert call(*words, "--num_trial", 3, "--dry_run").out.count("| 3 | 1 |") == 5
     more = call(*words, "--num_trial", 3)
     assert more.code == 0
     assert "± " in more.out and (", passes" in more.out or ", fails" in more.out)
@@ -370,7 +373,9 @@ def test_a_sweep_runs_everything_once_and_compares(sweep, call, in_process, tmp_
 
 def test_lambda_is_searched_and_what_was_found_run_with_other_seeds(sweep, call, in_process, tmp_path):
     pytest.importorskip("optuna")
-    outcome = call(*sweep(options={**TINY, "num_trial": 2}, search=LAMBDA, study={"trials": 3, "startup": 2}))
+    words = sweep(options={**TINY, "num_trial": 2}, search=LAMBDA, study={"trials": 3, "startup": 2})
+    assert "| a | hc_iter | 20 | 3 to find lmbda, then 2 | – |" in call(*words, "--dry_run").out
+    outcome = call(*words)
     assert outcome.code == 0, outcome.err
     place = tmp_path / "results" / "s"
     searched, found = (

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from args_helper import Config
 from trainers.checks.controls import CHECKS
 from trainers.pipeline import report_trials
+from trainers.results.run_folder import decided, folder_of
+from trainers.results.trials import finished_trials
 from trainers.sweeping.comparison import comparison_table, write_comparison
 from trainers.sweeping.grid import Trials
 from trainers.sweeping.plan import Planned, plan
@@ -16,6 +18,7 @@ from trainers.sweeping.sweep_file import Study
 from trainers.sweeping.units import Claims
 from trainers.sweeping.worker import work
 from utils.errors import UserError
+from utils.markdown import markdown_table
 from utils.run.stopping import seconds_of
 
 if TYPE_CHECKING:
@@ -26,7 +29,8 @@ def run_sweep(config: Config) -> None:
     """Work on the sweep in the file `sweep` until all its runs are finished, then compare them.
 
     `trainers.sweeping.sweep_file` describes the file; flags override it. Each process that is started with the same
-    command takes runs that no other has claimed, that are not finished and that have not failed.
+    command takes runs that no other has claimed, that are not finished and that have not failed. With `dry_run` it only
+    lists the runs.
 
     Raises:
         UserError: the file or a run's options are wrong (raised before the first run), or some runs failed (raised when
@@ -34,8 +38,11 @@ def run_sweep(config: Config) -> None:
         SweepStopped: the process was asked to stop; the same command resumes.
     """
     path = Path(config.sweep)
-    flags = {name: getattr(config, name) for name in config.model_fields_set - {"sweep", "config"}}
+    flags = {name: getattr(config, name) for name in config.model_fields_set - {"sweep", "config", "dry_run"}}
     planned, study = plan(path, flags)
+    if config.dry_run:
+        print(_listed(planned, study))
+        return
     search = _search() if any(run.sought for run in planned) else None
     claims = Claims(Path(planned[0].config.results_dir) / path.stem)
     jobs = [_job(run, study, claims, search) for run in planned]
@@ -44,6 +51,21 @@ def run_sweep(config: Config) -> None:
     if claims.problems:
         problems = "\n  ".join(claims.problems.values())
         raise UserError(f"not all of the sweep {path} could be run; all else is finished:\n  {problems}")
+
+
+def _listed(planned: Sequence[Planned], study: Study) -> str:
+    """Return a table of the runs: how many trials each takes, and how many of these are finished."""
+    rows = []
+    for run in planned:
+        config = decided(run.config)
+        finished = len(finished_trials(folder_of(config), config.config_hash))
+        trials = str(config.num_trial) if study.confirm or not run.sought else "none"
+        if run.sought:
+            trials = f"{study.trials} to find {', '.join(run.sought)}, then {trials}"
+        rows.append(
+            [run.name, config.algo, f"{config.target_sparsity:g}", trials, "–" if run.sought else str(finished)]
+        )
+    return markdown_table(["run", "algorithm", "weights remaining (%)", "trials", "of them finished"], rows)
 
 
 def _search() -> type[Search]:
