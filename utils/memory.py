@@ -25,7 +25,8 @@ def keep_freed_memory(kept: bool = True) -> None:
     (`trainers/benchmark/README.md`). Other C libraries stay as they are.
     """
     if set_option := _of_the_c_library("mallopt"):
-        set_option(MMAP_THRESHOLD, 2**31 - 1 if kept else USUAL_BLOCK)
+        if not kept or not set_option(MMAP_THRESHOLD, 2**31 - 1):  # which an old glibc refuses
+            set_option(MMAP_THRESHOLD, USUAL_BLOCK)
         set_option(TRIM_THRESHOLD, -1 if kept else 2 * USUAL_BLOCK)
 
 
