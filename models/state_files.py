@@ -34,6 +34,11 @@ def read_state(path: str | Path) -> State:
     Raises:
         UserError: the file does not exist, has another format, needs code to load, or holds no tensors.
     """
+    return read_search(path)[0]
+
+
+def read_search(path: str | Path) -> tuple[State, float | None]:
+    """Read a state_dict as `read_state` does, and the rounding threshold of a search's checkpoint if it moved."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no file {path} (pretrained)")
@@ -46,7 +51,10 @@ def read_state(path: str | Path) -> State:
     state = unwrapped(found)
     if not state:
         raise UserError(f"{path} holds no state_dict: a mapping of names to tensors is expected")
-    return {name: value for name, value in state.items() if not _is_dummy(name, state)}
+    training = found.get("training") if isinstance(found, Mapping) else None
+    threshold = training.get("threshold") if isinstance(training, Mapping) else None
+    moved = threshold if isinstance(threshold, float) else None
+    return {name: value for name, value in state.items() if not _is_dummy(name, state)}, moved
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str | Path, adapt: bool = True) -> None:

@@ -343,6 +343,15 @@ def test_mode_connect_joins_searches(how, interpolate, trials, analysed):
         assert abs(kept[0] / 100 * whole - chances.sum()) < 5 * (chances * (1 - chances)).sum().sqrt()
 
 
+def test_scores_are_rounded_at_the_threshold_that_their_search_moved(call, analysed, places, tmp_path):
+    own = ["--lmbda", "auto", "--epochs", "6", "--lr", "0.01", "--skip_fine_tune", "--threads", "1"]
+    assert call(*SMALL, *places, *own).code == 0
+    folder = tmp_path / "results" / "trial_1"
+    assert (read_rows(folder / "acc_and_sparsity.csv")[-1]["threshold"] or "0") < "0.5"  # at 0.5 it would test nothing
+    out, _ = analysed("--evaluate", "--pretrained", folder / SEARCH)
+    assert figure(out, "weights remaining") == [pytest.approx(gem_percent(summary_of(folder)), abs=0.01)]
+
+
 # ---- what cannot be used -------------------------------------------------------------------------------------------
 
 

@@ -224,8 +224,9 @@ class GemMiner(ScoreTraining):
         return scalars, self.histograms() if self.pruned_now else {}
 
     def measure(self, data: Splits, draw: Draw) -> Row:
-        """The accuracies of a search for scores, and the threshold of the rounding."""
-        return {**super().measure(data, draw), "threshold": float(self.rule.threshold)}
+        """The accuracies of a search for scores, and the threshold of the rounding; None if it switches nothing off."""
+        threshold = float(self.rule.threshold)
+        return {**super().measure(data, draw), "threshold": threshold if threshold >= 0 else None}
 
     def state(self) -> dict[str, Any]:
         """The state of a Training, the snapshot, and the threshold, which lags behind scores between projections."""

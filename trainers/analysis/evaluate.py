@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from args_helper import Config
 from data.load import Splits
-from models.layers import Round
 from models.masking import prunable_parameters
 from models.state_files import State
 from trainers.algorithms.from_file import ticket_for
@@ -81,8 +80,8 @@ def _network_screen(net: nn.Module, config: Config, data: Splits) -> list[str]:
     if file.flat is None:
         found = accuracies(net, file.state, data)
         return _figures([{**found, "weights_remaining_percent": nonzero_percent(net, file.state)}])
-    rule = Round(config.quantize_threshold)
-    masks = rounded_masks(file.masked, file.flat, rule, config, derive_rng(config.effective_seed, "evaluate"))
+    generator = derive_rng(config.effective_seed, "evaluate")
+    masks = rounded_masks(file.masked, file.flat, file.rule(config), config, generator)
     rows = [_judged(net, file, mask, data) for mask in masks]
     drawn = f", {len(rows)} draws: mean ± standard deviation" if len(rows) > 1 else ""
     return [f"  scores rounded by      {config.round}{drawn}", *_figures(rows)]

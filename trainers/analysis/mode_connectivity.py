@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from args_helper import Config
 from data.load import Splits
 from data.normalise import Batch
-from models.layers import Round, Soft
+from models.layers import Soft
 from models.state_files import State
 from trainers.analysis.evaluate import nonzero_percent
 from trainers.analysis.network_file import NetworkFile, opened_network, read_network
@@ -106,7 +106,7 @@ def end_factors(file: NetworkFile, config: Config, generator: torch.Generator) -
     scores = file.flat.scores.detach()
     if config.how_to_connect == "linear":
         return Soft()(scores, file.flat.flags)
-    rule = Round(config.quantize_threshold)
+    rule = file.rule(config)
     if config.how_to_connect == "round":
         return naive_mask(file.flat, rule, scores).to(scores.dtype)
     once = config.model_copy(update={"round": "prob", "noise": False, "num_test": 1})

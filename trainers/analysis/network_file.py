@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from args_helper import Config
 from data.load import Splits, load_data
 from models.build import build_model
+from models.layers import Round
 from models.masking import FlatScores, plain_state, to_masked
-from models.state_files import State, load_scores, load_weights, read_state
+from models.state_files import State, load_scores, load_weights, read_search
 from trainers.tickets.format import is_ticket_file
 from trainers.training.compile import allow_tf32
 from utils.errors import UserError
@@ -31,11 +32,17 @@ class NetworkFile:
         state: of the plain network, not multiplied by any mask.
         masked: a masked network with the file's scores and flags; None without scores in the file.
         flat: these scores and flags; None without scores in the file.
+        threshold: of the rounding at that point of the search, if it moved.
     """
 
     state: State
     masked: nn.Module | None
     flat: FlatScores | None
+    threshold: float | None = None
+
+    def rule(self, config: Config) -> Round:
+        """How the scores are rounded: at the search's own threshold if that moved, else at `quantize_threshold`."""
+        return Round(config.quantize_threshold if self.threshold is None else self.threshold)
 
     def under(self, factors: Tensor) -> State:
         """Return the state with its weights multiplied by the factors, (N + N_bias,)."""
@@ -64,7 +71,7 @@ def read_network(net: nn.Module, path: str) -> NetworkFile:
     """
     if is_ticket_file(Path(path)):
         raise UserError(f"{path} is a ticket, not a network: it can be evaluated, by --evaluate --ticket {path}")
-    state = read_state(path)
+    state, threshold = read_search(path)
     load_weights(net, state, path)
     masked = to_masked(deepcopy(net))
     if not load_scores(masked, state, path):
@@ -77,4 +84,4 @@ def read_network(net: nn.Module, path: str) -> NetworkFile:
             "end of every epoch (what another search has found is in its run's ticket.safetensors, for --evaluate "
             "--ticket; a search that was stopped within an epoch goes on by --resume)"
         )
-    return NetworkFile(plain_state(net), masked, flat)
+    return NetworkFile(plain_state(net), masked, flat, threshold)

@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from args_helper import Config
-from models.layers import Round
 from trainers.analysis.evaluate import _LABELS, _judged, spread
 from trainers.analysis.network_file import opened_network, read_network
 from trainers.results.run_folder import free_file, resolved
@@ -40,7 +39,7 @@ def compare_rounding(config: Config) -> None:
             f"compare_rounding: there are no scores in {config.pretrained}; they are in a search's checkpoint, such as "
             "results/NAME/trial_1/checkpoints/search.pt"
         )
-    rule, by_chance = Round(config.quantize_threshold), config.model_copy(update={"round": "prob", "noise": False})
+    rule, by_chance = file.rule(config), config.model_copy(update={"round": "prob", "noise": False})
     seed = config.effective_seed
     naive = naive_mask(file.flat, rule, file.flat.scores.detach())
     drawn = rounded_masks(file.masked, file.flat, rule, by_chance, derive_rng(seed, "compare_rounding", "draws"))
