@@ -91,6 +91,10 @@ def test_every_sweep_of_the_project_names_its_command_and_has_runs_that_can_be_r
         ({"search": LAMBDA, "options": {"use_full_data": True}}, "use_full_data holds out no validation images"),
         ({"search": {"lr": [1, 2]}, "options": {"algo": "snip"}}, "study.metric: val_acc_after_finetune"),
         ({"study": {"trials": 3}}, "study: there is no search for it to go by"),
+        ({"runs": {}}, "runs: Dictionary should have at least 1 item"),
+        ({"runs": {"a": {"name": "x"}, "b": {"name": "x"}}}, "b: its trials would lie where those of a do"),
+        ({"runs": {"a": {"report": ["x"]}}}, "a: report is not for a sweep, which runs new trials"),
+        ({"runs": {"a": None, "b": {"evaluate": True, "ticket": "x"}}}, "b: evaluate is not for a sweep"),
         ("[1]", "the file: "),
         ("runs: {[1]: {}}", "cannot read the sweep FILE: found unhashable key"),
         ("runs: !!int ''", "cannot read the sweep FILE: "),
@@ -274,7 +278,14 @@ def test_a_search_finds_the_best_and_writes_it_down_ready_to_use(sweep, tmp_path
     assert found.config_hash == config.config_hash
     assert confirmed == place / "a" / f"lmbda_{best}" / "trial_1"
     assert "val_acc_before_finetune" in (place / "best_a.yml").read_text()
-    assert "16 trials (0 ended early) with seed 7" in search.outcome
+    assert f"the best of {len(drawn)} runs (0 ended early) with seed 7" in search.outcome
+
+
+def test_listed_values_are_each_run_once_where_the_trials_suffice(sweep):
+    values = [1e-5, 3e-5, 2e-4, 1e-3]
+    (search,) = _searches(sweep(options=TINY, search={"lmbda": values}, study={"trials": 6}))
+    assert _play(search) == values
+    assert "lmbda 0.0002" in search.outcome and "the best of 4 runs" in search.outcome
 
 
 def test_a_search_that_is_interrupted_draws_what_it_would_have_drawn(sweep, tmp_path):
@@ -366,6 +377,7 @@ def test_a_sweep_runs_everything_once_and_compares(sweep, call, in_process, tmp_
     assert (place / "comparison.md").read_text() in outcome.out
     assert call(*words).out.count("is finished: nothing to do") == 5
     assert call(*words, "--num_trial", 3, "--dry_run").out.count("| 3 | 1 |") == 5
+    assert call(*words, "--trial_num", 2, "--dry_run").out.count("| 1 | 0 |") == 5
     more = call(*words, "--num_trial", 3)
     assert more.code == 0
     assert "± " in more.out and (", passes" in more.out or ", fails" in more.out)

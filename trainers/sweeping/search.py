@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import optuna
@@ -17,7 +18,7 @@ from trainers.sweeping.config_files import write_found
 from trainers.sweeping.grid import Trials
 from trainers.sweeping.metrics import accuracies, is_below_median, misses_target
 from trainers.sweeping.plan import Planned
-from trainers.sweeping.sampling import as_written, suggested
+from trainers.sweeping.sampling import as_written, label, suggested
 from trainers.sweeping.sweep_file import Options, Study, named
 from trainers.sweeping.units import WORKER, Claims, Task, Unit
 from utils.errors import UserError
@@ -45,6 +46,11 @@ class Search:
         self._planned, self._settings, self._claims = planned, settings, claims
         sought = {name: space._asdict() for name, space in planned.sought.items()}
         task = [planned.config.config_hash, sought, settings.metric, settings.seed, settings.tolerance]
+        # Every combination is run once, where that takes no more trials than there are.
+        spaces = planned.sought.values()
+        listed = [dict(zip(planned.sought, values)) for values in product(*(space.values for space in spaces))]
+        is_short = not any(space.is_range for space in spaces) and len(listed) <= settings.trials
+        self._listed = listed if is_short else []
         self._key = hashlib.sha256(json.dumps(task, default=str).encode()).hexdigest()[:6]
         with claims.exclusive("journal"):
             self._study = _study(claims.folder / "journal.log", f"{self.name} ({self._key})")
@@ -72,7 +78,9 @@ class Search:
         for trial in running:
             if (task := self._claimed(self._trial(trial))) is not None:
                 return task
-        for _ in range(len(trials), self._settings.trials):
+        for number in range(len(trials), self._settings.trials):
+            if number < len(self._listed):
+                self._study.enqueue_trial({name: label(value) for name, value in self._listed[number].items()})
             trial = self._study.ask()
             if not self._settled_by_repetition(trial) and (task := self._claimed(trial)) is not None:
                 return task
@@ -209,10 +217,11 @@ class Search:
         name = named(self.name, values)
         options = {**self._planned.options, **values, "name": name}
         config = config_of(options, f"{self._planned.source}, found")
-        early = sum(trial.state == TrialState.PRUNED for trial in trials)
+        run = [trial for trial in trials if "same_as" not in trial.user_attrs]
+        early = sum(trial.state == TrialState.PRUNED for trial in run)
         chosen = ", ".join(f"{option} {value}" for option, value in values.items())
         how = (
-            f"{chosen}: {self._settings.metric} {best.value:.2f}%, the best of {len(trials)} trials "
+            f"{chosen}: {self._settings.metric} {best.value:.2f}%, the best of {len(run)} runs "
             f"({early} ended early) with seed {self._settings.seed}"
         )
         path = write_found(self._claims.folder, self.name, config, how)

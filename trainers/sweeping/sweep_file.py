@@ -72,7 +72,7 @@ class Sweep(_Part):
     vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     search: dict[str, Space] = {}
     study: Study = Study()
-    runs: dict[str, Options | None]
+    runs: Annotated[dict[str, Options | None], Field(min_length=1)]
 
 
 def runs_of(path: Path, flags: Mapping[str, Any] | None = None) -> Iterator[tuple[str, Options]]:
@@ -110,5 +110,6 @@ def read_sweep(path: Path) -> Sweep:
         problems = []
         for one in error.errors():
             place = [str(part) for part in one["loc"] if part not in ("range", "values")]
-            problems.append(f"{'.'.join(place) or 'the file'}: {one['msg']}{did_you_mean(''.join(place[-1:]), known)}")
+            meant = did_you_mean("".join(place[-1:]), known) if one["type"] == "extra_forbidden" else ""
+            problems.append(f"{'.'.join(place) or 'the file'}: {one['msg']}{meant}")
         raise UserError("\n  ".join([f"the sweep {path}:", *problems])) from error
