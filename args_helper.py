@@ -437,7 +437,7 @@ CONTRADICTIONS = (
     ),
     Contradiction(("no_cuda", "device"), lambda c: c.no_cuda and c.device not in ("auto", "cpu"),
                   "no_cuda is to use the CPU, and device {c.device} is not the CPU"),
-    Contradiction(("warmup_length", "epochs"), lambda c: c.warmup_length >= c.epochs,
+    Contradiction(("warmup_length", "epochs"), lambda c: c.algorithm.search != "rounds" and c.warmup_length >= c.epochs,
                   "a warm-up of {c.warmup_length} epochs fills all {c.epochs}"),
     Contradiction(("start_epoch", "epochs"), lambda c: c.start_epoch >= c.epochs,
                   "start_epoch {c.start_epoch} lies beyond all {c.epochs} epochs"),
@@ -540,6 +540,8 @@ def _resumed(flags: dict[str, Given], problems: list[str]) -> Config:
     if before.config_hash == after.config_hash and before.trial_num == after.trial_num:
         return after
     changeable = {name for name, field in OPTIONS.items() if field.json_schema_extra["changeable"]}
+    if "auto" in (before.lmbda, after.lmbda):  # such a search moves its threshold, no other does
+        changeable.discard("lmbda")
     return accepted(before, after, f"--resume {folder}", changeable)
 
 
@@ -564,7 +566,9 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
         where = f"{given['scale_fan'].where}, {given['prune_rate'].where}"
         warnings.warn(f"{where}: with a prune_rate of −1, not used, scale_fan leaves the fan as it is", stacklevel=3)
     config = config.model_copy(update=implied)
-    for concerned, text in contradictions(config, (*CONTRADICTIONS, *config.algorithm.contradictions)):
+    looks = config.evaluate or config.compare_rounding or config.mode_connect or config.compare_tickets
+    own = () if looks else config.algorithm.contradictions  # nothing is searched
+    for concerned, text in contradictions(config, (*CONTRADICTIONS, *own)):
         if not wrong.intersection(concerned):
             where = [given[name].where for name in concerned if name in given]
             problems.append(f"{', '.join(where) or concerned[0]}: {text}")

@@ -41,7 +41,7 @@ def read_search(path: str | Path) -> tuple[State, float | None]:
     """Read a state_dict as `read_state` does, and the rounding threshold of a search's checkpoint if it moved."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"there is no file {path} (pretrained)")
+        raise UserError(f"there is no file {path}")
     try:
         found = load_file(path) if path.suffix == ".safetensors" else load_tensors(path)
     except (OSError, SafetensorError, OverflowError, RuntimeError, TypeError) as error:

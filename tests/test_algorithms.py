@@ -182,6 +182,13 @@ def test_the_last_of_the_global_prunings_is_in_the_ticket(tmp_path):
     assert remaining(ticket.masks) == math.floor(0.2 * total(ticket.masks))
 
 
+@pytest.mark.parametrize(("target", "kept"), [("100", 16900), ("0.001", 1)])
+@pytest.mark.parametrize("algo", ["global_ep", "global_ep_iter"])
+def test_a_global_threshold_keeps_every_weight_or_the_last_one(algo, target, kept, tmp_path):
+    ticket, _ = _ticket(tmp_path, "--algo", algo, "--epochs", "4", "--iter_period", "1", "--target_sparsity", target)
+    assert remaining(ticket.masks) == kept
+
+
 def test_another_density_than_the_target_has_its_true_reason(tmp_path):
     words = ("--override_prune_rate", "--prune_rate", "0.5", "--epochs", "4", "--iter_period", "2")
     for algo in ("ep", "global_ep", "global_ep_iter"):

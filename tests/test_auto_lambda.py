@@ -151,11 +151,22 @@ def test_a_search_stopped_in_an_epoch_goes_on_to_the_same_bits(
         ("--hc_quantized false", "lmbda auto needs rounded scores: set hc_quantized"),
         ("--bottom_k_on_forward", "lmbda auto and bottom_k_on_forward both move the threshold: choose one"),
         ("--invert_sanity_check", "lmbda auto keeps the highest scores switched on"),
+        ("--prune_type FixThresholding", "lmbda auto holds the target, of which FixThresholding knows nothing"),
     ],
 )
 def test_what_auto_cannot_be_used_with_is_told(words: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
         parse_args([*AUTO, *words.split()])
+
+
+@pytest.mark.parametrize(("before", "after"), [("auto", "0.001"), ("0.001", "auto")])
+def test_a_search_that_has_begun_does_not_change_between_auto_and_a_number(
+    before: str, after: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.yml").write_text(parse_args([*SMALL, "--lmbda", before]).to_yaml())
+    with pytest.raises(UserError, match="lmbda"):
+        parse_args(["--resume", str(tmp_path), "--resume_anyway", "--lmbda", after])
+    assert parse_args(["--resume", str(tmp_path), "--resume_anyway", "--lr", "0.3"]).lr == 0.3
 
 
 @pytest.mark.parametrize(

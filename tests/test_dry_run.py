@@ -14,7 +14,7 @@ from models.masking import masked_layers, to_masked
 from tests.conftest import PROJECT, SMALL, read_rows
 from trainers.algorithms import ALGORITHMS
 from trainers.algorithms.edge_popup import EdgePopup
-from trainers.dry_run import Timing, _costs, _prunings
+from trainers.dry_run import Timing, _costs, _layers, _prunings
 from utils.masks import ceil_count
 
 
@@ -43,6 +43,25 @@ def test_every_algorithm_can_be_planned(algo, call, places):
     assert "all of it    about" in outcome.out
 
 
+@pytest.mark.parametrize(
+    ("words", "promises"),
+    [
+        ("--algo snip", True), ("--algo imp --imp_rounds 2 --prune_rate 0.4", False), ("--algo training", False),
+        ("--algo random_subnet --prune_rate 0.3", False), ("--algo smart_ratio --smart_ratio 0.5", False),
+        ("--algo hc", False), ("--override_prune_rate --prune_rate 0.5", False),
+    ],
+)  # fmt: skip
+def test_a_plan_promises_a_target_only_where_it_decides(words, promises):
+    assert any("are to remain" in line for line in _layers({"a": (4, 5)}, parse_args(words.split()))) == promises
+
+
+def test_no_round_is_planned_below_the_target_or_without_a_weight():
+    words = "--algo imp --iter_period 1 --prune_rate 0.05 --target_sparsity 35.8"
+    left = [int(line.split()[3].replace(",", "")) for line in prunings(words, 3392, 3392)[1:]]
+    assert left == sorted(left, reverse=True) and left[-1] == 1214
+    assert prunings("--algo imp --imp_rounds 40 --prune_rate 0.5", 100, 100)[-1].split()[3] == "1"
+
+
 def test_the_weights_a_plan_promises_are_those_of_the_rounds(call, places, tmp_path):
     words = [*SMALL, *places, "--algo", "imp", "--prune_rate", 0.4, "--skip_sanity_checks", "--target_sparsity", 10]
     planned = re.findall(r"before round (\d) +[\d,]+ +([\d.]+)%", call(*words, "--dry_run").out)
@@ -55,6 +74,13 @@ def test_the_prunings_of_a_gradual_search_end_at_the_target():
     for prune_type, last in (("ExactBottomK", "1,000"), ("BottomK", "997")):
         planned = prunings(f"--epochs 150 --target_sparsity 1 --prune_type {prune_type}", 100_000, 100_000)
         assert planned[-1].split()[3] == last
+    left = [
+        int(line.split()[3].replace(",", ""))
+        for line in prunings(
+            "--epochs 150 --iter_period 1 --target_sparsity 0.01 --prune_type ExactBottomK", 268_048, 268_048
+        )[1:]
+    ]
+    assert min(left) == left[-1] == 26
     assert "however many these are" in prunings("--epochs 10", 100, 100)[0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,6 +148,19 @@ def test_another_run_goes_on_from_a_round(place, finished, call, places, tmp_pat
     assert outcome.code == 0, outcome.err
     theirs, ours = (load_file(folder / "ticket.safetensors") for folder in (finished, tmp_path / "results" / "trial_1"))
     assert same_bits(theirs, ours)
+
+
+def test_a_round_without_the_weights_to_rewind_to_is_refused_and_another_rewind_step_is_not_used(
+    finished, call, places, tmp_path
+):
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    words = [*THREE, "--imp_resume_folder", copy, "--imp_resume_round", "1"]
+    used = call(*words, "--imp_rewind_iter", "2", *places)
+    assert used.code == 0 and f"imp_rewind_iter is not used: later rounds rewind to {copy}" in used.err
+    (copy / "rounds" / "rewind.safetensors").unlink()
+    refused = call(*words, "--name", "again", *places)
+    assert refused.code == 2 and "rewind.safetensors to rewind to after round 1" in refused.err
+    assert call(*words, "--name", "again", "--imp_no_rewind", *places).code == 0
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from trainers.training.stages import Stage, stages_of, warn_of_idle_milestones
 from trainers.training.weights import train_ticket
 from utils.environment import device_name
 from utils.errors import Stopped
-from utils.masks import all_kept, floor_count, is_bias
+from utils.masks import all_kept, is_bias, kept_count
 from utils.memory import peak_memory, reset_peak_memory
 from utils.registry import load_named
 from utils.run.run import Run
@@ -105,9 +105,11 @@ def _layers(sizes: dict[str, tuple[int, ...]], config: Config) -> Iterator[str]:
     for name, shape in sizes.items():
         yield f"  {name:<{width}}  {'×'.join(map(str, shape)):<16} {torch.Size(shape).numel():>12,}"
     whole = sum(torch.Size(shape).numel() for name, shape in sizes.items() if not is_bias(name))
-    kept = max(1, floor_count(config.density, whole))
-    share = f"{kept:,} are to remain ({config.target_sparsity:g}%)"
-    yield f"  {'weights':<{width}}  {'':<16} {whole:>12,}  of which {share}"
+    set_otherwise = config.override_prune_rate or config.imp_rounds > 0 or config.smart_ratio >= 0
+    share = ""
+    if config.algorithm.aims and not set_otherwise:
+        share = f"  of which {kept_count(config.density, whole):,} are to remain ({config.target_sparsity:g}%)"
+    yield f"  {'weights':<{width}}  {'':<16} {whole:>12,}{share}"
 
 
 def _unpruned(config: Config, net: nn.Module) -> int | None:

@@ -30,6 +30,11 @@ def floor_count(fraction: float, n: int) -> int:
     return math.floor(fraction * n + 1e-12 * n)
 
 
+def kept_count(density: float, n: int) -> int:
+    """Return how many of n entries a density keeps: ⌊density · n⌋, at least one."""
+    return max(1, floor_count(density, n))
+
+
 def kth_lowest(values: Tensor, k: int) -> Tensor:
     """Return the k-th lowest value as a tensor without dimensions, and without waiting for the device.
 
@@ -121,9 +126,7 @@ def keep_highest(scores: Mapping[str, Tensor], density: float, generator: torch.
     Returns:
         Masks with the names and shapes of the scores.
     """
-    return prune_apart(
-        scores, all_kept(scores), lambda _, whole: whole - max(1, floor_count(density, whole)), generator
-    )
+    return prune_apart(scores, all_kept(scores), lambda _, whole: whole - kept_count(density, whole), generator)
 
 
 def random_masks(like: Mapping[str, Tensor], counts: Mapping[str, int], generator: torch.Generator) -> Masks:

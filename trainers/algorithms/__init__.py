@@ -31,6 +31,7 @@ class Algorithm(NamedTuple):
         density_options: options that set a density, besides `target_sparsity`.
         defaults: option -> its default for this algorithm.
         auto_defaults: option -> its default with `lmbda: auto`.
+        aims: whether its tickets have the density `target_sparsity`, unless another option sets one.
         prunings: `module:function` (config, number of weights, number of unpruned weights) -> what `--dry_run` reports
             of its prunings: pairs (when, weights remaining), or a sentence.
         contradictions: combinations of options that it cannot use.
@@ -46,6 +47,7 @@ class Algorithm(NamedTuple):
     density_options: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = {}
     auto_defaults: Mapping[str, Any] = {}
+    aims: bool = True
     prunings: str | None = None
     contradictions: tuple[Contradiction, ...] = ()
 
@@ -76,7 +78,7 @@ _ANY_MASK = (*refused.LEARNS_MASK, *refused.NO_MOVING_THRESHOLD)
 ALGORITHMS = {
     "hc": Algorithm(
         f"{_GEM_MINER}:find_ticket", "Gem-Miner without pruning", "scores", bounded=True, accurate_untrained=True,
-        contradictions=_ANY_MASK,
+        aims=False, contradictions=_ANY_MASK,
     ),
     "hc_iter": Algorithm(
         f"{_GEM_MINER}:find_ticket", "Gem-Miner", "scores", gradual=True, bounded=True, accurate_untrained=True,
@@ -84,19 +86,20 @@ ALGORITHMS = {
         contradictions=(*refused.LEARNS_MASK, *refused.MOVING_THRESHOLD, *refused.GRADUAL, *refused.AUTO_LAMBDA),
         auto_defaults={
             "regularization": "L2", "hc_quantized": True, "prune_type": "ExactBottomK", "renew_batchnorm": True,
+            "wd": 0.0,
         },
     ),
     "ep": Algorithm(
         f"{_EDGE_POPUP}:find_ticket", "edge-popup", "scores", accurate_untrained=True,
-        density_options=("prune_rate",), contradictions=(*_ANY_MASK, *refused.FRACTION_IF_GIVEN),
+        density_options=("prune_rate",), contradictions=(*_ANY_MASK, *refused.UNBOUNDED, *refused.FRACTION_IF_GIVEN),
     ),
     "global_ep": Algorithm(
         f"{_EDGE_POPUP}:find_ticket", "global edge-popup", "scores", accurate_untrained=True,
-        density_options=("prune_rate",), contradictions=(*_ANY_MASK, *refused.FRACTION_IF_GIVEN),
+        density_options=("prune_rate",), contradictions=(*_ANY_MASK, *refused.UNBOUNDED, *refused.FRACTION_IF_GIVEN),
     ),
     "global_ep_iter": Algorithm(
         f"{_EDGE_POPUP}:find_ticket", "gradual global edge-popup", "scores", gradual=True, accurate_untrained=True,
-        prunings=f"{_EDGE_POPUP}:planned_prunings", contradictions=(*_ANY_MASK, *refused.GRADUAL),
+        prunings=f"{_EDGE_POPUP}:planned_prunings", contradictions=(*_ANY_MASK, *refused.UNBOUNDED, *refused.GRADUAL),
     ),
     "cts": Algorithm(
         f"{_HERE}.cts:find_ticket", "Concrete Ticket Search", "scores", rewinds=True, defaults=CTS_SEARCH,
@@ -115,26 +118,28 @@ ALGORITHMS = {
     "gmp": Algorithm(
         f"{_HERE}.gradual_magnitude:find_ticket", "gradual magnitude pruning", "sparse",
         defaults={"prune_type": "LocalBottomK"}, prunings=f"{_HERE}.gradual_magnitude:planned_prunings",
+        contradictions=refused.BY_MAGNITUDE,
     ),
     "acdc": Algorithm(
         f"{_HERE}.acdc:find_ticket", "AC/DC", "sparse", prunings=f"{_HERE}.acdc:planned_prunings"
     ),
-    "training": Algorithm(f"{_HERE}.dense:find_ticket", "dense training", "weights"),
+    "training": Algorithm(f"{_HERE}.dense:find_ticket", "dense training", "weights", aims=False),
     "smart_ratio": Algorithm(
-        f"{_HERE}.smart_ratio:find_ticket", "smart ratio", density_options=("smart_ratio",)
+        f"{_HERE}.smart_ratio:find_ticket", "smart ratio", density_options=("smart_ratio",),
+        contradictions=refused.OF_A_CLASSIFIER,
     ),
     "random": Algorithm(f"{_HERE}.random_mask:find_uniform_ticket", "uniform random masks"),
     "random_erk": Algorithm(f"{_HERE}.random_mask:find_erk_ticket", "Erdős–Rényi-kernel random masks"),
     "random_subnet": Algorithm(
         f"{_HERE}.random_mask:find_random_subnet", "Bernoulli random masks", density_options=("prune_rate",),
-        contradictions=refused.BY_CHANCE,
+        aims=False, contradictions=refused.BY_CHANCE,
     ),
     "magnitude": Algorithm(f"{_HERE}.magnitude:find_ticket", "magnitude at initialisation"),
     "snip": Algorithm(f"{_HERE}.snip:find_ticket", "SNIP"),
     "grasp": Algorithm(f"{_HERE}.grasp:find_ticket", "GraSP"),
     "synflow": Algorithm(f"{_HERE}.synflow:find_ticket", "SynFlow"),
     "given": Algorithm(
-        f"{_HERE}.from_file:find_ticket", "ticket from a file", contradictions=refused.FROM_A_FILE
+        f"{_HERE}.from_file:find_ticket", "ticket from a file", aims=False, contradictions=refused.FROM_A_FILE
     ),
 }  # fmt: skip
 

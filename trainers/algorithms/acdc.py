@@ -18,7 +18,7 @@ from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import train
 from trainers.training.moving_masks import MovingMasks, RandomAt
-from utils.masks import Masks, all_kept, floor_count, keep_highest
+from utils.masks import Masks, all_kept, keep_highest, kept_count
 from utils.run.run import Run
 
 
@@ -34,7 +34,7 @@ def planned_prunings(config: Config, whole: int, _left: int) -> list[tuple[str, 
     """List the epochs before which it prunes; between two of them, all weights train again for a phase."""
     sparse = [is_sparse(epoch, config.epochs, config.acdc_phase) for epoch in range(config.epochs)]
     starts = [epoch for epoch, now in enumerate(sparse) if now and not (epoch and sparse[epoch - 1])]
-    return [(f"before epoch {epoch}", max(1, floor_count(config.density, whole))) for epoch in starts]
+    return [(f"before epoch {epoch}", kept_count(config.density, whole)) for epoch in starts]
 
 
 class Alternating(MovingMasks):

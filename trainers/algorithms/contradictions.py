@@ -68,12 +68,30 @@ AUTO_LAMBDA = (
         lambda c: c.lmbda == "auto" and c.invert_sanity_check,
         "lmbda auto keeps the highest scores switched on, which invert_sanity_check prunes: give a number",
     ),
+    Contradiction(
+        ("lmbda", "prune_type"),
+        lambda c: c.lmbda == "auto" and c.prune_type == "FixThresholding",
+        "lmbda auto holds the target, of which FixThresholding knows nothing: leave prune_type out",
+    ),
 )
 
 FRACTION_IF_GIVEN = (
     Contradiction(("prune_rate", "algo"), lambda c: c.override_prune_rate and not 0 < c.prune_rate < 1, _NO_FRACTION),
 )
 """Of an algorithm that takes its density from `prune_rate` if the config gives one."""
+
+UNBOUNDED = (
+    Contradiction(
+        ("round", "algo"),
+        lambda c: c.round in ("prob", "naive_prob"),
+        "round {c.round} takes scores as probabilities, which those of {c.algo} are not: leave it out",
+    ),
+)
+"""Of an algorithm whose scores have no bounds."""
+
+_FROM_THE_START = Contradiction(
+    ("start_epoch", "algo"), lambda c: c.start_epoch > 0, "{c.algo} begins at epoch 0: leave start_epoch out"
+)
 
 GRADUAL = (
     Contradiction(
@@ -110,6 +128,7 @@ REWINDS = (
     Contradiction(
         ("algo", "target_sparsity"), lambda c: c.density == 1, "algo {c.algo} needs a target_sparsity below 100"
     ),
+    _FROM_THE_START,
 )
 """Of an algorithm whose search may follow epochs of dense training; its logits start at log(d/(1 − d))."""
 
@@ -136,8 +155,32 @@ ROUNDS = (
         lambda c: c.imp_resume_round < 0 and max(c.imp_resume_epoch, c.imp_resume_iter) >= 0,
         "a place in a round was given but no round: imp_resume_round",
     ),
+    Contradiction(
+        ("warmup_length", "iter_period"),
+        lambda c: c.warmup_length >= c.iter_period,
+        "a warm-up of {c.warmup_length} epochs fills all {c.iter_period} of a round (iter_period)",
+    ),
+    _FROM_THE_START,
 )
 """Of an algorithm that trains rounds of weights and prunes between them."""
+
+BY_MAGNITUDE = (
+    Contradiction(
+        ("prune_type", "algo"),
+        lambda c: c.prune_type == "FixThresholding",
+        "{c.algo} prunes by LocalBottomK (each layer) or ExactBottomK (the whole network), not by {c.prune_type}",
+    ),
+)
+"""Of an algorithm that prunes the smallest weights, layer by layer or in the whole network."""
+
+OF_A_CLASSIFIER = (
+    Contradiction(
+        ("last_layer_dense", "algo"),
+        lambda c: c.last_layer_dense,
+        "algo {c.algo} sets the density of the last layer, which last_layer_dense leaves unmasked: leave it out",
+    ),
+)
+"""Of an algorithm that treats the last layer apart."""
 
 BY_CHANCE = (
     Contradiction(

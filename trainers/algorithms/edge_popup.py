@@ -111,8 +111,9 @@ class EdgePopup(ScoreTraining):
     def before_epoch(self, epoch: int) -> None:
         """Set how many weights and biases are switched off from this epoch on."""
         if isinstance(self.rule, GlobalThreshold):
-            fraction = self.pruned_fraction(epoch)
-            self._switched_off = [ceil_count(fraction, part.stop - part.start) for part in self.flat.segments]
+            fraction, sizes = self.pruned_fraction(epoch), [part.stop - part.start for part in self.flat.segments]
+            counts = [ceil_count(fraction, size) for size in sizes]
+            self._switched_off = [min(counts[0], sizes[0] - 1), *counts[1:]]  # a weight stays
             self.project()
 
     def before_step(self, _step: int) -> None:
@@ -121,11 +122,11 @@ class EdgePopup(ScoreTraining):
 
     @torch.no_grad()
     def project(self) -> None:
-        """Set each threshold θ to the ⌈r·n⌉-th smallest |s| of the weights or biases; scores have no bounds."""
+        """Set each threshold θ to the ⌈r·n⌉-th smallest |s| of weights or biases, or below all, without bounds."""
         if isinstance(self.rule, GlobalThreshold):
             thresholds = (self.rule.threshold, self.rule.of_biases)
             for part, threshold, count in zip(self.flat.segments, thresholds, self._switched_off):
-                threshold.copy_(kth_lowest(self.flat.scores[part].abs(), max(1, count)))
+                threshold.copy_(kth_lowest(self.flat.scores[part].abs(), count)) if count else threshold.fill_(-1.0)
 
     def state(self) -> dict[str, Any]:
         """The state of a Training, and how many weights and biases are switched off in this epoch."""

@@ -15,7 +15,7 @@ from models.masking import masked_layers
 from trainers.checks.connectivity import warn_of_thin_layers
 from trainers.training.scores import ScoreTraining
 from trainers.training.training import Draw
-from utils.masks import ceil_count, floor_count, kth_lowest, prune_exactly, prune_lowest
+from utils.masks import ceil_count, kept_count, kth_lowest, prune_exactly, prune_lowest
 from utils.run.run import Row
 from utils.schedules import pruning_epochs, pruning_rate
 
@@ -44,6 +44,23 @@ def pruning_rate_from(config: Config, unpruned: float) -> float:
     return pruning_rate(config.density / max(unpruned, config.density), ahead) if ahead else 0.0
 
 
+def exact_count(config: Config, rate: float, unpruned: int, whole: int, last: bool) -> int:
+    """Return how many of `unpruned` entries a pruning by ExactBottomK removes: ⌈p·n⌉, but none below ⌊dN⌋.
+
+    Args:
+        config: with the target d; with `override_prune_rate` there is none.
+        rate: p.
+        unpruned: n.
+        whole: N.
+        last: whether it is the last pruning, which leaves ⌊dN⌋.
+    """
+    count = ceil_count(rate, unpruned)
+    if config.override_prune_rate:
+        return count
+    above_target = max(0, unpruned - kept_count(config.density, whole))
+    return above_target if last else min(count, above_target)
+
+
 class GemMiner(ScoreTraining):
     """Learns scores, prunes the lowest every `iter_period` epochs, and resets scores afterwards if `rewind_score`.
 
@@ -63,7 +80,7 @@ class GemMiner(ScoreTraining):
         self._tied = 0
         self._thin: set[str] = set()
         super().__init__(network, self._rule(network, config), config)
-        self._target = max(1, floor_count(config.density, self.flat.segments[0].stop))
+        self._target = kept_count(config.density, self.flat.segments[0].stop)
         self.weights = self.flat.segments[0].stop
         self._prunings = prunings_ahead(config) if config.algo == "hc_iter" else range(0)
         unpruned = int(self.flat.flags[self.flat.segments[0]].sum())
@@ -82,7 +99,7 @@ class GemMiner(ScoreTraining):
 
     def _why_out_of_reach(self, unpruned: int) -> str | None:
         """Say why the prunings ahead cannot end at the target; None if they can or need not."""
-        config, target = self._config, max(1, floor_count(self._config.density, self.weights))
+        config, target = self._config, self._target
         if config.algo == "hc" or config.override_prune_rate or config.prune_type == "FixThresholding":
             return None
         if unpruned < target:
@@ -192,14 +209,8 @@ class GemMiner(ScoreTraining):
                     flags[segment] = prune_lowest(ranks, unpruned, rate)
                     self._tied += scheduled - int(flags[segment].sum())
                 else:
-                    flags[segment] = prune_exactly(ranks, unpruned, self._exact_count(unpruned, last), generator)
-
-    def _exact_count(self, unpruned: Tensor, last: bool) -> int:
-        """How many entries ExactBottomK prunes; the last pruning leaves ⌊dN⌋."""
-        count = int(unpruned.sum())
-        if last and not self._config.override_prune_rate:
-            return max(0, count - max(1, floor_count(self._config.density, unpruned.numel())))
-        return ceil_count(self._rate, count)
+                    count = exact_count(config, rate, int(unpruned.sum()), unpruned.numel(), last)
+                    flags[segment] = prune_exactly(ranks, unpruned, count, generator)
 
     def density_reason(self) -> str | None:
         """Say why the ticket may miss the target density; None if there is no such reason."""
@@ -209,6 +220,8 @@ class GemMiner(ScoreTraining):
         if self._config.prune_type == "BottomK" and self._prunings:
             tied = f", and all that tie with the last one go too: {self._tied:,} here, most at 0" if self._tied else ""
             reasons.append(f"each pruning of BottomK rounds its count up{tied}")
+        if self._config.prune_type == "LocalBottomK" and self._prunings:
+            reasons.append("each pruning of LocalBottomK rounds the count of every layer up")
         if self._config.algo == "hc":
             reasons.append("hc prunes nothing for good: the penalty alone switches off")
         elif not self._config.unflag_before_finetune:

@@ -20,7 +20,7 @@ from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import train
 from trainers.training.moving_masks import PeriodicMasks
-from utils.masks import Masks, all_kept, floor_count, prune_apart, prune_exactly
+from utils.masks import Masks, all_kept, kept_count, prune_apart, prune_exactly
 from utils.run.run import Run
 
 
@@ -93,4 +93,4 @@ def smallest_of_layers_pruned(
 
 
 def _above(density: float, unpruned: int, whole: int) -> int:
-    return max(0, unpruned - max(1, floor_count(density, whole)))
+    return max(0, unpruned - kept_count(density, whole))

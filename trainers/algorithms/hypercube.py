@@ -32,7 +32,7 @@ from models.initialise import draw_scores
 from models.masking import plain_state, to_masked
 from models.state_files import load_scores, read_state
 from trainers.algorithms.auto_lambda import auto_lambda
-from trainers.algorithms.gem_miner import GemMiner, pruning_rate_from, prunings_ahead
+from trainers.algorithms.gem_miner import GemMiner, exact_count, pruning_rate_from, prunings_ahead
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import train
 from utils.masks import ceil_count, floor_count
@@ -99,8 +99,7 @@ def planned_prunings(config: Config, whole: int, left: int) -> str | list[tuple[
         epochs = ", ".join(map(str, ahead))
         return f"after epochs {epochs}: of every weight whose score is up to 0.5, however many these are"
     for epoch in ahead:
-        before, left = left, left - ceil_count(rate, left)
-        if config.prune_type == "ExactBottomK" and epoch == ahead[-1] and not config.override_prune_rate:
-            left = min(before, max(1, floor_count(config.density, whole)))
+        exact = config.prune_type == "ExactBottomK"
+        left -= exact_count(config, rate, left, whole, epoch == ahead[-1]) if exact else ceil_count(rate, left)
         planned.append((f"after epoch {epoch}", left))
     return planned

@@ -32,7 +32,7 @@ from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import train
 from trainers.training.weights import WeightTraining
-from utils.masks import Masks, ceil_count, floor_count, prune_apart
+from utils.masks import Masks, ceil_count, kept_count, prune_apart
 from utils.run.run import Run
 
 
@@ -84,11 +84,25 @@ def planned_prunings(config: Config, whole: int, left: int) -> list[tuple[str, i
     """
     planned = []
     for number in range(1, config.imp_prunings + 1):
-        left -= ceil_count(config.prune_rate, left)
-        if config.imp_rounds < 0 and number == config.imp_prunings:
-            left = max(1, floor_count(config.density, whole))
+        left -= pruned_before(number, left, whole, config)
         planned.append((f"before round {number}", left))
     return planned
+
+
+def pruned_before(number: int, unpruned: int, whole: int, config: Config) -> int:
+    """Return how many of n unpruned weights are pruned before a round: ⌈q·n⌉, but none below the target, nor the last.
+
+    Args:
+        number: of the round, from 1 to `imp_prunings`; the last one leaves ⌊dN⌋ if there is a target.
+        unpruned: n.
+        whole: N.
+        config: `prune_rate` (q), `imp_rounds` and the target.
+    """
+    count = min(ceil_count(config.prune_rate, unpruned), unpruned - 1)
+    if config.imp_rounds > 0:
+        return count
+    above_target = unpruned - kept_count(config.density, whole)
+    return above_target if number == config.imp_prunings else min(count, above_target)
 
 
 class Round(WeightTraining):
@@ -137,23 +151,19 @@ class Round(WeightTraining):
 
 @torch.no_grad()
 def smallest_pruned(ticket: Ticket, number: int, config: Config, run: Run) -> Masks:
-    """The masks of round `number`: prunes the ⌈q·n⌉ smallest magnitudes of the network's n unpruned weights.
+    """The masks of round `number`: prunes the smallest magnitudes of the network's unpruned weights (`pruned_before`).
 
-    With a target, the last pruning leaves ⌊dN⌋. Ties are broken at random.
+    Ties are broken at random.
 
     Args:
         ticket: the trained network of the round before, and its masks.
         number: of the round to come, from 1 to `imp_prunings`.
-        config: `prune_rate` (q), `imp_rounds` and the target.
+        config: as for `pruned_before`.
         run: its random stream breaks the ties.
     """
     magnitudes = {name: ticket.state[name].abs() for name in ticket.masks}
 
     def how_many(unpruned: int, whole: int) -> int:
-        count = min(ceil_count(config.prune_rate, unpruned), unpruned - 1)  # the last weight stays
-        if config.imp_rounds > 0:
-            return count
-        above_target = unpruned - max(1, floor_count(config.density, whole))
-        return above_target if number == config.imp_prunings else min(count, above_target)
+        return pruned_before(number, unpruned, whole, config)
 
     return prune_apart(magnitudes, ticket.masks, how_many, run.rng(f"search/round_{number}", "prune"))

@@ -7,6 +7,7 @@ to) and `rounds.csv` (density and accuracies in percent, one line a round).
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,13 @@ def first_round(net: nn.Module, config: Config, run: Run) -> tuple[int, Ticket, 
         load_weights(net, {**net.state_dict(), **rewound}, snapshot)  # checks that they fit
     begun = run.load(stage)
     stored = validate_position(_stored_position(folder, config) if begun is None else begun, 0, str(folder))
+    if 0 < number < config.imp_prunings and not config.imp_no_rewind:
+        if not rewound:
+            raise UserError(
+                f"there is no {snapshot} to rewind to after round {number}; give imp_rewind_model, or imp_no_rewind"
+            )
+        if config.imp_rewind_iter is not None and not config.imp_rewind_model:
+            warnings.warn(f"imp_rewind_iter is not used: later rounds rewind to {snapshot}", stacklevel=2)
     load_weights(net, unwrapped(stored), folder)
     state = plain_state(net)
     if begun is None:

@@ -20,7 +20,7 @@ from data.load import Splits
 from models.masking import plain_state, prunable_parameters
 from trainers.checks.controls import CHECKS
 from trainers.tickets.ticket import Ticket
-from utils.masks import floor_count, is_bias, random_masks
+from utils.masks import is_bias, kept_count, random_masks
 from utils.run.run import Run
 
 
@@ -98,7 +98,7 @@ def layer_counts(
         if shapes:
             sizes = [math.prod(shape) for shape in shapes.values()]
             raw = [raw_density(shape) for shape in shapes.values()]
-            wanted = max(1, floor_count(density, sum(sizes)))
+            wanted = kept_count(density, sum(sizes))
             counts |= zip(shapes, allocate(raw, sizes, wanted))
     return counts
 

@@ -44,8 +44,9 @@ def find_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Tick
     sizes = {name: parameter.numel() for name, parameter in parameters.items() if not is_bias(name)}
     counts = dict(zip(sizes, layer_counts([*sizes.values()], pruned, config.arch, config.sr_version)))
     counts |= {name: floor_count(1.0 - pruned, p.numel()) for name, p in parameters.items() if is_bias(name)}
+    reason = f"the classifier keeps {CLASSIFIER_RATIO:.0%}, and the count of every layer is rounded down"
     masks = random_masks(parameters, counts, run.rng("search", "masks"))
-    return Ticket(plain_state(net), masks, facts={"density_reason": "each layer's count is rounded down"})
+    return Ticket(plain_state(net), masks, facts={"density_reason": reason})
 
 
 def layer_counts(sizes: Sequence[int], pruned: float, arch: str, version: int = 1) -> list[int]:

@@ -18,7 +18,7 @@ from trainers.tickets.ticket import Ticket
 from trainers.training.cost import forward_flops, summed
 from utils.distributed.collectives import world_size
 from utils.environment import device_name
-from utils.masks import floor_count, per_layer, remaining, total
+from utils.masks import kept_count, per_layer, remaining, total
 from utils.run.run import Run
 
 
@@ -44,7 +44,7 @@ def summarise(
     kept, whole, tuned = remaining(ticket.masks), total(ticket.masks), outcome["tuned"]
     facts = {"density_reason": None, **ticket.facts}
     scoring = facts.pop("scoring_flops", 0)  # a cost: reported with the others
-    if kept == max(1, floor_count(config.density, whole)):  # the target was met: there is nothing to explain
+    if kept == kept_count(config.density, whole):  # the target was met: there is nothing to explain
         facts["density_reason"] = None
     searching = run.seconds("search") if run.rows("search") else outcome["search_seconds"]
     described = Outcome.model_validate({

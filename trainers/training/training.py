@@ -15,7 +15,8 @@
     state                           if a checkpoint is due, here or between two steps
 
 Between `before_epoch` and `after_steps` no hook may read from the device: no `.item()`, no `if` on a tensor, no
-indexing by a mask. On a GPU the host queues steps ahead, and one read makes it wait for all of them. On several ranks,
+indexing by a mask; only an algorithm that moves its masks within an epoch may, at the few steps at which it does so. On
+a GPU the host queues steps ahead, and one read makes it wait for all of them. On several ranks,
 every hook has to do the same on each, and to draw random numbers only from the generators it is given or the run's.
 """
 
