@@ -22,6 +22,7 @@ from trainers.algorithms import ALGORITHMS, DENSE, FROM_FILE, Algorithm, facts_o
 from utils.errors import UserError
 from utils.options.changes import accepted, changes, written
 from utils.options.contradictions import Contradiction, contradictions
+from utils.options.modes import ONE_MODE
 from utils.options.parser import Declarations, Given, read_flags, read_yaml, validated
 from utils.options.retired import RETIRED
 from utils.options.ticket_options import stored_options
@@ -425,16 +426,13 @@ SCALED_INITS = ("signed_constant", "unsigned_constant", "kaiming_normal")
 """The values of `init` to which `scale_fan` applies."""
 
 CONTRADICTIONS = (
-    Contradiction(
-        ("scale_fan", "prune_rate", "init"),
-        lambda c: c.scale_fan and c.init in SCALED_INITS and not 0 <= c.prune_rate < 1,
-        "scale_fan needs a prune_rate in [0, 1), or −1 to leave the fan as it is, not {c.prune_rate:g}",
-    ),
-    Contradiction(
-        ("image_size", "dataset"),
-        lambda c: c.image_size and c.dataset not in OF_FOLDERS and not c.pack,
-        f"image_size is for images in folders ({', '.join(OF_FOLDERS)}): those of {{c.dataset}} have one size",
-    ),
+    ONE_MODE,
+    Contradiction(("scale_fan", "prune_rate", "init"),
+                  lambda c: c.scale_fan and c.init in SCALED_INITS and not 0 <= c.prune_rate < 1,
+                  "scale_fan needs a prune_rate in [0, 1), or −1 to leave the fan as it is, not {c.prune_rate:g}"),
+    Contradiction(("image_size", "dataset"), lambda c: c.image_size and c.dataset not in OF_FOLDERS and not c.pack,
+                  f"image_size is for images in folders ({', '.join(OF_FOLDERS)}): those of "
+                  "{c.dataset} have one size"),
     Contradiction(("no_cuda", "device"), lambda c: c.no_cuda and c.device not in ("auto", "cpu"),
                   "no_cuda is to use the CPU, and device {c.device} is not the CPU"),
     Contradiction(("warmup_length", "epochs"), lambda c: c.algorithm.search != "rounds" and c.warmup_length >= c.epochs,

@@ -68,8 +68,12 @@ def _main(argv: list[str] | None) -> int:
     except UserError as error:
         _say(f"error: {printable(error)}")
         return 2
+    except BrokenPipeError:  # whoever reads our output has seen enough
+        sys.stdout = None
+        return 0
     except OSError as error:  # no permission, a path that is too long, a loop of links
-        _say(f"error: {printable(error.strerror or error)}: {printable(error.filename)}")
+        where = f": {printable(error.filename)}" if error.filename else ""
+        _say(f"error: {printable(error.strerror or error)}{where}")
         return 2
     except (Diverged, DistributedError) as ended:
         _say(ended)

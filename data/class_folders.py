@@ -48,7 +48,11 @@ class DiskFolder:
 
     def images(self) -> list[str]:
         """The sorted names of the image files in it, by their extensions, without hidden ones."""
-        return sorted(entry.name for entry in os.scandir(self.path) if is_image(entry.name) and not _hidden(entry))
+        return sorted(
+            entry.name
+            for entry in os.scandir(self.path)
+            if is_image(entry.name) and not _hidden(entry) and not entry.is_dir()
+        )
 
     def has_images(self) -> bool:
         """Whether it has image files at any depth."""

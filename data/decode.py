@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.functional import center_crop, pil_to_tensor
 
@@ -94,6 +94,10 @@ def opened(path: Path) -> Iterator[tuple[np.ndarray, Image.Image]]:
             yield content, image
     except UserError as error:
         raise UserError(f"{path} {error}") from error
+    except UnidentifiedImageError as error:
+        raise UserError(
+            f"{path} is not a readable image (it is none of {', '.join(_FORMATS)}); mend or remove it"
+        ) from error
     except Exception as error:  # a damaged file can make a decoder raise anything
         told = str(error).partition("\n")[0]
         raise UserError(f"{path} is not a readable image ({told}); mend or remove it") from error

@@ -176,10 +176,27 @@ class _Stream:
             generator=torch.Generator(),  # otherwise it draws from PyTorch's global generator
         )
         where = chosen.to(self.device)
-        for cut, images in zip(cuts, loader):
+        for cut, images in zip(cuts, _told_of_the_killed(loader)):
             if isinstance(images, UserError):
                 raise images
             yield images.to(self.device, non_blocking=True), self._labels[where[cut]]
+
+
+def _told_of_the_killed(loader: DataLoader) -> Iterator[Tensor | UserError]:
+    """Yield the batches.
+
+    Raises:
+        UserError: the system killed a decoding process.
+    """
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "exited unexpectedly" not in str(error):
+            raise
+        raise UserError(
+            "a process that decodes images was killed: memory, or /dev/shm, is too small; give fewer workers or a "
+            "smaller batch_size"
+        ) from error
 
 
 class _Decoder(Dataset):

@@ -21,6 +21,7 @@ from data.decode import read_image
 from data.load import load_data
 from data.packs.pack import INDEX, SHARD, read_pack
 from utils.errors import UserError
+from utils.run.lock import locked
 
 SETS = {
     "ImageNet": put_imagenet,
@@ -134,7 +135,7 @@ def three_files(tmp_path, monkeypatch):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
 def test_packing_that_failed_goes_on_where_it_was(three_files, monkeypatch):
@@ -214,6 +215,26 @@ def test_a_disk_with_too_little_room_is_seen_first(three_files, monkeypatch, tmp
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("nothing", "no folder"), ("empty", "no images in")])
+def test_files_of_others_in_the_target_stay(tmp_path):
+    put_images(tmp_path / "in", {"a": 2})
+    mine = [tmp_path / "packed" / name for name in ("images_of_mine.safetensors", ".draft.part")]
+    old = [tmp_path / "packed" / name for name in (SHARD.format(7), f".{INDEX}.abc.part")]
+    for path in (*mine, *old):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    packed(tmp_path / "in")
+    assert [path.exists() for path in (*mine, *old)] == [True, True, False, False]
+
+
+def test_one_process_at_a_time_packs_into_a_folder_and_none_into_its_own(tmp_path):
+    put_images(tmp_path / "in", {"a": 2})
+    (tmp_path / "packed").mkdir()
+    with locked(tmp_path / "packed"), pytest.raises(UserError, match="is in use by another process"):
+        packed(tmp_path / "in")
+    with pytest.raises(UserError, match="is the folder to pack itself"):
+        packing.pack_folder(parse_args(["--pack", str(tmp_path / "in"), "--pack_to", str(tmp_path / "in")]))
+
+
 def test_a_folder_without_images_is_refused(call, tmp_path, kind, expected):
     if kind == "empty":
         put(tmp_path / "in" / ".hidden.png", drawn(1))
@@ -262,7 +283,7 @@ def test_all_broken_images_are_named_in_one_message(call, some_broken, mode):
 def test_broken_images_are_left_out_with_a_count_when_asked_for(call, some_broken):
     outcome = call("--pack", some_broken, "--skip_broken")
     target = some_broken.with_name("in_packed_native")
-    assert outcome.code == 0 and "left out 4 of 16 images" in outcome.out
+    assert outcome.code == 0 and "left out: 4 of 16 images" in outcome.out
     assert len(read_pack(target).about.left_out) == 4
     for name in (*(f"cat/{name}" for name in BROKEN), "dog/gone.png"):
         (some_broken / "train" / name).unlink()

@@ -93,8 +93,8 @@ def _what(config: Config, folder: Path, data: Splits) -> Iterator[str]:
     there = "finished" if (folder / "summary.json").exists() else "begun" if folder.exists() else "not there yet"
     yield f"{config.arch} on {config.dataset}, {config.algo}, on {device_name(config.torch_device)}"
     yield f"run folder   {folder} ({there})"
-    counts = ((split, len(part.images)) for split, part in (("train", data.train), ("val", data.val)) if part)
-    images = ", ".join(f"{count:,} {split}" for split, count in [*counts, ("test", len(data.test))])
+    counts = {"train": len(data.train.images), "val": len(data.val or ()), "test": len(data.test)}
+    images = ", ".join(f"{count:,} {split}" for split, count in counts.items() if count)
     shape = "×".join(map(str, data.spec.shape))
     yield f"images       {images}, {shape}, {len(data.spec.classes)} classes"
 

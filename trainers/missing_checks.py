@@ -6,6 +6,7 @@ as stages of that run, and its summary is rewritten with them.
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -24,12 +25,15 @@ from trainers.tickets.file import TICKET, read_ticket
 from trainers.training.compile import prepared
 from utils.errors import UserError
 
+MAY_DIFFER = ("data", "log_dir", "device", "gpu", "no_cuda", "threads", "workers", "compile", "max_time")
+"""Options that the command may give otherwise than the runs had them: where to compute, and from what."""
+
 
 def check_runs(config: Config) -> None:
     """Run the missing sanity checks of every finished run under `sanity_folder`; without it, check `ticket`.
 
     Raises:
-        UserError: there are no finished runs.
+        UserError: there are no finished runs, or some cannot be checked (raised when all others are).
         Stopped: the process was asked to stop; the current run is saved, and the same command resumes it.
     """
     if config.sanity_folder is None:
@@ -39,16 +43,22 @@ def check_runs(config: Config) -> None:
     folders = sorted(path.parent for path in root.rglob("summary.json") if (path.parent / "config.yml").is_file())
     if not folders:
         raise UserError(f"sanity_folder {root}: there is no finished run (a folder with a summary.json) in it")
+    problems = []
     for folder in folders:
-        _check_run(folder, config)
+        try:
+            _check_run(folder, config)
+        except UserError as error:
+            problems.append(f"{folder}: {error}")
+    if problems:
+        raise UserError("\n  ".join(["not all runs could be checked; all others are:", *problems]))
 
 
 def _check_run(folder: Path, asked: Config) -> None:
-    """Train the control networks of a finished run's ticket, on the run's device unless the command names another."""
+    """Train the control networks of a finished run's ticket, by the run's options except those of `MAY_DIFFER`."""
     summary = read_summary(folder / "summary.json")
-    place = {name: getattr(asked, name) for name in ("device", "gpu", "no_cuda") if name in asked.model_fields_set}
-    stored = parse_args(["--resume", str(folder)])
-    config = resolved(stored.model_copy(update={**place, "skip_sanity_checks": False}))
+    given = [(f"--{name}", str(getattr(asked, name))) for name in MAY_DIFFER if name in asked.model_fields_set]
+    stored = parse_args(["--resume", str(folder), *chain(*given)])
+    config = resolved(stored.model_copy(update={"skip_sanity_checks": False}))
     if summary["weights_remaining"] == summary["weights_total"] or set(CHECKS) <= set(summary["checks"]):
         print(f"{folder}: no check is missing")
         return

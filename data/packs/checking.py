@@ -75,6 +75,10 @@ def told_of(broken: Sequence[str], count: int) -> str:
     return "\n  ".join([f"{len(broken):,} of {count:,} images cannot be read:", *broken[:_SHOWN], *more])
 
 
+def _raise(error: OSError) -> None:
+    raise UserError(f"cannot look into {error.filename}: {error.strerror}")
+
+
 def image_files(root: Path, without: Path | None = None) -> list[str]:
     """List all image files of a tree, folder by folder and sorted, without hidden ones; links are followed.
 
@@ -86,12 +90,12 @@ def image_files(root: Path, without: Path | None = None) -> list[str]:
         Their paths relative to the top.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or a folder cannot be looked into.
     """
     if not root.is_dir():
         raise UserError(f"there is no folder {root}")
     found: dict[str, list[str]] = {}
-    for folder, inner, names in os.walk(root, followlinks=True):
+    for folder, inner, names in os.walk(root, followlinks=True, onerror=_raise):
         here = Path(folder).resolve()
         skipped = {here, *here.parents, without and without.resolve()}  # a link to a folder above would be a loop
         inner[:] = [name for name in inner if not name.startswith(".") and (here / name).resolve() not in skipped]

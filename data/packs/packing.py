@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -23,28 +24,41 @@ from data.packs.checking import image_files, progress, thread_pool, told_of
 from data.packs.pack import FORMAT, INDEX, SHARD, About
 from data.packs.shards import Storage, likely_bytes, pack_shard
 from data.statistics import statistics_of
-from utils.errors import UserError
-from utils.files import write_atomic
+from utils.errors import UserError, printable
+from utils.files import make_folder, write_atomic
+from utils.run.lock import locked
 
 PER_SHARD = 1_000
 _SAMPLED = 100
+# The folder may hold files of others, which stay.
+_OWN_SHARD = re.compile(r"images_\d{5,}\.safetensors")
+_OWN_SCRATCH = re.compile(r"\.(images_\d{5,}|index)\.safetensors\..*\.part")
 
 
 def pack_folder(config: Config) -> None:
     """Pack the images of the folder `pack` into `pack_to`, by default a folder beside it.
 
     Raises:
-        UserError: there are no images, an image cannot be read (all of them are named) and `skip_broken` is off, or
-            the disk has too little room.
+        UserError: there are no images, an image cannot be read (all of them are named) and `skip_broken` is off, the
+            disk has too little room, or another process is packing into the same folder.
     """
-    source = Path(config.pack)
-    target = Path(config.pack_to or f"{os.path.normpath(source)}_packed_{config.image_size or 'native'}")
+    source = Path(config.pack).resolve()
+    target = Path(config.pack_to or f"{source}_packed_{config.image_size or 'native'}")
+    if target.resolve() == source:
+        raise UserError(f"pack_to {target} is the folder to pack itself: name another")
     files = image_files(source, without=target)
-    for scratch in target.glob(".*.part"):  # of a process that was killed
-        scratch.unlink(missing_ok=True)
     of_train = any(name.startswith("train/") for name in files)
     how = Storage(config.image_size, config.pack_raw, "train/" if of_train else "")
     _refuse_a_full_disk(target, source, files, how)
+    make_folder(target)
+    with locked(target):
+        _pack(source, target, files, how, config)
+
+
+def _pack(source: Path, target: Path, files: Sequence[str], how: Storage, config: Config) -> None:
+    for path in target.glob(".*.part"):  # of a process that was killed
+        if _OWN_SCRATCH.fullmatch(path.name):
+            path.unlink(missing_ok=True)
     digests, broken = [], []
     with thread_pool(config) as pool, progress(len(files), "packing") as bar:
         for number, start in enumerate(range(0, len(files), PER_SHARD)):
@@ -56,19 +70,23 @@ def pack_folder(config: Config) -> None:
     if broken and not config.skip_broken:
         raise UserError(told_of(broken, len(files)) + "; --skip_broken leaves them out")
     _write_index(target, source, files, how, digests, broken)
-    for path in {*target.glob("images_*.safetensors")} - {target / SHARD.format(n) for n in range(len(digests))}:
+    for path in {*_shards(target)} - {target / SHARD.format(n) for n in range(len(digests))}:
         path.unlink()  # of a larger tree, packed before
     size = sum(path.stat().st_size for path in target.iterdir())
     print(f"{target}: {len(files) - len(broken):,} images, {size / 2**20:,.1f} MiB; train on them with --data {target}")
     if broken:
-        print(f"left out {told_of(broken, len(files))}")
+        print(printable(f"left out: {told_of(broken, len(files))}"))
+
+
+def _shards(target: Path) -> list[Path]:
+    return [path for path in target.glob("images_*.safetensors") if _OWN_SHARD.fullmatch(path.name)]
 
 
 def _refuse_a_full_disk(target: Path, source: Path, files: Sequence[str], how: Storage) -> None:
     """Raises: UserError: the disk has less room than the images are likely to need."""
     some = files[:: max(1, len(files) // _SAMPLED)]
     needed = sum(likely_bytes(source / name, how) for name in some) / len(some) * len(files)
-    there = sum(path.stat().st_size for path in target.glob("images_*.safetensors"))
+    there = sum(path.stat().st_size for path in _shards(target))
     above = next(folder for folder in (target, *target.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(above).free + there
     if free < needed:

@@ -79,7 +79,8 @@ def _not_run(rows: Sequence[dict[str, Any]]) -> str:
         f"{row['method']} at {row['paper_weights_remaining_percent']:g}% ({FIGURES[row['figure']]}: {row['paper']:.2f})"
         for row in rows
     ]
-    return f"Not run yet, with the paper's figures: {', '.join(listed)}. `{COMMAND}` runs them."
+    others = "all but Long Gem-Miner and learning-rate rewinding, which have configs of their own"
+    return f"Not run yet, with the paper's figures: {', '.join(listed)}. `{COMMAND}` runs {others}."
 
 
 def _beside_the_paper(rows: Sequence[dict[str, Any]]) -> Table:
@@ -139,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{collect(given.collect)} runs taken over to {MEASURED}")
         changed = replace_between_markers(given.text.read_text(encoding="utf-8"), "results", results())
         write_atomic(given.text, changed)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -58,17 +58,23 @@ def beside_dense(summary: Summary, dense: Summary | None, dense_folder: Path | N
 
     Args:
         summary: of a ticket.
-        dense: of the dense run with the same data, network and trial; None if there is none.
+        dense: of the dense run with the same data, network and trial; None if there is none, or none any more: then
+            the summary's own comparison stays.
         dense_folder: that run's.
     """
-    own, reference = summary["test_acc_after_finetune"], dense and dense["test_acc_after_finetune"]
+    own, before = summary["test_acc_after_finetune"], summary.get("dense") or {}
+    reference = (dense or before).get("test_acc_after_finetune")
     if reference is None or own is None:
         return {**summary, "dense": None}
     checks = {
         name: {**check, "gap_to_dense": reference - check["test_acc_after_finetune"]}
         for name, check in summary["checks"].items()
     }
-    found = {"test_acc_after_finetune": reference, "gap": reference - own, "run": str(dense_folder)}
+    found = {
+        "test_acc_after_finetune": reference,
+        "gap": reference - own,
+        "run": str(dense_folder) if dense else before["run"],
+    }
     return {**summary, "checks": checks, "dense": found}
 
 

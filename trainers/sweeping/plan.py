@@ -10,10 +10,8 @@ from args_helper import FLAGS_ONLY, OPTIONS, Config, config_of
 from trainers.results.run_folder import folder_of
 from trainers.sweeping.sweep_file import Options, Range, Study, Sweep, read_sweep, runs_of
 from utils.errors import UserError, did_you_mean
+from utils.options.modes import MODES
 
-OF_ONE_RUN = ("dry_run", "list", "resume", "report", "evaluate", "compare_rounding", "mode_connect", "compare_tickets",
-              "pack", "check_data", "only_sanity")  # fmt: skip
-"""Options by which the tool does something else than to run new trials."""
 LENGTHS = ("epochs", "iter_period", "fine_tune_epochs", "imp_rounds", "start_epoch")
 """Options that change how far into a run a given epoch is."""
 
@@ -67,7 +65,7 @@ def plan(path: Path, flags: Mapping[str, Any]) -> tuple[list[Planned], Study]:
         if config is None:
             continue
         problems.extend(name, (f"{name}: {option} is not for a sweep, which runs new trials: leave it out"
-                               for option in OF_ONE_RUN if getattr(config, option)))  # fmt: skip
+                               for option in (*MODES, "resume") if getattr(config, option)))  # fmt: skip
         if (other := places.setdefault(folder_of(config), name)) != name:
             problems.extend(name, iter([f"{name}: its trials would lie where those of {other} do; leave out name"]))
         left = {option: space for option, space in sweep.search.items() if option in OPTIONS and option not in given}
