@@ -10,6 +10,7 @@ import yaml
 
 from args_helper import OPTIONS, RETIRED, Config, parse_args
 from utils.errors import UserError
+from utils.options.modes import MODES
 from utils.options.types import choices_of
 
 # The sample config of the published README, without its headings: a line between each two semicolons.
@@ -104,6 +105,12 @@ BESIDE = {
 """What some options need beside."""
 
 
+def beside(name: str) -> dict[str, object]:
+    """What an option needs or bears beside it; a mode bears no other mode."""
+    modes = {*MODES, "evaluate_only"}
+    return {other: value for other, value in BESIDE.items() if other != name and not {name, other} <= modes}
+
+
 def written(folder: Path, text: str) -> str:
     """The path of a YAML file with this text."""
     path = folder / "given.yml"
@@ -173,7 +180,7 @@ def test_flags_beat_the_file_which_beats_the_defaults(tmp_path):
 @pytest.mark.parametrize("name", [name for name, field in OPTIONS.items() if field.annotation is bool])
 def test_a_boolean_flag_is_bare_or_has_a_value_or_is_negated(name):
     dashed = name.replace("_", "-")
-    base = [f"--{other}={value}" for other, value in BESIDE.items()]
+    base = [f"--{other}={value}" for other, value in beside(name).items()]
     for words in ([f"--{name}"], [f"--{dashed}"], [f"--{name}", "true"], [f"--{name}=True"]):
         assert getattr(parse_args([*base, f"--no_{name}", *words]), name) is True
     for words in ([f"--{name}", "false"], [f"--{name}=False"], [f"--no_{name}"], [f"--no-{dashed}"]):
@@ -403,11 +410,11 @@ rewind_epoch 0 2""".split(" | "))},
 @pytest.mark.filterwarnings("ignore:.*true names no penalty")
 @pytest.mark.parametrize("option", PUBLISHED)
 def test_a_published_option_is_known_with_every_value_in_a_file_and_as_a_flag(option, tmp_path):
-    beside = "".join(f"{name}: {value}\n" for name, value in BESIDE.items() if name != option)
+    others = "".join(f"{name}: {value}\n" for name, value in beside(option).items())
     for value in PUBLISHED[option].split():
         words = re.sub(r"[\[\],]", " ", value).split()
-        flag = parse_args(["--config", written(tmp_path, beside), f"--{option.replace('_', '-')}", *words])
-        in_file = parse_args(["--config", written(tmp_path, f"{beside}{option}: {value}\n")])
+        flag = parse_args(["--config", written(tmp_path, others), f"--{option.replace('_', '-')}", *words])
+        in_file = parse_args(["--config", written(tmp_path, f"{others}{option}: {value}\n")])
         assert in_file.config_hash == flag.config_hash
 
 
@@ -602,6 +609,8 @@ CONTRADICTIONS = [
     ("--algo cts --target_sparsity 100", "algo cts needs a target_sparsity below 100", "--algo cts"),
     ("--algo cts --rewind_epoch 3 --epochs 3", "rewind_epoch 3 leaves none of the 3 epochs of fine-tuning",
      "--algo cts --rewind_epoch 2 --epochs 3"),
+    ("--pack a --check_data b", "each of these says what to do: give one of them", "--pack a"),
+    ("--report a --dry_run", "each of these says what to do: give one of them", "--sweep a --dry_run"),
     ("--only_sanity", "only_sanity needs a sanity_folder", "--only_sanity --ticket x"),
     ("--compare_tickets a", "compare_tickets needs two tickets or more", "--compare_tickets a b"),
     ("--evaluate", "evaluate needs a network", "--evaluate --pretrained x"),

@@ -12,6 +12,7 @@ from models import MODELS
 from models.build import build_model
 from models.masking import masked_layers, to_masked
 from tests.conftest import PROJECT, SMALL, read_rows
+from tests.small_sets import put_imagenet
 from trainers.algorithms import ALGORITHMS
 from trainers.algorithms.edge_popup import EdgePopup
 from trainers.dry_run import Timing, _costs, _layers, _prunings
@@ -53,6 +54,14 @@ def test_every_algorithm_can_be_planned(algo, call, places):
 )  # fmt: skip
 def test_a_plan_promises_a_target_only_where_it_decides(words, promises):
     assert any("are to remain" in line for line in _layers({"a": (4, 5)}, parse_args(words.split()))) == promises
+
+
+def test_streamed_images_can_be_planned(call, places, tmp_path):
+    put_imagenet(tmp_path / "images")
+    words = "--dataset ImageNet --arch cResNet18 --width 0.1 --image_size 32 --batch_size 8 --workers 0".split()
+    outcome = call(*places, *words, "--data", tmp_path / "images", "--device", "cpu", "--compile", "off", "--dry_run")
+    assert outcome.code == 0, outcome.err
+    assert re.search(r"images +\d+ train, \d+ val, 10 test, 3×32×32", outcome.out)
 
 
 def test_no_round_is_planned_below_the_target_or_without_a_weight():

@@ -214,7 +214,6 @@ def test_a_disk_with_too_little_room_is_seen_first(three_files, monkeypatch, tmp
     assert not (tmp_path / "packed").exists()
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("nothing", "no folder"), ("empty", "no images in")])
 def test_files_of_others_in_the_target_stay(tmp_path):
     put_images(tmp_path / "in", {"a": 2})
     mine = [tmp_path / "packed" / name for name in ("images_of_mine.safetensors", ".draft.part")]
@@ -235,6 +234,7 @@ def test_one_process_at_a_time_packs_into_a_folder_and_none_into_its_own(tmp_pat
         packing.pack_folder(parse_args(["--pack", str(tmp_path / "in"), "--pack_to", str(tmp_path / "in")]))
 
 
+@pytest.mark.parametrize(("kind", "expected"), [("nothing", "no folder"), ("empty", "no images in")])
 def test_a_folder_without_images_is_refused(call, tmp_path, kind, expected):
     if kind == "empty":
         put(tmp_path / "in" / ".hidden.png", drawn(1))

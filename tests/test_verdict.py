@@ -227,6 +227,10 @@ def test_the_gap_to_dense_stands_beside_ticket_and_checks(tmp_path):
     trials["figures"]["gap_to_dense"]["mean"] = -0.5
     assert "; the ticket is 0.50 above dense" in trials_screen(trials)
     assert beside_dense(one, None, None) == one
+    # The dense run is elsewhere by now, and a check has been added: what was compared stays so.
+    later = {**beside, "checks": {**beside["checks"], "weight_reinit": {"test_acc_after_finetune": 80.0}}}
+    kept = beside_dense(later, None, None)
+    assert kept["dense"] == beside["dense"] and kept["checks"]["weight_reinit"]["gap_to_dense"] == 12.5
 
 
 UNTRAINED = {"test_acc_after_finetune": None, "val_acc_after_finetune": None, "gem_weights_remaining": None}
