@@ -4,7 +4,7 @@
 #   ./cifar_exec.sh [--option value ...]        every option is passed on to main.py
 #   TRIALS=1 TARGETS="1_44" ./cifar_exec.sh     fewer trials (3), fewer targets (3_72 1_44 0_59)
 #
-# Stops at the first failure. Trials that are finished are left as they are, so that the command can be given again.
+# Stops at the first failure. Given again, it passes over finished trials; main.py says how to resume an unfinished one.
 set -euo pipefail
 cd "$(dirname "$0")"
 

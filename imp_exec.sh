@@ -5,7 +5,7 @@
 #   TRIALS=1 RUNS="long_warm" ./imp_exec.sh            fewer trials (3), fewer runs (long_cold long_warm short_cold
 #                                                      short_warm, and long_lr_rewinding, which is not run unasked)
 #
-# Stops at the first failure. Trials that are finished are left as they are, so that the command can be given again.
+# Stops at the first failure. Given again, it passes over finished trials; main.py says how to resume an unfinished one.
 set -euo pipefail
 cd "$(dirname "$0")"
 

@@ -3,9 +3,9 @@
 λ decides when the penalty has switched most weights off. The weight decay 2λ that it amounts to multiplies a score
 that no gradient holds by 1 − 2λη/(1 − m) in each step, η being the learning rate and m the momentum. Scores begin in
 [0, 1] and count as 1 above 0.5, so halving them switches off all that no gradient holds. `auto` is the λ that halves
-them within the first quarter of the search: what is left is then searched at the target density, while learning rates
-are still high. Too strong a penalty does no harm: `GemMiner` lowers its threshold rather than switch on fewer weights
-than the target asks for.
+them within the first quarter of the search. As far as no gradient holds more scores, what is left is then searched at
+the target density, while learning rates are still high; the prunings take the rest. Too strong a penalty does no harm:
+`GemMiner` lowers its threshold rather than switch on fewer weights than the target asks for.
 """
 
 from __future__ import annotations
