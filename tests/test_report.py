@@ -283,7 +283,8 @@ def test_a_threshold_that_moves_has_a_panel_and_one_that_stays_has_none(root, ca
     (figure,) = root.glob("report/figures/*_curves.svg")
     drawn = re.findall(r"<!-- *(.*) -->", figure.read_text())
     assert [drawn.count(text) for text in ("test accuracy (%)", "threshold of the rounding")] == [2, 1]
-    assert table(root, "epochs", "threshold") == [["0.5"], ["0.5"], [""], [""], ["0.5"], ["0.3"], [""], [""]]
+    found = [value for (value,) in table(root, "epochs", "threshold")]
+    assert sorted([found[:4], found[4:]]) == [["0.5", "0.3", "", ""], ["0.5", "0.5", "", ""]]
 
 
 def test_names_of_any_kind_are_text_and_nothing_else(root, call):

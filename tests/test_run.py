@@ -264,7 +264,7 @@ def two_gpus(monkeypatch):
 
 @pytest.mark.parametrize(
     "mode",
-    ["", "--dry_run", "--evaluate --pretrained a.pt", "--evaluate --pretrained a.pt --compare_rounding",
+    ["", "--dry_run", "--evaluate --pretrained a.pt", "--pretrained a.pt --compare_rounding",
      "--mode_connect --pretrained a.pt --pretrained2 b.pt", "--export"],
 )  # fmt: skip
 def test_the_gpu_is_made_the_process_s_own_before_anything_comes_to_it(mode, two_gpus, call, places, tmp_path):

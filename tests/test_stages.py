@@ -18,7 +18,7 @@ CASES = [
     *(f"--algo {algo} {WORDS.get(algo, '')}" for algo in sorted({*ALGORITHMS} - {"given"})),
     "--algo hc_iter --start_epoch 1 --skip_sanity_checks", "--algo hc --unflag_before_finetune",
     "--algo ep --skip_fine_tune", "--algo training --start_epoch 1 --skip_fine_tune",
-    "--algo cts --rewind_epoch 1 --start_epoch 1", "--algo imp --imp_rounds 2 --skip_fine_tune",
+    "--algo cts --rewind_epoch 1", "--algo imp --imp_rounds 2 --skip_fine_tune",
     "--algo imp --imp_rounds 1",
 ]  # fmt: skip
 
