@@ -22,7 +22,7 @@ from trainers.algorithms import ALGORITHMS, DENSE, FROM_FILE, Algorithm, facts_o
 from utils.errors import UserError
 from utils.options.changes import accepted, changes, written
 from utils.options.contradictions import Contradiction, contradictions
-from utils.options.modes import ONE_MODE
+from utils.options.modes import LOOKING, ONE_MODE
 from utils.options.parser import Declarations, Given, read_flags, read_yaml, validated
 from utils.options.retired import RETIRED
 from utils.options.ticket_options import stored_options
@@ -564,8 +564,7 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
         where = f"{given['scale_fan'].where}, {given['prune_rate'].where}"
         warnings.warn(f"{where}: with a prune_rate of −1, not used, scale_fan leaves the fan as it is", stacklevel=3)
     config = config.model_copy(update=implied)
-    looks = config.evaluate or config.compare_rounding or config.mode_connect or config.compare_tickets
-    own = () if looks else config.algorithm.contradictions  # nothing is searched
+    own = () if any(getattr(config, mode) for mode in LOOKING) else config.algorithm.contradictions
     for concerned, text in contradictions(config, (*CONTRADICTIONS, *own)):
         if not wrong.intersection(concerned):
             where = [given[name].where for name in concerned if name in given]

@@ -68,9 +68,9 @@ def _main(argv: list[str] | None) -> int:
     except UserError as error:
         _say(f"error: {printable(error)}")
         return 2
-    except BrokenPipeError:  # whoever reads our output has seen enough
+    except BrokenPipeError:  # whoever read our output has gone, as head does; what was to be done may not be done
         sys.stdout = None
-        return 0
+        return 141  # 128 + SIGPIPE
     except OSError as error:  # no permission, a path that is too long, a loop of links
         where = f": {printable(error.filename)}" if error.filename else ""
         _say(f"error: {printable(error.strerror or error)}{where}")

@@ -50,28 +50,34 @@ def read_image(path: Path, surplus: Callable[[int, int], float] | None = None) -
     """
     with opened(path) as (content, image):
         height, width = size_of(image)
-        reduced = _reduction(surplus(height, width)) if surplus else 1
-        if reduced == 1 and is_plain_jpeg(image):
+        reduced = _reduction(height, width, surplus)
+        if is_plain_jpeg(image):
             with suppress(ValueError):  # PIL says whether the damage can be repaired
-                return decode_jpeg(content, height, width)
+                return decode_jpeg(content, height, width, surplus)
         if reduced > 1 and image.format == "JPEG":
             image.draft("RGB", (image.width // reduced, image.height // reduced))
         return _pixels(image)
 
 
-def decode_jpeg(content: np.ndarray, height: int, width: int) -> Tensor:
-    """Decode a JPEG in grey or RGB to (3, height, width) uint8, somewhat faster than PIL does.
+def decode_jpeg(
+    content: np.ndarray, height: int, width: int, surplus: Callable[[int, int], float] | None = None
+) -> Tensor:
+    """Decode a JPEG in grey or RGB to (3, height, width) uint8, to PIL's very pixels and somewhat faster.
 
     Args:
         content: (n,) uint8.
         height, width: the size that it has to have, so that no file takes more memory than was allowed.
+        surplus: as for `read_image`.
 
     Raises:
         ValueError: it is damaged, or of another size.
     """
     if simplejpeg.decode_jpeg_header(content)[:2] != (height, width):
         raise ValueError("it is of another size")
-    return torch.from_numpy(simplejpeg.decode_jpeg(content)).permute(2, 0, 1)
+    reduced = _reduction(height, width, surplus)
+    # It takes the smallest of libjpeg's sizes that is at least this large; 0 would be the whole one.
+    least = {"min_height": height // reduced, "min_width": width // reduced} if reduced > 1 else {}
+    return torch.from_numpy(simplejpeg.decode_jpeg(content, **least)).permute(2, 0, 1)
 
 
 @contextmanager
@@ -125,8 +131,9 @@ def _orientation(image: Image.Image) -> int:
     return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
-def _reduction(surplus: float) -> int:
-    return max(factor for factor in (1, 2, 4, 8) if factor <= max(1.0, surplus))
+def _reduction(height: int, width: int, surplus: Callable[[int, int], float] | None) -> int:
+    larger = surplus(height, width) if surplus else 1.0
+    return max(factor for factor in (1, 2, 4, 8) if factor <= max(1.0, larger))
 
 
 def _pixels(image: Image.Image) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+import main
 from args_helper import OPTIONS, RETIRED, Config, parse_args
 from utils.errors import UserError
 from utils.options.modes import MODES
@@ -754,3 +755,7 @@ def test_resuming_says_what_is_wrong_with_the_flags_and_with_the_stored_file(beg
     heading, *problems = complaint("--resume", begun, "--qqq", "3").splitlines()
     assert heading == "2 problems with the options:"
     assert problems == ["  --qqq: no such option", f"  foo_bar ({stored}:2): no such option"]
+
+
+def test_every_mode_without_new_trials_excludes_the_others():
+    assert {*main.MODES} - {"", "sweep", "export"} == {*MODES}

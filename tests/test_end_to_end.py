@@ -1,6 +1,7 @@
 """Whole runs through `main.py`: what they leave behind, what they say, and that none is ever lost."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -248,6 +249,15 @@ def test_other_errors_of_pytorch_are_not_taken_for_that(call, places, monkeypatc
     monkeypatch.setattr("trainers.pipeline.build_model", fail)
     with pytest.raises(RuntimeError, match="wrong with the program"):
         call(*SMALL, *places)
+
+
+def test_a_reader_that_goes_away_ends_the_program_without_a_word_and_not_as_if_all_were_done():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "main.py", "--list", "models"]
+    done = subprocess.run(command, cwd=PROJECT, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_print_config_touches_nothing(tmp_path, monkeypatch):

@@ -120,6 +120,13 @@ def test_validation_and_training_share_no_file_and_are_the_whole(tmp_path):
     assert same_bits(*(whole(one)[0].flatten(1).sort(0).values for one in (splits.val, plain)))
 
 
+def test_a_folder_with_the_name_of_an_image_is_none(tmp_path):
+    folder = put_imagenet(tmp_path)
+    before = paths_of(source_of("ImageNet", tmp_path).train)
+    (next((folder / "train").iterdir()) / "folder.jpg").mkdir()
+    assert paths_of(source_of("ImageNet", tmp_path).train) == before
+
+
 # ---- Caltech-101 ---------------------------------------------------------------------------------------------------
 
 

@@ -123,6 +123,23 @@ def test_a_large_jpeg_is_decoded_to_no_more_than_is_needed(tmp_path, factor):
     assert (pixels.double().mean((1, 2)) - whole.mean((1, 2))).abs().max() < 2
 
 
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_a_large_packed_jpeg_is_decoded_to_the_pixels_of_its_file(tmp_path, factor):
+    path = put(tmp_path / "in" / "a" / "0.jpg", np.kron(drawn(1, 10, 20), np.ones((16, 16, 1), np.uint8)), quality=98)
+    asked = []
+
+    def surplus(*size):
+        asked.append(size)
+        return factor * 1.9
+
+    pixels = read_pack(packed(tmp_path / "in")).pixels(0, surplus)
+    assert pixels.shape == (3, 160 // factor, 320 // factor) and asked == [(160, 320)]
+    assert torch.equal(pixels, read_image(path, surplus))
+    with Image.open(path) as image:  # PIL's own decoder is the reference
+        image.draft("RGB", (320 // factor, 160 // factor))
+        assert np.array_equal(pixels.permute(1, 2, 0).numpy(), np.asarray(image))
+
+
 # ---- what is written -----------------------------------------------------------------------------------------------
 
 
@@ -251,6 +268,28 @@ def test_links_to_folders_are_followed_but_not_round_and_round(tmp_path):
     assert read_pack(packed(tmp_path / "in")).about.folders == [("a", 1)]
 
 
+def test_a_relative_folder_is_packed_beside_itself(call, tmp_path, monkeypatch):
+    put_images(tmp_path / "in", {"a": 2})
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    monkeypatch.chdir(tmp_path / "in")
+    assert call("--pack", ".").code == 0 and call("--pack", tmp_path / "link").code == 0
+    assert {path.name for path in tmp_path.iterdir()} >= {"in_packed_native", "link_packed_native"}
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("mode", ["--pack", "--check_data"])
+def test_a_folder_that_may_not_be_looked_into_is_named(call, tmp_path, monkeypatch, mode):
+    put_images(tmp_path / "in", {"a": 2})
+
+    def walk(root, followlinks, onerror):
+        onerror(PermissionError(13, "Permission denied", f"{root}/a"))
+        return []
+
+    monkeypatch.setattr("data.packs.checking.os.walk", walk)
+    outcome = call(mode, tmp_path / "in")
+    assert outcome.code == 2 and f"cannot look into {tmp_path / 'in'}/a: Permission denied" in outcome.err
+
+
 # ---- images that cannot be read ------------------------------------------------------------------------------------
 
 
@@ -276,6 +315,7 @@ def test_all_broken_images_are_named_in_one_message(call, some_broken, mode):
     for name in (*(f"cat/{name}" for name in BROKEN), "dog/gone.png"):
         assert f"{some_broken}/train/{name}" in outcome.err
     assert not (some_broken.with_name("in_packed_native") / INDEX).exists()
+    assert "cat/text.jpg is not a readable image (it is none of JPEG, PNG," in outcome.err
     if mode == "--pack":
         assert "--skip_broken leaves them out" in outcome.err
 

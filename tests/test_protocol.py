@@ -84,6 +84,20 @@ def test_missing_checks_of_finished_runs_are_made_up_for(call, places, folder, t
     assert json.loads((later.parent / "trials.json").read_text())["checks"]["mask_shuffle"]["trials"] == 1
 
 
+def test_checks_are_made_where_the_command_says_and_a_damaged_run_does_not_stop_the_others(
+    call, places, folder, tmp_path
+):
+    for name in ("damaged", "whole"):
+        assert call(*RANDOM, *places, "--name", name, "--skip_sanity_checks").code == 0
+    (folder("damaged") / "summary.json").write_text("{}")
+    logs = tmp_path / "elsewhere"
+    outcome = call("--only_sanity", "--sanity_folder", tmp_path / "results", "--log_dir", logs, "--no_cuda")
+    assert outcome.code == 2 and "not all runs could be checked; all others are:" in outcome.err
+    assert str(folder("damaged")) in outcome.err and str(folder("whole")) not in outcome.err
+    assert set(_summary(folder("whole"))["checks"]) == set(CHECKS)
+    assert (logs / "whole" / "trial_1" / "check").is_dir()
+
+
 def test_a_folder_without_finished_runs_says_so(call, tmp_path):
     outcome = call("--only-sanity", "--sanity_folder", tmp_path)
     assert outcome.code == 2 and "there is no finished run" in outcome.err

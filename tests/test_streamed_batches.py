@@ -13,6 +13,7 @@ from PIL import Image
 from small_sets import put_noise
 from toys import whole
 
+import data.streamed_batches as streamed_batches
 from data.image_files import ImageFiles
 from data.spec import DataSpec
 from data.streamed_batches import StreamedPlainBatches, StreamedTrainBatches, crop_box, usable_workers
@@ -204,3 +205,9 @@ def test_names_need_not_be_ascii(tmp_path):
     images = ImageFiles.of(tmp_path, ["größe.png"], [0])
     assert images.path(0) == tmp_path / "größe.png"
     assert len(list(StreamedPlainBatches(images, SPEC, 4, "cpu", 0))) == 1
+
+
+def test_a_decoding_process_that_is_killed_is_told_of(files, monkeypatch):
+    monkeypatch.setattr(streamed_batches._Decoder, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(UserError, match="a process that decodes images was killed"):
+        epoch(files, workers=1)

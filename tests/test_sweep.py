@@ -288,6 +288,13 @@ def test_listed_values_are_each_run_once_where_the_trials_suffice(sweep):
     assert "lmbda 0.0002" in search.outcome and "the best of 4 runs" in search.outcome
 
 
+def test_more_combinations_than_can_be_listed_are_drawn(sweep):
+    many = {name: list(range(2, 62)) for name in ("hidden_size", "batch_size", "lmbda", "lr")}
+    others = {name: value for name, value in TINY.items() if name not in many}
+    (search,) = _searches(sweep(options=others, search=many, study={"trials": 2}))
+    assert len(_play(search)) == 2  # of thirteen million
+
+
 def test_a_search_that_is_interrupted_draws_what_it_would_have_drawn(sweep, tmp_path):
     words = sweep(options=TINY, search=LAMBDA, study={"trials": 8})
     drawn = _play(*_searches([*words[:2], "--results_dir", str(tmp_path / "whole")]))

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,6 +20,7 @@ from data.streamed_batches import usable_workers
 from utils.errors import UserError
 
 _SHOWN = 20
+_AT_ONCE = 1_000  # files that wait for a thread: each takes memory
 
 
 def check_data(config: Config) -> None:
@@ -39,7 +41,9 @@ def check_data(config: Config) -> None:
         return
     files = image_files(root)
     with thread_pool(config) as pool, progress(len(files), "checking") as bar:
-        broken = [problem for problem in _followed(pool.map(partial(_problem, root), files), bar) if problem]
+        parts = (files[start : start + _AT_ONCE] for start in range(0, len(files), _AT_ONCE))
+        found = chain.from_iterable(pool.map(partial(_problem, root), part) for part in parts)
+        broken = [problem for problem in _followed(found, bar) if problem]
     if broken:
         raise UserError(told_of(broken, len(files)))
     print(f"{root}: all {len(files):,} images can be read")

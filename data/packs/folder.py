@@ -84,9 +84,9 @@ class PackedImages:
         """Where the image at an index lay in the tree, below the folder of the pack."""
         return self.pack.path(int(self.indices[index]))
 
-    def pixels(self, index: int, _surplus: Callable[[int, int], float] | None = None) -> Tensor:
+    def pixels(self, index: int, surplus: Callable[[int, int], float] | None = None) -> Tensor:
         """Read the image at an index, (3, height, width) uint8; raises `UserError` if it is damaged."""
-        return self.pack.pixels(int(self.indices[index]))
+        return self.pack.pixels(int(self.indices[index]), surplus)
 
     def stamps(self, _root: Path) -> list[Any]:
         """Return the digests of the pack's files, and which images these are."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -99,8 +99,8 @@ class Pack:
         start = int(self.name_ends[index - 1]) if index else 0
         return self.root / place / os.fsdecode(self.names[start : int(self.name_ends[index])].numpy().tobytes())
 
-    def pixels(self, index: int) -> Tensor:
-        """Read an image, (3, height, width) uint8.
+    def pixels(self, index: int, surplus: Callable[[int, int], float] | None = None) -> Tensor:
+        """Read an image, (3, height, width) uint8; a JPEG is decoded to less where there is a surplus (`read_image`).
 
         Raises:
             UserError: it is damaged.
@@ -112,7 +112,7 @@ class Pack:
             height, width = self.sizes[index].tolist()
             if self.about.raw:
                 return encoded.view(height, width, 3).permute(2, 0, 1)
-            return decode_jpeg(encoded.numpy(), height, width)
+            return decode_jpeg(encoded.numpy(), height, width, surplus)
         except Exception as error:  # a damaged file can make a decoder raise anything
             told = abbreviate(str(error).partition("\n")[0])
             raise UserError(f"{self.path(index)} is damaged in its pack ({told}); pack the images anew") from error

@@ -42,9 +42,9 @@ def pack_folder(config: Config) -> None:
         UserError: there are no images, an image cannot be read (all of them are named) and `skip_broken` is off, the
             disk has too little room, or another process is packing into the same folder.
     """
-    source = Path(config.pack).resolve()
+    source = Path(os.path.abspath(config.pack))
     target = Path(config.pack_to or f"{source}_packed_{config.image_size or 'native'}")
-    if target.resolve() == source:
+    if target.resolve() == source.resolve():
         raise UserError(f"pack_to {target} is the folder to pack itself: name another")
     files = image_files(source, without=target)
     of_train = any(name.startswith("train/") for name in files)

@@ -122,11 +122,12 @@ class EdgePopup(ScoreTraining):
 
     @torch.no_grad()
     def project(self) -> None:
-        """Set each threshold θ to the ⌈r·n⌉-th smallest |s| of weights or biases, or below all, without bounds."""
+        """Set each threshold θ to the ⌈r·n⌉-th smallest |s| of the weights or biases; scores have no bounds."""
         if isinstance(self.rule, GlobalThreshold):
             thresholds = (self.rule.threshold, self.rule.of_biases)
             for part, threshold, count in zip(self.flat.segments, thresholds, self._switched_off):
-                threshold.copy_(kth_lowest(self.flat.scores[part].abs(), count)) if count else threshold.fill_(-1.0)
+                magnitudes = self.flat.scores[part].abs()
+                threshold.copy_(kth_lowest(magnitudes, count) if count else magnitudes.new_full((), -1.0))
 
     def state(self) -> dict[str, Any]:
         """The state of a Training, and how many weights and biases are switched off in this epoch."""

@@ -74,6 +74,12 @@ def theirs(root: Path) -> Iterable[Batch]:
     return DataLoader(ImageFolder(str(root / "train"), transform), BATCH, shuffle=True)
 
 
+def theirs_with_memory_kept(root: Path) -> Iterable[Batch]:
+    """The same, in a process that keeps freed memory as this project's do."""
+    keep_freed_memory()
+    return theirs(root)
+
+
 def ours(root: Path, workers: int = 0, batch: int = BATCH) -> Iterable[Batch]:
     """One epoch of this project's batches of the same images, from a folder or a pack."""
     keep_freed_memory()
@@ -196,8 +202,9 @@ def main(argv: list[str] | None = None) -> int:
         for target, pixels in ((packed, False), (raw, True)):
             pack_folder(config_of({"pack": str(tree), "image_size": 256, "pack_to": str(target), "pack_raw": pixels}))
         sides: dict[str, Side] = {
-            "torchvision's ImageFolder": (theirs, tree), "a folder": (ours, tree),
-            "packed, JPEG": (ours, packed), "packed, raw": (ours, raw),
+            "torchvision's ImageFolder": (theirs, tree),
+            "the same, freed memory kept": (theirs_with_memory_kept, tree),
+            "a folder": (ours, tree), "packed, JPEG": (ours, packed), "packed, raw": (ours, raw),
         }  # fmt: skip
         rows = images_a_second(sides, given.repeats)
         with _fresh_process() as alone:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from functools import partial
 from itertools import product
+from math import prod
 from pathlib import Path
 
 import optuna
@@ -48,9 +49,10 @@ class Search:
         task = [planned.config.config_hash, sought, settings.metric, settings.seed, settings.tolerance]
         # Every combination is run once, where that takes no more trials than there are.
         spaces = planned.sought.values()
-        listed = [dict(zip(planned.sought, values)) for values in product(*(space.values for space in spaces))]
-        is_short = not any(space.is_range for space in spaces) and len(listed) <= settings.trials
-        self._listed = listed if is_short else []
+        is_short = prod(len(space.values) for space in spaces) <= settings.trials
+        combined = product(*(space.values for space in spaces)) if is_short else ()
+        has_range = any(space.is_range for space in spaces)
+        self._listed = [] if has_range else [dict(zip(planned.sought, values)) for values in combined]
         self._key = hashlib.sha256(json.dumps(task, default=str).encode()).hexdigest()[:6]
         with claims.exclusive("journal"):
             self._study = _study(claims.folder / "journal.log", f"{self.name} ({self._key})")

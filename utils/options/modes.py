@@ -1,14 +1,13 @@
-"""The modes of the tool that are no run of an experiment; one command has one of them."""
+"""The modes in which the tool runs no new trials; a command has one of them at most."""
 
 from __future__ import annotations
 
 from utils.options.contradictions import Contradiction
 
-MODES = (
-    "dry_run", "list", "report", "evaluate", "compare_rounding", "mode_connect", "compare_tickets", "pack",
-    "check_data", "only_sanity",
-)  # fmt: skip
-"""Options by which the tool does something else than to run new trials."""
+LOOKING = ("list", "report", "evaluate", "compare_rounding", "mode_connect", "compare_tickets", "pack", "check_data")
+"""Modes that search nothing, so that no algorithm's options matter to them."""
+
+MODES = (*LOOKING, "dry_run", "only_sanity")
 
 ONE_MODE = Contradiction(
     MODES,
