@@ -19,13 +19,12 @@ from data.load import load_data
 from models.build import build_model
 from models.initialise import draw_scores
 from models.masking import masked_layers, to_masked
-from trainers.algorithms import snip
+from trainers.algorithms import snip, synflow
 from trainers.algorithms.edge_popup import EdgePopup
 from trainers.algorithms.grasp import gradient_flow
 from trainers.algorithms.load import load_algorithm
 from trainers.algorithms.random_mask import allocate
 from trainers.algorithms.smart_ratio import layer_counts
-from trainers.algorithms.synflow import synaptic_flow
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import train_step
 from trainers.training.training import Training
@@ -217,11 +216,21 @@ def test_synaptic_flow_is_the_sum_over_the_paths_through_a_weight():
     network = TwoLayers()
     for parameter in network.parameters():
         parameter.data.abs_()
-    scores = synaptic_flow(network, torch.ones(1, 2))
+    scores = synflow.synaptic_flow(network, torch.ones(1, 2))
     # first[i][j] has in-flow 1 and out-flow: column sums of |second|, 2 and 5.
     assert scores["first.weight"].tolist() == [[2.0, 4.0], [15.0, 2.5]]
     # second[i][j] has in-flow: row sums of |first|, 3 and 3.5.
     assert scores["second.weight"].tolist() == [[6.0, 3.5], [0.0, 14.0]]
+
+
+def test_synflow_tells_weights_that_are_equal_by_symmetry_apart_by_its_own_draw_and_not_by_rounding(tmp_path):
+    config = parse_args([*SMALL, "--algo", "synflow", "--device", "cpu"])  # its weights have one magnitude in a layer
+    data, masks = load_data(config), []
+    for layout in (torch.contiguous_format, torch.channels_last):  # another order of sums, as on another device
+        net = build_model(config).to(memory_format=layout)
+        ticket = synflow.find_ticket(net, data, config, Run(tmp_path / "r", tmp_path / "l", 1))
+        masks.append(torch.cat([mask.flatten() for mask in ticket.masks.values()]))
+    assert torch.equal(*masks)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 5])

@@ -16,6 +16,7 @@ from conftest import PROJECT, SMALL, Outcome, read_rows, same_bits, start, timel
 from torch import Tensor, nn
 
 from args_helper import parse_args
+from data.image_files import ImageFiles
 from data.load import load_data
 from data.spec import DataSpec
 from data.streamed_batches import StreamedTrainBatches
@@ -23,8 +24,9 @@ from models.build import build_model
 from models.initialise import draw_scores
 from models.layers import TopKInLayer
 from models.masking import plain_state, prunable_parameters, to_masked
+from tests.small_sets import put_noise
 from tests.test_ranks import torchrun
-from tests.test_streamed_batches import SPEC, put_noise
+from tests.test_streamed_batches import SPEC
 from trainers.algorithms import ALGORITHMS
 from trainers.algorithms.cts import ConcreteSearch
 from trainers.algorithms.edge_popup import EdgePopup
@@ -159,7 +161,7 @@ def test_a_step_that_waits_would_be_noticed() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_streamed_images_come_without_waiting(workers: int, tmp_path: Path) -> None:
-    files, found = put_noise(tmp_path, 24), []
+    files, found = ImageFiles.of(tmp_path, put_noise(tmp_path, 24), range(24)), []
     for device in ("cpu", DEVICE):
         batches = StreamedTrainBatches(files, SPEC, 5, device, workers).epoch(torch.Generator().manual_seed(0))
         taken = [next(batches)]  # what is drawn for an epoch is moved before its first batch

@@ -49,7 +49,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     ones = torch.ones(1, *data.spec.shape, dtype=torch.float64, device=next(flow.parameters()).device)
     masks: Masks = {}
     for done in range(1, ROUNDS + 1):
-        scores = synaptic_flow(flow, ones)
+        scores = {name: _as_precise_as_single(score) for name, score in synaptic_flow(flow, ones).items()}
         masks = keep_highest(scores, config.density ** (done / ROUNDS), run.rng("search", "ties", step=done))
         with torch.no_grad():
             for name, parameter in prunable_parameters(flow).items():
@@ -71,3 +71,13 @@ def synaptic_flow(net: nn.Module, ones: torch.Tensor) -> dict[str, torch.Tensor]
     parameters = prunable_parameters(net)
     gradients = torch.autograd.grad(net(ones).sum(), list(parameters.values()))
     return {name: (weight * g).detach().abs() for (name, weight), g in zip(parameters.items(), gradients)}
+
+
+def _as_precise_as_single(scores: torch.Tensor) -> torch.Tensor:
+    """Round to the digits of single precision, in the range of double.
+
+    Where weights have one magnitude in a layer, flows are equal by symmetry, and only the order of sums, which depends
+    on the device, tells them apart. Rounded they tie, and ties are broken at random.
+    """
+    mantissa, exponent = torch.frexp(scores)
+    return torch.ldexp(mantissa.float().double(), exponent)
