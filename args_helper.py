@@ -165,7 +165,7 @@ class SearchOptions(Options):
     label_smoothing: Float = option(0.0, "label smoothing of the training loss", ge=0, lt=1, changeable=True)
     warmup_length: Int = option(0, "epochs of linear warm-up", ge=0)
     regularization: Regularization = option("none", "penalty on the scores")
-    lmbda: Auto = option(1e-3, "weight λ of the penalty; auto: found by the length of the search", changeable=True)
+    lmbda: Auto = option(1e-3, "weight λ of the penalty; auto: the search steers it", changeable=True)
     alpha: Float = option(1.0, "exponent of s in var_red_1 (below 1 its slope at 0 is infinite)", ge=1)
     alpha_prime: Float = option(1.0, "exponent of 1 − s in var_red_1", ge=1)
     iter_period: Int = option(5, "epochs from one pruning to the next", ge=1)
@@ -538,7 +538,7 @@ def _resumed(flags: dict[str, Given], problems: list[str]) -> Config:
     if before.config_hash == after.config_hash and before.trial_num == after.trial_num:
         return after
     changeable = {name for name, field in OPTIONS.items() if field.json_schema_extra["changeable"]}
-    if "auto" in (before.lmbda, after.lmbda):  # such a search moves its threshold, no other does
+    if "auto" in (before.lmbda, after.lmbda):  # such a search steers λ and its threshold, no other does
         changeable.discard("lmbda")
     return accepted(before, after, f"--resume {folder}", changeable)
 

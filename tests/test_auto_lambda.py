@@ -19,7 +19,7 @@ from args_helper import parse_args
 from data.load import load_data
 from models.build import build_model
 from models.masking import plain_state, to_masked
-from trainers.algorithms.auto_lambda import auto_lambda
+from trainers.algorithms.auto_lambda import AutoLambda
 from trainers.algorithms.gem_miner import GemMiner
 from trainers.tickets.file import TICKET, read_ticket
 from trainers.tickets.ticket import Ticket
@@ -35,8 +35,7 @@ STEPS = 50
 
 def _search(*words: str) -> GemMiner:
     config = parse_args([*AUTO, *words])
-    found = config.model_copy(update={"lmbda": auto_lambda(config, STEPS)})
-    return GemMiner(to_masked(Toy()), found, holds_target=True)
+    return GemMiner(to_masked(Toy()), config, AutoLambda(config, STEPS))
 
 
 # ---- the strength --------------------------------------------------------------------------------------------------
@@ -54,7 +53,7 @@ def _search(*words: str) -> GemMiner:
     ],
 )
 def test_lambda_follows_from_the_learning_rates_of_the_first_quarter(words: str, expected: float) -> None:
-    assert auto_lambda(parse_args([*AUTO, *words.split()]), STEPS) == pytest.approx(expected)
+    assert AutoLambda(parse_args([*AUTO, *words.split()]), STEPS).value == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -65,6 +64,62 @@ def test_a_score_that_no_gradient_holds_halves_within_the_first_quarter(optimize
         search.optimizer.step()
     # With momentum the decay of the first steps is felt about ten steps later.
     assert search.flat.scores.detach().unique().item() == pytest.approx(0.5, rel=0.1 if optimizer == "sgd" else 0.01)
+
+
+def test_the_expected_density_falls_from_a_half_to_the_target_within_the_first_quarter() -> None:
+    auto = AutoLambda(parse_args([*AUTO, "--target_sparsity", "5", "--start_epoch", "4", "--epochs", "12"]), STEPS)
+    assert [auto.expected_density(epoch) for epoch in (4, 5, 6, 11)] == pytest.approx([1 - 2**-0.5, 0.05, 0.05, 0.05])
+
+
+@pytest.mark.parametrize(("density", "factor"), [(0.2, 4**0.15), (0.05, 1.0), (1.0, 10**0.15)])
+def test_lambda_grows_where_more_is_on_than_expected_and_falls_again_to_where_it_began(
+    density: float, factor: float
+) -> None:
+    auto = AutoLambda(parse_args([*AUTO, "--target_sparsity", "5"]), STEPS)
+    first = auto.value
+    auto.steer(6, density)
+    assert auto.value == pytest.approx(first * factor)
+    auto.steer(6, 0.05 / (density / 0.05))  # as much less than expected as it was more
+    assert auto.value == pytest.approx(first * factor * max(0.1, 0.05 / density) ** 0.15)
+    auto.steer(6, 0.0)
+    assert auto.value == first
+
+
+@pytest.mark.parametrize(("words", "critical"), [("", (1 - 0.9**0.5) ** 2 / 0.2), ("--optimizer adam", 1 / 0.2)])
+def test_lambda_is_not_raised_to_where_momentum_carries_scores_past_0(words: str, critical: float) -> None:
+    auto = AutoLambda(parse_args([*AUTO, "--target_sparsity", "5", *words.split()]), STEPS)
+    for epoch in range(2, 40):
+        auto.steer(epoch, 1.0)
+    assert auto.value == pytest.approx(critical)
+
+
+@pytest.mark.parametrize("target", [5.0, 1.44, 0.59])
+@pytest.mark.parametrize("epochs", [40, 150])
+def test_under_constant_gradients_the_search_comes_to_its_target_and_stays(epochs: int, target: float) -> None:
+    steps = 20
+    config = parse_args([*AUTO, "--epochs", str(epochs), "--lr_policy", "cosine_lr", "--target_sparsity", str(target),
+                         "--prune_type", "ExactBottomK"])  # fmt: skip
+    net = nn.Sequential(nn.Linear(200, 100, bias=False), nn.Flatten())
+    search = GemMiner(to_masked(net), config, AutoLambda(config, steps))
+    draw = torch.Generator().manual_seed(0)
+    search.flat.scores.data.uniform_(generator=draw)
+    # As many as a power law has pull by more than λ; by 352/20 more than in searches on CIFAR-10, with their steps.
+    rank = torch.randperm(search.weights, generator=draw).add(1) / search.weights
+    pull = torch.where(rank < 0.5, (rank / 0.0145) ** (-1 / 0.87), -1.0) * 1e-4 * 352 / steps
+    on = []
+    for epoch in range(epochs):
+        for group in search.optimizer.param_groups:
+            group["lr"] = search.lr(epoch)
+        for step in range(steps):
+            search.before_step(step)
+            search.flat.scores.grad.copy_(-pull)
+            search.update()
+        search.after_steps()
+        on.append(100 * int(search.naive_mask().sum()) / search.weights)
+        search.after_epoch(epoch, lambda _: draw)
+    assert all(target - 0.01 <= share < 1.3 * target for share in on[epochs // 2 :]), on
+    assert on[-1] == pytest.approx(target, abs=0.01)
+    assert search.lmbda == search._auto.value == search.optimizer.param_groups[0]["weight_decay"] / 2
 
 
 # ---- the threshold -------------------------------------------------------------------------------------------------
@@ -83,8 +138,8 @@ def test_the_threshold_gives_way_where_fewer_than_the_target_would_be_on(
     scores: list[float], pruned: int, on: int, threshold: float
 ) -> None:
     net = nn.Sequential(nn.Linear(4, 1, bias=False), nn.Flatten())
-    config = parse_args([*AUTO, "--target_sparsity", "50"]).model_copy(update={"lmbda": 1e-3})
-    search = GemMiner(to_masked(net), config, holds_target=True)
+    config = parse_args([*AUTO, "--target_sparsity", "50"])
+    search = GemMiner(to_masked(net), config, AutoLambda(config, STEPS))
     search.flat.scores.data.copy_(torch.tensor(scores))
     search.flat.flags[:pruned] = False
     search._flags_changed()

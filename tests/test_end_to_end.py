@@ -27,7 +27,7 @@ from utils.masks import is_bias, remaining
 CHECKS = ("weight_reinit", "mask_shuffle", "weight_shuffle")
 COLUMNS = [
     "phase", "epoch", "lr", "test_acc_before_rounding", "test_acc", "val_acc", "train_acc", "train_loss",
-    "regularization_loss", "model_sparsity", "seconds", "threshold",
+    "regularization_loss", "model_sparsity", "seconds", "lmbda", "threshold",
 ]  # fmt: skip
 
 

@@ -273,18 +273,19 @@ def test_a_report_of_runs_finished_going_on_and_damaged(root, call):
                            for end in ("png", "svg"))  # fmt: skip
 
 
-def test_a_threshold_that_moves_has_a_panel_and_one_that_stays_has_none(root, call):
-    for name, thresholds, options in (("moves", (0.5, 0.3), {"lmbda": "auto"}), ("stays", (0.5, 0.5), {})):
-        epochs = make_run(root / name, rows=4, **options) / "acc_and_sparsity.csv"
+def test_what_a_search_steers_has_a_panel_and_what_stays_has_none(root, call):
+    steered = {"both": ("2e-05,0.5", "3e-05,0.3"), "one": ("2e-05,0.5", "3e-05,0.5"), "none": ("1e-04,0.5",) * 2}
+    for algo, (name, values) in zip(("hc_iter", "hc", "ep"), steered.items()):
+        epochs = make_run(root / name, rows=4, algo=algo) / "acc_and_sparsity.csv"
         first, *rows = epochs.read_text().splitlines()
-        searched = [f"{row},{value}" for row, value in zip(rows, thresholds)]
+        searched = [f"{row},{value}" for row, value in zip(rows, values)]
         epochs.write_text("\n".join([first, *searched, *rows[2:], ""]))
     assert call("--report", root).code == 0
     (figure,) = root.glob("report/figures/*_curves.svg")
     drawn = re.findall(r"<!-- *(.*) -->", figure.read_text())
-    assert [drawn.count(text) for text in ("test accuracy (%)", "threshold of the rounding")] == [2, 1]
+    assert [drawn.count(text) for text in ("test accuracy (%)", "λ", "threshold of the rounding")] == [3, 2, 1]
     found = [value for (value,) in table(root, "epochs", "threshold")]
-    assert sorted([found[:4], found[4:]]) == [["0.5", "0.3", "", ""], ["0.5", "0.5", "", ""]]
+    assert sorted(found) == [*[""] * 6, "0.3", *["0.5"] * 5]
 
 
 def test_names_of_any_kind_are_text_and_nothing_else(root, call):

@@ -12,6 +12,7 @@ from args_helper import Config
 from data.load import Splits
 from models.layers import Round, Rule, Soft
 from models.masking import masked_layers
+from trainers.algorithms.auto_lambda import AutoLambda
 from trainers.checks.connectivity import warn_of_thin_layers
 from trainers.training.scores import ScoreTraining
 from trainers.training.training import Draw
@@ -66,20 +67,21 @@ class GemMiner(ScoreTraining):
 
     Args:
         network: masked, on its device.
-        config: the options of the search; its λ is a number.
-        holds_target: lower the threshold where fewer than ⌊dN⌋ weights would be switched on.
+        config: the options of the search.
+        auto: steers λ; the threshold is then lowered where fewer than ⌊dN⌋ weights would be switched on.
 
     Attributes:
         weights: number of prunable weights, N, without biases.
     """
 
-    def __init__(self, network: nn.Module, config: Config, holds_target: bool = False) -> None:
-        self._holds_target = self.decoupled_decay = holds_target
-        self._moves_threshold = config.bottom_k_on_forward or holds_target
+    def __init__(self, network: nn.Module, config: Config, auto: AutoLambda | None = None) -> None:
+        self._auto = auto
+        self._holds_target = self.decoupled_decay = auto is not None
+        self._moves_threshold = config.bottom_k_on_forward or self._holds_target
         self._snapshot: Tensor | None = None
         self._tied = 0
         self._thin: set[str] = set()
-        super().__init__(network, self._rule(network, config), config)
+        super().__init__(network, self._rule(network, config), config, auto.value if auto else None)
         self._target = kept_count(config.density, self.flat.segments[0].stop)
         self.weights = self.flat.segments[0].stop
         self._prunings = prunings_ahead(config) if config.algo == "hc_iter" else range(0)
@@ -158,6 +160,11 @@ class GemMiner(ScoreTraining):
 
         The epoch's row is measured before this, so it pairs an accuracy with the density that it was measured at.
         """
+        if self._auto:
+            weights = self.flat.segments[0]
+            above = self.flat.flags[weights] & (self.flat.scores[weights] > self._config.quantize_threshold)
+            self._auto.steer(epoch, float(above.float().mean()))
+            self.set_lambda(self._auto.value)
         self.pruned_now = epoch in self._prunings
         if self.pruned_now:
             self._prune(last=epoch == self._prunings[-1], generator=draw("prune"))
@@ -237,15 +244,16 @@ class GemMiner(ScoreTraining):
         return scalars, self.histograms() if self.pruned_now else {}
 
     def measure(self, data: Splits, draw: Draw) -> Row:
-        """The accuracies of a search for scores, and the threshold of the rounding; None if it switches nothing off."""
+        """The accuracies of a search for scores, λ, and the rounding's threshold; None if it switches nothing off."""
         threshold = float(self.rule.threshold)
-        return {**super().measure(data, draw), "threshold": threshold if threshold >= 0 else None}
+        own = {"lmbda": self.lmbda, "threshold": threshold if threshold >= 0 else None}
+        return {**super().measure(data, draw), **own}
 
     def state(self) -> dict[str, Any]:
-        """The state of a Training, the snapshot, and the threshold, which lags behind scores between projections."""
+        """The state of a Training, the snapshot, λ, and the threshold, which lags behind scores between projections."""
         threshold = float(self.rule.threshold) if self._moves_threshold else None
         own = {"snapshot": self._snapshot, "threshold": threshold, "tied": self._tied, "thin": sorted(self._thin)}
-        return {**super().state(), **own}
+        return {**super().state(), **own, **({"lmbda": self.lmbda} if self._auto else {})}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned."""
@@ -255,5 +263,8 @@ class GemMiner(ScoreTraining):
         if snapshot is not None and snapshot.shape != self.flat.scores.shape:
             raise ValueError("the snapshot is of other scores")
         self._flags_changed()
+        if self._auto:
+            self._auto.value = state["lmbda"]
+            self.set_lambda(self._auto.value)
         if state["threshold"] is not None:
             self.rule.threshold.fill_(state["threshold"])

@@ -31,7 +31,7 @@ from data.load import Splits
 from models.initialise import draw_scores
 from models.masking import plain_state, to_masked
 from models.state_files import load_scores, read_state
-from trainers.algorithms.auto_lambda import auto_lambda
+from trainers.algorithms.auto_lambda import AutoLambda
 from trainers.algorithms.gem_miner import GemMiner, exact_count, pruning_rate_from, prunings_ahead
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import train
@@ -62,10 +62,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     if config.pretrained:
         load_scores(net, read_state(config.pretrained), config.pretrained)
 
-    search_config = config
-    if config.lmbda == "auto":
-        search_config = config.model_copy(update={"lmbda": auto_lambda(config, len(data.train))})
-    search = GemMiner(net, search_config, holds_target=config.lmbda == "auto")
+    search = GemMiner(net, config, AutoLambda(config, len(data.train)) if config.lmbda == "auto" else None)
     train(run, "search", search, data, config.epochs, config.start_epoch)
 
     state, gem = plain_state(net), search.flat.split(search.naive_mask().clone())
@@ -78,7 +75,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
         warnings.warn("hc prunes nothing for good, so that unflagging restores the dense network", stacklevel=2)
     masks = search.flat.split(search.flat.flags.clone()) if config.unflag_before_finetune else gem
     facts = {"rescued": False, "density_reason": search.density_reason()}
-    return Ticket(state, masks, gem, facts if config.lmbda != "auto" else {**facts, "lmbda": search_config.lmbda})
+    return Ticket(state, masks, gem, facts if config.lmbda != "auto" else {**facts, "lmbda": search.lmbda})
 
 
 def planned_prunings(config: Config, whole: int, left: int) -> str | list[tuple[str, int]]:

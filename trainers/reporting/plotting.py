@@ -177,16 +177,20 @@ def draw_layers(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
     return render(draw, len(groups), height=PANEL[1] + 0.3)
 
 
+STEERED = {"lmbda": "λ", "threshold": "threshold of the rounding"}
+"""Columns of the table of epochs that a search may change by itself, with the label of their axis."""
+
+
 def draw_curves(task: Task) -> RenderedPlot | None:
     """Plot test accuracy by epoch, one panel per series: the average of finished trials, and each unfinished run.
 
-    A series whose rounding threshold moves has a second panel, which shows the threshold.
+    What a search steers by itself has a panel of its own (see `STEERED`).
     """
     epochs = {one.name: [epoch for other in one.experiments for run in other.runs for epoch in run.epochs]
               for one in task.series}  # fmt: skip
     shown = [(one, "test_acc") for one in task.series if epochs[one.name]]
-    shown += [(one, "threshold") for one in task.series
-              if len({epoch.threshold for epoch in epochs[one.name]} - {None}) > 1]  # fmt: skip
+    shown += [(one, metric) for one in task.series for metric in STEERED
+              if len({getattr(epoch, metric) for epoch in epochs[one.name]} - {None}) > 1]  # fmt: skip
     if not shown:
         return None
 
@@ -199,7 +203,7 @@ def draw_curves(task: Task) -> RenderedPlot | None:
             if metric == "test_acc":
                 axes.set(xlabel="epoch, search and fine-tuning", ylabel="test accuracy (%)", ylim=(0, 103))
             else:
-                axes.set(xlabel="epoch of the search", ylabel="threshold of the rounding")
+                axes.set(xlabel="epoch of the search", ylabel=STEERED[metric])
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, frameon=False, fontsize=7.5)
 

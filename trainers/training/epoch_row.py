@@ -36,6 +36,7 @@ class EpochRow(BaseModel):
     regularization_loss: float = _column("λR(s) at the end of the epoch", "loss/regularization", default=0.0)
     model_sparsity: Percent = _column("percent of the weights in the evaluated network", "weights_remaining_percent")
     seconds: float = _column("of the epoch with its evaluation", "seconds")
+    lmbda: float | None = _column("λ, the strength of the penalty, in the epoch", "lmbda", default=None)
     threshold: float | None = _column("score up to which rounding switches a weight off", "threshold", default=None)
 
 

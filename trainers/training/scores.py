@@ -87,23 +87,26 @@ class ScoreTraining(Training):
         network: masked, on its device; must not be moved or copied afterwards.
         rule: turns scores into the factors of the weights in the forward pass.
         config: optimizer, schedule, penalty and rounding.
+        lmbda: λ, the strength of the penalty; None: the config's.
 
     Attributes:
         flat: all scores as one parameter and all flags as one tensor, (N + N_bias,) each; the layers hold views.
         rule: as given.
+        lmbda: λ, see `set_lambda`.
         pruned_now: whether the epoch that has just ended pruned; a subclass sets it in `after_epoch`.
     """
 
     decoupled_decay = False
     """Whether Adam's weight decay of the scores is AdamW's: it then multiplies them, whatever their gradients are."""
 
-    def __init__(self, network: nn.Module, rule: Rule, config: Config) -> None:
+    def __init__(self, network: nn.Module, rule: Rule, config: Config, lmbda: float | None = None) -> None:
         self._plain = to_plain(deepcopy(network))
         self._folded = FoldedNetwork(self._plain)
         self.flat = FlatScores(network)
         self.rule = rule
         set_rule(network, rule)
         self._config = config
+        self.lmbda = config.lmbda if lmbda is None else lmbda
         self._penalty = PENALTIES.get(config.regularization)
         self._penalty_in_loss = PENALTIES.get(_BEYOND_DECAY.get(config.regularization, config.regularization))
         recipe = self.recipe(config)
@@ -126,15 +129,22 @@ class ScoreTraining(Training):
             for scores in (layer.scores, layer.bias_scores):
                 if scores is not None:
                     scores.requires_grad_(True)
-        # λ · Σs² has the gradient 2λs, which is a (coupled) weight decay of 2λ.
-        decay = recipe.wd + (2 * config.lmbda if "L2" in config.regularization else 0.0)
-        groups: list[dict[str, Any]] = [{"params": [self.flat.scores], "weight_decay": decay}]
+        groups: list[dict[str, Any]] = [{"params": [self.flat.scores], "weight_decay": self._decay(recipe.wd)}]
         if self.decoupled_decay and recipe.optimizer == "adam":
             groups[0]["decoupled_weight_decay"] = True
         if not config.freeze_weights:
             weights = [weight.requires_grad_(True) for weight in layer_parameters(network).values()]
             groups.append({"params": weights, "weight_decay": recipe.wd})
         return optimizer_of(recipe, groups)
+
+    def _decay(self, wd: float) -> float:
+        # λ · Σs² has the gradient 2λs, which is a (coupled) weight decay of 2λ.
+        return wd + (2 * self.lmbda if "L2" in self._config.regularization else 0.0)
+
+    def set_lambda(self, lmbda: float) -> None:
+        """Change the strength of the penalty, between two steps."""
+        self.lmbda = lmbda
+        self.optimizer.param_groups[0]["weight_decay"] = self._decay(self.recipe(self._config).wd)
 
     # ---- a step ------------------------------------------------------------------------------------------------------
 
@@ -158,7 +168,7 @@ class ScoreTraining(Training):
 
     def _weighed(self, penalty: Penalty) -> Tensor:
         config = self._config
-        return config.lmbda * penalty(self.flat.scores, self._flat_weights(), config.alpha, config.alpha_prime)
+        return self.lmbda * penalty(self.flat.scores, self._flat_weights(), config.alpha, config.alpha_prime)
 
     def _flat_weights(self) -> Tensor:
         """Weights and biases in the order of the flat scores, (N + N_bias,)."""
