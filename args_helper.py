@@ -455,8 +455,8 @@ CONTRADICTIONS = (
                   "lmbda auto is for hc_iter: give {c.algo} a number"),
     Contradiction(("weights", "arch"), lambda c: c.weights and not c.arch.startswith(TORCHVISION),
                   f"weights are torchvision's, for networks such as {TORCHVISION}resnet18"),
-    Contradiction(("weights", "pretrained"), lambda c: c.weights and c.pretrained,
-                  "weights and pretrained both say where to start from: give one of them"),
+    Contradiction(("weights", "pretrained", "ticket"), lambda c: sum(map(bool, (c.weights, c.pretrained, c.ticket))) > 1,
+                  "weights, pretrained and ticket each say where to start from: give one of them"),
     Contradiction(("chg_mask", "chg_weight"), lambda c: (c.chg_mask or c.chg_weight) and not (c.shuffle or c.reinit),
                   "chg_mask and chg_weight say what shuffle or reinit is of: give one of these"),
     Contradiction(("only_sanity",), lambda c: c.only_sanity and not (c.sanity_folder or c.ticket),
@@ -523,8 +523,7 @@ def config_of(options: Mapping[str, Any], source: str | None = None, path: str |
 
 def _resumed(flags: dict[str, Given], problems: list[str]) -> Config:
     folder = Path(str(flags["resume"].value))
-    stored = folder / "config.yml"
-    if not stored.is_file():
+    if not (stored := folder / "config.yml").is_file():
         raise UserError(f"--resume {folder}: there is no config.yml in it, so it is not the folder of a run")
     begun = read_yaml(DECLARED, stored, problems)
     source = flags.pop("config", None)
@@ -598,6 +597,8 @@ def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
     facts = facts_of(algo)
     if algo != config.algo:
         implied["algo"] = algo
+        if config.ticket and "algo" in given:
+            warnings.warn(f"{given['algo'].where}: not used, as ticket {config.ticket} is trained", stacklevel=3)
     by_rate = "prune_rate" in facts.density_options and facts.learns_mask
     if by_rate and "prune_rate" in given and "target_sparsity" not in given:
         implied["override_prune_rate"] = True

@@ -486,6 +486,12 @@ def test_a_file_of_the_published_codes_kinds_parses_unchanged(kind, tmp_path):
     assert {str(one.message).partition(" ")[0] for one in caught} == retired
 
 
+def test_an_algorithm_beside_a_ticket_is_told_to_be_unused(tmp_path):
+    (tmp_path / "x").write_text("")
+    with pytest.warns(UserWarning, match="--algo: not used, as ticket .*x is trained"), pytest.raises(UserError):
+        parse_args(["--algo", "snip", "--ticket", str(tmp_path / "x"), "--epochs", "-1"])
+
+
 @pytest.mark.parametrize("init", ["signed_constant", "unsigned_constant", "kaiming_normal"])
 def test_a_prune_rate_that_is_not_used_leaves_the_fan_as_it_is_with_one_warning(init, tmp_path):
     beside, path = f"init: {init}\nprune_rate: -1\n", tmp_path / "given.yml"
@@ -571,8 +577,9 @@ CONTRADICTIONS = [
     ("--no_cuda --device cuda", "no_cuda is to use the CPU, and device cuda is not the CPU", "--no_cuda --device cpu"),
     ("--weights DEFAULT", "weights are torchvision's, for networks such as torchvision/resnet18",
      "--weights DEFAULT --arch torchvision/resnet18"),
-    ("--weights DEFAULT --arch torchvision/vgg11 --pretrained x", "weights and pretrained both say where to start from",
+    ("--weights DEFAULT --arch torchvision/vgg11 --pretrained x", "weights, pretrained and ticket each say where to start",
      "--arch torchvision/vgg11 --pretrained x"),
+    ("--evaluate --pretrained x --ticket y", "weights, pretrained and ticket each say where to start", "--evaluate --ticket y"),
     *((f"--arch torchvision/vgg11 --{option}",
        f"torchvision/vgg11 comes as it is: {option.split()[0]} is for the tool's own networks", f"--{option}")
       for option in ("width 2", "bias true", "bn_type AffineBatchNorm", "hidden_size 9")),

@@ -15,6 +15,7 @@ from args_helper import parse_args
 from data.load import load_data
 from models.build import build_model
 from trainers.benchmark.__main__ import SETTING, compare_figures
+from trainers.benchmark.__main__ import main as benchmark
 from trainers.results.run_folder import resolved
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
@@ -53,6 +54,26 @@ def test_the_benchmark_runs_by_one_command_and_writes_what_it_prints(tmp_path):
                 part["ratio_low"] <= part["ratio"] <= part["ratio_high"] and part["low"] <= part["ms"] <= part["high"]
             )
     assert {"matmul_gflops", "copy_gb_s", "peak_memory_mb", "device"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--repeats 0", "0 is below 1"),
+        ("--images -1", "-1 is below 0"),
+        ("--lmbda auto", "the plain loop has a fixed λ"),
+        ("--bias", "--bias: the plain loop has only False"),
+        ("--algo snip", "--algo: the plain loop has only hc_iter"),
+        ("--arch FC", "--arch FC: the plain loop masks convolutions only"),
+        ("--only steps", "there is no part 'steps'"),
+    ],
+)
+def test_what_the_benchmark_cannot_measure_is_refused(words, says, capsys):
+    try:
+        code = benchmark([*TINY, "--images", "300", "--repeats", "1", *words.split()])
+    except SystemExit as stopped:  # argparse's
+        code = stopped.code
+    assert code == 2 and says in capsys.readouterr().err
 
 
 @pytest.mark.slow

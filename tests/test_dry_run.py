@@ -24,13 +24,14 @@ def prunings(words: str, weights: int, unpruned: int) -> list[str]:
 
 
 def test_a_plan_tells_layers_prunings_time_and_memory_and_leaves_nothing(call, places, tmp_path):
-    outcome = call(*SMALL, *places, "--dry_run")
+    outcome = call(*SMALL, *places, "--dry_run", "--with_dense")
     assert outcome.code == 0, outcome.err
     assert f"run folder   {tmp_path}/results/trial_1 (not there yet)" in outcome.out
     for line in (
         r"images +1,294 train, 143 val, 360 test, 1×8×8, 10 classes\n", r"conv1\.weight +4×1×3×3 +36\n",
         r"weights +16,900 +of which 3,380 are to remain \(20%\)\n", r"checks +6 epochs of 6 steps",
         r"search +4 epochs of 6 steps at [\d.]+ ms and [\d.]+ s of evaluation", r"memory +[\d,]+ MiB",
+        r"with_dense +also trains the dense network, unless its results are there: not counted",
     ):  # fmt: skip
         assert re.search(line, outcome.out), line
     assert re.findall(r"after epoch (\d)", outcome.out) == ["1", "2", "3"]

@@ -35,6 +35,9 @@ class Reply(BaseHTTPRequestHandler):
         self.server.begun.append(asked)
         start = int(asked.removeprefix("bytes=").partition("-")[0]) if asked and self.server.resumes else 0
         content, size = self.server.content[start:], len(self.server.content)
+        if start >= size:
+            self.send_error(416)
+            return
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(content)))
         if start:
@@ -121,6 +124,18 @@ def test_a_server_that_cannot_go_on_is_asked_for_all_of_it(server, tool, tmp_pat
     (folder / f"{NAME}.zip.part").write_bytes(server.content[:1000])
     arranges(folder, server.url, path)
     assert server.begun[0] == "bytes=1000-"
+
+
+@pytest.mark.parametrize("tool", INSTALLED)
+def test_a_whole_file_that_is_damaged_does_not_stop_every_later_call(server, tool, tmp_path):
+    path, folder = only(tool, tmp_path / "bin"), tmp_path / "sets"
+    folder.mkdir()
+    (folder / f"{NAME}.zip.part").write_bytes(b"?" * len(server.content))
+    first = call(folder, server.url, path)
+    assert first.returncode == 0 or "it was removed" in first.stderr  # wget takes it for the whole, and it is refused
+    if first.returncode:
+        arranges(folder, server.url, path)
+    assert (folder / NAME / "train").is_dir()
 
 
 def test_a_download_that_had_ended_is_not_made_again(original, tmp_path):

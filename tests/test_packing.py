@@ -260,6 +260,14 @@ def test_a_folder_without_images_is_refused(call, tmp_path, kind, expected):
     assert outcome.code == 2 and expected in outcome.err
 
 
+@pytest.mark.parametrize("inner", ["", "tiny-imagenet-200"])
+def test_a_set_whose_classes_are_not_its_folders_is_refused(call, tmp_path, inner):
+    put_tiny_imagenet(tmp_path, original=True)
+    done = call("--pack", tmp_path / ("tiny-imagenet-200" if not inner else ""), "--pack_to", tmp_path / "packed")
+    assert done.code == 2 and "val_annotations.txt names the classes of images" in done.err
+    assert not (tmp_path / "packed").exists()
+
+
 def test_links_to_folders_are_followed_but_not_round_and_round(tmp_path):
     put(tmp_path / "elsewhere" / "0.png", drawn(1))
     (tmp_path / "in").mkdir()

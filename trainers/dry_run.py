@@ -206,6 +206,8 @@ def _costs(config: Config, data: Splits, timing: Timing) -> Iterator[str]:
             f"{part:<12} {epochs:,} epochs of {steps:,} steps at {1000 * step:.1f} ms and "
             f"{timing.evaluation:.2f} s of evaluation: {_clock(seconds)}"
         )
+    if config.with_dense:
+        yield "with_dense   also trains the dense network, unless its results are there: not counted here"
     trials = f" a trial, {_clock(whole * config.num_trial)} for {config.num_trial}" if config.num_trial > 1 else ""
     yield f"all of it    about {_clock(whole)}{trials}, by {TIMED_STEPS} timed steps of each kind"
 

@@ -12,7 +12,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 
 import torch
@@ -30,6 +30,8 @@ from utils.run.lock import locked
 
 PER_SHARD = 1_000
 _SAMPLED = 100
+_ANNOTATIONS = "val/val_annotations.txt"
+"""Where the authors' archive of Tiny ImageNet has the classes of its validation images."""
 # The folder may hold files of others, which stay.
 _OWN_SHARD = re.compile(r"images_\d{5,}\.safetensors")
 _OWN_SCRATCH = re.compile(r"\.(images_\d{5,}|index)\.safetensors\..*\.part")
@@ -40,12 +42,18 @@ def pack_folder(config: Config) -> None:
 
     Raises:
         UserError: there are no images, an image cannot be read (all of them are named) and `skip_broken` is off, the
-            disk has too little room, or another process is packing into the same folder.
+            classes of some are not their folders, the disk has too little room, or another process is packing into the
+            same folder.
     """
     source = Path(os.path.abspath(config.pack))
     target = Path(config.pack_to or f"{source}_packed_{config.image_size or 'native'}")
     if target.resolve() == source.resolve():
         raise UserError(f"pack_to {target} is the folder to pack itself: name another")
+    if annotated := next(chain(source.glob(_ANNOTATIONS), source.glob(f"*/{_ANNOTATIONS}")), None):
+        raise UserError(
+            f"--pack {source}: {annotated} names the classes of images, and a pack has none but their folders; "
+            "./load_tiny_imagenet.sh arranges the set by class"
+        )
     files = image_files(source, without=target)
     of_train = any(name.startswith("train/") for name in files)
     how = Storage(config.image_size, config.pack_raw, "train/" if of_train else "")

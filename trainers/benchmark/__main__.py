@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,6 +40,8 @@ SETTING = (
     "--regularization L2 --lmbda 1e-4 --prune_type BottomK --init signed_constant --target_sparsity 1.44 "
     "--override_prune_rate --prune_rate 0.2"
 ).split()
+OF_THE_PLAIN_LOOP = {"algo": "hc_iter", "regularization": "L2", "hc_quantized": True, "prune_type": "BottomK",
+                     "bias": False}  # fmt: skip
 LONG = ("evaluation pass", "evaluation of an epoch", "search epoch")
 """Parts that are timed a quarter as often."""
 WARM_UP_ON_GPU = 3
@@ -190,13 +193,14 @@ def _spread(values: dict[str, float], name: str, digits: int) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, and return the exit code."""
     own = argparse.ArgumentParser(add_help=False)
-    own.add_argument("--repeats", type=int, default=20)
-    own.add_argument("--images", type=int, default=0)
+    own.add_argument("--repeats", type=partial(_at_least, 1), default=20)
+    own.add_argument("--images", type=partial(_at_least, 0), default=0)
     own.add_argument("--only")
     own.add_argument("--json", type=Path)
     mine, rest = own.parse_known_args(argv)
     try:
         config = resolved(parse_args([*SETTING, *rest]))
+        _refuse_what_the_plain_loop_lacks(config)
         data = _shortened(load_data(config), mine.images, config.batch_size)
         reset_peak_memory(data.train.device)
         figures = compare_figures(config, data)
@@ -216,6 +220,21 @@ def main(argv: list[str] | None = None) -> int:
         print("error: the two sides do not compute the same", file=sys.stderr)
         return 1
     return 0
+
+
+def _at_least(least: int, given: str) -> int:
+    if (number := int(given)) < least:
+        raise argparse.ArgumentTypeError(f"{number} is below {least}")
+    return number
+
+
+def _refuse_what_the_plain_loop_lacks(config: Config) -> None:
+    """Raises: UserError: an option asks for a search that the plain loop does not have."""
+    for name, value in OF_THE_PLAIN_LOOP.items():
+        if getattr(config, name) != value:
+            raise UserError(f"--{name}: the plain loop has only {value}; leave the option out")
+    if config.lmbda == "auto":
+        raise UserError("--lmbda: the plain loop has a fixed λ; give a number")
 
 
 def _precisions(config: Config) -> list[str]:

@@ -11,7 +11,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from args_helper import Config
 from data.load import Splits
@@ -27,6 +27,7 @@ from trainers.tickets.ticket import Ticket
 from trainers.training.compile import allow_tf32, prepared
 from trainers.training.loop import evaluate, most_parts, train_step
 from trainers.training.weights import WeightTraining
+from utils.errors import UserError
 from utils.masks import Masks, random_masks
 from utils.memory import keep_freed_memory
 
@@ -129,6 +130,10 @@ class PlainSide:
     def __init__(self, start: Start, config: Config, data: Splits) -> None:
         self.data, self.config = data, config
         scores = {name: layer.scores.detach() for name, layer in masked_layers(start.masked).items()}
+        if linear := next(
+            (name for name in scores if not isinstance(start.dense.get_submodule(name), nn.Conv2d)), None
+        ):
+            raise UserError(f"--arch {config.arch}: the plain loop masks convolutions only, and {linear} is none")
         self._net = deepcopy(start.dense)
         self._layers = plain_loop.plainly_masked(self._net, scores)
         learned = [layer.scores for layer in self._layers]

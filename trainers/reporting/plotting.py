@@ -218,7 +218,8 @@ def _curve(axes: Axes, one: Experiment, metric: str, look: Mapping[str, Any]) ->
     if ended:
         spreads = [Spread.of(together) for together in zip_longest(*(course for _, course in ended))]
         epochs = range(1, len(spreads) + 1)
-        axes.plot(epochs, [one.mean for one in spreads], label=percent(one.density), linewidth=1.2, **look)
+        alone = {"marker": "o"} if len(spreads) == 1 else {}  # a line of one point does not show
+        axes.plot(epochs, [one.mean for one in spreads], label=percent(one.density), linewidth=1.2, **look, **alone)
         searched = sum(epoch.phase.startswith("search") for epoch in ended[0][0].epochs)
         if 0 < searched < len(spreads):
             axes.plot(searched + 0.5, fmean((spreads[searched - 1].mean, spreads[searched].mean)), "|", ms=13,
