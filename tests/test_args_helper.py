@@ -577,9 +577,8 @@ CONTRADICTIONS = [
     ("--no_cuda --device cuda", "no_cuda is to use the CPU, and device cuda is not the CPU", "--no_cuda --device cpu"),
     ("--weights DEFAULT", "weights are torchvision's, for networks such as torchvision/resnet18",
      "--weights DEFAULT --arch torchvision/resnet18"),
-    ("--weights DEFAULT --arch torchvision/vgg11 --pretrained x", "weights, pretrained and ticket each say where to start",
+    ("--weights DEFAULT --arch torchvision/vgg11 --pretrained x", "weights and pretrained both say where to start from",
      "--arch torchvision/vgg11 --pretrained x"),
-    ("--evaluate --pretrained x --ticket y", "weights, pretrained and ticket each say where to start", "--evaluate --ticket y"),
     *((f"--arch torchvision/vgg11 --{option}",
        f"torchvision/vgg11 comes as it is: {option.split()[0]} is for the tool's own networks", f"--{option}")
       for option in ("width 2", "bias true", "bn_type AffineBatchNorm", "hidden_size 9")),
