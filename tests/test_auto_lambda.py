@@ -24,6 +24,7 @@ from trainers.algorithms.gem_miner import GemMiner
 from trainers.tickets.file import TICKET, read_ticket
 from trainers.tickets.ticket import Ticket
 from trainers.training.batchnorm import with_own_statistics
+from trainers.training.position import restore
 from utils.errors import UserError
 from utils.rng import derive_rng
 from utils.run.stopping import Stopping
@@ -53,7 +54,7 @@ def _search(*words: str) -> GemMiner:
     ],
 )
 def test_lambda_follows_from_the_learning_rates_of_the_first_quarter(words: str, expected: float) -> None:
-    assert AutoLambda(parse_args([*AUTO, *words.split()]), STEPS).value == pytest.approx(expected)
+    assert AutoLambda(parse_args([*AUTO, *words.split()]), STEPS).first == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -76,25 +77,39 @@ def test_lambda_grows_where_more_is_on_than_expected_and_falls_again_to_where_it
     density: float, factor: float
 ) -> None:
     auto = AutoLambda(parse_args([*AUTO, "--target_sparsity", "5"]), STEPS)
-    first = auto.value
-    auto.steer(6, density)
-    assert auto.value == pytest.approx(first * factor)
-    auto.steer(6, 0.05 / (density / 0.05))  # as much less than expected as it was more
-    assert auto.value == pytest.approx(first * factor * max(0.1, 0.05 / density) ** 0.15)
-    auto.steer(6, 0.0)
-    assert auto.value == first
+    grown = auto.steered(auto.first, 6, density)
+    assert grown == pytest.approx(auto.first * factor)
+    fallen = auto.steered(grown, 6, 0.05 / (density / 0.05))  # as much less than expected as it was more
+    assert fallen == pytest.approx(grown * max(0.1, 0.05 / density) ** 0.15)
+    assert auto.steered(fallen, 6, 0.0) == auto.first
 
 
 @pytest.mark.parametrize(("words", "critical"), [("", (1 - 0.9**0.5) ** 2 / 0.2), ("--optimizer adam", 1 / 0.2)])
 def test_lambda_is_not_raised_to_where_momentum_carries_scores_past_0(words: str, critical: float) -> None:
     auto = AutoLambda(parse_args([*AUTO, "--target_sparsity", "5", *words.split()]), STEPS)
+    lmbda = auto.first
     for epoch in range(2, 40):
-        auto.steer(epoch, 1.0)
-    assert auto.value == pytest.approx(critical)
+        lmbda = auto.steered(lmbda, epoch, 1.0)
+    assert lmbda == pytest.approx(critical)
 
 
-@pytest.mark.parametrize("target", [5.0, 1.44, 0.59])
-@pytest.mark.parametrize("epochs", [40, 150])
+def test_lambda_is_part_of_the_checkpoint_and_earlier_checkpoints_begin_with_the_first() -> None:
+    search = _search()
+    search.set_lambda(7 * search.lmbda)
+    stored = search.state()
+    resumed, older = _search(), _search()
+    restore(resumed, stored, "here")
+    assert resumed.lmbda == search.lmbda and resumed.optimizer.param_groups[0]["weight_decay"] == 2 * search.lmbda
+    del stored["lmbda"]
+    restore(older, stored, "here")
+    assert older.lmbda == older._auto.first and older.optimizer.param_groups[0]["weight_decay"] == 2 * older.lmbda
+    del stored["tied"]  # every version stores it
+    with pytest.raises(UserError, match="tied"):
+        restore(_search(), stored, "here")
+
+
+@pytest.mark.parametrize("target", [5.0, 1.44, 0.59, 0.3])
+@pytest.mark.parametrize("epochs", [40, 150, 300])
 def test_under_constant_gradients_the_search_comes_to_its_target_and_stays(epochs: int, target: float) -> None:
     steps = 20
     config = parse_args([*AUTO, "--epochs", str(epochs), "--lr_policy", "cosine_lr", "--target_sparsity", str(target),
@@ -119,7 +134,7 @@ def test_under_constant_gradients_the_search_comes_to_its_target_and_stays(epoch
         search.after_epoch(epoch, lambda _: draw)
     assert all(target - 0.01 <= share < 1.3 * target for share in on[epochs // 2 :]), on
     assert on[-1] == pytest.approx(target, abs=0.01)
-    assert search.lmbda == search._auto.value == search.optimizer.param_groups[0]["weight_decay"] / 2
+    assert search.lmbda == search.optimizer.param_groups[0]["weight_decay"] / 2
 
 
 # ---- the threshold -------------------------------------------------------------------------------------------------

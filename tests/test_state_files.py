@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import warnings
 from copy import deepcopy
 from pathlib import Path
@@ -225,7 +226,7 @@ def test_a_file_without_a_state_is_refused(content, tmp_path):
 
 @pytest.mark.parametrize("name", ["nowhere.pt", "nowhere.safetensors", "."])
 def test_a_file_that_is_not_there_is_said_to_be_missing(name, tmp_path):
-    with pytest.raises(UserError, match=r"there is no file "):
+    with pytest.raises(UserError, match=re.escape(f"there is no file {tmp_path / name}")):
         read_state(tmp_path / name)
 
 

@@ -23,6 +23,7 @@ from args_helper import Config
 from data.packs.checking import image_files, progress, thread_pool, told_of
 from data.packs.pack import FORMAT, INDEX, SHARD, About
 from data.packs.shards import Storage, likely_bytes, pack_shard
+from data.sets.tiny_imagenet import ANNOTATIONS
 from data.statistics import statistics_of
 from utils.errors import UserError, printable
 from utils.files import make_folder, write_atomic
@@ -30,8 +31,6 @@ from utils.run.lock import locked
 
 PER_SHARD = 1_000
 _SAMPLED = 100
-_ANNOTATIONS = "val/val_annotations.txt"
-"""Where the authors' archive of Tiny ImageNet has the classes of its validation images."""
 # The folder may hold files of others, which stay.
 _OWN_SHARD = re.compile(r"images_\d{5,}\.safetensors")
 _OWN_SCRATCH = re.compile(r"\.(images_\d{5,}|index)\.safetensors\..*\.part")
@@ -49,7 +48,7 @@ def pack_folder(config: Config) -> None:
     target = Path(config.pack_to or f"{source}_packed_{config.image_size or 'native'}")
     if target.resolve() == source.resolve():
         raise UserError(f"pack_to {target} is the folder to pack itself: name another")
-    if annotated := next(chain(source.glob(_ANNOTATIONS), source.glob(f"*/{_ANNOTATIONS}")), None):
+    if annotated := next(chain(source.glob(f"val/{ANNOTATIONS}"), source.glob(f"*/val/{ANNOTATIONS}")), None):
         raise UserError(
             f"--pack {source}: {annotated} names the classes of images, and a pack has none but their folders; "
             "./load_tiny_imagenet.sh arranges the set by class"

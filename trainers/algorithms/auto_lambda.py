@@ -21,13 +21,13 @@ from trainers.tickets.recipe import Recipe
 ARRIVAL = 0.25
 """Fraction of the epochs after which the density should be the target."""
 GAIN = 0.15
-"""Power of the ratio of the densities. In a model of scores under constant gradients, which reproduces the densities of
-searches on CIFAR-10, 0.1 to 0.2 reach 0.3 to 5% in 20 to 300 epochs; a larger one overshoots."""
+"""Power of the ratio of the densities, chosen in the model of scores under constant gradients that
+`tests/test_auto_lambda.py` has: with a smaller one a short search comes late, with 0.3 λ swings in a long one."""
 LARGEST_RATIO = 10.0
 
 
 class AutoLambda:
-    """The λ of a search, and how it changes between epochs.
+    """The law by which the λ of a search begins, and changes between epochs; `GemMiner` holds λ itself.
 
     With Adam, whose decay is then decoupled from its moments (AdamW), m is 0.
 
@@ -36,15 +36,15 @@ class AutoLambda:
         steps: of an epoch.
 
     Attributes:
-        value: λ; at first ln 2 · (1 − m) / (2 Ση), over the steps of the first quarter.
+        first: λ before the first epoch, ln 2 · (1 − m) / (2 Ση) over the steps of the first quarter.
     """
 
     def __init__(self, config: Config, steps: int) -> None:
-        self._rate, self._first, self._target = Recipe.of_search(config).rate, config.start_epoch, config.density
-        quarter = max(1, round(ARRIVAL * (config.epochs - self._first)))
-        self._rates = [self._rate(self._first + epoch) for epoch in range(quarter)]
+        self._rate, self._start, self._target = Recipe.of_search(config).rate, config.start_epoch, config.density
+        quarter = max(1, round(ARRIVAL * (config.epochs - self._start)))
+        self._rates = [self._rate(self._start + epoch) for epoch in range(quarter)]
         self._momentum = config.momentum if config.optimizer == "sgd" else 0.0
-        self.value = self._least = math.log(2.0) * (1.0 - self._momentum) / (2.0 * steps * sum(self._rates))
+        self.first = math.log(2.0) * (1.0 - self._momentum) / (2.0 * steps * sum(self._rates))
 
     def expected_density(self, epoch: int) -> float:
         """Return the density above 0.5, at the end of an epoch, of scores that began uniform and that nothing holds.
@@ -52,20 +52,21 @@ class AutoLambda:
         It falls from 1/2 to the target d: max(d, 1 − 2^(x − 1)), x being the part of the first quarter's Ση that has
         passed, at most 1.
         """
-        passed = sum(self._rates[: epoch - self._first + 1]) / sum(self._rates)
+        passed = sum(self._rates[: epoch - self._start + 1]) / sum(self._rates)
         return max(self._target, 1.0 - 2.0 ** (passed - 1.0))
 
-    def steer(self, epoch: int, density: float) -> None:
-        """Multiply λ by (density / expected)^`GAIN`, within its first value and (1 − √m)² / 2η.
+    def steered(self, lmbda: float, epoch: int, density: float) -> float:
+        """Return λ · (density / expected)^`GAIN`, within `first` and (1 − √m)² / 2η.
 
-        Below the first value the ranks of scores would go stale: nothing would pull at those that no gradient holds any
-        more. Above the other, momentum would carry scores past 0, and clamped at 0 they no longer rank.
+        Below `first` the ranks of scores would go stale: nothing would pull at those that no gradient holds any more.
+        Above the other, momentum would carry scores past 0, and clamped at 0 they no longer rank.
 
         Args:
+            lmbda: λ in the epoch.
             epoch: that has just ended.
             density: the fraction of all weights that are unpruned with scores above 0.5.
         """
         ratio = density / self.expected_density(epoch)
-        steered = self.value * min(max(ratio, 1.0 / LARGEST_RATIO), LARGEST_RATIO) ** GAIN
+        lmbda *= min(max(ratio, 1.0 / LARGEST_RATIO), LARGEST_RATIO) ** GAIN
         critical = (1.0 - math.sqrt(self._momentum)) ** 2 / (2.0 * self._rate(epoch))
-        self.value = max(min(steered, critical), self._least)
+        return max(min(lmbda, critical), self.first)

@@ -74,6 +74,8 @@ class GemMiner(ScoreTraining):
         weights: number of prunable weights, N, without biases.
     """
 
+    younger_state = ("lmbda",)
+
     def __init__(self, network: nn.Module, config: Config, auto: AutoLambda | None = None) -> None:
         self._auto = auto
         self._holds_target = self.decoupled_decay = auto is not None
@@ -81,7 +83,7 @@ class GemMiner(ScoreTraining):
         self._snapshot: Tensor | None = None
         self._tied = 0
         self._thin: set[str] = set()
-        super().__init__(network, self._rule(network, config), config, auto.value if auto else None)
+        super().__init__(network, self._rule(network, config), config, auto.first if auto else None)
         self._target = kept_count(config.density, self.flat.segments[0].stop)
         self.weights = self.flat.segments[0].stop
         self._prunings = prunings_ahead(config) if config.algo == "hc_iter" else range(0)
@@ -163,8 +165,7 @@ class GemMiner(ScoreTraining):
         if self._auto:
             weights = self.flat.segments[0]
             above = self.flat.flags[weights] & (self.flat.scores[weights] > self._config.quantize_threshold)
-            self._auto.steer(epoch, float(above.float().mean()))
-            self.set_lambda(self._auto.value)
+            self.set_lambda(self._auto.steered(self.lmbda, epoch, float(above.float().mean())))
         self.pruned_now = epoch in self._prunings
         if self.pruned_now:
             self._prune(last=epoch == self._prunings[-1], generator=draw("prune"))
@@ -264,7 +265,6 @@ class GemMiner(ScoreTraining):
             raise ValueError("the snapshot is of other scores")
         self._flags_changed()
         if self._auto:
-            self._auto.value = state["lmbda"]
-            self.set_lambda(self._auto.value)
+            self.set_lambda(state.get("lmbda", self.lmbda))
         if state["threshold"] is not None:
             self.rule.threshold.fill_(state["threshold"])

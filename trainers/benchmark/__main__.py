@@ -40,8 +40,8 @@ SETTING = (
     "--regularization L2 --lmbda 1e-4 --prune_type BottomK --init signed_constant --target_sparsity 1.44 "
     "--override_prune_rate --prune_rate 0.2"
 ).split()
-OF_THE_PLAIN_LOOP = {"algo": "hc_iter", "regularization": "L2", "hc_quantized": True, "prune_type": "BottomK",
-                     "bias": False}  # fmt: skip
+OF_THE_PLAIN_LOOP = ("algo", "regularization", "hc_quantized", "prune_type", "bias")
+"""Options that the plain loop has one value of: that of SETTING."""
 LONG = ("evaluation pass", "evaluation of an epoch", "search epoch")
 """Parts that are timed a quarter as often."""
 WARM_UP_ON_GPU = 3
@@ -230,9 +230,10 @@ def _at_least(least: int, given: str) -> int:
 
 def _refuse_what_the_plain_loop_lacks(config: Config) -> None:
     """Raises: UserError: an option asks for a search that the plain loop does not have."""
-    for name, value in OF_THE_PLAIN_LOOP.items():
-        if getattr(config, name) != value:
-            raise UserError(f"--{name}: the plain loop has only {value}; leave the option out")
+    plain = parse_args(SETTING)
+    for name in OF_THE_PLAIN_LOOP:
+        if getattr(config, name) != getattr(plain, name):
+            raise UserError(f"--{name}: the plain loop has only {getattr(plain, name)}; leave the option out")
     if config.lmbda == "auto":
         raise UserError("--lmbda: the plain loop has a fixed λ; give a number")
 

@@ -130,10 +130,9 @@ class PlainSide:
     def __init__(self, start: Start, config: Config, data: Splits) -> None:
         self.data, self.config = data, config
         scores = {name: layer.scores.detach() for name, layer in masked_layers(start.masked).items()}
-        if linear := next(
-            (name for name in scores if not isinstance(start.dense.get_submodule(name), nn.Conv2d)), None
-        ):
-            raise UserError(f"--arch {config.arch}: the plain loop masks convolutions only, and {linear} is none")
+        others = [name for name in scores if not isinstance(start.dense.get_submodule(name), nn.Conv2d)]
+        if others:
+            raise UserError(f"--arch {config.arch}: the plain loop masks convolutions only, and {others[0]} is none")
         self._net = deepcopy(start.dense)
         self._layers = plain_loop.plainly_masked(self._net, scores)
         learned = [layer.scores for layer in self._layers]

@@ -137,8 +137,8 @@ def _nearest(
         if one.figure == figure
         and abs(experiment.density / one.density - 1) <= WITHIN
         and all(_same(one.config, experiment.config, name) for name in same)
-        # Of imp, this is the length of a round: short and long IMP are two methods.
-        and (one.config.algo != "imp" or _same(one.config, experiment.config, "iter_period"))
+        # With rounds, this is the length of one: short and long IMP are two methods.
+        and (one.config.algorithm.search != "rounds" or _same(one.config, experiment.config, "iter_period"))
     ]
     return min(near, key=far, default=None)
 

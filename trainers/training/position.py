@@ -99,9 +99,12 @@ def restore(training: Training, stored: dict[str, Any], where: str) -> None:
     Raises:
         UserError: it is the state of another training.
     """
+
     # Extra entries are allowed: a ticket's training also restores a round of imp, which stores more.
-    own = training.state().items()
-    wrong = next((name for name, value in own if name not in stored or not _is_alike(stored[name], value)), None)
+    def fits(name: str, own: Any) -> bool:
+        return _is_alike(stored[name], own) if name in stored else name in training.younger_state
+
+    wrong = next((name for name, own in training.state().items() if not fits(name, own)), None)
     if wrong is not None:
         raise UserError(f"{where} does not fit the run: {abbreviate(wrong)} is that of something else")
     try:

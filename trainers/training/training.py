@@ -51,6 +51,7 @@ class Training:
 
     Attributes:
         over: set at the end of an epoch to end the stage early.
+        younger_state: names in `state` that checkpoints of earlier versions may lack.
         accumulate: number of parts in which a batch goes through the network; its gradient is their mean.
         has_teacher: whether every image also goes forward through a second, dense network.
         full_batch: number of images that go through the network at once in a full batch.
@@ -58,6 +59,7 @@ class Training:
     """
 
     over = False
+    younger_state: tuple[str, ...] = ()
     has_teacher = False
     accumulate = 1
     full_batch: int | None = None
