@@ -21,8 +21,7 @@ def keep_freed_memory(kept: bool = True) -> None:
     """Make glibc keep freed memory for the next tensors, or, if not `kept`, return it to the system as it usually does.
 
     A step frees its activations, and the next one allocates as much again. To return that memory and take it back page
-    by page can cost a tenth of a step on a CPU, and a third of an evaluation (`trainers/benchmark/README.md`). Other C
-    libraries stay as they are.
+    by page takes time; `trainers.benchmark.loading` measures how much. Other C libraries stay as they are.
     """
     if set_option := _of_the_c_library("mallopt"):
         if not kept or not set_option(MMAP_THRESHOLD, 2**31 - 1):  # which an old glibc refuses
