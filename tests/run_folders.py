@@ -35,7 +35,7 @@ def make_run(folder: Path, after: float | None = 90.0, *, rows: int = 2, **optio
     (folder / config.results_filename).write_text("\n".join([COLUMNS, *table, ""]))
     if after is not None:
         summary = {
-            "config_hash": config.config_hash, "trial": config.trial_num, "classes": 10, "device": "cpu (1 threads)",
+            "config_hash": config.config_hash, "trial": config.trial_num, "classes": 10, "device": "cpu (1 thread)",
             "weights_total": 100, "weights_remaining_percent": config.target_sparsity, "layers": LAYERS,
             "effective_weights_remaining_percent": config.target_sparsity / 2, "test_acc_before_finetune": 30.0,
             "test_acc_after_finetune": after, "checks": {}, "dense": None,

@@ -53,7 +53,7 @@ def test_summary_agrees_with_the_ticket_the_tables_and_the_stored_config(finishe
         "weights_total": whole, "gem_weights_remaining": remaining(ticket.gem), "config_hash": config.config_hash,
         "test_acc_after_finetune": float(last["test_acc"]), "val_acc_after_finetune": float(last["val_acc"]),
         "algo": "hc_iter", "arch": "resnet20", "dataset": "Digits", "trial": 1, "seed": 42, "target_sparsity": 20.0,
-        "device": "cpu (1 threads)",
+        "device": "cpu (1 thread)",
     }  # fmt: skip
     assert {name: summary[name] for name in expected} == expected
     assert summary["seconds"] > 0

@@ -107,13 +107,26 @@ def test_a_run_goes_on_with_other_options_when_asked_to(begun, call):
 
 
 def test_where_a_run_went_on_is_written_down(begun, call, monkeypatch):
-    first = json.loads((begun / "environment.json").read_text())
+    place = begun / "environment.json"
+    first = json.loads(place.read_text())
     assert call("--resume", begun, "--skip_sanity_checks").code == 0
-    assert "resumed_in" not in json.loads((begun / "environment.json").read_text())
-    monkeypatch.setattr("trainers.results.run_folder.describe_environment", lambda device: {**first, "python": "4.0"})
+    assert "resumed_in" not in json.loads(place.read_text())
+    assert json.loads((begun / "summary.json").read_text())["device"] == first["device"]
+    elsewhere = {"python": "4.0", "device": "NVIDIA H200"}
+    monkeypatch.setattr("trainers.results.run_folder.describe_environment", lambda device: {**first, **elsewhere})
     (begun / "summary.json").unlink()
     assert call("--resume", begun).code == 0
-    assert json.loads((begun / "environment.json").read_text()) == {**first, "resumed_in": [{"python": "4.0"}]}
+    assert json.loads(place.read_text()) == {**first, "resumed_in": [elsewhere]}
+    assert json.loads((begun / "summary.json").read_text())["device"] == f"{first['device']}, NVIDIA H200"
+
+
+@pytest.mark.parametrize("damaged", ["", "[]", "{}", '{"resumed_in": 5}', '{"resumed_in": [5]}'])
+def test_a_damaged_environment_is_written_anew(begun, call, damaged):
+    place = begun / "environment.json"
+    first = place.read_text()
+    place.write_text(damaged)
+    assert call("--resume", begun, "--skip_sanity_checks").code == 0
+    assert place.read_text() == first
 
 
 def test_an_operation_that_cannot_be_deterministic_is_named(call, places, monkeypatch):

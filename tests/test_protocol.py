@@ -74,6 +74,9 @@ def test_missing_checks_of_finished_runs_are_made_up_for(call, places, folder, t
     assert outcome.code == 0, outcome.err
     assert f"{whole}: no check is missing" in outcome.out
     assert _summary(later)["checks"] == _summary(whole)["checks"]
+    trained = [read_rows(path) for path in later.glob("acc_and_sparsity*.csv")]
+    seconds = sum(float(row["seconds"]) for rows in trained for row in rows)
+    assert _summary(later)["seconds"] == pytest.approx(seconds + _summary(later)["search_seconds"])
     assert (later / "acc_and_sparsity.csv").read_text() == before
     assert parse_args(["--resume", str(later)]).subfolder is None
     asked = options.replace("skip_sanity_checks: true", "skip_sanity_checks: false")

@@ -16,7 +16,7 @@ from data.load import load_data
 from models.build import build_model
 from trainers.checks.controls import CHECKS
 from trainers.pipeline import _checks, run_trials
-from trainers.results.run_folder import opened, resolved
+from trainers.results.run_folder import devices, opened, resolved
 from trainers.results.screens import last_screen
 from trainers.results.summarise import related
 from trainers.results.summary import read_summary
@@ -71,6 +71,8 @@ def _check_run(folder: Path, asked: Config) -> None:
     config = prepared(config, net, data)
     with opened(config, folder) as run:
         checks = _checks(run, net, ticket, data, config)
-        written = write_summary(folder, related({**summary, "checks": checks}, config))
+        seconds = summary["search_seconds"] + summary["finetune_seconds"] + run.seconds("check")
+        own = {"checks": checks, "seconds": seconds, "device": devices(folder)}
+        written = write_summary(folder, related({**summary, **own}, config))
         write_trials(folder, config.config_hash)
         print(last_screen(written, folder, run.log_folder))

@@ -46,7 +46,8 @@ def device_name(device: str) -> str:
     """Describe the device, such as `cpu (2 threads)`."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    return f"{device} ({torch.get_num_threads()} threads)" if device == "cpu" else device
+    threads = torch.get_num_threads()
+    return f"{device} ({threads} thread{'s' if threads > 1 else ''})" if device == "cpu" else device
 
 
 def device_of_doubles(device: str) -> str:

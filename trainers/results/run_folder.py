@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,6 +29,7 @@ from utils.run.lock import locked
 from utils.run.run import Run
 from utils.run.stopping import Stopping, seconds_of
 
+ENVIRONMENT = "environment.json"
 ECHO = 5.0
 """Seconds of debounce: Ctrl-C reaches all processes of a terminal, and torchrun forwards it to those it started."""
 
@@ -174,16 +176,28 @@ def _create_and_lock(folder: Path, held: ExitStack) -> None:
 def _record(config: Config, folder: Path) -> None:
     """Write a run's options and its environment: the first one, and any that differs on resuming."""
     write_atomic(folder / "config.yml", config.to_yaml())
-    path, now = folder / "environment.json", describe_environment(config.torch_device)
-    try:
-        first = read_json(path)
-        later = first.pop("resumed_in", [])
-    except (UserError, AttributeError):  # missing or damaged
-        write_json(path, now)
-        return
-    if now != {**first, **(later[-1] if later else {})}:
+    now, (first, *later) = describe_environment(config.torch_device), _environments(folder) or [{}]
+    if not first:
+        write_json(folder / ENVIRONMENT, now)
+    elif now != {**first, **(later[-1] if later else {})}:
         changed = {name: value for name, value in now.items() if first.get(name) != value}
-        write_json(path, {**first, "resumed_in": [*later, changed]})
+        write_json(folder / ENVIRONMENT, {**first, "resumed_in": [*later, changed]})
+
+
+def _environments(folder: Path) -> list[dict[str, Any]]:
+    """Return where each part of a run computed: the first whole, of the others what differs; [] if it is damaged."""
+    try:
+        first = read_json(folder / ENVIRONMENT)
+        later = first.pop("resumed_in", [])
+        return [first, *map(dict, later)]
+    except (UserError, AttributeError, TypeError, ValueError):  # missing or damaged
+        return []
+
+
+def devices(folder: Path) -> str:
+    """Name all devices that a run has computed on, in order."""
+    parts = _environments(folder)
+    return ", ".join(dict.fromkeys(str(part.get("device", parts[0].get("device"))) for part in parts))
 
 
 def _refuse_links(folder: Path) -> None:

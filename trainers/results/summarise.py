@@ -12,12 +12,12 @@ from data.load import Splits
 from trainers.algorithms import facts_of
 from trainers.checks.connectivity import connectivity
 from trainers.results.references import find_dense, find_upright
+from trainers.results.run_folder import devices
 from trainers.results.summary import AVERAGED, Outcome, Summary
 from trainers.results.trials import beside_dense
 from trainers.tickets.ticket import Ticket
 from trainers.training.cost import forward_flops, summed
 from utils.distributed.collectives import world_size
-from utils.environment import device_name
 from utils.masks import kept_count, per_layer, remaining, total
 from utils.run.run import Run
 
@@ -71,7 +71,7 @@ def summarise(
         "search_seconds": searching,
         "finetune_seconds": run.seconds("finetune"),
         "cost": _cost(run, forward_flops(net, data.spec.shape), searching, scoring),
-        "device": device_name(config.torch_device),
+        "device": devices(run.folder),
         "precision": config.precision,
         "world_size": world_size(),
         "config_hash": config.config_hash,

@@ -81,7 +81,8 @@ class Outcome(_Part):
         ticket_bytes: part of the ticket's file -> its size.
         seconds, search_seconds, finetune_seconds: of the wall clock.
         cost: `search` and `finetune` -> their costs.
-        device, precision, world_size: what computed it, in which precision, in how many processes.
+        device: all that computed it, one after another if it was resumed elsewhere.
+        precision, world_size: in which precision, in how many processes.
         config_hash, task_hash: of the experiment, and of what it shares with its dense reference.
         dense: the dense network of the same trial; None if the results have none.
         inverts: the run that this one inverts, with `invert_sanity_check`.
