@@ -20,6 +20,7 @@ from torch import Tensor
 
 from args_helper import Config
 from data.decode import middle_square, surplus_over
+from data.packs.folder import warn_if_enlarged
 from data.spec import ImageSet, StoredImages
 from utils.errors import UserError
 from utils.files import write_atomic
@@ -47,6 +48,7 @@ def read_decoded(root: Path, parts: dict[str, StoredImages], size: int, config: 
     Raises:
         UserError: an image cannot be read, sizes differ, or the decoded set is larger than `LARGEST_BYTES`.
     """
+    warn_if_enlarged(parts["train"], size)
     cache = root / CACHE.format(size=size or "native")
     fingerprint = _fingerprint(root, parts)
     decoded = _read_cache(cache, fingerprint, parts, size)

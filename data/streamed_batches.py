@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.decode import middle_square, resized
 from data.normalise import Batch, Normalise
+from data.packs.folder import warn_if_enlarged
 from data.spec import DataSpec, StoredImages
 from data.split import batch_cuts, some_of_every_class
 from utils.distributed.collectives import own_part, own_share
@@ -204,7 +205,8 @@ class _Decoder(Dataset):
 
     def __init__(self, images: StoredImages, size: int) -> None:
         self._images = images
-        self._size = size
+        self._size, self._larger = size, round(size * MARGIN)
+        warn_if_enlarged(images, self._larger)
 
     def __getitem__(self, work: tuple[np.ndarray, np.ndarray | None, np.ndarray | None]) -> Tensor | UserError:
         indices, crops, flipped = work
@@ -222,7 +224,7 @@ class _Decoder(Dataset):
         return batch
 
     def _image(self, index: int, seed: int | None) -> Tensor:
-        size, larger = self._size, round(self._size * MARGIN)
+        size, larger = self._size, self._larger
         if seed is None:
             return middle_square(self._images.pixels(index, lambda *sides: min(sides) / larger), size, larger)
         pixels = self._images.pixels(index, lambda *sides: min(crop_box(*sides, seed)[2:]) / size)

@@ -114,6 +114,20 @@ def test_packed_photographs_of_ones_own_are_streamed_with_their_statistics(tmp_p
     assert images.shape[1:] == (3, 72, 72) and sorted(set(labels.tolist())) == [0, 1]
 
 
+@pytest.mark.filterwarnings("ignore:.*has .* classes, but")
+@pytest.mark.parametrize(
+    ("dataset", "side", "asked"), [("ImageNet", 24, 256), ("TinyImageNet", 48, 64), ("ImageFolder", 8, 16)]
+)
+def test_images_that_packing_made_too_small_are_told_of(tmp_path, recwarn, dataset, side, asked):
+    source = SETS[dataset](tmp_path)
+    where = ["--dataset", dataset, "--device", "cpu", *(["--image_size", "16"] if dataset == "ImageFolder" else [])]
+    load_data(parse_args([*where, "--data", str(packed(source, "--image_size", "100"))]))  # none was made smaller
+    assert not [str(one.message) for one in recwarn if "packed" in str(one.message)]
+    target = packed(source, "--image_size", str(side))
+    with pytest.warns(match=f"packed was packed with image_size {side}, and its images are enlarged to {asked}"):
+        load_data(parse_args([*where, "--data", str(target)]))
+
+
 @pytest.mark.parametrize("factor", [1, 2, 4, 8])
 def test_a_large_jpeg_is_decoded_to_no_more_than_is_needed(tmp_path, factor):
     path = put(tmp_path / "0.jpg", np.kron(drawn(1, 10, 20), np.ones((16, 16, 1), np.uint8)), quality=98)

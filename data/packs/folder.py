@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from data.packs.pack import Pack
+from data.spec import StoredImages
 
 
 @dataclass(frozen=True)
@@ -91,3 +93,20 @@ class PackedImages:
     def stamps(self, _root: Path) -> list[Any]:
         """Return the digests of the pack's files, and which images these are."""
         return [self.pack.about.digests, self.indices.tolist()]
+
+
+def warn_if_enlarged(images: StoredImages, side: int) -> None:
+    """Warn if packing has made images smaller than they are asked for; enlarged, they are blurred.
+
+    Args:
+        images: packed ones, or files, which are as they were given.
+        side: the length, in pixels, that shorter sides are resized to.
+    """
+    if isinstance(images, PackedImages):
+        packed, sizes = images.pack.about.side, images.pack.sizes
+        if 0 < packed < side and bool((sizes.amin(1) == packed).any()):  # else all were smaller before
+            warnings.warn(
+                f"{images.pack.root} was packed with image_size {packed}, and its images are enlarged to {side}, which "
+                f"blurs them: pack them anew with --image_size {side} or more",
+                stacklevel=2,
+            )
