@@ -40,3 +40,12 @@ def test_a_wrong_option_is_answered_by_the_argument_that_was_meant():
         mine(lrr=0.1)
     with pytest.raises(UserError, match=r"arch=: 'resnet_20' is not one of .*; did you mean arch='resnet20'\?"):
         mine(PROJECT / "configs/quickstart.yml", arch="resnet_20")
+
+
+@pytest.mark.parametrize(
+    "option", [{"report": "x"}, {"dry_run": True}, {"sweep": "x.yml"}, {"resume": "x"}, {"export": True}]
+)
+def test_what_only_a_command_does_is_not_ignored(monkeypatch, option):
+    monkeypatch.setattr("trainers.notebook.run_trials", lambda *_, **__: pytest.fail("a run was begun"))
+    with pytest.raises(UserError, match=f"{next(iter(option))}: for the command line only"):
+        mine(**option)

@@ -20,7 +20,12 @@ from trainers.results.curves import curves
 from trainers.tickets.file import TICKET, read_ticket
 from trainers.tickets.ticket import Ticket
 from trainers.tickets.trained import trained
+from utils.errors import UserError
 from utils.files import read_json
+from utils.options.modes import MODES
+
+OF_COMMANDS = (*MODES, "sweep", "export", "resume", "print_config")
+"""Options that ask for something other than new trials, or for what `mine` does by itself."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +79,14 @@ def mine(config: str | Path | None = None, **options: Any) -> Mined:
         The run; the last one of several trials (`num_trial`).
 
     Raises:
-        UserError: the options or the data cannot be used.
+        UserError: the options or the data cannot be used, or an option is one of `OF_COMMANDS`.
         Stopped: interrupted; everything is saved, and the same call resumes.
         Diverged: the loss or the weights are no longer finite.
     """
     asked = config_of(options, path=config)
+    if refused := [name for name in OF_COMMANDS if getattr(asked, name)]:
+        told = "mine runs trials, and goes on with those that were begun"
+        raise UserError(f"{', '.join(refused)}: for the command line only; {told}")
     folder = run_trials(asked, go_on=True)
     return Mined(folder, parse_args(["--resume", str(folder)]))
 
