@@ -13,9 +13,11 @@ from conftest import PROJECT, SMALL, Outcome, read_rows, same_bits
 
 from args_helper import parse_args
 from models.build import build_model
+from trainers import missing_checks
 from trainers.checks.controls import CHECKS
 from trainers.results.references import dense_config
 from trainers.tickets.file import read_ticket
+from utils.errors import Diverged
 from utils.files import write_csv
 
 GUIDE = (PROJECT / "trainers" / "algorithms" / "README.md").read_text(encoding="utf-8")
@@ -99,6 +101,22 @@ def test_checks_are_made_where_the_command_says_and_a_damaged_run_does_not_stop_
     assert str(folder("damaged")) in outcome.err and str(folder("whole")) not in outcome.err
     assert set(_summary(folder("whole"))["checks"]) == set(CHECKS)
     assert (logs / "whole" / "trial_1" / "check").is_dir()
+
+
+def test_checks_that_diverge_do_not_stop_those_of_other_runs(call, places, folder, tmp_path, monkeypatch):
+    for name in ("ill", "whole"):
+        assert call(*RANDOM, *places, "--name", name, "--skip_sanity_checks").code == 0
+    make = missing_checks._checks
+
+    def checks(run, *rest):
+        if run.folder == folder("ill").resolve():
+            raise Diverged("check/mask_shuffle diverged")
+        return make(run, *rest)
+
+    monkeypatch.setattr(missing_checks, "_checks", checks)
+    outcome = call("--only_sanity", "--sanity_folder", tmp_path / "results")
+    assert outcome.code == 2 and f"{folder('ill')}: check/mask_shuffle diverged" in outcome.err
+    assert set(_summary(folder("whole"))["checks"]) == set(CHECKS)
 
 
 def test_a_folder_without_finished_runs_says_so(call, tmp_path):

@@ -23,7 +23,7 @@ from trainers.results.summary import read_summary
 from trainers.results.trials import write_summary, write_trials
 from trainers.tickets.file import TICKET, read_ticket
 from trainers.training.compile import prepared
-from utils.errors import UserError
+from utils.errors import Diverged, UserError
 
 MAY_DIFFER = ("data", "log_dir", "device", "gpu", "no_cuda", "threads", "workers", "compile", "max_time")
 """Options that the command may give otherwise than the runs had them: where to compute, and from what."""
@@ -33,7 +33,8 @@ def check_runs(config: Config) -> None:
     """Run the missing sanity checks of every finished run under `sanity_folder`; without it, check `ticket`.
 
     Raises:
-        UserError: there are no finished runs, or some cannot be checked (raised when all others are).
+        UserError: there are no finished runs, or some cannot be checked, perhaps because a control network
+            diverges (raised when all others are).
         Stopped: the process was asked to stop; the current run is saved, and the same command resumes it.
     """
     if config.sanity_folder is None:
@@ -47,7 +48,7 @@ def check_runs(config: Config) -> None:
     for folder in folders:
         try:
             _check_run(folder, config)
-        except UserError as error:
+        except (UserError, Diverged) as error:
             problems.append(f"{folder}: {error}")
     if problems:
         raise UserError("\n  ".join(["not all runs could be checked; all others are:", *problems]))
