@@ -129,7 +129,7 @@ class Run:
         kind, _, check = stage.partition("/")
         return self._csv_name.with_stem(f"{self._csv_name.stem}_{check}") if kind == "check" else self._csv_name
 
-    def _writer(self, stage: str = "", first_epoch: int | None = None) -> Any:
+    def _writer(self, stage: str, first_epoch: int | None = None) -> Any:
         """Return a stage's TensorBoard writer; it drops an earlier attempt's events from `first_epoch` on."""
         if stage not in self._writers:
             from torch.utils.tensorboard import SummaryWriter  # takes a second to import
@@ -150,47 +150,42 @@ class Run:
         Raises:
             UserError: the events cannot be written.
         """
-        with self._logging():
-            writer = self._writer(stage, epoch)
+        with self._events(stage, epoch) as writer:
             for tag, value in scalars.items():
                 writer.add_scalar(tag, value, epoch)
             for tag, values in histograms.items():
                 writer.add_histogram(tag, values, epoch)
-            writer.flush()
 
     @rank_zero_only
     def log_against(self, stage: str, step: int, scalars: Mapping[str, float]) -> None:
         """Write scalars over an x-axis other than epochs, whose values may repeat; raises as `log` does."""
-        with self._logging():
-            writer = self._writer(f"{stage}/against")
+        with self._events(f"{stage}/against") as writer:
             for tag, value in scalars.items():
                 writer.add_scalar(tag, value, step)
-            writer.flush()
 
     @rank_zero_only
     def log_layout(self, layout: Mapping[str, Any]) -> None:
         """Configure which scalars TensorBoard shows in one chart; raises as `log` does."""
-        with self._logging():
-            self._writer().add_custom_scalars(layout)
-            self._writer().flush()
+        with self._events() as writer:
+            writer.add_custom_scalars(layout)
 
     @rank_zero_only
     def log_text(self, tag: str, text: str) -> None:
         """Write a text (Markdown) about the whole run to TensorBoard; raises as `log` does."""
-        with self._logging():
-            self._writer().add_text(tag, text)
-            self._writer().flush()
+        with self._events() as writer:
+            writer.add_text(tag, text)
 
     def log_hparams(self, options: Mapping[str, Any], figures: Mapping[str, float]) -> None:
         """Add the run to TensorBoard's table of hyperparameters; raises as `log` does."""
-        with self._logging():
-            self._writer().add_hparams(dict(options), dict(figures), run_name=".")
-            self._writer().flush()
+        with self._events() as writer:
+            writer.add_hparams(dict(options), dict(figures), run_name=".")
 
     @contextmanager
-    def _logging(self) -> Iterator[None]:
+    def _events(self, stage: str = "", first_epoch: int | None = None) -> Iterator[Any]:
+        """Lend the block a stage's writer, and flush it; a `UserError` says where events cannot be written."""
         try:
-            yield
+            yield (writer := self._writer(stage, first_epoch))
+            writer.flush()
         except OSError as error:
             raise UserError(
                 f"cannot write TensorBoard events to {self.log_folder}: {error.strerror or error}"
