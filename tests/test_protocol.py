@@ -106,14 +106,14 @@ def test_checks_are_made_where_the_command_says_and_a_damaged_run_does_not_stop_
 def test_checks_that_diverge_do_not_stop_those_of_other_runs(call, places, folder, tmp_path, monkeypatch):
     for name in ("ill", "whole"):
         assert call(*RANDOM, *places, "--name", name, "--skip_sanity_checks").code == 0
-    make = missing_checks._checks
+    make = missing_checks.train_controls
 
     def checks(run, *rest):
         if run.folder == folder("ill").resolve():
             raise Diverged("check/mask_shuffle diverged")
         return make(run, *rest)
 
-    monkeypatch.setattr(missing_checks, "_checks", checks)
+    monkeypatch.setattr(missing_checks, "train_controls", checks)
     outcome = call("--only_sanity", "--sanity_folder", tmp_path / "results")
     assert outcome.code == 2 and f"{folder('ill')}: check/mask_shuffle diverged" in outcome.err
     assert set(_summary(folder("whole"))["checks"]) == set(CHECKS)

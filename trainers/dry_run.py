@@ -10,7 +10,7 @@ import io
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from copy import deepcopy
 from itertools import groupby, islice, pairwise
 from pathlib import Path
@@ -187,11 +187,8 @@ def _timed(config: Config, net: nn.Module, data: Splits, scratch: Path) -> Timin
 
 def _until_stopped(config: Config, folder: Path, timed: _Timed, work: Callable[[Run], object]) -> None:
     run = Run(folder, folder / "events", config.effective_seed, stopping=timed)
-    try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), run.until_stopped():
-            work(run)
-    except Stopped:
-        pass
+    with suppress(Stopped), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), run.until_stopped():
+        work(run)
 
 
 def _costs(config: Config, data: Splits, timing: Timing) -> Iterator[str]:

@@ -15,7 +15,7 @@ from args_helper import Config, parse_args
 from data.load import load_data
 from models.build import build_model
 from trainers.checks.controls import CHECKS
-from trainers.pipeline import _checks, run_trials
+from trainers.pipeline import run_trials, train_controls
 from trainers.results.run_folder import devices, opened, resolved
 from trainers.results.screens import last_screen
 from trainers.results.summarise import related
@@ -71,7 +71,7 @@ def _check_run(folder: Path, asked: Config) -> None:
     net = build_model(config, data.spec).to(config.torch_device)
     config = prepared(config, net, data)
     with opened(config, folder) as run:
-        checks = _checks(run, net, ticket, data, config)
+        checks = train_controls(run, net, ticket, data, config)
         seconds = summary["search_seconds"] + summary["finetune_seconds"] + run.seconds("check")
         own = {"checks": checks, "seconds": seconds, "device": devices(folder)}
         written = write_summary(folder, related({**summary, **own}, config))

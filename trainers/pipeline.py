@@ -80,17 +80,12 @@ def _run_trials(config: Config, go_on: bool) -> Path:
             print(f"{folder} is finished: nothing to do")
         else:
             _run_trial(trial, folder)
-        if config.with_dense and not config.algorithm.is_dense and not _has_dense(trial):
+        if config.with_dense and not config.algorithm.is_dense and rank_zero_only(find_dense)(trial) is None:
             dense = dense_config(trial).model_copy(update={"num_trial": 1})
             if not is_finished(folder_of(dense), dense, resumed=True):
                 _run_trial(dense, folder_of(dense))
     report_trials(config, folder)
     return folder
-
-
-@rank_zero_only
-def _has_dense(config: Config) -> bool:
-    return find_dense(config) is not None
 
 
 def _run_trial(config: Config, folder: Path) -> None:
@@ -120,7 +115,7 @@ def _run_trial(config: Config, folder: Path) -> None:
             if config.save_model:
                 _write_model(folder / "model.safetensors", net)
             if not config.skip_sanity_checks:
-                checks = _checks(run, net, ticket, data, config)
+                checks = train_controls(run, net, ticket, data, config)
 
         outcome = {**before, "tuned": tuned, "checks": checks, "search_seconds": seconds, "ticket_bytes": sizes}
         _conclude(run, config, ticket, net, data, outcome)
@@ -186,7 +181,7 @@ def _write_model(path: Path, net: nn.Module) -> None:
     write_atomic(path, save({name: value.contiguous() for name, value in net.state_dict().items()}))
 
 
-def _checks(run: Run, net: nn.Module, ticket: Ticket, data: Splits, config: Config) -> dict[str, Row]:
+def train_controls(run: Run, net: nn.Module, ticket: Ticket, data: Splits, config: Config) -> dict[str, Row]:
     """Train the control networks exactly as the ticket was trained; a dense network has none that differ from it."""
     if all(bool(mask.all()) for mask in ticket.masks.values()):
         return {}
