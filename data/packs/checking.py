@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
@@ -32,18 +32,19 @@ def check_data(config: Config) -> None:
     root = Path(config.check_data)
     if is_pack(root):
         digests = read_pack(root).about.digests
-        with thread_pool(config) as pool, progress(len(digests), "checking") as bar:
-            found = list(_followed(pool.map(digest, (root / SHARD.format(n) for n in range(len(digests)))), bar))
-        broken = [SHARD.format(n) for n, (one, other) in enumerate(zip(digests, found)) if one != other]
+        names = [SHARD.format(number) for number in range(len(digests))]
+        with thread_pool(config) as pool:
+            found = progress(pool.map(digest, (root / name for name in names)), len(names), "checking", "files")
+            broken = [name for name, one, other in zip(names, digests, found) if one != other]
         if broken:
             raise UserError(f"{root}: {', '.join(broken)} changed since the images were packed; pack them anew")
         print(f"{root}: all {len(digests):,} files are as they were written")
         return
     files = image_files(root)
-    with thread_pool(config) as pool, progress(len(files), "checking") as bar:
+    with thread_pool(config) as pool:
         parts = (files[start : start + _AT_ONCE] for start in range(0, len(files), _AT_ONCE))
         found = chain.from_iterable(pool.map(partial(_problem, root), part) for part in parts)
-        broken = [problem for problem in _followed(found, bar) if problem]
+        broken = list(filter(None, progress(found, len(files), "checking")))
     if broken:
         raise UserError(told_of(broken, len(files)))
     print(f"{root}: all {len(files):,} images can be read")
@@ -54,15 +55,9 @@ def thread_pool(config: Config) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(1, usable_workers(config.workers)))
 
 
-def progress(total: int, what: str) -> tqdm:
-    """Return a progress bar that counts to `total`; it is shown on a terminal only."""
-    return tqdm(total=total, desc=what, unit=" images", leave=False, disable=None)
-
-
-def _followed(results: Iterator, bar: tqdm) -> Iterator:
-    for result in results:
-        bar.update()
-        yield result
+def progress(results: Iterable | None, total: int, what: str, unit: str = "images") -> tqdm:
+    """Return the results, counted up to `total` by a bar that is shown on a terminal only; None: `update` counts."""
+    return tqdm(results, total=total, desc=what, unit=f" {unit}", leave=False, disable=None)
 
 
 def _problem(root: Path, name: str) -> str | None:

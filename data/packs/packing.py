@@ -67,7 +67,7 @@ def _pack(source: Path, target: Path, files: Sequence[str], how: Storage, config
         if _OWN_SCRATCH.fullmatch(path.name):
             path.unlink(missing_ok=True)
     digests, broken = [], []
-    with thread_pool(config) as pool, progress(len(files), "packing") as bar:
+    with thread_pool(config) as pool, progress(None, len(files), "packing") as bar:
         for number, start in enumerate(range(0, len(files), PER_SHARD)):
             part = files[start : start + PER_SHARD]
             digest, problems = pack_shard(target / SHARD.format(number), source, part, how, config.skip_broken, pool)
