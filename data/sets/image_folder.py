@@ -9,8 +9,8 @@ from torch import Tensor
 from args_helper import Config
 from data.class_folders import find_classes, find_part, open_folder
 from data.decoded_cache import read_decoded
-from data.packs.pack import is_pack, read_pack
-from data.spec import DataSpec, Source, StoredImages
+from data.packs.folder import PackedFolder
+from data.spec import DataSpec, Source
 from data.statistics import channel_histograms, statistics_of
 from utils.errors import UserError
 
@@ -30,26 +30,20 @@ def load(config: Config) -> Source:
     Raises:
         UserError: the folder or its images are missing, a split has unknown classes, or an image cannot be read.
     """
-    root = Path(config.data)
-    classes, parts = _find(root)
-    if is_pack(root) and config.image_size > LARGEST_PADDED:
-        about, shape = read_pack(root).about, (3, config.image_size, config.image_size)
-        spec = DataSpec(shape, classes, about.mean, about.std, flip=True, zoom=True)
-        return Source(spec, parts["train"], parts["test"], parts.get("val"), len(parts["train"]) // 10)
-    sets = read_decoded(root, parts, config.image_size, config)
-    spec = _spec(sets["train"].images, classes)
-    return Source(spec, sets["train"], sets["test"], sets.get("val"), len(sets["train"]) // 10)
-
-
-def _find(data: Path) -> tuple[tuple[str, ...], dict[str, StoredImages]]:
-    """Find the classes, which are the folders in `train/`, and the files of each split."""
-    root = open_folder(data)
+    root = open_folder(Path(config.data))
     for name in ("train", "test"):
         if not (root / name).is_dir():
-            raise UserError(f"there is no folder {data / name}; {LAYOUT} under --data")
+            raise UserError(f"there is no folder {root / name}; {LAYOUT} under --data")
     classes = find_classes(root / "train")
     splits = [name for name in ("train", "val", "test") if (root / name).is_dir()]
-    return classes, {name: find_part(root / name, classes, LAYOUT) for name in splits}
+    sets = {name: find_part(root / name, classes, LAYOUT) for name in splits}
+    if isinstance(root, PackedFolder) and config.image_size > LARGEST_PADDED:
+        about, shape = root.pack.about, (3, config.image_size, config.image_size)
+        spec = DataSpec(shape, classes, about.mean, about.std, flip=True, zoom=True)
+    else:
+        sets = read_decoded(root.path, sets, config.image_size, config)
+        spec = _spec(sets["train"].images, classes)
+    return Source(spec, sets["train"], sets["test"], sets.get("val"), len(sets["train"]) // 10)
 
 
 def _spec(images: Tensor, classes: tuple[str, ...]) -> DataSpec:
