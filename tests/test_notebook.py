@@ -12,6 +12,7 @@ from trainers import mine
 from trainers.notebook import Mined
 from trainers.training.loop import evaluate
 from utils.errors import UserError
+from utils.files import write_csv
 
 
 def test_the_example_runs_cell_by_cell(tmp_path, monkeypatch):
@@ -49,3 +50,11 @@ def test_what_only_a_command_does_is_not_ignored(monkeypatch, option):
     monkeypatch.setattr("trainers.notebook.run_trials", lambda *_, **__: pytest.fail("a run was begun"))
     with pytest.raises(UserError, match=f"{next(iter(option))}: for the command line only"):
         mine(**option)
+
+
+def test_metrics_are_those_of_the_table_by_whatever_name(tmp_path):
+    names = ("tables/[own].txt", "tables/[own]_mask_shuffle.txt", "tables/other.txt", "[own].txt")
+    for number, name in enumerate(names):
+        write_csv(tmp_path / name, [{"epoch": number}])
+    run = Mined(tmp_path, parse_args(["--results_filename", names[0]]))
+    assert run.metrics == [{"epoch": 0}, {"epoch": 1}]

@@ -6,6 +6,7 @@ Attributes of a run are read from its folder when first asked for; only `mine` c
 from __future__ import annotations
 
 import csv
+import glob
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +49,8 @@ class Mined:
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """One row per epoch of search, fine-tuning and checks (`phase`), for `pandas.DataFrame(run.metrics)`."""
-        tables = sorted(self.folder.glob(f"{Path(self.config.results_filename).stem}*.csv"))
+        own = self.folder / self.config.results_filename
+        tables = sorted(own.parent.glob(f"{glob.escape(own.stem)}*{glob.escape(own.suffix)}"))
         return [row for table in tables for row in _rows(table)]
 
     @cached_property
