@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from types import TracebackType
 
 from tqdm import tqdm
 
@@ -23,32 +22,28 @@ class Progress:
 
     def __init__(self, stage: str, epochs: int, steps: int, refresh_every: int) -> None:
         self._stage, self._epochs, self._steps = stage, epochs, steps
-        self._bar = None
-        if sys.stderr.isatty() and launched().rank == 0:
-            # mininterval 0: steps alone decide when the bar is drawn, not the time since it was.
-            self._bar = tqdm(
-                total=epochs * steps, desc=stage, miniters=refresh_every, mininterval=0.0, dynamic_ncols=True
-            )
+        shown = sys.stderr.isatty() and launched().rank == 0
+        # mininterval 0: steps alone decide when the bar is drawn, not the time since it was.
+        self._bar = tqdm(
+            total=epochs * steps, desc=stage, miniters=refresh_every, mininterval=0.0, dynamic_ncols=True,
+            disable=not shown,
+        )  # fmt: skip
 
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
 
     def at(self, epoch: int, step: int) -> None:
         """Move the bar to step `step` of epoch `epoch` (both 0-based), which is about to run."""
-        if self._bar is not None:
-            self._bar.update(epoch * self._steps + step - self._bar.n)
+        self._bar.update(epoch * self._steps + step - self._bar.n)
 
     def epoch_done(self, epoch: int, figures: Mapping[str, str]) -> None:
         """Show the metrics of a finished epoch (0-based): name -> text, in this order."""
-        if self._bar is not None:
-            self._bar.set_postfix(figures, refresh=False)
-            self._bar.update((epoch + 1) * self._steps - self._bar.n)
-        else:
+        if self._bar.disable:
             shown = "  ".join(f"{name} {value}" for name, value in figures.items())
             print(f"{self._stage} {epoch + 1}/{self._epochs}  {shown}", flush=True)
+        else:
+            self._bar.set_postfix(figures, refresh=False)
+            self.at(epoch + 1, 0)
