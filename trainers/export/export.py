@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from args_helper import Config
-from data.load import Splits, load_data
+from data.load import load_data
 from models.build import build_model
 from trainers.export.formats import checked_files
 from trainers.export.savings import Networks, savings, savings_screen
@@ -45,7 +43,7 @@ def export_runs(config: Config) -> None:
 def _export(config: Config, folder: Path) -> None:
     data = load_data(config)
     net, masks, is_trained = trained(folder, config, data.spec)
-    images = _test_images(data)
+    images = next(iter(data.test))[0][:100].contiguous()  # normalised as in training
     files, apart = checked_files(net, images)
     # Not signed constants: they deflate to almost nothing, unlike the trained weights of a dense network.
     drawn = {"init": "kaiming_normal", "pretrained": None, "weights": None}
@@ -64,11 +62,6 @@ def _export(config: Config, folder: Path) -> None:
         write_atomic(folder / FOLDER / name, content)
     write_json(folder / FOLDER / "export.json", report)
     print(_screen(folder / FOLDER, report))
-
-
-def _test_images(data: Splits) -> Tensor:
-    """Return the first test batch, at most 100 images, normalised as in training."""
-    return next(iter(data.test))[0][:100].contiguous()
 
 
 def _screen(folder: Path, report: dict[str, Any]) -> str:

@@ -55,8 +55,11 @@ def savings(networks: Networks, images: Tensor, shape: tuple[int, ...]) -> dict[
         of images; and `threads`.
     """
     flops = forward_flops(networks.masked, shape)
-    spared = sum(flops[_layer(name)] * (1.0 - mask.float().mean().item()) for name, mask in networks.masks.items()
-                 if name.endswith(".weight"))  # fmt: skip
+    spared = sum(
+        flops[name.removesuffix(".weight")] * (1.0 - mask.float().mean().item())
+        for name, mask in networks.masks.items()
+        if name.endswith(".weight")
+    )
     deflated = {
         name: len(zlib.compress(save({key: value.contiguous() for key, value in net.state_dict().items()}), 9))
         for name, net in (("dense", networks.dense), ("masked", networks.masked))
@@ -67,10 +70,6 @@ def savings(networks: Networks, images: Tensor, shape: tuple[int, ...]) -> dict[
         "latency": _latency(networks, images),
         "threads": torch.get_num_threads(),
     }
-
-
-def _layer(name: str) -> str:
-    return name.rpartition(".")[0]
 
 
 def _latency(networks: Networks, images: Tensor) -> list[dict[str, Any]]:
