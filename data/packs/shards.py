@@ -108,12 +108,9 @@ def _encoded(source: Path, name: str, how: Storage) -> tuple[Tensor, tuple[int, 
     elif how.raw:
         encoded = pixels.permute(1, 2, 0).flatten()
     else:
-        encoded = torch.frombuffer(bytearray(_jpeg(pixels)), dtype=torch.uint8)
+        jpeg = simplejpeg.encode_jpeg(pixels.permute(1, 2, 0).contiguous().numpy(), QUALITY, colorsubsampling="420")
+        encoded = torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
     return encoded, tuple(pixels.shape[1:]), counts
-
-
-def _jpeg(pixels: Tensor) -> bytes:
-    return simplejpeg.encode_jpeg(pixels.permute(1, 2, 0).contiguous().numpy(), QUALITY, colorsubsampling="420")
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

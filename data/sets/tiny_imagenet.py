@@ -53,14 +53,11 @@ def _test_part(root: DiskFolder | PackedFolder, classes: tuple[str, ...]) -> Sto
     return find_part(root / "val", classes, LAYOUT)
 
 
-def _text(path: Path) -> str:
-    return os.fsdecode(path.read_bytes())  # file names may not be UTF-8
-
-
 def _annotated(folder: Path, classes: tuple[str, ...]) -> ImageFiles:
     """List the files of `images/` with their classes, from the annotation lines `<image> <class> <box>`."""
     labels, there = {name: label for label, name in enumerate(classes)}, {*DiskFolder(folder / "images").images()}
-    lines = [line.split() for line in _text(folder / ANNOTATIONS).splitlines() if line.strip()]
+    text = os.fsdecode((folder / ANNOTATIONS).read_bytes())  # file names may not be UTF-8
+    lines = [line.split() for line in text.splitlines() if line.strip()]
     for line in lines or [[]]:
         if len(line) < 2 or line[0] not in there or line[1] not in labels:
             raise UserError(

@@ -36,8 +36,9 @@ def load_fetched(name: str, spec: DataSpec, config: Config, files: str) -> Sourc
     # For truncated or wrong files torchvision raises AssertionError and many other errors.
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
+        title = name.replace("CIFAR", "CIFAR-")  # as its authors write it
         raise UserError(
-            f"{_title(name)} is not in {root} and cannot be downloaded ({why}); put {files} into {root}, or name the "
+            f"{title} is not in {root} and cannot be downloaded ({why}); put {files} into {root}, or name the "
             "folder that has it with --data"
         ) from error
     return Source(spec, train, test, None, HELD_OUT)
@@ -57,8 +58,3 @@ def _in_memory(part: Any, spec: DataSpec) -> ImageSet:
     if not len(found) or found.labels.min() < 0 or found.labels.max() >= len(spec.classes):
         raise ValueError("it has no images, or labels of no class")
     return found
-
-
-def _title(name: str) -> str:
-    """Write CIFAR10 as its authors do, CIFAR-10."""
-    return name.replace("CIFAR", "CIFAR-")
