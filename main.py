@@ -87,8 +87,8 @@ def _main(argv: list[str] | None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        told = printable(str(error).partition("\n")[0])
-        _say(f"error: out of memory: {told}; a smaller batch_size, accumulate, or a smaller network needs less")
+        told = ": ".join(filter(None, ["out of memory", printable(str(error).partition("\n")[0])]))
+        _say(f"error: {told}; a smaller batch_size, accumulate, or a smaller network needs less")
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -242,6 +242,15 @@ def test_a_network_that_no_memory_holds_is_told_in_one_line(call, places, tmp_pa
     assert outcome.err.startswith("error: out of memory: ")
 
 
+def test_too_little_memory_for_python_itself_is_told_in_whole_words(call, places, monkeypatch):
+    def fail(*_: object) -> None:
+        raise MemoryError  # which says nothing
+
+    monkeypatch.setattr("trainers.pipeline.build_model", fail)
+    outcome = call(*SMALL, *places)
+    assert outcome.code == 2 and outcome.err.startswith("error: out of memory; a smaller batch_size")
+
+
 def test_other_errors_of_pytorch_are_not_taken_for_that(call, places, monkeypatch):
     def fail(*_: object) -> None:
         raise RuntimeError("something is wrong with the program")
