@@ -124,6 +124,7 @@ def update_steps(config: Config, steps: int) -> range:
         config: `update_every`, `update_until`, `epochs`.
         steps: of an epoch.
     """
-    end = max(1, int(config.update_until * config.epochs * steps))
+    whole = config.epochs * steps
+    end = max(1, min(int(config.update_until * whole), whole - 1))  # the last step is whole − 1
     every = min(config.update_every, end)
     return range(every, end + 1, every)
