@@ -126,6 +126,15 @@ def test_pruned_weights_stay_0_and_gather_no_momentum() -> None:
         assert part[pruned].eq(0).all() and training.optimizer.state[part]["momentum_buffer"][pruned].eq(0).all()
 
 
+def test_a_training_without_momentum_is_restored_after_its_masks_have_changed() -> None:
+    config, nets = _config("--momentum", "0"), (Toy(), Toy())
+    stopped, resumed = (_training(Rigged, config, net, _half(net)) for net in nets)
+    for _ in range(3):
+        _step(stopped)
+    resumed.load_state(stopped.state())
+    assert same_bits(resumed.masks, stopped.masks)
+
+
 @pytest.mark.parametrize(
     ("words", "steps"),
     [

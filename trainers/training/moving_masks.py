@@ -65,7 +65,8 @@ class MovingMasks(WeightTraining):
         self._layers = per_layer(masks)
         self.mask_weights()
         for parameter, factors in zip(self._masked, self._factors):
-            for kept in self.optimizer.state[parameter].values():
+            # `get`: looking up a parameter without a state would make it an empty one, which no checkpoint may have.
+            for kept in self.optimizer.state.get(parameter, {}).values():
                 if isinstance(kept, Tensor) and kept.shape == parameter.shape:
                     kept.mul_(factors)
 
