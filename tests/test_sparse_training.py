@@ -23,6 +23,7 @@ from trainers.algorithms.rigl import Evolving, Rigged, replaced
 from trainers.tickets.recipe import Recipe
 from trainers.training.loop import train_step
 from trainers.training.moving_masks import MovingMasks, update_steps
+from utils.errors import UserError
 from utils.masks import Masks, all_kept, per_layer, remaining
 from utils.rng import derive_rng
 from utils.run.stopping import Stopping
@@ -133,6 +134,12 @@ def test_a_training_without_momentum_is_restored_after_its_masks_have_changed() 
         _step(stopped)
     resumed.load_state(stopped.state())
     assert same_bits(resumed.masks, stopped.masks)
+
+
+@pytest.mark.parametrize("kind", [Evolving, GradualPruning])
+def test_a_start_after_the_last_change_of_the_masks_is_refused(kind: type[Any]) -> None:
+    with pytest.raises(UserError, match="start_epoch 3 lies after the last change of the masks, at step 8"):
+        _training(kind, _config("--start_epoch", "3"), net := Toy(), _half(net))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from models.masking import plain_state
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
 from trainers.training.weights import WeightTraining
+from utils.errors import UserError
 from utils.masks import Masks, per_layer
 
 RandomAt = Callable[[int], torch.Generator]
@@ -94,6 +95,9 @@ class PeriodicMasks(MovingMasks):
 
     Attributes:
         update_steps: the steps before which the masks change.
+
+    Raises:
+        UserError: all of them lie before the first step.
     """
 
     replaces_step = False
@@ -104,6 +108,11 @@ class PeriodicMasks(MovingMasks):
     ) -> None:
         super().__init__(network, masks, recipe, steps, random_at)
         self.update_steps = update_steps(config, steps)
+        if self.step > self.update_steps[-1]:
+            raise UserError(
+                f"start_epoch {config.start_epoch} lies after the last change of the masks, at step "
+                f"{self.update_steps[-1]} (update_until, update_every): begin earlier, or change them for longer"
+            )
 
     @abstractmethod
     def change_masks(self) -> None:
