@@ -20,7 +20,6 @@ from models.masking import prunable_parameters
 from trainers.algorithms.acdc import Alternating, is_sparse
 from trainers.algorithms.gradual_magnitude import GradualPruning, density_at, smallest_of_layers_pruned
 from trainers.algorithms.rigl import Evolving, Rigged, replaced
-from trainers.tickets.recipe import Recipe
 from trainers.training.loop import train_step
 from trainers.training.moving_masks import MovingMasks, update_steps
 from utils.errors import UserError
@@ -50,7 +49,7 @@ def _half(net: Toy) -> Masks:
 
 
 def _training(kind: type[Any], config: Config, net: Toy, masks: Masks) -> Any:
-    return kind(net, masks, Recipe.of_search(config), STEPS, lambda step: derive_rng(step, "masks"), config=config)
+    return kind(net, masks, config, STEPS, lambda step: derive_rng(step, "masks"))
 
 
 def _step(training: MovingMasks) -> None:
@@ -206,8 +205,8 @@ def test_phases_take_turns_after_a_dense_warm_up_and_end_sparse(epochs: int, sha
 
 def test_acdc_prunes_the_largest_weights_of_the_network_and_regrows_all_from_0() -> None:
     net = Toy()
-    training = Alternating(net, all_kept(prunable_parameters(net)), STEPS, lambda step: derive_rng(step), _config(
-        "--algo", "acdc", "--epochs", "10", "--acdc_phase", "0.1"))  # fmt: skip
+    config = _config("--algo", "acdc", "--epochs", "10", "--acdc_phase", "0.1")
+    training = _training(Alternating, config, net, all_kept(prunable_parameters(net)))
     for epoch, density in zip(range(10), (228, 228, 57, 228, 57, 228, 57, 228, 57, 57)):
         weights = torch.cat([part.detach().abs().flatten() for part in prunable_parameters(net).values()])
         before = training.masks

@@ -14,18 +14,17 @@ from torch import nn
 from args_helper import Config
 from data.load import Splits
 from models.masking import prunable_parameters
-from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import train
-from trainers.training.moving_masks import MovingMasks, RandomAt
-from utils.masks import Masks, all_kept, keep_highest, kept_count
+from trainers.training.moving_masks import MovingMasks
+from utils.masks import all_kept, keep_highest, kept_count
 from utils.run.run import Run
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
     """Train dense, then in turn the ⌊dN⌋ largest weights of the network and all weights; end with the largest."""
     masks = all_kept(prunable_parameters(net))
-    training = Alternating(net, masks, len(data.train), partial(run.rng, "search", "prune", 0), config)
+    training = Alternating(net, masks, config, len(data.train), partial(run.rng, "search", "prune", 0))
     train(run, "search", training, data, config.epochs, config.start_epoch)
     return training.ticket()
 
@@ -42,12 +41,8 @@ class Alternating(MovingMasks):
 
     Args:
         network, masks, steps, random_at: as for `MovingMasks`.
-        config: `acdc_phase`, `target_sparsity`, and how to train.
+        config: `acdc_phase` and `target_sparsity` too.
     """
-
-    def __init__(self, network: nn.Module, masks: Masks, steps: int, random_at: RandomAt, config: Config) -> None:
-        super().__init__(network, masks, Recipe.of_search(config), steps, random_at)
-        self._config = config
 
     @torch.no_grad()
     def before_epoch(self, epoch: int) -> None:

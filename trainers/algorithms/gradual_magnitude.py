@@ -7,7 +7,6 @@ Source: Zhu & Gupta, "To prune, or not to prune: exploring the efficacy of pruni
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,6 @@ from args_helper import Config
 from data.load import Splits
 from models.masking import prunable_parameters
 from trainers.algorithms.random_mask import layer_counts
-from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import train
 from trainers.training.moving_masks import PeriodicMasks
@@ -28,7 +26,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     """Train the network, and prune its smallest weights every `update_every` steps until the target is reached."""
     masks = all_kept(prunable_parameters(net))
     random_at = partial(run.rng, "search", "prune", 0)
-    training = GradualPruning(net, masks, Recipe.of_search(config), len(data.train), random_at, config=config)
+    training = GradualPruning(net, masks, config, len(data.train), random_at)
     train(run, "search", training, data, config.epochs, config.start_epoch)
     return training.ticket()
 
@@ -44,25 +42,24 @@ class GradualPruning(PeriodicMasks):
     """Prunes at every update step to the density that the schedule has there.
 
     Args:
-        config: `target_sparsity` and `prune_type`, beside the options of `PeriodicMasks`.
-        others: the arguments of `PeriodicMasks`.
+        network, masks, steps, random_at: as for `PeriodicMasks`.
+        config: `target_sparsity` and `prune_type` too.
     """
-
-    def __init__(self, *others: Any, config: Config) -> None:
-        super().__init__(*others, config)
-        self._density, self._by_layer = config.density, config.prune_type == "LocalBottomK"
 
     @torch.no_grad()
     def change_masks(self) -> None:
         """Prune the smallest weights, of each layer or of the network, to the density that is due."""
-        density = density_at(self.step / self.update_steps[-1], self._density)
+        density = density_at(self.step / self.update_steps[-1], self._config.density)
         generator = self.random_at(self.step)
         magnitudes = {name: parameter.detach().abs() for name, parameter in zip(self.masks, self._masked)}
-        if self._by_layer:
+        if self._config.prune_type == "LocalBottomK":
             self.set_masks(smallest_of_layers_pruned(magnitudes, self.masks, density, generator))
         else:
-            kept = partial(_above, density)
-            self.set_masks(prune_apart(magnitudes, self.masks, kept, generator))
+
+            def surplus(unpruned: int, whole: int) -> int:
+                return max(0, unpruned - kept_count(density, whole))
+
+            self.set_masks(prune_apart(magnitudes, self.masks, surplus, generator))
 
 
 def density_at(share: float, target: float) -> float:
@@ -90,7 +87,3 @@ def smallest_of_layers_pruned(
         surplus = max(0, int(mask.sum()) - counts[name])
         pruned[name] = prune_exactly(magnitudes[name].flatten(), mask.flatten(), surplus, generator).view_as(mask)
     return pruned
-
-
-def _above(density: float, unpruned: int, whole: int) -> int:
-    return max(0, unpruned - kept_count(density, whole))

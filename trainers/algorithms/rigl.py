@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 from args_helper import Config
 from data.load import Splits
 from trainers.algorithms.random_mask import find_erk_ticket
-from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
 from trainers.training.cost import forward_flops
 from trainers.training.loop import train
@@ -53,21 +51,17 @@ class Evolving(PeriodicMasks):
     """Replaces the smallest weights of every layer by others, chosen at random.
 
     Args:
-        config: `drop_fraction`, beside the options of `PeriodicMasks`.
-        others: the arguments of `PeriodicMasks`.
+        network, masks, steps, random_at: as for `PeriodicMasks`.
+        config: `drop_fraction` too.
     """
 
     replaces_step = True
-
-    def __init__(self, *others: Any, config: Config) -> None:
-        super().__init__(*others, config)
-        self._drop_fraction = config.drop_fraction
 
     @torch.no_grad()
     def change_masks(self) -> None:
         """Replace the fraction α/2 · (1 + cos(π t/T)) of each layer's unpruned weights, t being the step of T."""
         generator = self.random_at(self.step)
-        share = 0.5 * self._drop_fraction * (1.0 + math.cos(math.pi * self.step / self.update_steps.stop))
+        share = 0.5 * self._config.drop_fraction * (1.0 + math.cos(math.pi * self.step / self.update_steps.stop))
         parameters = dict(zip(self.masks, self._masked))
         self.set_masks({
             name: replaced(mask, parameters[name].abs(), self.growth(parameters[name], generator), share, generator)
@@ -112,6 +106,6 @@ def replaced(mask: Tensor, magnitudes: Tensor, growth: Tensor, share: float, gen
 def _trained(kind: type[Evolving], net: nn.Module, data: Splits, config: Config, run: Run) -> Evolving:
     begun = find_erk_ticket(net, data, config, run)
     random_at = partial(run.rng, "search", "grow", 0)
-    training = kind(net, begun.masks, Recipe.of_search(config), len(data.train), random_at, config=config)
+    training = kind(net, begun.masks, config, len(data.train), random_at)
     train(run, "search", training, data, config.epochs, config.start_epoch)
     return training

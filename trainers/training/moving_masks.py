@@ -30,7 +30,7 @@ class MovingMasks(WeightTraining):
     Args:
         network: plain, on its device.
         masks: to begin with.
-        recipe: how to train.
+        config: how to train, by the options of the search.
         steps: of an epoch.
         random_at: makes the generators that break ties and choose at random.
 
@@ -39,12 +39,12 @@ class MovingMasks(WeightTraining):
         step: the number of steps that were taken, from the first epoch of the schedule on.
     """
 
-    def __init__(self, network: nn.Module, masks: Masks, recipe: Recipe, steps: int, random_at: RandomAt) -> None:
+    def __init__(self, network: nn.Module, masks: Masks, config: Config, steps: int, random_at: RandomAt) -> None:
+        self._config, recipe = config, Recipe.of_search(config)
         self._begun = Ticket(plain_state(network), masks, recipe=recipe)
         super().__init__(network, self._begun, recipe)
         self.masks = {name: mask.clone() for name, mask in masks.items()}
         self.random_at = random_at
-        self.steps_of_epoch = steps
         self.step = recipe.first_epoch * steps
 
     def update(self) -> None:
@@ -90,8 +90,8 @@ class PeriodicMasks(MovingMasks):
     """Changes the masks every `update_every` steps, up to the fraction `update_until` of the training.
 
     Args:
-        network, masks, recipe, steps, random_at: as for `MovingMasks`.
-        config: `update_every`, `update_until`, and the length of the training.
+        network, masks, steps, random_at: as for `MovingMasks`.
+        config: `update_every` and `update_until` too.
 
     Attributes:
         update_steps: the steps before which the masks change.
@@ -103,10 +103,8 @@ class PeriodicMasks(MovingMasks):
     replaces_step = False
     """Whether a change of the masks takes the place of the optimizer's step."""
 
-    def __init__(
-        self, network: nn.Module, masks: Masks, recipe: Recipe, steps: int, random_at: RandomAt, config: Config
-    ) -> None:
-        super().__init__(network, masks, recipe, steps, random_at)
+    def __init__(self, network: nn.Module, masks: Masks, config: Config, steps: int, random_at: RandomAt) -> None:
+        super().__init__(network, masks, config, steps, random_at)
         self.update_steps = update_steps(config, steps)
         if self.step > self.update_steps[-1]:
             raise UserError(
