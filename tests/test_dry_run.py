@@ -102,6 +102,18 @@ def test_the_plan_of_a_search_that_begins_late_goes_by_what_is_left():
     assert prunings(f"{words} --start_epoch 26", 10_000, 400) == [none]
 
 
+@pytest.mark.parametrize(
+    ("words", "when"),
+    [
+        ("--algo acdc --epochs 10 --acdc_phase 0.1 --start_epoch 5", ["before 6", "before 8"]),
+        ("--algo acdc --epochs 10 --acdc_phase 0.1 --start_epoch 4", ["before 4", "before 6", "before 8"]),
+        ("--algo global_ep_iter --epochs 20 --iter_period 5 --start_epoch 12", ["from 12", "from 16"]),
+    ],
+)
+def test_a_plan_tells_no_pruning_before_the_search_begins(words, when):
+    assert [" ".join(line.split()[0:3:2]) for line in prunings(words, 1000, 1000)[1:]] == when
+
+
 def test_the_plan_reads_the_flags_of_a_pretrained_file(call, places, tmp_path):
     masked = to_masked(build_model(parse_args([*SMALL])))
     for layer in masked_layers(masked).values():

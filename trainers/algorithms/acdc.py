@@ -31,8 +31,9 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
 
 def planned_prunings(config: Config, whole: int, _left: int) -> list[tuple[str, int]]:
     """List the epochs before which it prunes; between two of them, all weights train again for a phase."""
-    sparse = [is_sparse(epoch, config.epochs, config.acdc_phase) for epoch in range(config.epochs)]
-    starts = [epoch for epoch, now in enumerate(sparse) if now and not (epoch and sparse[epoch - 1])]
+    epochs = range(config.start_epoch, config.epochs)
+    sparse = {epoch: is_sparse(epoch, config.epochs, config.acdc_phase) for epoch in epochs}
+    starts = [epoch for epoch in epochs if sparse[epoch] and not sparse.get(epoch - 1)]
     return [(f"before epoch {epoch}", kept_count(config.density, whole)) for epoch in starts]
 
 

@@ -71,11 +71,12 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
 
 def planned_prunings(config: Config, whole: int, _left: int) -> list[tuple[str, int]]:
     """List from which epochs on how many of the `whole` weights are switched on, as pairs (when, weights)."""
-    planned = []
+    planned = {}
     for number, epoch in enumerate(config.prunings, start=1):
-        left = whole - ceil_count(1.0 - (1.0 - config.pruning_rate) ** number, whole)
-        planned.append((f"from epoch {0 if number == 1 else epoch + 1}", left))
-    return planned
+        # Of the prunings before the start, the last counts.
+        begins = max(config.start_epoch, 0 if number == 1 else epoch + 1)
+        planned[f"from epoch {begins}"] = whole - ceil_count(1.0 - (1.0 - config.pruning_rate) ** number, whole)
+    return [*planned.items()]
 
 
 class EdgePopup(ScoreTraining):

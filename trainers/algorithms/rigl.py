@@ -31,7 +31,8 @@ def find_by_gradient(net: nn.Module, data: Splits, config: Config, run: Run) -> 
     """Drop the smallest weights of every layer, and grow those with the largest gradients."""
     training = _trained(Rigged, net, data, config, run)
     # The gradients of all weights, also of pruned ones: as much as one more forward pass of the dense network.
-    flops = len(training.update_steps) * config.batch_size * forward_flops(net, data.spec.shape)[""]
+    changes = sum(step >= config.start_epoch * len(data.train) for step in training.update_steps)
+    flops = changes * config.batch_size * forward_flops(net, data.spec.shape)[""]
     return training.ticket(scoring_flops=flops)
 
 
