@@ -12,32 +12,19 @@ from torch.optim import SGD, Adam, Optimizer
 from trainers.tickets.recipe import Recipe
 
 
-def build_optimizer(
-    name: str, groups: Iterable[dict[str, Any]], lr: float, momentum: float = 0.0, nesterov: bool = False
-) -> Optimizer:
+def optimizer_of(recipe: Recipe, groups: Iterable[dict[str, Any]]) -> Optimizer:
     """SGD (momentum without dampening) or Adam with coupled weight decay: wd · w is added to the gradient.
 
     Args:
-        name: `sgd` or `adam`.
+        recipe: its `optimizer`, `lr`, `momentum` and `nesterov`; the loop sets the learning rate before every epoch.
         groups: parameter groups, each with `params` and `weight_decay`.
-        lr: initial learning rate.
-        momentum: for SGD.
-        nesterov: Nesterov's momentum for SGD.
     """
     groups = [{**group, "params": list(group["params"])} for group in groups]
     # Fused: one kernel for all tensors, and Adam does not read its step counter back from a tensor at every step.
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
-    if name == "adam":
-        return Adam(groups, lr=lr, fused=fused)
-    return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
-
-
-def optimizer_of(recipe: Recipe, groups: Iterable[dict[str, Any]]) -> Optimizer:
-    """The optimizer that a recipe asks for, over parameter groups with `params` and `weight_decay`.
-
-    Its learning rate is the recipe's `lr`; the loop sets that of the epoch before every epoch.
-    """
-    return build_optimizer(recipe.optimizer, groups, recipe.lr, recipe.momentum, recipe.nesterov)
+    if recipe.optimizer == "adam":
+        return Adam(groups, lr=recipe.lr, fused=fused)
+    return SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
 
 
 def decay_groups(network: nn.Module, weight_decay: float, no_bn_decay: bool = False) -> list[dict[str, Any]]:
