@@ -34,26 +34,6 @@ Penalty = Callable[[Tensor, Tensor, float, float], Tensor]
 """(scores in [0, 1], their weights, α, α′) -> the penalty, a scalar."""
 
 
-def _l2(scores: Tensor, _weights: Tensor, _a: float, _b: float) -> Tensor:
-    return scores.square().sum()
-
-
-def _l1(scores: Tensor, _weights: Tensor, _a: float, _b: float) -> Tensor:
-    return scores.abs().sum()
-
-
-def _l1_l2(scores: Tensor, weights: Tensor, a: float, b: float) -> Tensor:
-    return _l1(scores, weights, a, b) + _l2(scores, weights, a, b)
-
-
-def _var_red_1(scores: Tensor, _weights: Tensor, a: float, b: float) -> Tensor:
-    return (scores**a * (1 - scores) ** b).sum()
-
-
-def _var_red_2(scores: Tensor, weights: Tensor, _a: float, _b: float) -> Tensor:
-    return (weights.square() * scores * (1 - scores)).sum()
-
-
 def _bin_entropy(scores: Tensor, _weights: Tensor, _a: float, _b: float) -> Tensor:
     # At 0 and 1 the entropy is 0 and its slope infinite: such scores are excluded, also from the gradient.
     inside = (scores > 0) & (scores < 1)
@@ -62,11 +42,11 @@ def _bin_entropy(scores: Tensor, _weights: Tensor, _a: float, _b: float) -> Tens
 
 
 PENALTIES: dict[str, Penalty] = {
-    "L2": _l2,
-    "L1": _l1,
-    "L1_L2": _l1_l2,
-    "var_red_1": _var_red_1,
-    "var_red_2": _var_red_2,
+    "L2": lambda s, _w, _a, _b: s.square().sum(),
+    "L1": lambda s, _w, _a, _b: s.abs().sum(),
+    "L1_L2": lambda s, _w, _a, _b: s.abs().sum() + s.square().sum(),
+    "var_red_1": lambda s, _w, a, b: (s**a * (1 - s) ** b).sum(),
+    "var_red_2": lambda s, w, _a, _b: (w.square() * s * (1 - s)).sum(),
     "bin_entropy": _bin_entropy,
 }
 """R(s) by name. Source: Rare Gems (arXiv 2202.12002), §3 and appendix."""
