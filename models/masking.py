@@ -157,6 +157,11 @@ class FlatScores:
         for part, gradient in zip(self._parts, self.split(self.scores.grad).values()):
             part.grad = gradient
 
+    def share(self, mask: Tensor) -> float:
+        """Return the fraction of the weights (not the biases) that a flat mask, (N + N_bias,) bool, keeps."""
+        weights = mask[self.segments[0]]
+        return int(weights.sum()) / weights.numel()
+
     def split(self, whole: Tensor) -> Masks:
         """Split a flat tensor (N + N_bias,) into views: parameter name -> tensor of the parameter's shape."""
         parts = whole.split([shape.numel() for shape in self._shapes.values()])

@@ -159,7 +159,7 @@ def test_a_begun_search_goes_on_with_the_count_of_its_biases():
 )
 def test_the_fraction_kept_is_the_target_or_the_prune_rate_as_given(words, density):
     search = _edge_popup(f"--algo {words}")
-    assert search._share(search.naive_mask()) == pytest.approx(density, abs=2e-4)
+    assert search.flat.share(search.naive_mask()) == pytest.approx(density, abs=2e-4)
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,6 @@ def test_edge_popup_has_the_published_loss_and_count(name):
         layer.scores.data.copy_(torch.from_numpy(rng.standard_normal(layer.scores.shape).astype("float32")))
     options = {"prune_rate": case.figures["case"]["prune_rate"], "regularization": "none", "hc_quantized": False}
     search = EdgePopup(network, case.config(**options))
-    assert 100 * search._share(search.naive_mask()) == pytest.approx(case.figures["ep"]["sparsity"], abs=1e-9)
+    assert 100 * search.flat.share(search.naive_mask()) == pytest.approx(case.figures["ep"]["sparsity"], abs=1e-9)
     loss = train_step(search, 0, *case.batch(np.random.default_rng(9)))[0] / 8
     assert float(loss) == close(case.figures["ep"]["loss"])

@@ -223,7 +223,7 @@ class ConcreteSearch(ScoreTraining):
             "test_acc": self._accuracy(mask, data.test),
             "val_acc": self._accuracy(mask, data.val),
             "regularization_loss": float(self._multiplier * CONSTRAINT_SCALE * self._excess()),
-            "model_sparsity": 100.0 * self._share(mask),
+            "model_sparsity": 100.0 * self.flat.share(mask),
         }
 
     def _excess(self) -> Tensor:

@@ -16,7 +16,7 @@ from trainers.algorithms.from_file import ticket_for
 from trainers.analysis.network_file import NetworkFile, opened_network, read_network
 from trainers.results.run_folder import resolved
 from trainers.training.loop import evaluate
-from trainers.training.rounding import rounded_masks, share
+from trainers.training.rounding import rounded_masks
 from utils.masks import is_bias, masked_state, remaining, total
 from utils.rng import derive_rng
 from utils.run.run import Row
@@ -88,7 +88,7 @@ def _network_screen(net: nn.Module, config: Config, data: Splits) -> list[str]:
 
 
 def _judged(net: nn.Module, file: NetworkFile, mask: Tensor, data: Splits) -> Row:
-    percent = 100.0 * share(file.flat, mask)
+    percent = 100.0 * file.flat.share(mask)
     return {**accuracies(net, file.under(mask), data), "weights_remaining_percent": percent}
 
 

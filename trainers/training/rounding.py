@@ -78,9 +78,3 @@ def _draw_first_linear(network: nn.Module, flat: FlatScores, mask: Tensor, drawn
     for name, part in flat.split(mask).items():
         if name.rpartition(".")[0] == first:
             part.copy_(parts[name])
-
-
-def share(flat: FlatScores, mask: Tensor) -> float:
-    """The fraction of the weights (not the biases) that a flat mask keeps."""
-    weights = mask[flat.segments[0]]
-    return int(weights.sum()) / weights.numel()

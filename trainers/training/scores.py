@@ -22,7 +22,7 @@ from models.masking import FlatScores, layer_parameters, masked_layers, plain_st
 from trainers.tickets.recipe import Recipe
 from trainers.training.loop import evaluate
 from trainers.training.optim import optimizer_of
-from trainers.training.rounding import is_noisy, naive_mask, rounded_masks, share
+from trainers.training.rounding import is_noisy, naive_mask, rounded_masks
 from trainers.training.tensorboard import MaskMoves
 from trainers.training.training import Draw, Training
 from utils.masks import is_bias, masked_state
@@ -175,7 +175,7 @@ class ScoreTraining(Training):
             "test_acc": sum(tests) / len(tests),
             "val_acc": sum(vals) / len(vals) if vals else None,
             "regularization_loss": float(self._weighed(self._penalty)) if self._penalty else 0.0,
-            "model_sparsity": 100.0 * sum(map(self._share, masks)) / len(masks),
+            "model_sparsity": 100.0 * sum(map(self.flat.share, masks)) / len(masks),
         }
 
     def naive_mask(self) -> Tensor:
@@ -197,10 +197,6 @@ class ScoreTraining(Training):
         self._plain.load_state_dict(masked_state(plain_state(self.network), self.flat.split(factors)))
         return evaluate(self._folded.refreshed(), batches, self.precision)
 
-    def _share(self, mask: Tensor) -> float:
-        """The fraction of the weights (not the biases) that a flat mask keeps."""
-        return share(self.flat, mask)
-
     def layer_densities(self) -> dict[str, float]:
         """The density of every layer under the current scores."""
         masks = self.flat.split(self.naive_mask())
@@ -213,7 +209,7 @@ class ScoreTraining(Training):
         by_layer = {f"layers/{name}": 100.0 * share for name, share in self.layer_densities().items()}
         mask = self.naive_mask()[self.flat.segments[0]]
         moves = self._moves.look(mask, self.pruned_now)
-        return {"unpruned_percent": 100.0 * self._share(self.flat.flags), **by_layer, **moves}, {}
+        return {"unpruned_percent": 100.0 * self.flat.share(self.flat.flags), **by_layer, **moves}, {}
 
     def state(self) -> dict[str, Any]:
         """The state of a Training, and the masks that the next ones are compared with."""
