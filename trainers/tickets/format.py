@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -98,8 +99,8 @@ def write_stored(
     for name, part in parts.items():
         kind = {"state": "weights"}.get(name.partition("/")[0], name.partition("/")[0])
         if kind in sizes:
-            sizes[kind] += _bytes(part)
-    dense = sum(map(_bytes, ticket.state.values()))
+            sizes[kind] += part.nbytes
+    dense = sum(value.nbytes for value in ticket.state.values())
     return {"file": len(content), **sizes, "header": len(content) - sum(sizes.values()), "dense": dense}
 
 
@@ -148,10 +149,6 @@ def _flat(masks: Masks) -> np.ndarray:
 
 def _type(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def _digest(header: Mapping[str, str], parts: Mapping[str, Tensor]) -> str:
@@ -208,7 +205,7 @@ def _unpacked(header: Mapping[str, str], parts: Mapping[str, Tensor]) -> Stored:
     kinds = {name: _TYPES[kind] for name, (kind, _) in layout["state"].items()}
     if (
         any(size < 0 for shape in shapes.values() for size in shape)
-        or sum(map(_entries, shapes.values())) > _MOST_ENTRIES
+        or sum(map(math.prod, shapes.values())) > _MOST_ENTRIES
     ):
         raise ValueError("shapes that no network has")
     drawn = set(layout["drawn"])
@@ -220,8 +217,8 @@ def _unpacked(header: Mapping[str, str], parts: Mapping[str, Tensor]) -> Stored:
     for kind in {kinds[name] for name in rest}:
         of_kind = [name for name in rest if kinds[name] == kind]
         flat = parts[f"others/{str(kind).removeprefix('torch.')}"]
-        whole = _checked(flat, kind, (sum(_entries(shapes[name]) for name in of_kind),))
-        for name, part in zip(of_kind, whole.split([_entries(shapes[name]) for name in of_kind])):
+        whole = _checked(flat, kind, (sum(math.prod(shapes[name]) for name in of_kind),))
+        for name, part in zip(of_kind, whole.split([math.prod(shapes[name]) for name in of_kind])):
             state[name] = part.view(shapes[name]).clone()
     masks, gem = _unpacked_masks(layout, parts, {name: shapes[name] for name in layout["masks"]})
     draw = {**draw, "names": layout["drawn"]} if drawn else None
@@ -233,7 +230,7 @@ def _unpacked_masks(
 ) -> tuple[Masks, Masks | None]:
     if layout["gem"] not in (None, "mask", "among", "whole"):
         raise ValueError("a gem in an unknown form")
-    flat = decoded(parts["mask"].numpy().tobytes(), sum(map(_entries, shapes.values())))
+    flat = decoded(parts["mask"].numpy().tobytes(), sum(map(math.prod, shapes.values())))
     gem = {None: None, "mask": flat}.get(layout["gem"], np.zeros_like(flat))
     if layout["gem"] in ("among", "whole"):
         entries = flat if layout["gem"] == "among" else np.ones_like(flat)
@@ -242,12 +239,8 @@ def _unpacked_masks(
 
 
 def _split(flat: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> Masks:
-    parts = torch.from_numpy(flat).split([_entries(shape) for shape in shapes.values()])
+    parts = torch.from_numpy(flat).split([math.prod(shape) for shape in shapes.values()])
     return {name: part.view(shape).clone() for (name, shape), part in zip(shapes.items(), parts)}
-
-
-def _entries(shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape, dtype=object))
 
 
 def _checked(tensor: Tensor, kind: torch.dtype, shape: tuple[int, ...]) -> Tensor:
