@@ -20,7 +20,7 @@ from trainers.tickets.file import made_with, read_ticket
 from trainers.tickets.format import is_ticket_file
 from trainers.tickets.ticket import Ticket
 from utils.errors import UserError
-from utils.masks import Masks, weight_beside
+from utils.masks import Masks, remaining
 from utils.run.run import Run
 
 
@@ -87,8 +87,7 @@ def _claimed(net: nn.Module, path: Path) -> Ticket:
     masks = {name: state[name] != 0 for name in prunable_parameters(net)}
     if all(bool(mask.all()) for mask in masks.values()):
         raise UserError(f"{path} is a state_dict without a zero: its zeros would be the mask")
-    dead = [name for name, mask in masks.items() if weight_beside(name) == name and not bool(mask.any())]
-    if len(dead) == sum(weight_beside(name) == name for name in masks):
+    if not remaining(masks):
         raise UserError(f"{path} is a state_dict of nothing but zeros")
     filled = {name: state[name].where(mask, drawn[name]) for name, mask in masks.items()}
     return Ticket({**state, **filled}, masks)
@@ -97,9 +96,7 @@ def _claimed(net: nn.Module, path: Path) -> Ticket:
 def _fitted(net: nn.Module, ticket: Ticket, path: Path, generator: torch.Generator) -> tuple[Masks, Masks | None]:
     """The ticket's masks and gem; a layer of another shape gets random masks of the same density."""
     shapes = {name: parameter.shape for name, parameter in prunable_parameters(net).items()}
-    wrong = [name for name in ticket.masks if name not in shapes] + [
-        name for name in shapes if name not in ticket.masks
-    ]
+    wrong = [name for name in {**ticket.masks, **shapes} if name not in shapes or name not in ticket.masks]
     if wrong:
         raise UserError(f"the masks in {path} do not fit the network: {', '.join(wrong[:6])}")
     masks, gem = dict(ticket.masks), ticket.gem and dict(ticket.gem)
