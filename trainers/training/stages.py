@@ -82,11 +82,9 @@ def _search(config: Config) -> list[Stage]:
         return _rounds(config)
     if facts.search == "none":
         return []
-    if facts.rewinds:
-        dense = [Stage("search/dense", config.rewind_epoch, "weights")] if config.rewind_epoch else []
-        return [*dense, Stage("search", config.epochs, facts.search)]
-    trains = "scores" if facts.learns_mask else "weights"
-    return [Stage("search", config.epochs - config.start_epoch, trains)]
+    has_dense_epochs = facts.rewinds and config.rewind_epoch
+    dense = [Stage("search/dense", config.rewind_epoch, "weights")] if has_dense_epochs else []
+    return [*dense, Stage("search", config.epochs - config.start_epoch, "scores" if facts.learns_mask else "weights")]
 
 
 def _rounds(config: Config) -> list[Stage]:
