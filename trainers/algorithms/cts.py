@@ -218,16 +218,15 @@ class ConcreteSearch(ScoreTraining):
         logits = self.flat.split(self.flat.scores.detach())
         kept = keep_highest(logits, self._config.density, draw("ties"))
         mask = torch.cat([part.flatten() for part in kept.values()])
+        chance = torch.sigmoid(self.flat.scores)
+        excess = chance.sum() / self._budget - 1
         return {
-            "test_acc_before_rounding": self._accuracy(torch.sigmoid(self.flat.scores), data.test),
+            "test_acc_before_rounding": self._accuracy(chance, data.test),
             "test_acc": self._accuracy(mask, data.test),
             "val_acc": self._accuracy(mask, data.val),
-            "regularization_loss": float(self._multiplier * CONSTRAINT_SCALE * self._excess()),
+            "regularization_loss": float(self._multiplier * CONSTRAINT_SCALE * excess),
             "model_sparsity": 100.0 * self.flat.share(mask),
         }
-
-    def _excess(self) -> Tensor:
-        return torch.sigmoid(self.flat.scores).sum() / self._budget - 1
 
     def layer_densities(self) -> dict[str, float]:
         """Empty: all weights take part, each by a fraction."""
