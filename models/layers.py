@@ -149,9 +149,10 @@ class GlobalThreshold:
 
 
 class _Masked:
-    """What a masked layer adds to its plain counterpart: scores, flags and a rule.
+    """What a masked layer adds to its plain counterpart: scores, flags and a rule; arguments as for the counterpart.
 
     Attributes:
+        bias_is_free: whether the bias is unmasked.
         scores: parameter of the weight's shape, in [0, 1].
         flag: boolean buffer of the weight's shape, True where the weight is unpruned.
         bias_scores, bias_flag: the same for the bias; None without a bias or for an unmasked one.
@@ -162,14 +163,20 @@ class _Masked:
     bias: nn.Parameter | None
     flag: Tensor
     bias_flag: Tensor | None
+    bias_is_free = False
 
-    def _add_scores(self) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.rule: Rule = Round()
-        self.scores = nn.Parameter(torch.ones_like(self.weight))
-        self.register_buffer("flag", torch.ones_like(self.weight, dtype=torch.bool))
-        has_bias = self.bias is not None
-        self.bias_scores = nn.Parameter(torch.ones_like(self.bias)) if has_bias else None
-        self.register_buffer("bias_flag", torch.ones_like(self.bias, dtype=torch.bool) if has_bias else None)
+        self.add_scores()
+
+    def add_scores(self) -> None:
+        """Add scores and flags of ones, on the device of weight and bias; those that there were are replaced."""
+        for prefix, parameter in (("", self.weight), ("bias_", None if self.bias_is_free else self.bias)):
+            scores = None if parameter is None else nn.Parameter(torch.ones_like(parameter))
+            flag = None if parameter is None else torch.ones_like(parameter, dtype=torch.bool)
+            self.register_parameter(f"{prefix}scores", scores)
+            self.register_buffer(f"{prefix}flag", flag)
 
     def effective_weight(self) -> Tensor:
         """Return the weight times its factor, as the forward pass uses it."""
@@ -183,20 +190,12 @@ class _Masked:
 class SubnetConv(_Masked, nn.Conv2d):
     """A 2-d convolution under a learned mask; arguments, and shapes of images, as for `torch.nn.Conv2d`."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._add_scores()
-
     def forward(self, images: Tensor) -> Tensor:
         return self._conv_forward(images, self.effective_weight(), self.effective_bias())
 
 
 class SubnetLinear(_Masked, nn.Linear):
     """A linear layer under a learned mask; arguments as for `torch.nn.Linear`."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._add_scores()
 
     def forward(self, features: Tensor) -> Tensor:
         return F.linear(features, self.effective_weight(), self.effective_bias())

@@ -20,7 +20,8 @@ _MASKED_COUNTERPART = {nn.Conv2d: SubnetConv, FullyConnected: MaskedFullyConnect
 _PLAIN_COUNTERPART = {masked: plain for plain, masked in _MASKED_COUNTERPART.items()}
 _DENSE_COUNTERPART = {nn.Conv2d: DenseConv, FullyConnected: DenseConv, nn.Linear: DenseLinear}
 _PRUNABLE = frozenset({*_MASKED_COUNTERPART, *_PLAIN_COUNTERPART})
-_SCORE_NAMES = ("scores", "flag", "bias_scores", "bias_flag")
+SCORE_NAMES = ("scores", "flag", "bias_scores", "bias_flag")
+"""What the state_dict of a masked layer has beside that of the plain one."""
 
 
 def to_masked(network: nn.Module) -> nn.Module:
@@ -113,7 +114,7 @@ def set_rule(network: nn.Module, rule: Rule) -> None:
 
 def plain_state(network: nn.Module) -> dict[str, Tensor]:
     """Copy the state_dict of a masked network without scores and flags; no weight is multiplied by its mask."""
-    own = {f"{layer}.{kind}" for layer in masked_layers(network) for kind in _SCORE_NAMES}
+    own = {f"{layer}.{kind}" for layer in masked_layers(network) for kind in SCORE_NAMES}
     return {name: value.detach().clone() for name, value in network.state_dict().items() if name not in own}
 
 
@@ -213,10 +214,8 @@ def _counterpart_of(layer: nn.Module, cls: type[nn.Module]) -> nn.Module:
         )  # fmt: skip
     made.weight, made.bias, made.bias_is_free = layer.weight, layer.bias, _has_free_bias(layer)
     made.train(layer.training)
-    for kind in ("", "bias_") if hasattr(made, "scores") else ():
-        parameter = made.weight if not kind else None if made.bias_is_free else made.bias
-        setattr(made, f"{kind}scores", None if parameter is None else nn.Parameter(torch.ones_like(parameter)))
-        setattr(made, f"{kind}flag", None if parameter is None else torch.ones_like(parameter, dtype=torch.bool))
+    if cls in _PLAIN_COUNTERPART:
+        made.add_scores()
     return made
 
 

@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from models.masking import SCORE_NAMES
 from utils.errors import UserError
 from utils.files import load_tensors
 
 State = dict[str, Tensor]
-_SCORES = ("scores", "flag", "bias_scores", "bias_flag")
 
 
 def read_state(path: str | Path) -> State:
@@ -155,7 +155,7 @@ def _is_entry(name: object, value: object) -> bool:
 
 
 def _is_score(name: str) -> bool:
-    return name.rpartition(".")[2] in _SCORES
+    return name.rpartition(".")[2] in SCORE_NAMES
 
 
 def _is_dummy(name: str, state: Mapping[str, Tensor]) -> bool:
