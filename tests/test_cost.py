@@ -118,6 +118,13 @@ def test_negative_weights_of_a_layer_that_stays_dense_cut_nothing_off():
     assert connectivity(net, all_kept({"out.weight": net.out.weight}), (2, 6, 6))["effective_weights_remaining"] == 12
 
 
+def test_max_pooling_cuts_nothing_off():
+    conv = nn.Conv2d(1, 2, 3, padding=1, bias=False)
+    net = nn.Sequential(conv, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 3, bias=False))
+    # On 2×2 maps each of the four entries that are pooled reads other weights of the convolution.
+    assert connectivity(net, all_kept(prunable_parameters(net)), (1, 2, 2))["effective_weights_remaining"] == 18 + 6
+
+
 def test_a_thin_layer_is_warned_of_once():
     masks = {"a.weight": torch.ones(4, 2, dtype=torch.bool), "b.weight": torch.zeros(3, 4, dtype=torch.bool)}
     masks["b.weight"][0, :2] = True

@@ -37,7 +37,8 @@ def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[s
     """Measure how much of a ticket lies on a path from input to output.
 
     A kept weight is effective if the summed output has a non-zero gradient with respect to it, in the network of
-    |w| · mask with BatchNorm as the identity, for an input of ones, in double precision.
+    |w| · mask, for an input of ones, in double precision. In that network BatchNorm is the identity, and max pooling is
+    average pooling.
 
     Args:
         net: plain, of the ticket's architecture; only its layers are used.
@@ -52,7 +53,7 @@ def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[s
     """
     device = device_of_doubles(str(next(net.parameters()).device))
     flow = deepcopy(net).to(device).double().eval().requires_grad_(True)
-    _bypass_batch_norm(flow)  # its negative scales and shifts could hide a path that is there
+    _open_all_paths(flow)
     weights = prunable_parameters(flow)
     with torch.no_grad():
         for name, weight in layer_parameters(flow).items():
@@ -74,8 +75,16 @@ def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[s
     }
 
 
-def _bypass_batch_norm(net: nn.Module) -> None:
+def _open_all_paths(net: nn.Module) -> None:
+    """Replace, in place, the layers that could hide a path that is there.
+
+    BatchNorm does so by negative scales and shifts, and max pooling by the entries of a window that are not its maximum
+    for this one input.
+    """
     for module in list(net.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.modules.batchnorm._BatchNorm):
                 setattr(module, name, nn.Identity())
+            elif isinstance(child, nn.MaxPool2d) and child.dilation == 1 and not child.return_indices:
+                pooled = nn.AvgPool2d(child.kernel_size, child.stride, child.padding, child.ceil_mode)
+                setattr(module, name, pooled)
