@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -61,17 +62,19 @@ def test_noise_is_logistic_and_another_in_every_step_and_the_same_when_a_step_is
     assert float(search._noise.std()) == pytest.approx(math.pi / math.sqrt(3), rel=0.02)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("how", ["kl", "loss", "ce"])
-def test_the_loss_against_the_dense_network_by_hand(how, tmp_path):
-    search = _search(tmp_path, "--cts_loss", how)
+def test_the_loss_against_the_dense_network_by_hand(how, smoothing, tmp_path):
+    search = _search(tmp_path, "--cts_loss", how, "--label_smoothing", str(smoothing))
     images, labels = torch.tensor([[1.0, 2.0, 0.5, -1.0], [0.0, 1.0, 1.0, 3.0]]), torch.tensor([0, 1])
     logits = torch.tensor([[0.2, -0.4], [1.0, 0.5]])
     dense = images @ search._teacher[0].weight.T
     p, q = logits.softmax(1), dense.softmax(1)
+    entropy = partial(F.cross_entropy, label_smoothing=smoothing)
     expected = {
         "kl": 100 * (p * (p / q).log()).sum(1).mean(),
-        "loss": 1e4 * (F.cross_entropy(logits, labels) / F.cross_entropy(dense, labels) - 1).abs(),
-        "ce": 100 * F.cross_entropy(logits, labels),
+        "loss": 1e4 * (entropy(logits, labels) / entropy(dense, labels) - 1).abs(),
+        "ce": 100 * entropy(logits, labels),
     }[how]
     asked = []
     search._teacher.register_forward_hook(lambda _net, given, _logits: asked.append(len(given[0])))

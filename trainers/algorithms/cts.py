@@ -180,14 +180,15 @@ class ConcreteSearch(ScoreTraining):
 
         Returns:
             100 · KL(masked ‖ dense) averaged over the images, 10⁴ · |CE/CE_dense − 1|, or 100 · CE; without dimensions.
+            `label_smoothing` applies to CE; KL reads no label.
         """
         how = self._config.cts_loss
         if how == "ce":
-            return TASK_SCALE[how] * F.cross_entropy(logits, labels)
+            return TASK_SCALE[how] * super().loss(logits, labels, images)
         with torch.no_grad():
             dense = self.through(self._teacher, images)
         if how == "loss":
-            ratio = F.cross_entropy(logits, labels) / F.cross_entropy(dense, labels)
+            ratio = super().loss(logits, labels, images) / super().loss(dense, labels, images)
             return TASK_SCALE[how] * (ratio - 1).abs()
         # Reverse KL(masked ‖ dense): the authors' best.
         student, target = logits.log_softmax(1), dense.log_softmax(1)
