@@ -2,10 +2,10 @@
 
 A score is above 0.5 where its mean gradient pulls it up by more than λ, so a larger λ leaves fewer weights switched on.
 Which λ leaves those of the target is not known ahead: it depends on the network, the data and the length of the search.
-`AutoLambda` begins with the λ that halves, within the first tenth of the search, a score that no gradient holds (the
-weight decay 2λ multiplies it by 1 − 2λη/(1 − m) in each step, η being the learning rate and m the momentum). After
-every epoch it compares the density above 0.5 with the one that such scores would have, and from the end of the tenth
-on with the target. It multiplies λ by a power of their ratio, but never makes it smaller than it was at first.
+`AutoLambda` begins with the λ that halves, by the time at which the target should be reached, a score that no gradient
+holds (the weight decay 2λ multiplies it by 1 − 2λη/(1 − m) in each step, η being the learning rate and m the momentum).
+After every epoch it compares the density above 0.5 with the one that such scores would have: from then on, the target.
+It multiplies λ by a power of their ratio, but never makes it smaller than it was at first.
 
 The rest of the search then takes place at the target density, while learning rates are still high. Too strong a penalty
 does no harm: `GemMiner` lowers its threshold rather than switch on fewer weights than the target asks for.
@@ -18,8 +18,10 @@ import math
 from args_helper import Config
 from trainers.tickets.recipe import Recipe
 
-ARRIVAL = 0.1
-"""Fraction of the epochs after which the density should be the target; `configs/README.md` compares it with 0.25."""
+ARRIVAL, LATEST_ARRIVAL = 0.1, 0.25
+"""Fraction of the epochs after which the density should be the target, and the latest in a search of few steps."""
+FEWEST_STEPS = 200
+"""Steps before the arrival, if `LATEST_ARRIVAL` leaves as many: after fewer, scores rank noise."""
 GAIN = 0.15
 """Power of the ratio of the densities, chosen in the model of scores under constant gradients that
 `tests/test_auto_lambda.py` has: with a smaller one a short search comes late, with 0.3 λ swings in a long one."""
@@ -36,13 +38,14 @@ class AutoLambda:
         steps: of an epoch.
 
     Attributes:
-        first: λ before the first epoch, ln 2 · (1 − m) / (2 Ση) over the steps of the first tenth, or what is critical.
+        first: λ before the first epoch, ln 2 · (1 − m) / (2 Ση) over the steps before the arrival, at most critical.
     """
 
     def __init__(self, config: Config, steps: int) -> None:
         self._rate, self._start, self._target = Recipe.of_search(config).rate, config.start_epoch, config.density
-        tenth = max(1, round(ARRIVAL * (config.epochs - self._start)))
-        self._rates = [self._rate(self._start + epoch) for epoch in range(tenth)]
+        length = config.epochs - self._start
+        arrival = min(max(ARRIVAL * length, FEWEST_STEPS / steps), LATEST_ARRIVAL * length)
+        self._rates = [self._rate(self._start + epoch) for epoch in range(max(1, round(arrival)))]
         self._momentum = config.momentum if config.optimizer == "sgd" else 0.0
         halving = math.log(2.0) * (1.0 - self._momentum) / (2.0 * steps * sum(self._rates))
         self.first = min(halving, self._critical(max(self._rates)))
@@ -50,8 +53,8 @@ class AutoLambda:
     def expected_density(self, epoch: int) -> float:
         """Return the density above 0.5, at the end of an epoch, of scores that began uniform and that nothing holds.
 
-        It falls from 1/2 to the target d: max(d, 1 − 2^(x − 1)), x being the part of the first tenth's Ση that has
-        passed, at most 1.
+        It falls from 1/2 to the target d: max(d, 1 − 2^(x − 1)), x being the part of the Ση before the arrival
+        that has passed, at most 1.
         """
         passed = sum(self._rates[: epoch - self._start + 1]) / sum(self._rates)
         return max(self._target, 1.0 - 2.0 ** (passed - 1.0))
