@@ -96,6 +96,12 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(urllib.request, "urlopen", fail)
 
 
+def epoch_row(epoch: int, val_acc: float | None = None) -> dict[str, Any]:
+    """A row of a search's table of epochs; its other numbers are ones."""
+    others = ("lr", "test_acc", "train_acc", "train_loss", "model_sparsity", "seconds")
+    return {"phase": "search", "epoch": epoch, "val_acc": val_acc, **dict.fromkeys(others, 1.0)}
+
+
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Read the rows of a run's table."""
     with path.open() as file:

@@ -7,7 +7,7 @@ import pytest
 
 from args_helper import parse_args
 from data.load import load_data
-from tests.conftest import PROJECT, read_rows
+from tests.conftest import PROJECT, epoch_row, read_rows
 from trainers import mine
 from trainers.notebook import Mined
 from trainers.training.loop import evaluate
@@ -55,6 +55,9 @@ def test_what_only_a_command_does_is_not_ignored(monkeypatch, option):
 def test_metrics_are_those_of_the_table_by_whatever_name(tmp_path):
     names = ("tables/[own].txt", "tables/[own]_mask_shuffle.txt", "tables/other.txt", "[own].txt")
     for number, name in enumerate(names):
-        write_csv(tmp_path / name, [{"epoch": number}])
-    run = Mined(tmp_path, parse_args(["--results_filename", names[0]]))
-    assert run.metrics == [{"epoch": 0}, {"epoch": 1}]
+        write_csv(tmp_path / name, [epoch_row(number)])
+    config = parse_args(["--results_filename", names[0]])
+    assert [row["epoch"] for row in Mined(tmp_path, config).metrics] == [0, 1]
+    (tmp_path / names[1]).write_text("phase,epoch\nsearch,x\n")
+    with pytest.raises(UserError, match="a figure is missing or none"):
+        list(Mined(tmp_path, config).metrics)

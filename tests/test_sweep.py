@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import PROJECT, read_rows, same_bits, start, timeless
+from conftest import PROJECT, epoch_row, read_rows, same_bits, start, timeless
 
 import main
 from args_helper import config_of, parse_args
@@ -333,7 +333,7 @@ def test_a_poor_run_is_ended_early(sweep):
     (search,) = _searches(sweep(options=TINY, search=LAMBDA, study={"trials": 4, "startup": 2}))
     for accuracy in (60, 80, 50):
         task = search.take()
-        rows = [{"phase": "search", "epoch": epoch, "val_acc": accuracy} for epoch in range(10)]
+        rows = [epoch_row(epoch, accuracy) for epoch in range(10)]
         task.unit.folder.mkdir(parents=True)
         for epochs in (7, 10):  # half of the epochs and two more, and all
             write_csv(task.unit.folder / task.unit.asked.results_filename, rows[:epochs])

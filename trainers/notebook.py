@@ -5,7 +5,6 @@ Attributes of a run are read from its folder when first asked for; only `mine` c
 
 from __future__ import annotations
 
-import csv
 import glob
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from trainers.results.curves import curves
 from trainers.tickets.file import TICKET, read_ticket
 from trainers.tickets.ticket import Ticket
 from trainers.tickets.trained import trained
+from trainers.training.epoch_row import read_epochs
 from utils.errors import UserError
 from utils.files import read_json
 from utils.options.modes import MODES
@@ -94,14 +94,7 @@ def mine(config: str | Path | None = None, **options: Any) -> Mined:
 
 
 def _rows(table: Path) -> list[dict[str, Any]]:
-    with table.open(newline="") as file:
-        return [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(file)]
-
-
-def _value(text: str) -> str | int | float | None:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text or None
+    rows, said = read_epochs(table)
+    if said:
+        raise UserError(f"{table}: {said}")
+    return [row.model_dump() for row in rows]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from args_helper import Config, parse_args
 from trainers.results.summary import Outcome, read_outcome
-from trainers.training.epoch_row import EpochRow
+from trainers.training.epoch_row import EpochRow, read_epochs
 from utils.errors import UserError
 
 GOING_ON, FINISHED, DAMAGED = "going on", "finished", "damaged"
@@ -100,8 +96,11 @@ def _read_run(folder: Path, problems: list[Problem]) -> RunRecord | None:
         problems.append(
             Problem(folder, f"its config.yml is now {config.config_hash}, trial {config.trial_num}; {differs}")
         )
-    epochs = read_epochs(folder / config.results_filename, problems)
-    return RunRecord(folder, config, name, state, outcome, epochs)
+    epochs, said = read_epochs(folder / config.results_filename)
+    if said:
+        told = f"{config.results_filename}: only the first {len(epochs)} epochs are used: {said}"
+        problems.append(Problem(folder, told))
+    return RunRecord(folder, config, name, state, outcome, tuple(epochs))
 
 
 def _outcome(path: Path) -> Outcome:
@@ -110,30 +109,6 @@ def _outcome(path: Path) -> Outcome:
     # Without training there is no ticket accuracy to compare a check to.
     untrained = {"checks": {}, "inverts": None} if outcome.test_acc_after_finetune is None else {}
     return outcome.model_copy(update=untrained)
-
-
-def read_epochs(path: Path, problems: list[Problem]) -> tuple[EpochRow, ...]:
-    """Read a table of epochs up to its first bad row, which is added to the problems; a missing file has no rows.
-
-    Args:
-        path: a CSV file, which its run may be about to replace, or anyone may have written.
-        problems: grows by one at most.
-    """
-    if not path.exists():
-        return ()
-    epochs: list[EpochRow] = []
-    try:
-        text = path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]  # a number that is cut off still reads as a number
-        for row in csv.DictReader(io.StringIO(whole)):
-            given = {name: value for name in EpochRow.model_fields if (value := row.get(name))}
-            epochs.append(EpochRow.model_validate({"val_acc": None, **given}, strict=False))
-        if whole != text:
-            raise UserError("its last line is cut off")
-    except (OSError, UnicodeDecodeError, csv.Error, ValidationError, UserError) as error:
-        said = "a figure is missing or none" if isinstance(error, ValidationError) else error
-        problems.append(Problem(path.parent, f"{path.name}: only the first {len(epochs)} epochs are used: {said}"))
-    return tuple(epochs)
 
 
 def _once(runs: Sequence[RunRecord], problems: list[Problem]) -> list[RunRecord]:

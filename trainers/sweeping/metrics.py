@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from args_helper import Config
 from trainers.sweeping.units import Unit
+from trainers.training.epoch_row import read_epochs
 
 BELOW = 3
 """Epochs in a row below the median that end a run early: a single one, after a pruning, says little."""
@@ -25,12 +25,8 @@ def accuracies(unit: Unit, metric: str) -> list[float]:
         One value per epoch, [0, 100]; empty if the run has written no table.
     """
     phases = ("search",) if metric == "val_acc_before_finetune" else ("search", "finetune")
-    try:
-        with (unit.folder / unit.asked.results_filename).open() as file:
-            rows = list(csv.DictReader(file))
-    except OSError:  # not written yet
-        return []
-    return [float(row["val_acc"]) for row in rows if row["phase"].partition("/")[0] in phases and row["val_acc"]]
+    rows, _ = read_epochs(unit.folder / unit.asked.results_filename)
+    return [row.val_acc for row in rows if row.phase.partition("/")[0] in phases and row.val_acc is not None]
 
 
 def misses_target(summary: Mapping[str, Any], config: Config, tolerance: float | None) -> str | None:

@@ -1,14 +1,17 @@
 """A row of the table of epochs: the one description of its columns.
 
 The loop makes a row per epoch. Rows are part of a checkpoint, which is checked by this class; the run writes them to
-`acc_and_sparsity.csv`, which the report reads by this class, and to TensorBoard.
+`acc_and_sparsity.csv`, which others read by `read_epochs`, and to TensorBoard.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
@@ -42,3 +45,28 @@ class EpochRow(BaseModel):
 
 TAGS = {name: tag for name, field in EpochRow.model_fields.items() if (tag := field.json_schema_extra["tag"])}
 """Column -> its name in TensorBoard."""
+
+
+def read_epochs(path: Path) -> tuple[list[EpochRow], str | None]:
+    """Read a table of epochs up to its first bad row.
+
+    Args:
+        path: a CSV file, which its run may be about to replace, or anyone may have written; a missing one has no rows.
+
+    Returns:
+        The rows, and why not all could be read; None: they could.
+    """
+    epochs: list[EpochRow] = []
+    try:
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a number that is cut off still reads as a number
+        for row in csv.DictReader(io.StringIO(whole)):
+            given = {name: value for name in EpochRow.model_fields if (value := row.get(name))}
+            epochs.append(EpochRow.model_validate({"val_acc": None, **given}, strict=False))
+    except FileNotFoundError:
+        return epochs, None
+    except ValidationError:
+        return epochs, "a figure is missing or none"
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return epochs, str(error)
+    return epochs, None if whole == text else "its last line is cut off"
