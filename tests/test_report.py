@@ -133,6 +133,14 @@ def test_every_task_has_a_section_of_its_own(root):
     ]  # fmt: skip
 
 
+def test_rungs_of_a_ladder_that_differ_in_their_batchnorm_are_compared(root):
+    make_run(root / "a", bn_type="AffineBatchNorm")
+    make_run(root / "b")
+    assert [one.name for one in series_of(root)] == [
+        f"hc_iter, bn_type {kind}BatchNorm" for kind in ("Affine", "NonAffine")
+    ]
+
+
 # ---- damage --------------------------------------------------------------------------------------------------------
 
 

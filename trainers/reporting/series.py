@@ -14,6 +14,8 @@ from trainers.checks.verdict import Verdict
 from trainers.reporting.gather import Outcome, RunRecord
 from trainers.results.trials import Spread, judge_checks
 
+OF_A_TASK = set(TASK_OPTIONS) - {"seed", "bn_type"}
+"""What all runs of a task share. A seed makes another experiment, and `bn_type` may be a rung of a ladder."""
 MOST_OPTIONS = 3
 """Most options that the name of a series lists; with more, it is named after its folder."""
 
@@ -146,7 +148,7 @@ def tasks_of(runs: Sequence[RunRecord]) -> list[Task]:
 def _title(config: Config) -> str:
     """Name a task: network and data set, with those of their options that differ from the defaults."""
     decided = config.deciding()
-    notes = [f"{name} {decided[name]}" for name in TASK_OPTIONS if name not in ("dataset", "arch", "seed")
+    notes = [f"{name} {decided[name]}" for name in TASK_OPTIONS if name in OF_A_TASK - {"dataset", "arch"}
              and name in decided and decided[name] != OPTIONS[name].default]  # fmt: skip
     return f"{config.arch} on {config.dataset}" + (f" ({', '.join(notes)})" if notes else "")
 
@@ -191,7 +193,7 @@ def _by_options(experiment: Experiment) -> tuple:
 
 def _options(config: Config) -> dict[str, Any]:
     """Return the options that affect the result, without those of density and of the task."""
-    left_out = {"target_sparsity", *config.algorithm.density_options} | (set(TASK_OPTIONS) - {"seed"})
+    left_out = {"target_sparsity", *config.algorithm.density_options, *OF_A_TASK}
     return {name: value for name, value in config.deciding().items() if name not in left_out}
 
 
