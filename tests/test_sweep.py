@@ -329,6 +329,12 @@ def test_a_ticket_may_have_more_weights_than_asked_for_by_the_tolerance(toleranc
     assert best or "% of the weights remain where 20% were asked for" in search._claims.problems["a"]
 
 
+def test_the_ladder_ends_at_the_best_configs():
+    planned, _ = plan(PROJECT / "configs/sweeps/best_ladder.yml", {})
+    best = (parse_args(["--config", str(path)]) for path in (PROJECT / "configs/best").glob("*.yml"))
+    assert {one.config.config_hash for one in planned[-3:]} == {config.config_hash for config in best}
+
+
 def test_a_poor_run_is_ended_early(sweep):
     (search,) = _searches(sweep(options=TINY, search=LAMBDA, study={"trials": 4, "startup": 2}))
     for accuracy in (60, 80, 50):
