@@ -103,6 +103,12 @@ def test_runs_of_a_sweep_are_called_after_it_though_more_than_density_differs(ro
     assert (dense.is_dense, gem.also_differs) == (True, {"lmbda": ["0.2", "0.1"]})
 
 
+def test_runs_of_a_sweep_at_one_density_have_the_names_that_it_gives_them(root):
+    for name, options in {"fixed": {"lmbda": 1e-3}, "auto": {"lmbda": "auto"}, "dense": {"algo": "training"}}.items():
+        make_run(root / name, subfolder="ladder", name=name, **options)
+    assert [one.name for one in series_of(root)] == ["auto", "dense", "fixed"]
+
+
 def test_two_settings_at_one_density_under_one_name_do_not_fall_together(root):
     for seed in (1, 2):
         make_run(root / str(seed) / "a", algo="snip", name="x/target_sparsity_5", target_sparsity=5, seed=seed)

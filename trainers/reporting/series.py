@@ -179,11 +179,15 @@ def family_of(config: Config) -> str | None:
     `gem_miner/target_sparsity_1.5` of a sweep becomes `gem_miner`, and `resnet20_sparsity_1_44_unflagT` of a published
     file becomes `resnet20_unflagT`. None if the path does not contain the density.
     """
-    place = "/".join(part for part in (config.subfolder, config.name, config.run_idx) if part)
     value = re.escape(f"{config.target_sparsity:g}").replace(r"\.", "[._]")
     token = rf"(?:(?:target_)?sparsity_)?{value}"
-    without, count = re.subn(rf"^{token}(?:[/_-]|$)|[/_-]{token}(?=[/_-]|$)", "", place, count=1)
+    without, count = re.subn(rf"^{token}(?:[/_-]|$)|[/_-]{token}(?=[/_-]|$)", "", _place(config), count=1)
     return without if count else None
+
+
+def _place(config: Config) -> str:
+    """Return the path of a run among the results, without its trial."""
+    return "/".join(part for part in (config.subfolder, config.name, config.run_idx) if part)
 
 
 def _by_options(experiment: Experiment) -> tuple:
@@ -202,13 +206,15 @@ def _differing(options: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _names(groups: Sequence[tuple[Experiment, ...]]) -> list[str]:
-    """Give each group a unique name: its family, or its algorithm and the options that differ from the others'."""
+    """Give each group a unique name: its runs', or its algorithm and the options that differ from the others'."""
     names = []
     for group in groups:
         config = group[0].config
         alike = [_options(other[0].config) for other in groups if other[0].config.algo == config.algo]
         differing = _differing(alike)
-        family = family_of(config)
+        place, family = _place(config), family_of(config)
+        if not family and not config.algorithm.is_dense and {_place(one.config) for one in group} == {place}:
+            family = config.name and place  # in a sweep, a run of one density need not have it in its name
         own = "dense" if config.algorithm.is_dense else config.algo
         if family and (config.name or len(differing) > MOST_OPTIONS):
             names.append(family.removeprefix(f"{config.subfolder}/"))
@@ -216,6 +222,5 @@ def _names(groups: Sequence[tuple[Experiment, ...]]) -> list[str]:
             mine = _options(config)
             names.append(", ".join([own, *(f"{name} {mine[name]}" for name in differing)]))
         else:
-            place = "/".join(part for part in (config.subfolder, config.name, config.run_idx) if part)
             names.append(f"{own}, {place}" if place else own)
     return [name if names.count(name) == 1 else f"{name}, {group[0].config_hash}" for name, group in zip(names, groups)]
