@@ -16,6 +16,7 @@ from data.load import load_data
 from models.build import build_model
 from trainers.benchmark.__main__ import SETTING, compare_figures
 from trainers.benchmark.__main__ import main as benchmark
+from trainers.benchmark.loading import main as loading
 from trainers.results.run_folder import resolved
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
@@ -74,6 +75,13 @@ def test_what_the_benchmark_cannot_measure_is_refused(words, says, capsys):
     except SystemExit as stopped:  # argparse's
         code = stopped.code
     assert code == 2 and says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "says"), [("--repeats 0", "0 is below 1"), ("--images 39", "39 is below 40")])
+def test_too_little_to_read_is_refused(words, says, capsys):
+    with pytest.raises(SystemExit):
+        loading(words.split())
+    assert says in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ import torch
 from args_helper import Config, parse_args
 from data.batches import PlainBatches, TrainBatches
 from data.load import Splits, load_data
+from trainers.benchmark.figures import at_least, ratios, spread, written
 from trainers.benchmark.sides import PARTS, OurSide, PlainSide, Start, images_of
 from trainers.results.run_folder import resolved
 from trainers.training.cost import BACKWARD_AND_FORWARD, activation_bytes, forward_flops
@@ -46,6 +46,7 @@ LONG = ("evaluation pass", "evaluation of an epoch", "search epoch")
 """Parts that are timed a quarter as often."""
 WARM_UP_ON_GPU = 3
 """Turns before the timed ones: the first compiles, and the next two record the CUDA graph. On a CPU one is enough."""
+TIME, RATIO = ("ms", "low", "high"), ("ratio", "ratio_low", "ratio_high")
 COMPARED_STEPS = 8
 TOLERANCE = 1e-5
 
@@ -111,10 +112,9 @@ def measure(sides: dict[str, OurSide | PlainSide], repeats: int, only: str | Non
                     taken[name].append(seconds)
         row: dict[str, Any] = {"part": part, "n": rounds, "images": images_of(part, data)}
         for name, values in taken.items():
-            row[name] = {"ms": 1e3 * median(values), "low": 1e3 * min(values), "high": 1e3 * max(values)}
+            row[name] = dict(zip(TIME, spread([1e3 * seconds for seconds in values])))
             if name != "plain":
-                ratios = [slow / fast for fast, slow in zip(values, taken["plain"])]
-                row[name] |= {"ratio": median(ratios), "ratio_low": min(ratios), "ratio_high": max(ratios)}
+                row[name] |= zip(RATIO, ratios(taken["plain"], values))
         rows.append(row)
     return rows
 
@@ -174,9 +174,9 @@ def report(rows: list[dict[str, Any]], precisions: Sequence[str], extra: Row) ->
     titles = ["part", "plain, ms", *(title for name in precisions for title in (f"{name}, ms", "ratio")), "n"]
     table = []
     for row in rows:
-        cells = [row["part"], _spread(row["plain"], "ms", 1)]
+        cells = [row["part"], _cell(row["plain"], TIME, 1)]
         for name in precisions:
-            cells += [_spread(row[name], "ms", 1), _spread(row[name], "ratio", 2)]
+            cells += [_cell(row[name], TIME, 1), _cell(row[name], RATIO, 2)]
         table.append([*cells, str(row["n"])])
     others = [
         f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}" for name, value in extra.items()
@@ -184,17 +184,15 @@ def report(rows: list[dict[str, Any]], precisions: Sequence[str], extra: Row) ->
     return "\n".join([markdown_table(titles, table), *others])
 
 
-def _spread(values: dict[str, float], name: str, digits: int) -> str:
-    """Format as median (lowest–highest)."""
-    low, high = (values[end if name == "ms" else f"{name}_{end}"] for end in ("low", "high"))
-    return f"{values[name]:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
+def _cell(figures: dict[str, float], names: Sequence[str], digits: int) -> str:
+    return written([figures[name] for name in names], digits)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, and return the exit code."""
     own = argparse.ArgumentParser(add_help=False)
-    own.add_argument("--repeats", type=partial(_at_least, 1), default=20)
-    own.add_argument("--images", type=partial(_at_least, 0), default=0)
+    own.add_argument("--repeats", type=partial(at_least, 1), default=20)
+    own.add_argument("--images", type=partial(at_least, 0), default=0)
     own.add_argument("--only")
     own.add_argument("--json", type=Path)
     mine, rest = own.parse_known_args(argv)
@@ -220,12 +218,6 @@ def main(argv: list[str] | None = None) -> int:
         print("error: the two sides do not compute the same", file=sys.stderr)
         return 1
     return 0
-
-
-def _at_least(least: int, given: str) -> int:
-    if (number := int(given)) < least:
-        raise argparse.ArgumentTypeError(f"{number} is below {least}")
-    return number
 
 
 def _refuse_what_the_plain_loop_lacks(config: Config) -> None:

@@ -21,9 +21,9 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ from data.packs.pack import FORMAT, INDEX, SHARD, read_pack
 from data.packs.packing import pack_folder
 from data.sets.imagenet import SPEC
 from models.build import build_model
+from trainers.benchmark.figures import at_least, ratios, spread, written
 from utils.errors import UserError
 from utils.files import write_json
 from utils.markdown import markdown_table
@@ -106,12 +107,10 @@ def images_a_second(sides: dict[str, Side], repeats: int) -> list[dict[str, Any]
                 if turn:  # the first one warms up
                     taken[name].append(rate)
     first = next(iter(taken.values()))
-    rows = []
-    for name, rates in taken.items():
-        ratios = [rate / base for rate, base in zip(rates, first)]
-        rows.append({"side": name, "n": repeats, "images_a_second": [median(rates), min(rates), max(rates)],
-                     "ratio": [median(ratios), min(ratios), max(ratios)]})  # fmt: skip
-    return rows
+    return [
+        {"side": name, "n": repeats, "images_a_second": spread(rates), "ratio": ratios(rates, first)}
+        for name, rates in taken.items()
+    ]
 
 
 def _rate(epoch: Callable[[Path], Iterable[Batch]], root: Path) -> float:
@@ -191,8 +190,8 @@ def seconds_to_the_first_batch(root: Path, folder: Path) -> float:
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, and return the exit code."""
     own = argparse.ArgumentParser(prog="python -m trainers.benchmark.loading")
-    own.add_argument("--images", type=int, default=2_000)
-    own.add_argument("--repeats", type=int, default=5)
+    own.add_argument("--images", type=partial(at_least, 2 * CLASSES), default=2_000)
+    own.add_argument("--repeats", type=partial(at_least, 1), default=5)
     own.add_argument("--json", type=Path)
     given = own.parse_args(argv)
     scratch = Path(tempfile.mkdtemp(prefix="loading"))
@@ -219,17 +218,12 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    cells = [[row["side"], _spread(row["images_a_second"], 0), _spread(row["ratio"], 2), str(row["n"])] for row in rows]
+    cells = [[row["side"], written(row["images_a_second"], 0), written(row["ratio"], 2), str(row["n"])] for row in rows]
     print(markdown_table(["side", "images a second and core", "ratio", "n"], cells))
     print("\n".join(f"{name}: {value:.3g}" for name, value in others.items()))
     if given.json:
         write_json(given.json, {"sides": rows, **others})
     return 0
-
-
-def _spread(values: list[float], digits: int) -> str:
-    middle, low, high = (f"{value:,.{digits}f}" for value in values)
-    return f"{middle} ({low}–{high})"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,34 @@
+"""How both benchmarks sum up what they timed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from statistics import median
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """Return the median, the lowest and the highest of some values."""
+    return [median(values), min(values), max(values)]
+
+
+def ratios(values: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Return the `spread` of each value over the other side's of the same turn."""
+    return spread([value / other for value, other in zip(values, others)])
+
+
+def written(figures: Sequence[float], digits: int) -> str:
+    """Format a `spread` as median (lowest–highest)."""
+    middle, low, high = (f"{figure:,.{digits}f}" for figure in figures)
+    return f"{middle} ({low}–{high})"
+
+
+def at_least(least: int, given: str) -> int:
+    """Read a whole number of the command line.
+
+    Raises:
+        ValueError, argparse.ArgumentTypeError: it is none, or is below `least`.
+    """
+    if (number := int(given)) < least:
+        raise argparse.ArgumentTypeError(f"{number} is below {least}")
+    return number
