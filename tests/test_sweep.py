@@ -110,6 +110,11 @@ def test_what_is_wrong_with_a_sweep_is_said_before_anything_runs(content, said, 
     assert [one.name for one in tmp_path.iterdir()] == ["s.yml"]
 
 
+def test_a_config_beside_a_sweep_is_refused_as_it_would_override_what_the_runs_differ_in(sweep, call):
+    outcome = call(*sweep(), "--config", PROJECT / "configs/quickstart.yml", "--dry_run")
+    assert outcome.code == 2 and "a sweep has its options in" in outcome.err
+
+
 def test_what_a_run_or_a_flag_states_is_neither_varied_nor_searched(sweep):
     words = sweep(
         options={"epochs": 8},

@@ -37,8 +37,10 @@ def run_sweep(config: Config) -> None:
             all others are finished).
         SweepStopped: the process was asked to stop; the same command resumes.
     """
+    if config.config:  # its options would override those of all runs
+        raise UserError(f"--config {config.config}: a sweep has its options in {config.sweep}, and flags override them")
     path = Path(config.sweep)
-    flags = {name: getattr(config, name) for name in config.model_fields_set - {"sweep", "config", "dry_run"}}
+    flags = {name: getattr(config, name) for name in config.model_fields_set - {"sweep", "dry_run"}}
     planned, study = plan(path, flags)
     if config.dry_run:
         print(_listed(planned, study))
