@@ -19,6 +19,7 @@ from trainers.results.references import dense_config
 from trainers.tickets.file import read_ticket
 from utils.errors import Diverged
 from utils.files import write_csv
+from utils.run.stopping import Stopping
 
 GUIDE = (PROJECT / "trainers" / "algorithms" / "README.md").read_text(encoding="utf-8")
 Call = Callable[..., Outcome]
@@ -117,6 +118,17 @@ def test_checks_that_diverge_do_not_stop_those_of_other_runs(call, places, folde
     outcome = call("--only_sanity", "--sanity_folder", tmp_path / "results")
     assert outcome.code == 2 and f"{folder('ill')}: check/mask_shuffle diverged" in outcome.err
     assert set(_summary(folder("whole"))["checks"]) == set(CHECKS)
+
+
+def test_checks_that_were_stopped_are_gone_on_with_by_the_same_command(call, places, folder, tmp_path, monkeypatch):
+    assert call(*RANDOM, *places, "--skip_sanity_checks").code == 0
+    words = ("--only_sanity", "--sanity_folder", tmp_path / "results")
+    with monkeypatch.context() as stopped:
+        stopped.setattr(Stopping, "asked", property(lambda _: 143))
+        outcome = call(*words)
+    assert outcome.code == 143 and outcome.err.splitlines()[-1] == "stopped by SIGTERM; the same command goes on"
+    assert call(*words).code == 0
+    assert set(_summary(folder(""))["checks"]) == set(CHECKS)
 
 
 def test_a_folder_without_finished_runs_says_so(call, tmp_path):

@@ -23,7 +23,7 @@ from trainers.results.summary import read_summary
 from trainers.results.trials import write_summary, write_trials
 from trainers.tickets.file import TICKET, read_ticket
 from trainers.training.compile import prepared
-from utils.errors import Diverged, UserError
+from utils.errors import Diverged, Stopped, UserError
 
 MAY_DIFFER = ("data", "log_dir", "device", "gpu", "no_cuda", "threads", "workers", "compile", "max_time")
 """Options that the command may give otherwise than the runs had them: where to compute, and from what."""
@@ -50,6 +50,8 @@ def check_runs(config: Config) -> None:
             _check_run(folder, config)
         except (UserError, Diverged) as error:
             problems.append(f"{folder}: {error}")
+        except Stopped as stopped:  # the run itself is finished: resuming it would train no check
+            raise Stopped(stopped.why, stopped.exit_code) from stopped
     if problems:
         raise UserError("\n  ".join(["not all runs could be checked; all others are:", *problems]))
 

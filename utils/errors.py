@@ -27,12 +27,13 @@ class Stopped(Exception):
     Args:
         why: what asked it to stop, in words.
         exit_code: the exit code of the process.
-        folder: the run folder.
+        folder: of the run, which `--resume` goes on with; None: the command that was stopped goes on with it.
     """
 
-    def __init__(self, why: str, exit_code: int, folder: Path) -> None:
-        super().__init__(f"{why}; go on with: {resume_command(folder)}")
-        self.exit_code = exit_code
+    def __init__(self, why: str, exit_code: int, folder: Path | None = None) -> None:
+        how = f"go on with: {resume_command(folder)}" if folder else "the same command goes on"
+        super().__init__(f"{why}; {how}")
+        self.why, self.exit_code = why, exit_code
 
 
 class Diverged(Exception):
@@ -49,8 +50,7 @@ class SweepStopped(Stopped):
     """
 
     def __init__(self, exit_code: int) -> None:
-        Exception.__init__(self, "the sweep was stopped; the same command goes on")
-        self.exit_code = exit_code
+        super().__init__("the sweep was stopped", exit_code)
 
 
 class DistributedError(Exception):
