@@ -421,12 +421,7 @@ OF_TICKETS = (
 DECLARED = Declarations(GROUPS, RETIRED, FLAGS_ONLY)
 OPTIONS = DECLARED.fields
 
-
-SCALED_INITS = ("signed_constant", "unsigned_constant", "kaiming_normal")
-"""The values of `init` to which `scale_fan` applies."""
-
-OTHERS_OF_RUNS = (".yml", ".json", ".safetensors", ".pt", ".png")
-"""Endings of files in a run's folder that the table of epochs must not overwrite."""
+SCALED_INITS = ("signed_constant", "unsigned_constant", "kaiming_normal")  # those to which `scale_fan` applies
 
 CONTRADICTIONS = (
     ONE_MODE,
@@ -436,7 +431,8 @@ CONTRADICTIONS = (
     Contradiction(("image_size", "dataset"), lambda c: c.image_size and c.dataset not in OF_FOLDERS and not c.pack,
                   f"image_size is for images in folders ({', '.join(OF_FOLDERS)}): those of "
                   "{c.dataset} have one size"),
-    Contradiction(("results_filename",), lambda c: Path(c.results_filename).suffix in OTHERS_OF_RUNS,
+    Contradiction(("results_filename",),
+                  lambda c: c.results_filename.endswith((".yml", ".json", ".safetensors", ".pt", ".png")),
                   "results_filename {c.results_filename} may be that of another file of the run: let it end in .csv"),
     Contradiction(("no_cuda", "device"), lambda c: c.no_cuda and c.device not in ("auto", "cpu"),
                   "no_cuda is to use the CPU, and device {c.device} is not the CPU"),
@@ -464,16 +460,13 @@ CONTRADICTIONS = (
                   "weights and pretrained both say where to start from: give one of them"),
     Contradiction(("chg_mask", "chg_weight"), lambda c: (c.chg_mask or c.chg_weight) and not (c.shuffle or c.reinit),
                   "chg_mask and chg_weight say what shuffle or reinit is of: give one of these"),
-    Contradiction(("only_sanity",), lambda c: c.only_sanity and not (c.sanity_folder or c.ticket),
-                  "only_sanity needs a sanity_folder with finished runs, or a ticket"),
-    Contradiction(("only_sanity", "sanity_folder", "ticket"), lambda c: c.only_sanity and c.sanity_folder and c.ticket,
-                  "only_sanity checks the runs in a sanity_folder or a ticket: give one of them"),
+    Contradiction(("only_sanity",), lambda c: c.only_sanity and bool(c.sanity_folder) == bool(c.ticket),
+                  "only_sanity needs a sanity_folder with finished runs or a ticket: give one of them"),
     Contradiction(("evaluate",), lambda c: c.evaluate and not (c.pretrained or c.ticket),
                   "evaluate needs a network: name its file by pretrained or ticket"),
     Contradiction(("compare_rounding",), lambda c: c.compare_rounding and not c.pretrained,
                   "compare_rounding needs scores: name a search's checkpoint by pretrained"),
-    Contradiction(("compare_tickets",), lambda c: len(c.compare_tickets) == 1,
-                  "compare_tickets needs two tickets or more"),
+    Contradiction(("compare_tickets",), lambda c: len(c.compare_tickets) == 1, "compare_tickets needs two or more"),
     Contradiction(("pack_to", "pack_raw", "skip_broken"),
                   lambda c: (c.pack_to or c.pack_raw or c.skip_broken) and not c.pack,
                   "pack_to, pack_raw and skip_broken say how to pack: name the folder by pack"),
