@@ -131,6 +131,17 @@ def test_checks_that_were_stopped_are_gone_on_with_by_the_same_command(call, pla
     assert set(_summary(folder(""))["checks"]) == set(CHECKS)
 
 
+def test_a_summary_that_lacks_what_is_printed_is_named_before_anything_is_trained(call, places, folder, tmp_path):
+    assert call(*RANDOM, *places, "--skip_sanity_checks").code == 0
+    path = folder("") / "summary.json"
+    path.write_text(
+        json.dumps({name: value for name, value in _summary(folder("")).items() if name != "search_seconds"})
+    )
+    outcome = call("--only_sanity", "--sanity_folder", tmp_path / "results")
+    assert outcome.code == 2 and "search_seconds: Field required" in outcome.err
+    assert not (folder("") / "acc_and_sparsity_mask_shuffle.csv").exists()
+
+
 def test_a_folder_without_finished_runs_says_so(call, tmp_path):
     outcome = call("--only-sanity", "--sanity_folder", tmp_path)
     assert outcome.code == 2 and "there is no finished run" in outcome.err

@@ -133,6 +133,8 @@ class _Sibling(Outcome):
     val_acc_after_finetune: Percent | None
     checks: dict[str, Accuracy]
     seconds: Amount
+    search_seconds: Amount
+    finetune_seconds: Amount
 
 
 def read_outcome(path: Path, kind: type[Outcome] = Outcome) -> Outcome:
