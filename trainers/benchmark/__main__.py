@@ -24,8 +24,8 @@ import torch
 from args_helper import Config, parse_args
 from data.batches import PlainBatches, TrainBatches
 from data.load import Splits, load_data
-from trainers.benchmark.figures import at_least, ratios, spread, written
 from trainers.benchmark.sides import PARTS, OurSide, PlainSide, Start, images_of
+from trainers.benchmark.timings import at_least, ratios, spread, written
 from trainers.results.run_folder import resolved
 from trainers.training.cost import BACKWARD_AND_FORWARD, activation_bytes, forward_flops
 from utils.environment import describe_environment, device_of_doubles
@@ -184,8 +184,8 @@ def report(rows: list[dict[str, Any]], precisions: Sequence[str], extra: Row) ->
     return "\n".join([markdown_table(titles, table), *others])
 
 
-def _cell(figures: dict[str, float], names: Sequence[str], digits: int) -> str:
-    return written([figures[name] for name in names], digits)
+def _cell(measured: dict[str, float], names: Sequence[str], digits: int) -> str:
+    return written([measured[name] for name in names], digits)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -43,7 +43,7 @@ from data.packs.pack import FORMAT, INDEX, SHARD, read_pack
 from data.packs.packing import pack_folder
 from data.sets.imagenet import SPEC
 from models.build import build_model
-from trainers.benchmark.figures import at_least, ratios, spread, written
+from trainers.benchmark.timings import at_least, ratios, spread, written
 from utils.errors import UserError
 from utils.files import write_json
 from utils.markdown import markdown_table

@@ -1,4 +1,4 @@
-"""How both benchmarks sum up what they timed."""
+"""What both benchmarks share: the median and range of what was timed, and how many times the user wants it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def ratios(values: Sequence[float], others: Sequence[float]) -> list[float]:
     return spread([value / other for value, other in zip(values, others)])
 
 
-def written(figures: Sequence[float], digits: int) -> str:
+def written(values: Sequence[float], digits: int) -> str:
     """Format a `spread` as median (lowest–highest)."""
-    middle, low, high = (f"{figure:,.{digits}f}" for figure in figures)
+    middle, low, high = (f"{value:,.{digits}f}" for value in values)
     return f"{middle} ({low}–{high})"
 
 
