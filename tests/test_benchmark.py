@@ -129,6 +129,23 @@ def test_a_long_run_is_compiled_and_it_and_a_plan_tell_of_a_processor_with_bf16(
     assert ("this processor has bf16: --precision bf16 takes about 0.7" in out) == told
 
 
+@pytest.mark.parametrize(
+    ("words", "able", "told"),
+    [
+        ("--precision bf16", {"avx512_bw": False}, "--precision fp32 is many times as fast"),
+        ("--precision bf16", {"avx512_bw": True}, "--precision fp32 is faster"),
+        ("--precision bf16", {"amx_bf16": True}, None),
+        ("", {}, None),
+    ],
+)
+def test_a_run_in_bf16_is_told_that_its_processor_only_emulates_it(words, able, told, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able)
+    config = small(words)
+    prepared(config, build_model(config), load_data(config))
+    out = capsys.readouterr().out
+    assert (f"this processor emulates bf16: {told}" if told else "") == out.strip()
+
+
 def _refuse(_function):
     raise RuntimeError("CompileError: C++ compile error\n\nCommand:\ng++ main.cpp")
 

@@ -43,8 +43,8 @@ def prepared(config: Config, net: nn.Module, data: Splits) -> Config:
     """
     allow_tf32(config.precision)
     is_long = _is_worthwhile(config, net, data)
-    if (is_long or config.dry_run) and _would_gain_from_bf16(config):
-        print(f"this processor has bf16: --precision bf16 takes about {BF16_SHARE:g} of the time", flush=True)
+    if config.torch_device == "cpu":
+        _advise_of_bf16(config, is_long or config.dry_run)
     asked = config.compile == "on" or (config.compile == "auto" and is_long)
     missing = _missing_compiler(config.torch_device) if asked else None
     if missing:
@@ -67,11 +67,16 @@ def allow_tf32(precision: str) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
-def _would_gain_from_bf16(config: Config) -> bool:
-    """Whether the run is on a CPU that computes in bfloat16, and its user has not chosen a precision."""
+def _advise_of_bf16(config: Config, is_long: bool) -> None:
+    """Say that this processor computes in bfloat16 and the run does not, or the other way round."""
     able = torch.cpu.get_capabilities()
-    has_bf16 = able.get("avx512_bf16") or able.get("amx_bf16")
-    return bool(has_bf16) and config.torch_device == "cpu" and "precision" not in config.model_fields_set
+    has_bf16 = any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    if has_bf16 and is_long and "precision" not in config.model_fields_set:
+        print(f"this processor has bf16: --precision bf16 takes about {BF16_SHARE:g} of the time", flush=True)
+    elif config.precision == "bf16" and not has_bf16:
+        resumed = " (resumed: with --resume_anyway)" if config.resume else ""
+        faster = "many times as fast" if able.get("avx512_bw") is False else "faster"
+        print(f"this processor emulates bf16: --precision fp32{resumed} is {faster}", flush=True)
 
 
 def _is_worthwhile(config: Config, net: nn.Module, data: Splits) -> bool:
