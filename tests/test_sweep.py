@@ -83,6 +83,7 @@ def test_every_sweep_of_the_project_names_its_command_and_has_runs_that_can_be_r
         ({"search": {"optimizer": {"low": "adam", "high": "sgd"}}}, "low and high are for numbers"),
         ({"search": {"lr": [0.1, "1e-1"]}}, "search.lr: a value stands there twice"),
         ({"search": LAMBDA, "vary": {"lmbda": [1]}}, "search.lmbda: stands in vary as well"),
+        ({"vary": {"lr": [0.1, 0.2, 0.1]}, "runs": {"a": {}}}, "vary: a value stands there twice, in a/lr_0.1"),
         ({"search": {"name": ["x", "y"]}}, "search.name: there is nothing to be found"),
         ({"search": {"seed": [1, 2]}}, "search.seed: there is nothing to be found"),
         ({"search": {"epochs": [6, 12]}}, "with another epochs an epoch is not comparable"),

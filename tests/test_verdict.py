@@ -258,6 +258,7 @@ def test_the_last_screen_tells_what_there_is(changes, longer, said):
 
 def test_a_sweep_judges_a_check_by_the_trials_that_ran_it(tmp_path):
     finish(tmp_path, summary(1, 90.0, {"mask_shuffle": 80.0}), summary(2, 91.0), summary(3, 92.0))
-    (row,) = comparison_table({"a": (tmp_path / "trial_1", "abc")}, ["mask_shuffle"])
+    (row,) = comparison_table({"a|b": (tmp_path / "trial_1", "abc")}, ["mask_shuffle"])
     assert (row["trials"], row["mask_shuffle_trials"]) == (3, 1)
-    assert "| +10.00, undecided |" in write_comparison(tmp_path, [row])
+    lines = write_comparison(tmp_path, [row])
+    assert "| a\\|b |" in lines and "| +10.00, undecided |" in lines

@@ -50,7 +50,7 @@ def _row(name: str, field: FieldInfo) -> list[str]:
 
 def _plain(text: str) -> str:
     """Escape a text for a Markdown cell."""
-    return text.translate(str.maketrans({"|": "\\|", "<": "&lt;", "*": "\\*"}))
+    return text.translate(str.maketrans({"<": "&lt;", "*": "\\*"}))
 
 
 if __name__ == "__main__":

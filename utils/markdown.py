@@ -8,8 +8,8 @@ from utils.errors import UserError
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
-    """Make a Markdown table from cells that are already Markdown, in which `|` and line breaks are escaped."""
-    lines = [headings, ["---"] * len(headings), *rows]
+    """Make a Markdown table from cells that are already Markdown; a `|` in a cell is escaped."""
+    lines = [headings, ["---"] * len(headings), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

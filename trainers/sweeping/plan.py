@@ -66,8 +66,11 @@ def plan(path: Path, flags: Mapping[str, Any]) -> tuple[list[Planned], Study]:
             continue
         problems.extend(name, (f"{name}: {option} is not for a sweep, which runs new trials: leave it out"
                                for option in (*MODES, "resume") if getattr(config, option)))  # fmt: skip
-        if (other := places.setdefault(folder_of(config), name)) != name:
+        if (other := places.get(folder_of(config))) == name:
+            problems.extend("", iter([f"vary: a value stands there twice, in {name}"]))
+        elif other:
             problems.extend(name, iter([f"{name}: its trials would lie where those of {other} do; leave out name"]))
+        places[folder_of(config)] = name
         left = {option: space for option, space in sweep.search.items() if option in OPTIONS and option not in given}
         sought = {option: _sought(option, space, (name, given, source), problems) for option, space in left.items()}
         if sought:
