@@ -618,6 +618,7 @@ CONTRADICTIONS = [
      "--algo cts --rewind_epoch 2 --epochs 3"),
     ("--pack a --check_data b", "each of these says what to do: give one of them", "--pack a"),
     ("--report a --dry_run", "each of these says what to do: give one of them", "--sweep a --dry_run"),
+    ("--evaluate --pretrained a --export", "each of these says what to do: give one of them", "--export"),
     ("--only_sanity", "only_sanity needs a sanity_folder", "--only_sanity --ticket x"),
     ("--only_sanity --sanity_folder x --ticket y", "runs or a ticket: give one of them",
      "--sanity_folder x --ticket y"),
@@ -767,5 +768,5 @@ def test_resuming_says_what_is_wrong_with_the_flags_and_with_the_stored_file(beg
     assert problems == ["  --qqq: no such option", f"  foo_bar ({stored}:2): no such option"]
 
 
-def test_every_mode_without_new_trials_excludes_the_others():
-    assert {*main.MODES} - {"", "sweep", "export"} == {*MODES}
+def test_every_mode_but_a_sweep_excludes_the_others():
+    assert {*main.MODES} - {"", "sweep"} == {*MODES}

@@ -25,7 +25,7 @@ from utils.errors import UserError
 from utils.files import read_json
 from utils.options.modes import MODES
 
-OF_COMMANDS = (*MODES, "sweep", "export", "resume", "print_config")
+OF_COMMANDS = (*MODES, "sweep", "resume", "print_config")
 """Options that ask for something other than new trials, or for what `mine` does by itself."""
 
 

@@ -82,28 +82,30 @@ def _network_screen(net: nn.Module, config: Config, data: Splits) -> list[str]:
         return _figures([{**found, "weights_remaining_percent": nonzero_percent(net, file.state)}])
     generator = derive_rng(config.effective_seed, "evaluate")
     masks = rounded_masks(file.masked, file.flat, file.rule(config), config, generator)
-    rows = [_judged(net, file, mask, data) for mask in masks]
+    rows = [judged(net, file, mask, data) for mask in masks]
     drawn = f", {len(rows)} draws: mean ± standard deviation" if len(rows) > 1 else ""
     return [f"  scores rounded by      {config.round}{drawn}", *_figures(rows)]
 
 
-def _judged(net: nn.Module, file: NetworkFile, mask: Tensor, data: Splits) -> Row:
+def judged(net: nn.Module, file: NetworkFile, mask: Tensor, data: Splits) -> Row:
+    """Measure the accuracies of a file's network under a mask, and the weights that remain, all in percent."""
     percent = 100.0 * file.flat.share(mask)
     return {**accuracies(net, file.under(mask), data), "weights_remaining_percent": percent}
 
 
-_LABELS = {
+LABELS = {
     "test_acc": "test accuracy",
     "val_acc": "validation accuracy",
     "test_acc_renewed": "test, BatchNorm anew",
     "weights_remaining_percent": "weights remaining",
 }
+"""Metric -> its words on the screen."""
 
 
 def _figures(rows: Sequence[Row], indent: int = 2) -> list[str]:
     """Format one line per metric, averaged over the rows."""
     lines = []
-    for name, label in _LABELS.items():
+    for name, label in LABELS.items():
         values = [row[name] for row in rows if row.get(name) is not None]
         if values:
             lines.append(f"{'':{indent}}{label:<{25 - indent}}{spread(values)}%")

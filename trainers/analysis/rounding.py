@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from args_helper import Config
-from trainers.analysis.evaluate import _LABELS, _judged, spread
+from trainers.analysis.evaluate import LABELS, judged, spread
 from trainers.analysis.network_file import opened_network, read_network
 from trainers.results.run_folder import free_file, resolved
 from trainers.training.batchnorm import renew_statistics
@@ -47,7 +47,7 @@ def compare_rounding(config: Config) -> None:
     rows = []
     for draw, mask in enumerate([naive, *drawn]):
         apart = hamming(mask[weights], naive[weights])
-        row = {"draw": draw or "naive", **_judged(net, file, mask, data)}
+        row = {"draw": draw or "naive", **judged(net, file, mask, data)}
         # The file's statistics fit the rounded mask; a drawn mask shows its full accuracy only with its own.
         renew_statistics(net, data.train.epoch(derive_rng(seed, "compare_rounding", "batches")))
         row["test_acc_renewed"] = evaluate(net, data.test)
@@ -69,7 +69,7 @@ def _rounding_screen(config: Config, rows: Sequence[dict[str, Any]], table: Path
         f"{config.arch} on {config.dataset}: rounding the scores in {config.pretrained}",
         f"  {'':<21}{'naive':>8}    by chance, {several}",
     ]
-    for name, label in _LABELS.items():
+    for name, label in LABELS.items():
         if naive[name] is not None:
             lines.append(f"  {label:<21}{naive[name]:7.2f}%    {spread([row[name] for row in drawn])}%")
     apart, percent = (spread([row[name] for row in drawn]) for name in ("hamming", "hamming_percent"))

@@ -1,4 +1,4 @@
-"""The modes in which the tool runs no new trials; a command has one of them at most."""
+"""The modes in which the tool does more or other than to run trials; a command has one of them at most."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from utils.options.contradictions import Contradiction
 LOOKING = ("list", "report", "evaluate", "compare_rounding", "mode_connect", "compare_tickets", "pack", "check_data")
 """Modes that search nothing, so that no algorithm's options matter to them."""
 
-MODES = (*LOOKING, "dry_run", "only_sanity")
+MODES = (*LOOKING, "dry_run", "only_sanity", "export")
 
 ONE_MODE = Contradiction(
     MODES,
