@@ -14,7 +14,7 @@ from conftest import PROJECT, SMALL
 from args_helper import parse_args
 from data.load import load_data
 from models.build import build_model
-from trainers.benchmark.__main__ import SETTING, compare_figures
+from trainers.benchmark.__main__ import SETTING, compare_sides
 from trainers.benchmark.__main__ import main as benchmark
 from trainers.benchmark.loading import main as loading
 from trainers.results.run_folder import resolved
@@ -34,7 +34,7 @@ def small(words=""):
 
 def test_the_search_computes_what_the_plain_loop_does():
     config = resolved(parse_args([*SETTING, *TINY]))
-    found = compare_figures(config, load_data(config))
+    found = compare_sides(config, load_data(config))
     assert (found["steps"], found["differing_entries_of_masks"]) == (8, 0)
     assert found["relative_difference_of_losses"] < 1e-5
 

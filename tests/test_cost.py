@@ -35,11 +35,11 @@ FLOPS = {"": CONV + OUT, "conv": CONV, "out": OUT}
 
 
 def counted(*epochs: tuple, begun: dict | None = None) -> dict:
-    """The figures after some epochs, each (steps, images, densities) and, if there is one, a teacher."""
+    """The totals after some epochs, each (steps, images, densities) and, if there is one, a teacher."""
     cost = Cost(torch.device("cpu"), begun)
     for epoch in epochs:
         cost.count(*epoch)
-    return cost.figures
+    return cost.totals
 
 
 def test_forward_flops_are_those_of_convolutions_and_products():
@@ -75,10 +75,10 @@ def test_what_is_counted_goes_on_from_what_was_saved():
 def test_memory_that_is_used_meanwhile_is_seen():
     cost = Cost(torch.device("cpu"))
     cost.count(1, 1, {})
-    before = cost.figures["peak_memory_bytes"]
+    before = cost.totals["peak_memory_bytes"]
     _big = torch.ones(64 * 2**20)  # 256 MiB
     cost.count(1, 1, {})
-    assert cost.figures["peak_memory_bytes"] - before > 200 * 2**20
+    assert cost.totals["peak_memory_bytes"] - before > 200 * 2**20
 
 
 def test_a_search_keeps_the_activations_of_the_dense_network_and_its_masked_weights_once():

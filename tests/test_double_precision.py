@@ -17,7 +17,7 @@ from data.load import load_data
 from models.build import build_model
 from models.masking import prunable_parameters
 from trainers.algorithms.synflow import find_ticket
-from trainers.benchmark.__main__ import SETTING, compare_figures
+from trainers.benchmark.__main__ import SETTING, compare_sides
 from trainers.checks.connectivity import connectivity
 from trainers.results.run_folder import resolved
 from utils.masks import random_masks
@@ -88,5 +88,5 @@ def test_synflow_finds_the_same_ticket_and_returns_it_on_the_device(like_mps: No
 def test_the_benchmark_compares_in_double_precision_on_the_cpu() -> None:
     config = resolved(parse_args([*SETTING, "--dataset", "Digits", "--width", "0.25", "--device", "cpu"]))
     data = load_data(config)
-    found = compare_figures(config.model_copy(update={"device": "mps"}), data)
-    assert found == compare_figures(config, data)
+    found = compare_sides(config.model_copy(update={"device": "mps"}), data)
+    assert found == compare_sides(config, data)

@@ -59,5 +59,5 @@ def test_metrics_are_those_of_the_table_by_whatever_name(tmp_path):
     config = parse_args(["--results_filename", names[0]])
     assert [row["epoch"] for row in Mined(tmp_path, config).metrics] == [0, 1]
     (tmp_path / names[1]).write_text("phase,epoch\nsearch,x\n")
-    with pytest.raises(UserError, match="a figure is missing or none"):
+    with pytest.raises(UserError, match="a metric is missing or no number"):
         list(Mined(tmp_path, config).metrics)

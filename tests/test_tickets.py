@@ -30,7 +30,7 @@ from utils.errors import UserError
 from utils.masks import random_masks
 
 Call = Callable[..., Outcome]
-FIGURES = {"test_acc_before_finetune": 12.5}
+METRICS = {"test_acc_before_finetune": 12.5}
 
 
 def made(*words: str, density: float = 0.05) -> tuple[Ticket, nn.Module, Config]:
@@ -57,7 +57,7 @@ def path(tmp_path: Path) -> Path:
 def stored(path: Path) -> Ticket:
     """A ticket that `path` has."""
     ticket, net, config = made()
-    write_ticket(path, ticket, net, config, FIGURES)
+    write_ticket(path, ticket, net, config, METRICS)
     return ticket
 
 
@@ -71,7 +71,7 @@ def stored(path: Path) -> Ticket:
 )  # fmt: skip
 def test_weights_as_drawn_are_drawn_again_to_the_bit(words, path):
     ticket, net, config = made(*words.split())
-    sizes = write_ticket(path, ticket, net, config, FIGURES)
+    sizes = write_ticket(path, ticket, net, config, METRICS)
     assert not any(name.startswith("state/") for name in load_file(path))
     assert sizes["weights"] == 0
     again, about = read_ticket(path)
@@ -106,7 +106,7 @@ def test_a_gem_is_kept_beside_the_masks(kind, path):
 
 def test_a_ticket_of_resnet20_takes_about_ten_thousand_bytes(path):
     ticket, net, config = made("--width", "1", density=0.0144)
-    sizes = write_ticket(path, replace(ticket, gem=None), net, config, FIGURES)
+    sizes = write_ticket(path, replace(ticket, gem=None), net, config, METRICS)
     assert sizes["mask"] < 3_900
     assert sizes["file"] < 11_000
     assert sizes["dense"] > 1_070_000

@@ -71,7 +71,7 @@ def _ticket_screen(net: nn.Module, config: Config, data: Splits) -> list[str]:
     for kind, masks in kinds.items():
         found = accuracies(net, masked_state(ticket.state, masks), data)
         found["weights_remaining_percent"] = 100.0 * remaining(masks) / total(masks)
-        lines += [f"  {kind}", *_figures([found], indent=4)]
+        lines += [f"  {kind}", *_metrics([found], indent=4)]
     return lines
 
 
@@ -79,12 +79,12 @@ def _network_screen(net: nn.Module, config: Config, data: Splits) -> list[str]:
     file = read_network(net, config.pretrained)
     if file.flat is None:
         found = accuracies(net, file.state, data)
-        return _figures([{**found, "weights_remaining_percent": nonzero_percent(net, file.state)}])
+        return _metrics([{**found, "weights_remaining_percent": nonzero_percent(net, file.state)}])
     generator = derive_rng(config.effective_seed, "evaluate")
     masks = rounded_masks(file.masked, file.flat, file.rule(config), config, generator)
     rows = [judged(net, file, mask, data) for mask in masks]
     drawn = f", {len(rows)} draws: mean ± standard deviation" if len(rows) > 1 else ""
-    return [f"  scores rounded by      {config.round}{drawn}", *_figures(rows)]
+    return [f"  scores rounded by      {config.round}{drawn}", *_metrics(rows)]
 
 
 def judged(net: nn.Module, file: NetworkFile, mask: Tensor, data: Splits) -> Row:
@@ -102,7 +102,7 @@ LABELS = {
 """Metric -> its words on the screen."""
 
 
-def _figures(rows: Sequence[Row], indent: int = 2) -> list[str]:
+def _metrics(rows: Sequence[Row], indent: int = 2) -> list[str]:
     """Format one line per metric, averaged over the rows."""
     lines = []
     for name, label in LABELS.items():

@@ -63,7 +63,7 @@ def connect_modes(config: Config) -> None:
     write_csv(table, rows)
     draw_path(table.with_suffix(".png"), rows, f"{config.arch} on {config.dataset}: {_kind(first, config)}")
     print(_screen(config, rows, _kind(first, config)))
-    print(f"  table and figure       {table}, {table.with_suffix('.png').name}")
+    print(f"  table and plot         {table}, {table.with_suffix('.png').name}")
 
 
 # ---- paths ---------------------------------------------------------------------------------------------------------

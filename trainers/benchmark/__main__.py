@@ -54,7 +54,7 @@ TOLERANCE = 1e-5
 # ---- the comparison ------------------------------------------------------------------------------------------------
 
 
-def compare_figures(config: Config, data: Splits) -> dict[str, float]:
+def compare_sides(config: Config, data: Splits) -> dict[str, float]:
     """Compare the losses of the first steps (largest relative difference) and then the masks of a pruning (entries).
 
     In double precision: in single precision a score within rounding error of 0.5 may fall to either side, and the
@@ -201,7 +201,7 @@ def main(argv: list[str] | None = None) -> int:
         _refuse_what_the_plain_loop_lacks(config)
         data = _shortened(load_data(config), mine.images, config.batch_size)
         reset_peak_memory(data.train.device)
-        figures = compare_figures(config, data)
+        agreement = compare_sides(config, data)
         precisions, start = _precisions(config), Start(config, data)
         ours = {name: OurSide(start, config.model_copy(update={"precision": name}), data) for name in precisions}
         sides = {"plain": PlainSide(start, config, data), **ours}
@@ -210,11 +210,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     compiled = ours[precisions[0]].config.compile
-    extra = {**figures, **against_the_device(start, sides, rows), "compile": compiled}
+    extra = {**agreement, **against_the_device(start, sides, rows), "compile": compiled}
     print(report(rows, precisions, extra))
     if mine.json:
         write_json(mine.json, {**describe_environment(config.torch_device), **extra, "parts": rows})
-    if figures["relative_difference_of_losses"] > TOLERANCE or figures["differing_entries_of_masks"]:
+    if agreement["relative_difference_of_losses"] > TOLERANCE or agreement["differing_entries_of_masks"]:
         print("error: the two sides do not compute the same", file=sys.stderr)
         return 1
     return 0

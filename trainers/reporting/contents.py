@@ -16,7 +16,7 @@ from trainers.results.trials import Spread
 
 HASH = Column("config", lambda row: row["config_hash"] or NONE, links=lambda row: row["links"]["config"])
 RUNS = Column("runs (trial)", lambda row: row["runs"] or NONE, links=lambda row: row["links"]["runs"])
-FIGURES = {BEFORE: "before fine-tuning", AFTER: "after fine-tuning"}
+METRICS = {BEFORE: "before fine-tuning", AFTER: "after fine-tuning"}
 
 
 class Contents:
@@ -165,10 +165,10 @@ class Contents:
         for row in beside_published(list(experiments.values()), published):
             links = self._traced(experiments[row["config_hash"]]) if row["config_hash"] else {"runs": None, "links": {
                 "config": [], "runs": []}}  # fmt: skip
-            figure = FIGURES.get(row["figure"]) or f"check {row['figure']}"
-            rows.append({**row, "figure": figure, **links})
+            metric = METRICS.get(row["figure"]) or f"check {row['figure']}"
+            rows.append({**row, "figure": metric, **links})
         columns = (
-            text("method", "method"), text("figure", "figure"),
+            text("method", "method"), text("metric", "figure"),
             number("paper: weights (%)", "paper_weights_remaining_percent"), number("paper (%)", "paper"),
             number("ours: weights (%)", "ours_weights_remaining_percent"), spread("ours (%)", "ours"),
             number("ours − paper (points)", "difference", "+.2f"), number("n", "n", "d"),

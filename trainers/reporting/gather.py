@@ -89,7 +89,7 @@ def _read_run(folder: Path, problems: list[Problem]) -> RunRecord | None:
             outcome, state = _outcome(folder / "summary.json"), FINISHED
             name = outcome.config_hash
         except UserError as error:
-            problems.append(Problem(folder, f"its figures are left out: {error}"))
+            problems.append(Problem(folder, f"its results are left out: {error}"))
             state = DAMAGED
     if outcome and (name, outcome.trial) != (config.config_hash, config.trial_num):
         differs = f"summary.json tells of {name}, trial {outcome.trial}"

@@ -31,7 +31,7 @@ COMMAND = "python main.py --sweep configs/sweeps/paper_resnet20.yml"
 OF_A_MACHINE = ("results_dir", "log_dir", "device", "gpu", "threads", "workers")
 """Options that say where a run was computed; they do not affect its result."""
 ANY_PIXELS = tuple(name for name in SAME if name != "dataset")
-FIGURES = {BEFORE: "before training", AFTER: "after training", "mask_shuffle": "masks shuffled, trained",
+METRICS = {BEFORE: "before training", AFTER: "after training", "mask_shuffle": "masks shuffled, trained",
            "weight_reinit": "weights drawn anew, trained"}  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def results(folder: Path = MEASURED) -> str:
     rows = list(beside_published([experiment for _, experiment in named], PUBLISHED, ANY_PIXELS))
     by_hash = {experiment.config_hash: experiment for _, experiment in named}
     found = [
-        {**row, "figure": FIGURES[row["figure"]], **_where(by_hash[row["config_hash"]])} for row in rows if row["n"]
+        {**row, "figure": METRICS[row["figure"]], **_where(by_hash[row["config_hash"]])} for row in rows if row["n"]
     ]
     parts = [_beside_the_paper(found).markdown()] if found else []
     parts += [_all_of_it(named).markdown()] if named else []
@@ -76,11 +76,11 @@ def results(folder: Path = MEASURED) -> str:
 def _not_run(rows: Sequence[dict[str, Any]]) -> str:
     """List in one sentence the paper's results that no run repeats yet, and give the command that runs them."""
     listed = [
-        f"{row['method']} at {row['paper_weights_remaining_percent']:g}% ({FIGURES[row['figure']]}: {row['paper']:.2f})"
+        f"{row['method']} at {row['paper_weights_remaining_percent']:g}% ({METRICS[row['figure']]}: {row['paper']:.2f})"
         for row in rows
     ]
     others = "all but Long Gem-Miner and learning-rate rewinding, which have configs of their own"
-    return f"Not run yet, with the paper's figures: {', '.join(listed)}. `{COMMAND}` runs {others}."
+    return f"Not run yet, with the paper's accuracies: {', '.join(listed)}. `{COMMAND}` runs {others}."
 
 
 def _beside_the_paper(rows: Sequence[dict[str, Any]]) -> Table:
@@ -96,13 +96,13 @@ def _beside_the_paper(rows: Sequence[dict[str, Any]]) -> Table:
 def _all_of_it(named: Sequence[tuple[str, Experiment]]) -> Table:
     rows = []
     for name, one in named:
-        figures = {
+        metrics = {
             f"{key}_{part}": value
             for key in (BEFORE, AFTER)
             for part, value in zip(("mean", "sd"), one.spread(key)[:2])
         }
         rows.append({"method": name, "density": one.density, "setting": _setting(one), "n": len(one.outcomes),
-                     **figures, **_where(one)})  # fmt: skip
+                     **metrics, **_where(one)})  # fmt: skip
     columns = [
         text("run", "method"), number("weights remaining (%)", "density", ".2f"), text("setting", "setting"),
         spread("before training (%)", BEFORE), spread("after training (%)", AFTER), number("n", "n", "d"),

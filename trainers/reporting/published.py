@@ -37,7 +37,7 @@ class Published:
     Attributes:
         name: of the method, as the paper calls it.
         file: under `configs/`, with the paper's setting as far as known.
-        figure: a summary's metric, or a sanity check; the accuracy is then that of the trained control network.
+        metric: a summary's metric, or a sanity check; the accuracy is then that of the trained control network.
         percent: test accuracy.
         density: weights remaining in percent, as the paper gives it.
         epochs: of the search, if the paper states them.
@@ -45,7 +45,7 @@ class Published:
 
     name: str
     file: str
-    figure: str
+    metric: str
     percent: float
     density: float
     epochs: int | None = None
@@ -92,17 +92,17 @@ def beside_published(
 
     Yields:
         Accuracies and weights remaining in percent, `difference` (ours − paper) in percentage points, and `differs_in`,
-        the other options that differ; an experiment stands beside at most one result of each figure.
+        the other options that differ; an experiment stands beside at most one result of each metric.
     """
     for one in published:
         attempts = [
-            other for other in experiments if other.outcomes and _nearest(other, published, one.figure, same) is one
+            other for other in experiments if other.outcomes and _nearest(other, published, one.metric, same) is one
         ]
         for experiment in attempts or [None]:
-            ours = Spread(None, None, 0) if experiment is None else _measured(experiment, one.figure)
+            ours = Spread(None, None, 0) if experiment is None else _measured(experiment, one.metric)
             yield {
                 "method": one.name,
-                "figure": one.figure,
+                "figure": one.metric,
                 "paper_weights_remaining_percent": one.density,
                 "paper": one.percent,
                 "ours_mean": ours.mean,
@@ -118,12 +118,12 @@ def beside_published(
             }
 
 
-def _measured(experiment: Experiment, figure: str) -> Spread:
-    return experiment.spread(figure) if figure in (BEFORE, AFTER) else experiment.beside(figure)[1]
+def _measured(experiment: Experiment, metric: str) -> Spread:
+    return experiment.spread(metric) if metric in (BEFORE, AFTER) else experiment.beside(metric)[1]
 
 
 def _nearest(
-    experiment: Experiment, published: Sequence[Published], figure: str, same: Sequence[str]
+    experiment: Experiment, published: Sequence[Published], metric: str, same: Sequence[str]
 ) -> Published | None:
     """Return the published result nearest to an experiment: same method and density, search most alike in length."""
 
@@ -134,7 +134,7 @@ def _nearest(
     near = [
         one
         for one in published
-        if one.figure == figure
+        if one.metric == metric
         and abs(experiment.density / one.density - 1) <= WITHIN
         and all(_same(one.config, experiment.config, name) for name in same)
         # With rounds, this is the length of one: short and long IMP are two methods.

@@ -168,9 +168,7 @@ class TaskSection:
         if figure:
             files.append(File(f"figures/{stem}.svg", figure.wide.encode(), "figure (SVG)"))
             files.append(File(f"figures/{stem}.png", figure.png, "figure (PNG)"))
-            words["alt"] = (
-                f"{heading}, {self._task.title}. {words['caption']} All its figures stand in the table below."
-            )
+            words["alt"] = f"{heading}, {self._task.title}. {words['caption']} The table below has all its numbers."
         return Part(stem, heading, f"{heading}, {self._task.title}", table, figure, files=files, **words)
 
     def _not_at_initialisation(self) -> list[str]:
@@ -193,7 +191,7 @@ class TaskSection:
         notes = []
         if config.dataset in DEFINED_BY_PATH:
             images = f"the folder {config.data} (dataset {config.dataset})"
-            notes = ["Figures published for a data set are not set beside these runs: a folder's images may be others."]
+            notes = ["Results published for a data set are not set beside these runs: a folder's images may be others."]
         experiments = sum(len(one.experiments) for one in self._task.series)
         counted = "1 experiment" if experiments == 1 else f"{experiments} experiments"
         return [f"Images: {images}. {counted} in {len(self._task.series)} series.", *notes]

@@ -37,9 +37,9 @@ class Experiment:
         """The results of the finished trials."""
         return [run.outcome for run in self.runs if run.outcome]
 
-    def spread(self, figure: str) -> Spread:
+    def spread(self, metric: str) -> Spread:
         """Return average and standard deviation of a metric over the finished trials."""
-        return Spread.of(getattr(one, figure) for one in self.outcomes)
+        return Spread.of(getattr(one, metric) for one in self.outcomes)
 
     @property
     def density(self) -> float:

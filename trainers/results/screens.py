@@ -49,7 +49,7 @@ def dense_line(summary: Summary) -> str:
     return f"{accuracy:.2f}%: the ticket is {abs(gap):.2f} points {'below' if gap >= 0 else 'above'} it"
 
 
-_PARTS = {"mask": "mask", "gem": "gem", "weights": "weights", "others": "BatchNorm", "header": "names and figures"}
+_PARTS = {"mask": "mask", "gem": "gem", "weights": "weights", "others": "BatchNorm", "header": "names and metrics"}
 
 
 def size_line(sizes: Mapping[str, int]) -> str:

@@ -114,5 +114,5 @@ def log_outcome(run: Run, config: Config, summary: Summary) -> None:
     """Log the options and the final metrics to TensorBoard's table of hyperparameters."""
     deciding = config.deciding().items()
     options = {name: value if isinstance(value, int | float | str) else str(value) for name, value in deciding}
-    figures = {f"final/{name}": summary[name] for name in AVERAGED if summary[name] is not None}
-    run.log_hparams(options, figures)
+    metrics = {f"final/{name}": summary[name] for name in AVERAGED if summary[name] is not None}
+    run.log_hparams(options, metrics)

@@ -133,18 +133,18 @@ def write_trials(folder: Path, config_hash: str) -> dict[str, Any]:
         (check -> verdict).
     """
     summaries = siblings(folder, config_hash)
-    figures: dict[str, Any] = {name: _spread([one[name] for one in summaries]) for name in AVERAGED}
+    metrics: dict[str, Any] = {name: _spread([one[name] for one in summaries]) for name in AVERAGED}
     known = [one["dense"] or {} for one in summaries]
-    figures["dense_test_acc_after_finetune"] = _spread([one.get("test_acc_after_finetune") for one in known])
-    figures["gap_to_dense"] = _spread([one.get("gap") for one in known])
+    metrics["dense_test_acc_after_finetune"] = _spread([one.get("test_acc_after_finetune") for one in known])
+    metrics["gap_to_dense"] = _spread([one.get("gap") for one in known])
     verdicts = judge_checks(summaries)
     for name in verdicts:
         accuracies = [one["checks"][name]["test_acc_after_finetune"] for one in summaries if name in one["checks"]]
-        figures[f"{name}_test_acc_after_finetune"] = _spread(accuracies)
+        metrics[f"{name}_test_acc_after_finetune"] = _spread(accuracies)
     trials = {
         "config_hash": config_hash,
         "trials": [one["trial"] for one in summaries],
-        "figures": figures,
+        "figures": metrics,
         "checks": {name: asdict(verdict) for name, verdict in verdicts.items()},
     }
     write_json(folder.parent / "trials.json", trials)

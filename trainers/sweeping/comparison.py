@@ -12,7 +12,7 @@ from utils.files import write_atomic, write_csv
 from utils.markdown import markdown_table
 
 Row = dict[str, Any]
-FIGURES = {
+METRICS = {
     "weights_remaining_percent": "weights remaining (%)",
     "test_acc_before_finetune": "before training",
     "test_acc_after_finetune": "after training",
@@ -28,7 +28,7 @@ def comparison_table(experiments: Mapping[str, tuple[Path, str]], checks: Sequen
         checks: names of the sanity checks to include.
 
     Returns:
-        All rows with the same keys: `run`, `trials`, mean and sd of each of `FIGURES` (percent; the gap in percentage
+        All rows with the same keys: `run`, `trials`, mean and sd of each of `METRICS` (percent; the gap in percentage
         points), and for each check `margin`, `low`, `high` and `passes` of its verdict, None where it was not run.
     """
     rows = []
@@ -37,8 +37,8 @@ def comparison_table(experiments: Mapping[str, tuple[Path, str]], checks: Sequen
         if not trials["trials"]:
             continue
         row: Row = {"run": name, "trials": len(trials["trials"])}
-        for figure in FIGURES:
-            row |= {f"{figure}_{part}": trials["figures"][figure][part] for part in ("mean", "sd")}
+        for metric in METRICS:
+            row |= {f"{metric}_{part}": trials["figures"][metric][part] for part in ("mean", "sd")}
         for check in checks:
             verdict = trials["checks"].get(check) or {}
             row |= {f"{check}_{part}": verdict.get(part) for part in ("trials", "margin", "low", "high", "passes")}
@@ -50,11 +50,11 @@ def write_comparison(folder: Path, rows: Sequence[Row]) -> str:
     """Write `comparison.csv` and `comparison.md`, and return the text of the latter; every worker writes the same."""
     write_csv(folder / "comparison.csv", rows)
     checks = [key.removesuffix("_margin") for key in (rows[0] if rows else {}) if key.endswith("_margin")]
-    heading = ["run", *FIGURES.values(), *(f"ticket − {check}" for check in checks), "trials"]
+    heading = ["run", *METRICS.values(), *(f"ticket − {check}" for check in checks), "trials"]
     cells = []
     for row in rows:
-        figures = [_spread(row[f"{figure}_mean"], row[f"{figure}_sd"]) for figure in FIGURES]
-        cells.append([row["run"], *figures, *(_verdict(row, check) for check in checks), str(row["trials"])])
+        metrics = [_spread(row[f"{metric}_mean"], row[f"{metric}_sd"]) for metric in METRICS]
+        cells.append([row["run"], *metrics, *(_verdict(row, check) for check in checks), str(row["trials"])])
     text = markdown_table(heading, cells) + "\n"
     write_atomic(folder / "comparison.md", text)
     return text

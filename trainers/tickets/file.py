@@ -25,7 +25,7 @@ TICKET = "ticket.safetensors"
 
 
 def write_ticket(
-    path: Path, ticket: Ticket, network: nn.Module, config: Config, figures: Mapping[str, Any]
+    path: Path, ticket: Ticket, network: nn.Module, config: Config, metrics: Mapping[str, Any]
 ) -> dict[str, int]:
     """Write a ticket; if its weights are those that the config draws, store only how to redraw them.
 
@@ -34,7 +34,7 @@ def write_ticket(
         ticket: of the network.
         network: plain.
         config: of the run.
-        figures: metrics known by now, for the header; accuracies in percent.
+        metrics: known by now, for the header; accuracies in percent.
 
     Returns:
         The sizes of the file and its parts, as `write_stored` returns them.
@@ -51,7 +51,7 @@ def write_ticket(
         "weights_remaining": kept,
         "weights_total": whole,
         "density": kept / whole,
-        **figures,
+        **metrics,
     }
     return write_stored(path, ticket, about, None if config.store_weights else draw_of(ticket.state, network, config))
 

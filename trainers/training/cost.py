@@ -25,17 +25,17 @@ class Cost:
 
     Args:
         device: whose peak memory is tracked.
-        figures: as saved; None for a fresh stage.
+        totals: as saved; None for a fresh stage.
 
     Attributes:
-        figures: `epochs`, `steps`, `images`, `exposure` (layer -> sum over images of its density at the time),
+        totals: `epochs`, `steps`, `images`, `exposure` (layer -> sum over images of its density at the time),
             `peak_memory_bytes`, and, with a teacher, the `teacher_images` that went forward through it.
     """
 
-    def __init__(self, device: torch.device, figures: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, device: torch.device, totals: Mapping[str, Any] | None = None) -> None:
         self._device = device
         fresh = {"epochs": 0, "steps": 0, "images": 0, "exposure": {}, "peak_memory_bytes": 0}
-        self.figures: dict[str, Any] = dict(figures or fresh)
+        self.totals: dict[str, Any] = dict(totals or fresh)
         reset_peak_memory(device)
 
     def count(self, steps: int, images: int, densities: Mapping[str, float], has_teacher: bool = False) -> None:
@@ -49,7 +49,7 @@ class Cost:
             densities: layer -> fraction of its weights in the forward pass, in [0, 1]; a layer left out is dense.
             has_teacher: whether there is such a network.
         """
-        own = self.figures
+        own = self.totals
         own["epochs"] += 1
         own["steps"] += steps
         own["images"] += images
@@ -121,7 +121,7 @@ def summed(costs: Iterable[Mapping[str, Any]], flops: Mapping[str, int], seconds
     kernel skips pruned weights: masked FLOPs are what a kernel that does would need.
 
     Args:
-        costs: the `figures` of the stages.
+        costs: the `totals` of the stages.
         flops: as returned by `forward_flops`.
         seconds: spent in them.
 

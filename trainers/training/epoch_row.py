@@ -66,7 +66,7 @@ def read_epochs(path: Path) -> tuple[list[EpochRow], str | None]:
     except FileNotFoundError:
         return epochs, None
     except ValidationError:
-        return epochs, "a figure is missing or none"
+        return epochs, "a metric is missing or no number"
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         return epochs, str(error)
     return epochs, None if whole == text else "its last line is cut off"

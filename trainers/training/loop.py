@@ -108,7 +108,7 @@ def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, 
             show(run, stage, training, row, speed)
             stop, store = run.asked(stage, epoch)
             position.next_epoch(row, bool(stop or store))
-            progress.epoch_done(epoch, _figures(row))
+            progress.epoch_done(epoch, _metrics(row))
             warn_of_collapse(stage, position.rows, len(data.spec.classes))
             if stop:
                 run.stop(stop)
@@ -211,7 +211,7 @@ def _measured(training: Training, data: Splits, draw: Draw, meter: Tensor, epoch
     }
 
 
-def _figures(row: Row) -> dict[str, str]:
+def _metrics(row: Row) -> dict[str, str]:
     return {
         "loss": f"{row['train_loss']:.3f}",
         "train": f"{row['train_acc']:.1f}%",

@@ -33,7 +33,7 @@ class _Strict(BaseModel):
 
 
 class _Cost(_Strict):
-    """The `figures` of `trainers.training.cost.Cost`."""
+    """The `totals` of `trainers.training.cost.Cost`."""
 
     epochs: Count
     steps: Count
@@ -162,7 +162,7 @@ class Position:
             restore(training, stored["training"], where)
         else:
             self.save()
-        run.record(stage, self.rows, self._cost.figures)
+        run.record(stage, self.rows, self._cost.totals)
 
     def check(self) -> None:
         """Raises: NotFinite: the loss or a parameter is no longer finite."""
@@ -190,7 +190,7 @@ class Position:
         state = {
             "epoch": self.epoch, "step": self.step, "done": self.done, "seconds": seconds,
             "meter": self.meter.tolist(), "rows": self.rows, "training": self._training.state(),
-            "cost": self._cost.figures,
+            "cost": self._cost.totals,
         }  # fmt: skip
         self._run.save(self._stage, state, finished_epoch)
 
@@ -201,7 +201,7 @@ class Position:
         self.meter = torch.zeros_like(self.meter)
         if save:
             self.save(finished_epoch=self.epoch - 1)
-        self._run.record(self._stage, self.rows, self._cost.figures)
+        self._run.record(self._stage, self.rows, self._cost.totals)
 
     def finish(self) -> None:
         """Save the position with the stage marked as finished."""

@@ -40,10 +40,10 @@ def show(run: Run, stage: str, training: Training, row: Row, speed: Mapping[str,
         speed: as returned by `Timed.throughput`.
     """
     scalars, histograms = training.describe()
-    figures = {tag: row[name] for name, tag in TAGS.items() if row[name] is not None}
-    run.log(stage, row["epoch"], {**figures, **scalars, **speed}, histograms)
+    metrics = {tag: row[name] for name, tag in TAGS.items() if row[name] is not None}
+    run.log(stage, row["epoch"], {**metrics, **scalars, **speed}, histograms)
     if stage == "search":  # in other stages the density is constant
-        accuracies = {f"against_density/{tag}": value for tag, value in figures.items() if tag.startswith("accuracy/")}
+        accuracies = {f"against_density/{tag}": value for tag, value in metrics.items() if tag.startswith("accuracy/")}
         run.log_against(stage, round(1000 * row["model_sparsity"]), accuracies)
 
 

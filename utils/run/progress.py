@@ -39,11 +39,11 @@ class Progress:
         """Move the bar to step `step` of epoch `epoch` (both 0-based), which is about to run."""
         self._bar.update(epoch * self._steps + step - self._bar.n)
 
-    def epoch_done(self, epoch: int, figures: Mapping[str, str]) -> None:
+    def epoch_done(self, epoch: int, metrics: Mapping[str, str]) -> None:
         """Show the metrics of a finished epoch (0-based): name -> text, in this order."""
         if self._bar.disable:
-            shown = "  ".join(f"{name} {value}" for name, value in figures.items())
+            shown = "  ".join(f"{name} {value}" for name, value in metrics.items())
             print(f"{self._stage} {epoch + 1}/{self._epochs}  {shown}", flush=True)
         else:
-            self._bar.set_postfix(figures, refresh=False)
+            self._bar.set_postfix(metrics, refresh=False)
             self.at(epoch + 1, 0)

@@ -175,10 +175,10 @@ class Run:
         with self._events() as writer:
             writer.add_text(tag, text)
 
-    def log_hparams(self, options: Mapping[str, Any], figures: Mapping[str, float]) -> None:
+    def log_hparams(self, options: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Add the run to TensorBoard's table of hyperparameters; raises as `log` does."""
         with self._events() as writer:
-            writer.add_hparams(dict(options), dict(figures), run_name=".")
+            writer.add_hparams(dict(options), dict(metrics), run_name=".")
 
     @contextmanager
     def _events(self, stage: str = "", first_epoch: int | None = None) -> Iterator[Any]:
