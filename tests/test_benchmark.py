@@ -46,7 +46,7 @@ def test_the_benchmark_runs_by_one_command_and_writes_what_it_prints(tmp_path):
     found = json.loads((tmp_path / "b.json").read_text())
     assert [row["part"] for row in found["parts"]] == [
         "search step", "fine-tune step", "data batch", "pruning", "evaluation pass", "evaluation of an epoch",
-        "search epoch",
+        "search epoch", "fine-tune epoch",
     ]  # fmt: skip
     for row in found["parts"]:
         assert f"| {row['part']} |" in done.stdout

@@ -1,12 +1,15 @@
 """What a ticket costs and what of it is connected, worked out by hand on small networks."""
 
 import warnings
+from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
 from conftest import same_bits
 from torch import Tensor, nn
+from torch.nn import functional
 
 from args_helper import parse_args
 from data.spec import DataSpec
@@ -28,6 +31,14 @@ class Small(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.out(self.norm(self.conv(images)).relu().mean((2, 3)))
+
+
+class Calling(nn.Module):
+    """Calls a function, as many networks of others do instead of having a layer for it."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.forward = function
 
 
 CONV, OUT = 2 * 4 * 2 * 9 * 36, 2 * 4 * 3  # a multiplication and an addition each
@@ -118,9 +129,10 @@ def test_negative_weights_of_a_layer_that_stays_dense_cut_nothing_off():
     assert connectivity(net, all_kept({"out.weight": net.out.weight}), (2, 6, 6))["effective_weights_remaining"] == 12
 
 
-def test_max_pooling_cuts_nothing_off():
+@pytest.mark.parametrize("pooling", [nn.MaxPool2d(2), Calling(partial(functional.max_pool2d, kernel_size=2))])
+def test_max_pooling_cuts_nothing_off(pooling):
     conv = nn.Conv2d(1, 2, 3, padding=1, bias=False)
-    net = nn.Sequential(conv, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 3, bias=False))
+    net = nn.Sequential(conv, pooling, nn.Flatten(), nn.Linear(2, 3, bias=False))
     # On 2×2 maps each of the four entries that are pooled reads other weights of the convolution.
     assert connectivity(net, all_kept(prunable_parameters(net)), (1, 2, 2))["effective_weights_remaining"] == 18 + 6
 

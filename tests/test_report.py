@@ -121,7 +121,7 @@ def test_two_settings_at_one_density_under_one_name_do_not_fall_together(root):
     [
         ("resnet20_sparsity_1_44_unflagT/", 1.44, "resnet20_unflagT"), ("mobilenetv2_ep_20/", 20, "mobilenetv2_ep"),
         ("s/imp/target_sparsity_0.5/lmbda_5", 0.5, "s/imp/lmbda_5"), ("resnet20/", 20, None), ("/run_15", 5, None),
-        ("/5_run", 5, "run"), ("/_5_/x", 5, "_/x"), ("/", 5, None),
+        ("s/best_x_target_sparsity_5.0", 5, "s/best_x"), ("/5_run", 5, "run"), ("/_5_/x", 5, "_/x"), ("/", 5, None),
     ],
 )  # fmt: skip
 def test_the_family_is_the_place_without_the_density(place, target, family):

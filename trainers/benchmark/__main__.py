@@ -42,7 +42,7 @@ SETTING = (
 ).split()
 OF_THE_PLAIN_LOOP = ("algo", "regularization", "hc_quantized", "prune_type", "bias")
 """Options that the plain loop has one value of: that of SETTING."""
-LONG = ("evaluation pass", "evaluation of an epoch", "search epoch")
+LONG = ("evaluation pass", "evaluation of an epoch", "search epoch", "fine-tune epoch")
 """Parts that are timed a quarter as often."""
 WARM_UP_ON_GPU = 3
 """Turns before the timed ones: the first compiles, and the next two record the CUDA graph. On a CPU one is enough."""

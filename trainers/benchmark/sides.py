@@ -39,6 +39,7 @@ PARTS = {
     "evaluation pass": "evaluation",
     "evaluation of an epoch": "measurement",
     "search epoch": "search_epoch",
+    "fine-tune epoch": "tuning_epoch",
 }
 """Part -> the method of both sides that runs it."""
 
@@ -93,9 +94,9 @@ class OurSide:
         images, labels = batch or self._batch
         return train_step(self.search, 0, images, labels)[0] / len(labels)
 
-    def tuning_step(self) -> None:
+    def tuning_step(self, batch: Batch | None = None) -> None:
         """Take a fine-tuning step."""
-        train_step(self._tuning, 0, *self._batch)
+        train_step(self._tuning, 0, *(batch or self._batch))
 
     def data_batch(self) -> Batch:
         """Return the next batch of training images."""
@@ -122,6 +123,12 @@ class OurSide:
             self.search_step(batch)
         self.search.after_steps()
         self.measurement()
+
+    def tuning_epoch(self) -> None:
+        """Run an epoch of fine-tuning, and evaluate the test images once."""
+        for batch in self.data.train.epoch(torch.Generator().manual_seed(1)):
+            self.tuning_step(batch)
+        self.evaluation()
 
 
 class PlainSide:
@@ -154,9 +161,9 @@ class PlainSide:
         step = (self._net, self._layers, self._optimizer, self.config.lmbda)
         return plain_loop.search_step(*step, batch or self._batch)
 
-    def tuning_step(self) -> None:
+    def tuning_step(self, batch: Batch | None = None) -> None:
         """Take a fine-tuning step."""
-        plain_loop.tuning_step(self._tuned, self._factors, self._tuner, self._batch)
+        plain_loop.tuning_step(self._tuned, self._factors, self._tuner, batch or self._batch)
 
     def data_batch(self) -> Batch:
         """Return the next batch of training images."""
@@ -186,6 +193,12 @@ class PlainSide:
             self.search_step(batch)
         self.measurement()
 
+    def tuning_epoch(self) -> None:
+        """Run an epoch of fine-tuning, and evaluate the test images once."""
+        for batch in self._epoch():
+            self.tuning_step(batch)
+        self.evaluation()
+
     def _epoch(self) -> Iterator[Batch]:
         return plain_loop.batches(self.data.train.images, self.data.spec, self.config.batch_size, augmented=True)
 
@@ -196,7 +209,7 @@ def images_of(part: str, data: Splits) -> int:
         return 0
     if part.startswith("evaluation"):
         return len(data.test)
-    return len(data.train.images) if part == "search epoch" else data.train.batch_size
+    return len(data.train.images) if part.endswith("epoch") else data.train.batch_size
 
 
 def endless(epoch: Callable[[int], Iterator[Any]]) -> Iterator[Any]:

@@ -11,7 +11,9 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from models.masking import layer_parameters, prunable_parameters
 from utils.environment import device_of_doubles
@@ -53,14 +55,14 @@ def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[s
     """
     device = device_of_doubles(str(next(net.parameters()).device))
     flow = deepcopy(net).to(device).double().eval().requires_grad_(True)
-    _open_all_paths(flow)
     weights = prunable_parameters(flow)
     with torch.no_grad():
         for name, weight in layer_parameters(flow).items():
             weight.abs_()
             if name in masks:
                 weight.mul_(masks[name].to(weight.device))
-    output = flow(torch.ones(1, *shape, dtype=torch.float64, device=device)).sum()
+    with _AllPathsOpen():
+        output = flow(torch.ones(1, *shape, dtype=torch.float64, device=device)).sum()
     gradients = torch.autograd.grad(output, list(weights.values()), allow_unused=True)
     effective = sum(
         int((masks[name].to(device) & (gradient != 0)).sum())
@@ -75,16 +77,25 @@ def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[s
     }
 
 
-def _open_all_paths(net: nn.Module) -> None:
-    """Replace, in place, the layers that could hide a path that is there.
+class _AllPathsOpen(TorchFunctionMode):
+    """Replaces the functions that could hide a path that is there, whether a layer calls them or a network itself.
 
-    BatchNorm does so by negative scales and shifts, and max pooling by the entries of a window that are not its maximum
-    for this one input.
+    Batch normalisation does so by negative scales and shifts, and max pooling by the entries of a window that are not
+    its maximum for this one input.
     """
-    for module in list(net.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.modules.batchnorm._BatchNorm):
-                setattr(module, name, nn.Identity())
-            elif isinstance(child, nn.MaxPool2d) and child.dilation == 1 and not child.return_indices:
-                pooled = nn.AvgPool2d(child.kernel_size, child.stride, child.padding, child.ceil_mode)
-                setattr(module, name, pooled)
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is functional.batch_norm:
+            return args[0]
+        replaced = _average_pooling if function is functional.max_pool2d else function
+        return replaced(*args, **(kwargs or {}))
+
+
+def _average_pooling(
+    images: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:  # fmt: skip
+    """Average where max pooling with these arguments takes the maximum; a dilated window keeps its maximum."""
+    if dilation not in (1, (1, 1)):
+        return functional.max_pool2d(images, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    return functional.avg_pool2d(images, kernel_size, stride, padding, ceil_mode)

@@ -179,7 +179,7 @@ def family_of(config: Config) -> str | None:
     `gem_miner/target_sparsity_1.5` of a sweep becomes `gem_miner`, and `resnet20_sparsity_1_44_unflagT` of a published
     file becomes `resnet20_unflagT`. None if the path does not contain the density.
     """
-    value = re.escape(f"{config.target_sparsity:g}").replace(r"\.", "[._]")
+    value = re.escape(f"{config.target_sparsity:g}").replace(r"\.", "[._]") + r"(?:\.0)?"
     token = rf"(?:(?:target_)?sparsity_)?{value}"
     without, count = re.subn(rf"^{token}(?:[/_-]|$)|[/_-]{token}(?=[/_-]|$)", "", _place(config), count=1)
     return without if count else None
