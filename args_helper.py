@@ -312,6 +312,12 @@ class Config(*reversed(GROUPS)):
         return self.target_sparsity / 100.0
 
     @property
+    def has_target(self) -> bool:
+        """Whether the ticket is to have the density `target_sparsity`, and not one that another option sets."""
+        set_otherwise = self.override_prune_rate or self.imp_rounds > 0 or self.smart_ratio >= 0
+        return self.algorithm.aims and not set_otherwise
+
+    @property
     def effective_seed(self) -> int:
         """The seed of the run's random streams, different for every trial."""
         # With seed 0 the product would be the same in every trial; negative numbers are products of no other seed.

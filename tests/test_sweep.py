@@ -18,7 +18,7 @@ import main
 from args_helper import config_of, parse_args
 from trainers.sweeping import worker
 from trainers.sweeping.grid import Trials
-from trainers.sweeping.metrics import is_below_median
+from trainers.sweeping.metrics import is_below_median, misses_target
 from trainers.sweeping.plan import SearchSpace, plan
 from trainers.sweeping.sweep_file import runs_of
 from trainers.sweeping.units import Claims
@@ -294,6 +294,17 @@ def test_listed_values_are_each_run_once_where_the_trials_suffice(sweep):
     assert "lmbda 0.0002" in search.outcome and "the best of 4 runs" in search.outcome
 
 
+def test_listed_values_are_each_run_once_though_a_worker_dies_before_it_runs_the_one_it_has_chosen(sweep, monkeypatch):
+    values = [1e-5, 3e-5, 1e-3]
+    died, other = _searches(sweep(options=TINY, search={"lmbda": values}, study={"trials": 3}), workers=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(died._study, "ask", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            died.take()
+    assert _play(other) == values
+    assert "the best of 3 runs" in other.outcome
+
+
 def test_more_combinations_than_can_be_listed_are_drawn(sweep):
     many = {name: list(range(2, 62)) for name in ("hidden_size", "batch_size", "lmbda", "lr")}
     others = {name: value for name, value in TINY.items() if name not in many}
@@ -333,6 +344,12 @@ def test_a_ticket_may_have_more_weights_than_asked_for_by_the_tolerance(toleranc
         _finish(task, val_acc_before_finetune=99 if dense else 50, weights_remaining_percent=21.1 if dense else 20.9)
     assert (search.found and search.found.experiment[1].lmbda) == best
     assert best or "% of the weights remain where 20% were asked for" in search._claims.problems["a"]
+
+
+@pytest.mark.parametrize(("given", "missed"), [({}, False), ({"target_sparsity": 5}, True)])
+def test_a_search_of_an_algorithm_without_a_target_judges_densities_only_by_a_target_that_was_given(given, missed):
+    config = config_of({"algo": "random_subnet", "prune_rate": 0.5, **given}, "a test")
+    assert bool(misses_target({"weights_remaining_percent": 50.0}, config, 0.05)) is missed
 
 
 def test_the_ladder_ends_at_the_best_configs():

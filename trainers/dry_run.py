@@ -105,9 +105,8 @@ def _layers(sizes: dict[str, tuple[int, ...]], config: Config) -> Iterator[str]:
     for name, shape in sizes.items():
         yield f"  {name:<{width}}  {'×'.join(map(str, shape)):<16} {torch.Size(shape).numel():>12,}"
     whole = sum(torch.Size(shape).numel() for name, shape in sizes.items() if not is_bias(name))
-    set_otherwise = config.override_prune_rate or config.imp_rounds > 0 or config.smart_ratio >= 0
     share = ""
-    if config.algorithm.aims and not set_otherwise:
+    if config.has_target:
         share = f"  of which {kept_count(config.density, whole):,} are to remain ({config.target_sparsity:g}%)"
     yield f"  {'weights':<{width}}  {'':<16} {whole:>12,}{share}"
 

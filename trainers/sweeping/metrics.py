@@ -34,11 +34,12 @@ def misses_target(summary: Mapping[str, Any], config: Config, tolerance: float |
 
     Args:
         summary: of its run.
-        config: with the target.
+        config: with the target. Of an algorithm that aims at none, it is a limit only if it was given.
         tolerance: the fraction by which the target may be exceeded; None: without limit.
     """
     remaining, target = summary["weights_remaining_percent"], config.target_sparsity
-    if tolerance is None or config.algorithm.is_dense or remaining <= target * (1 + tolerance):
+    is_limit = config.has_target or "target_sparsity" in config.model_fields_set
+    if tolerance is None or not is_limit or remaining <= target * (1 + tolerance):
         return None
     return f"{remaining:.3g}% of the weights remain where {target:g}% were asked for"
 

@@ -80,8 +80,9 @@ class Search:
         for trial in running:
             if (task := self._claimed(self._trial(trial))) is not None:
                 return task
-        for number in range(len(trials), self._settings.trials):
-            if number < len(self._listed):
+        begun = sum(trial.state != TrialState.WAITING for trial in trials)
+        for number in range(begun, self._settings.trials):
+            if len(trials) <= number < len(self._listed):  # else a worker that died has enqueued it
                 self._study.enqueue_trial({name: label(value) for name, value in self._listed[number].items()})
             trial = self._study.ask()
             if not self._settled_by_repetition(trial) and (task := self._claimed(trial)) is not None:
