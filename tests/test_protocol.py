@@ -181,6 +181,23 @@ def test_a_ticket_of_a_run_is_taken_up_with_its_gem(call, places, folder):
     assert outcome.code == 2 and "does not fit the network" in outcome.err
 
 
+def test_a_run_does_not_go_on_with_another_ticket_under_the_same_path(call, places, folder, tmp_path):
+    path = tmp_path / "ticket.safetensors"
+    for density in ("30", "10"):
+        words = ("--skip_sanity_checks", "--name", density, "--target_sparsity", density)
+        assert call(*RANDOM, *places, *words).code == 0
+    given = [*SMALL, "--fine_tune_epochs", 1, *places, "--ticket", path, "--name", "given"]
+    shutil.copy(folder("30") / "ticket.safetensors", path)
+    assert call(*given, "--skip_sanity_checks").code == 0
+    (folder("given") / "summary.json").unlink()
+    shutil.copy(folder("10") / "ticket.safetensors", path)
+    for words in (given, ["--resume", folder("given")]):
+        outcome = call(*words)
+        assert outcome.code == 2 and f"begun with another file {path} (ticket) than is there now" in outcome.err
+    shutil.copy(folder("30") / "ticket.safetensors", path)
+    assert call("--resume", folder("given"), "--skip_sanity_checks").code == 0
+
+
 def test_an_inverted_run_is_set_beside_the_run_it_inverts(call, places, folder):
     options = [*SMALL, "--epochs", 2, "--fine_tune_epochs", 1, "--skip_sanity_checks", *places]
     assert call(*options, "--name", "upright").code == 0

@@ -162,6 +162,12 @@ def test_the_cubic_schedule_begins_dense_and_ends_at_the_target() -> None:
     assert [density_at(share, 0.2) for share in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.2 + 0.8 / 8, 0.2])
 
 
+def test_a_training_of_one_step_leaves_no_masks_to_change() -> None:
+    net = Toy()
+    with pytest.raises(UserError, match="algo gmp changes masks between steps, and this training has only one"):
+        GradualPruning(net, _half(net), _config("--algo", "gmp", "--epochs", "1"), 1, derive_rng)
+
+
 @pytest.mark.parametrize(("kind", "last"), [("ExactBottomK", 57), ("LocalBottomK", 57)])
 def test_gradual_pruning_keeps_the_largest_weights_at_exact_counts(kind: str, last: int) -> None:
     config, net = _config("--algo", "gmp", "--prune_type", kind), Toy()
@@ -185,6 +191,19 @@ def test_the_smallest_weights_of_each_layer_go() -> None:
     assert {name: mask.tolist() for name, mask in pruned.items()} == {
         "a.weight": _bits("1010").tolist(), "b.weight": _bits("0110").tolist()
     }  # fmt: skip
+
+
+def test_layers_that_are_pruned_in_many_small_steps_end_at_the_exact_count() -> None:
+    sizes = {"a.weight": 3, "b.weight": 70, "b.bias": 7, "c.weight": 515, "d.weight": 1001}
+    magnitudes = {name: torch.rand(size, generator=derive_rng(size, "magnitudes")) for name, size in sizes.items()}
+    masks = all_kept(magnitudes)
+    for step in range(201):
+        density = density_at(step / 200, 0.05)
+        masks = smallest_of_layers_pruned(magnitudes, masks, density, derive_rng(step))
+        assert remaining(masks) == int(density * 1589)
+    assert {name: int(mask.sum()) for name, mask in masks.items()} == pytest.approx(
+        {name: 0.05 * size for name, size in sizes.items()}, abs=1.001
+    )
 
 
 # ---- AC/DC ---------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ half written. `read_json` and `load_tensors` turn a damaged file into a `UserErr
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -86,6 +87,12 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writeheader()
         writer.writerows(rows)
         write_atomic(path, text.getvalue())
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> Any:

@@ -15,9 +15,9 @@ from args_helper import Config
 from data.class_folders import is_image
 from data.decode import read_image
 from data.packs.pack import SHARD, is_pack, read_pack
-from data.packs.shards import digest
 from data.streamed_batches import usable_workers
 from utils.errors import UserError
+from utils.files import digest
 
 _SHOWN = 20
 _AT_ONCE = 1_000  # files that wait for a thread: each takes memory

@@ -21,7 +21,7 @@ from data.image_files import stamp
 from data.packs.pack import INDEX
 from data.statistics import channel_histograms
 from utils.errors import UserError
-from utils.files import safetensors_header, write_atomic
+from utils.files import digest, safetensors_header, write_atomic
 
 QUALITY = 90
 """Of JPEG, from 1 to 100."""
@@ -118,12 +118,6 @@ def _stamp(path: Path) -> tuple[int, int] | None:
         return stamp(path)
     except UserError:
         return None  # it is named later, with all others that cannot be read
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def likely_bytes(path: Path, how: Storage) -> float:

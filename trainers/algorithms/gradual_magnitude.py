@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from args_helper import Config
 from data.load import Splits
 from models.masking import prunable_parameters
-from trainers.algorithms.random_mask import layer_counts
+from trainers.algorithms.random_mask import allocate
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import train
 from trainers.training.moving_masks import PeriodicMasks
-from utils.masks import Masks, all_kept, kept_count, prune_apart, prune_exactly
+from utils.masks import Masks, all_kept, is_bias, kept_count, prune_apart, prune_exactly
 from utils.run.run import Run
 
 
@@ -81,9 +81,16 @@ def smallest_of_layers_pruned(
         density: in (0, 1].
         generator: on the CPU; breaks ties.
     """
-    counts = layer_counts(magnitudes, density, lambda _shape: 1.0)
-    pruned = {}
-    for name, mask in masks.items():
-        surplus = max(0, int(mask.sum()) - counts[name])
-        pruned[name] = prune_exactly(magnitudes[name].flatten(), mask.flatten(), surplus, generator).view_as(mask)
+    pruned = dict(masks)
+    for biases in (False, True):
+        sizes = {name: mask.numel() for name, mask in masks.items() if is_bias(name) == biases}
+        unpruned = {name: count for name in sizes if (count := int(masks[name].sum()))}
+        if unpruned:
+            wanted = min(kept_count(density, sum(sizes.values())), sum(unpruned.values()))
+            # A layer's share by the density, but no more than it still has: the others take the rest.
+            raw = [sizes[name] / count for name, count in unpruned.items()]
+            for name, count in zip(unpruned, allocate(raw, [*unpruned.values()], wanted)):
+                mask, ranks = masks[name], magnitudes[name].flatten()
+                kept = prune_exactly(ranks, mask.flatten(), unpruned[name] - count, generator)
+                pruned[name] = kept.view_as(mask)
     return pruned

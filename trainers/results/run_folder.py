@@ -22,7 +22,7 @@ from utils.distributed.collectives import rank, rank_zero_only
 from utils.distributed.launch import Launch, launched
 from utils.environment import be_deterministic, choose_device, describe_environment, naming_nondeterminism
 from utils.errors import UserError, resume_command
-from utils.files import make_folder, read_json, write_atomic, write_json
+from utils.files import digest, make_folder, read_json, write_atomic, write_json
 from utils.memory import keep_freed_memory
 from utils.run.checkpoints import Keeping
 from utils.run.lock import locked
@@ -137,17 +137,36 @@ def is_finished(folder: Path, config: Config, resumed: bool) -> bool:
             raise UserError(f"{folder} is finished: there is nothing that could go on with other options")
         return False
     if (there.config_hash, there.trial_num) != (config.config_hash, config.trial_num):
-        way_out = "move it away" if config.resume else f"to run this one beside it, give --name {_free_name(config)}"
-        raise UserError(f"{folder} holds another experiment, which differs in: {difference(there, config)}; {way_out}")
+        differing = difference(there, config)
+        raise UserError(f"{folder} holds another experiment, which differs in: {differing}; {_way_out(config)}")
+    _refuse_changed_files(config, folder)
     if not finished and not resumed:
         raise UserError(f"{folder} holds this run, unfinished; go on with it by: {resume_command(folder)}")
     return finished
 
 
-def _free_name(config: Config) -> str:
-    """A name for which there is no run folder yet."""
+def _refuse_changed_files(config: Config, folder: Path) -> None:
+    """Raises: UserError: a file that the run began from has another content now."""
+    began = next(iter(_environments(folder)), {}).get("files", {})
+    for name, found in _files(config).items():
+        if began.get(name, found) != found:
+            path = getattr(config, name)
+            raise UserError(f"{folder} was begun with another file {path} ({name}) than is there now; {_way_out(config)}")
+
+
+def _files(config: Config) -> dict[str, str]:
+    """Return, for every option that names a file to begin from, the file's digest; a missing one is left out."""
+    paths = {name: Path(getattr(config, name) or "") for name in ("ticket", "pretrained", "imp_rewind_model")}
+    return {name: digest(path) for name, path in paths.items() if path.is_file()}
+
+
+def _way_out(config: Config) -> str:
+    """Say how to have the run of a config although its folder is taken."""
+    if config.resume:
+        return "move it away"
     names = (f"{config.name or 'run'}_{number}" for number in count(2))
-    return next(name for name in names if not folder_of(config.model_copy(update={"name": name})).exists())
+    free = next(name for name in names if not folder_of(config.model_copy(update={"name": name})).exists())
+    return f"to run this one beside it, give --name {free}"
 
 
 def free_file(config: Config, name: str, *beside: str) -> Path:
@@ -177,6 +196,8 @@ def _record(config: Config, folder: Path) -> None:
     """Write a run's options and its environment: the first one, and any that differs on resuming."""
     write_atomic(folder / "config.yml", config.to_yaml())
     now, (first, *later) = describe_environment(config.torch_device), _environments(folder) or [{}]
+    if files := _files(config):
+        now["files"] = files
     if not first:
         write_json(folder / ENVIRONMENT, now)
     elif now != {**first, **(later[-1] if later else {})}:

@@ -97,7 +97,7 @@ class PeriodicMasks(MovingMasks):
         update_steps: the steps before which the masks change.
 
     Raises:
-        UserError: all of them lie before the first step.
+        UserError: all of them lie before the first step, or the training has only one.
     """
 
     replaces_step = False
@@ -106,6 +106,8 @@ class PeriodicMasks(MovingMasks):
     def __init__(self, network: nn.Module, masks: Masks, config: Config, steps: int, random_at: RandomAt) -> None:
         super().__init__(network, masks, config, steps, random_at)
         self.update_steps = update_steps(config, steps)
+        if self.update_steps[0] >= config.epochs * steps:
+            raise UserError(f"algo {config.algo} changes masks between steps, and this training has only one: lengthen it")
         if self.step > self.update_steps[-1]:
             raise UserError(
                 f"start_epoch {config.start_epoch} lies after the last change of the masks, at step "
