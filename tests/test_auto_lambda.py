@@ -224,6 +224,10 @@ def test_a_search_stopped_in_an_epoch_goes_on_to_the_same_bits(
         ("--hc_quantized false", "lmbda auto needs rounded scores: set hc_quantized"),
         ("--bottom_k_on_forward", "lmbda auto and bottom_k_on_forward both move the threshold: choose one"),
         ("--invert_sanity_check", "lmbda auto keeps the highest scores switched on"),
+        (
+            "--override_prune_rate --prune_rate 0.2",
+            "lmbda auto holds the target, which override_prune_rate leaves aside",
+        ),
         ("--prune_type FixThresholding", "lmbda auto holds the target, of which FixThresholding knows nothing"),
     ],
 )

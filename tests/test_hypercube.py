@@ -165,6 +165,8 @@ def test_prunings_by_hand(words, scores, first, second):
     if scores[2] == scores[3]:
         said = "each pruning of BottomK rounds its count up, and all that tie with the last one go too: 1 here"
         assert miner.density_reason().startswith(said)
+    if "--override_prune_rate" in words:
+        assert "prune_rate 0.3 was asked for, whatever the target" in miner.density_reason()
 
 
 @pytest.mark.parametrize(("prune_type", "first", "kept"), [(LOCAL, 6, (4, 2)), (EXACT, 10, (7, 0))])

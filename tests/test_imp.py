@@ -150,6 +150,16 @@ def test_another_run_goes_on_from_a_round(place, finished, call, places, tmp_pat
     assert same_bits(theirs, ours)
 
 
+def test_a_run_from_another_ones_round_goes_on_when_that_is_gone(finished, call, places, tmp_path):
+    other, folder = shutil.copytree(finished, tmp_path / "other"), tmp_path / "results" / "trial_1"
+    words = [*THREE, "--imp_resume_folder", other, "--imp_resume_round", "1", *places]
+    stop_at("search/round_2 1/2", *words)
+    shutil.rmtree(other)
+    outcome = call("--resume", folder)
+    assert outcome.code == 0, outcome.err
+    assert same_bits(*(load_file(place / "ticket.safetensors") for place in (finished, folder)))
+
+
 def test_a_round_without_the_weights_to_rewind_to_is_refused_and_another_rewind_step_is_not_used(
     finished, call, places, tmp_path
 ):

@@ -13,11 +13,11 @@ from conftest import PROJECT, SMALL, Outcome, read_rows, same_bits
 
 from args_helper import parse_args
 from models.build import build_model
-from trainers import missing_checks
+from trainers import missing_checks, pipeline
 from trainers.checks.controls import CHECKS
 from trainers.results.references import dense_config
 from trainers.tickets.file import read_ticket
-from utils.errors import Diverged
+from utils.errors import Diverged, Stopped
 from utils.files import write_csv
 from utils.run.stopping import Stopping
 
@@ -54,6 +54,21 @@ def test_the_dense_network_is_trained_on_request_and_stands_beside_the_ticket(ca
     assert _summary(folder("other"))["dense"]["run"] == ticket["dense"]["run"]
     assert call(*options, "--name", "wide", "--width", "0.3").code == 0
     assert _summary(folder("wide"))["dense"] is None
+
+
+def test_a_run_that_is_stopped_in_its_dense_run_goes_on_with_all_that_is_left(call, places, folder, monkeypatch):
+    def stopping(config, place):
+        if config.algorithm.is_dense:
+            raise Stopped("asked to stop", 143, place)
+        run_trial(config, place)
+
+    run_trial = pipeline._run_trial
+    monkeypatch.setattr(pipeline, "_run_trial", stopping)
+    outcome = call(*RANDOM, "--skip_sanity_checks", *places, "--with_dense", "--num_trial", 2)
+    assert outcome.code == 143 and f"--resume {folder('')}\n" in outcome.err
+    monkeypatch.undo()
+    assert call("--resume", folder("")).code == 0
+    assert all(_summary(folder("").with_name(f"trial_{number}"))["dense"] for number in (1, 2))
 
 
 def test_the_dense_run_is_trained_as_the_ticket_is():
@@ -253,6 +268,19 @@ def strange(net, data, config, run):
 
 def misshapen(net, data, config, run):
     return Ticket(plain_state(net), {"fc.weight": prunable_parameters(net)["fc.weight"][:1] > 0})
+
+def all_of(net, **more):
+    masks = {name: weight > 0 for name, weight in prunable_parameters(net).items()}
+    return Ticket(**{"state": plain_state(net), "masks": masks, **more})
+
+def cut(net, data, config, run):
+    return all_of(net, state={name: value[None] for name, value in plain_state(net).items()})
+
+def told(net, data, config, run):
+    return all_of(net, facts={"score": net.fc.weight})
+
+def hiding(net, data, config, run):
+    return all_of(net, facts={"seconds": "long"})
 """
 
 
@@ -275,6 +303,9 @@ def test_the_guides_algorithm_of_ones_own_runs_under_the_same_protocol(call, pla
         ("broken", "ZeroDivisionError: division by zero (line 6)"),
         ("strange", "returned dict, not a Ticket"),
         ("misshapen", "masks['fc.weight'] is not a boolean tensor of the shape"),
+        ("cut", "its state is not the plain network's whole state_dict"),
+        ("told", "its facts are not values of JSON"),
+        ("hiding", "the summary has a field of its own for seconds"),
     ],
 )
 def test_what_is_wrong_with_ones_own_algorithm_is_said(function, said, call, places, tmp_path):

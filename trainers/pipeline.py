@@ -7,6 +7,7 @@ several ranks, all run this code; only the first writes files (`rank_zero_only`)
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from trainers.results.references import dense_config, find_dense
 from trainers.results.run_folder import folder_of, is_finished, opened, resolved, trial_of
 from trainers.results.screens import dense_line, last_screen, trials_screen
 from trainers.results.summarise import log_outcome, related, summarise
+from trainers.results.summary import Outcome
 from trainers.results.trials import finished_trials, write_summary, write_trials
 from trainers.tickets.file import TICKET, write_ticket
 from trainers.tickets.recipe import Recipe
@@ -39,7 +41,7 @@ from trainers.training.stages import warn_of_idle_milestones
 from trainers.training.weights import train_ticket
 from utils.distributed.collectives import broadcast, is_distributed, process_group, rank_zero_first, rank_zero_only
 from utils.distributed.launch import launched
-from utils.errors import UserError
+from utils.errors import Stopped, UserError
 from utils.files import write_atomic
 from utils.masks import masked_state
 from utils.run.run import Row, Run
@@ -83,7 +85,10 @@ def _run_trials(config: Config, go_on: bool) -> Path:
         if config.with_dense and not config.algorithm.is_dense and rank_zero_only(find_dense)(trial) is None:
             dense = dense_config(trial).model_copy(update={"num_trial": 1})
             if not is_finished(folder_of(dense), dense, resumed=True):
-                _run_trial(dense, folder_of(dense))
+                try:
+                    _run_trial(dense, folder_of(dense))
+                except Stopped as stopped:  # the ticket's run is the one to go on with: it has the trials that are left
+                    raise Stopped(stopped.why, stopped.exit_code, folder) from stopped
     report_trials(config, folder)
     return folder
 
@@ -155,12 +160,18 @@ def _check_kind(ticket: Ticket, net: nn.Module, config: Config) -> None:
             for name, mask in masks.items():
                 if shapes.get(name) != mask.shape or str(mask.dtype) != "torch.bool":
                     problem = f"{kind}['{name}'] is not a boolean tensor of the shape {shapes.get(name)}"
-        if set(ticket.state) != set(shapes):
+        if {name: value.shape for name, value in ticket.state.items()} != shapes:
             problem = "its state is not the plain network's whole state_dict"
         if not ticket.masks:
             problem = "it has no masks"
         if ticket.gem is not None and set(ticket.gem) != set(ticket.masks):
             problem = "its gem and its masks are of different layers"
+        if taken := set(ticket.facts) & set(Outcome.model_fields):
+            problem = f"the summary has a field of its own for {', '.join(sorted(taken))}, which facts cannot set"
+        try:
+            json.dumps(dict(ticket.facts))
+        except (TypeError, ValueError) as error:
+            problem = f"its facts are not values of JSON: {error}"
     if problem:
         raise UserError(f"the ticket of algo {config.algo} cannot be used: {problem}")
 

@@ -73,6 +73,11 @@ AUTO_LAMBDA = (
         lambda c: c.lmbda == "auto" and c.prune_type == "FixThresholding",
         "lmbda auto holds the target, of which FixThresholding knows nothing: leave prune_type out",
     ),
+    Contradiction(
+        ("lmbda", "override_prune_rate"),
+        lambda c: c.lmbda == "auto" and c.override_prune_rate,
+        "lmbda auto holds the target, which override_prune_rate leaves aside: give a number, or a target_sparsity",
+    ),
 )
 
 FRACTION_IF_GIVEN = (

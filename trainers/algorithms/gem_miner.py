@@ -230,6 +230,8 @@ class GemMiner(ScoreTraining):
             reasons.append(f"each pruning of BottomK rounds its count up{tied}")
         if self._config.prune_type == "LocalBottomK" and self._prunings:
             reasons.append("each pruning of LocalBottomK rounds the count of every layer up")
+        if self._config.override_prune_rate and self._prunings:
+            reasons.append(f"prune_rate {self._config.prune_rate:g} was asked for, whatever the target")
         if self._config.algo == "hc":
             reasons.append("hc prunes nothing for good: the penalty alone switches off")
         elif not self._config.unflag_before_finetune:

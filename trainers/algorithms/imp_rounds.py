@@ -80,9 +80,16 @@ def keep_round(run: Run, number: int, ticket: Ticket, rewound: dict[str, Tensor]
     ]
     about = {"options": config.of_network(), **lines[-1]}
     write_stored(folder / f"round_{number:03d}.safetensors", ticket, about)
-    if not (folder / SNAPSHOT).exists():
-        write_atomic(folder / SNAPSHOT, save({name: value.cpu().contiguous() for name, value in rewound.items()}))
+    keep_snapshot(run, rewound)
     write_csv(folder / "rounds.csv", lines)
+
+
+@rank_zero_only
+def keep_snapshot(run: Run, rewound: dict[str, Tensor]) -> None:
+    """Write the weights to rewind to, once; none if they are not known yet."""
+    path = run.folder / "rounds" / SNAPSHOT
+    if rewound and not path.exists():
+        write_atomic(path, save({name: value.cpu().contiguous() for name, value in rewound.items()}))
 
 
 # ---- the first round of a run --------------------------------------------------------------------------------------
@@ -114,11 +121,11 @@ def first_round(net: nn.Module, config: Config, run: Run) -> tuple[int, Ticket, 
     if number < 0:
         return 0, fresh, rewound
     folder, stage = Path(config.imp_resume_folder), f"search/round_{number}"
-    snapshot = folder / "rounds" / SNAPSHOT
+    begun, own = run.load(stage), run.folder / "rounds" / SNAPSHOT
+    snapshot = own if own.exists() else folder / "rounds" / SNAPSHOT
     if not rewound and (stored_snapshot := _stored_snapshot(snapshot)):
         rewound = {name: value.to(device) for name, value in stored_snapshot.items()}
         load_weights(net, {**net.state_dict(), **rewound}, snapshot)  # checks that they fit
-    begun = run.load(stage)
     stored = validate_position(_stored_position(folder, config) if begun is None else begun, 0, str(folder))
     if 0 < number < config.imp_prunings and not config.imp_no_rewind:
         if not rewound:
@@ -130,6 +137,7 @@ def first_round(net: nn.Module, config: Config, run: Run) -> tuple[int, Ticket, 
     load_weights(net, unwrapped(stored), folder)
     state = plain_state(net)
     if begun is None:
+        keep_snapshot(run, rewound)
         run.save(stage, stored)
     # Pruned weights are exactly 0 at every step, the others never.
     return number, Ticket(state, {name: state[name] != 0 for name in fresh.masks}), rewound

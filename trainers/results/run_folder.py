@@ -151,7 +151,9 @@ def _refuse_changed_files(config: Config, folder: Path) -> None:
     for name, found in _files(config).items():
         if began.get(name, found) != found:
             path = getattr(config, name)
-            raise UserError(f"{folder} was begun with another file {path} ({name}) than is there now; {_way_out(config)}")
+            raise UserError(
+                f"{folder} was begun with another file {path} ({name}) than is there now; {_way_out(config)}"
+            )
 
 
 def _files(config: Config) -> dict[str, str]:

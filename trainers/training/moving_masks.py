@@ -107,7 +107,9 @@ class PeriodicMasks(MovingMasks):
         super().__init__(network, masks, config, steps, random_at)
         self.update_steps = update_steps(config, steps)
         if self.update_steps[0] >= config.epochs * steps:
-            raise UserError(f"algo {config.algo} changes masks between steps, and this training has only one: lengthen it")
+            raise UserError(
+                f"algo {config.algo} changes masks between steps, and this training has only one: lengthen it"
+            )
         if self.step > self.update_steps[-1]:
             raise UserError(
                 f"start_epoch {config.start_epoch} lies after the last change of the masks, at step "
