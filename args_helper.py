@@ -178,7 +178,7 @@ class SearchOptions(Options):
     target_sparsity: Float = option(0.5, "weights that remain at the end, in percent", gt=0, le=100)
     hc_quantized: bool = option(False, "round the scores in the forward pass of the search (Gem-Miner)")
     quantize_threshold: Float = option(0.5, "scores above it count as 1", ge=0, lt=1)
-    bottom_k_on_forward: bool = option(False, "round at the score under which p of the unpruned weights lie, instead")
+    bottom_k_on_forward: bool = option(False, "round at the score that the next pruning would cut at")
     differentiate_clamp: bool = option(False, "bring scores into [0, 1] before every forward pass")
     project_freq: Int = option(1, "steps from one projection of the scores to [0, 1] to the next", ge=1)
     round: one_of("naive", "prob", "naive_prob", "all_ones") = option("naive", "rounding of the evaluated mask")
@@ -215,7 +215,7 @@ class SparseTrainingOptions(Options):
     """Sparse training (algos rigl, set, gmp, acdc): it takes epochs, optimizer, lr, lr_policy and wd"""
 
     update_every: Int = option(100, "algos rigl, set, gmp: steps from one change of the masks to the next", ge=1)
-    update_until: Float = option(0.75, "algos rigl, set, gmp: fraction of the training up to which", gt=0, le=1)
+    update_until: Float = option(0.75, "algos rigl, set, gmp: fraction of the training that changes masks", gt=0, le=1)
     drop_fraction: Float = option(0.3, "algos rigl, set: fraction of a layer that is replaced, at first", ge=0, le=1)
     acdc_phase: Float = option(0.05, "algo acdc: length of a phase, as a fraction of the training", gt=0, le=0.5)
 

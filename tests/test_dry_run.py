@@ -1,6 +1,7 @@
 """The plan of a run before it is run, and the lists of what there is."""
 
 import re
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from tests.conftest import PROJECT, SMALL, read_rows
 from tests.small_sets import put_imagenet
 from trainers.algorithms import ALGORITHMS
 from trainers.algorithms.edge_popup import EdgePopup
-from trainers.dry_run import Timing, _costs, _layers, _prunings
+from trainers.dry_run import Timing, _costs, _layers, _prunings, _Timed
 from utils.masks import ceil_count
 
 
@@ -169,3 +170,8 @@ def test_configs_are_listed_with_their_headers(call):
     files = (path for path in (PROJECT / "configs").rglob("*.yml") if "measured" not in path.parts)
     assert lines.keys() == {str(path.relative_to(PROJECT)) for path in files}
     assert all(len(text) > 10 for text in lines.values())
+
+
+def test_ctrl_c_ends_a_dry_run_at_once_as_there_is_nothing_to_save():
+    with _Timed(torch.device("cpu")).installed(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)

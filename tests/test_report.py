@@ -116,6 +116,13 @@ def test_two_settings_at_one_density_under_one_name_do_not_fall_together(root):
     assert one.name != other.name and len(one.experiments) == len(other.experiments) == 1
 
 
+def test_a_density_that_nothing_aimed_at_is_no_target(root, call):
+    make_run(root / "a", algo="random_subnet", prune_rate=0.5)
+    make_run(root / "b", algo="snip", target_sparsity=5)
+    assert call("--report", root).code == 0
+    assert table(root, "accuracy", "series", "target_percent") == [["random_subnet", ""], ["snip", "5.0"]]
+
+
 @pytest.mark.parametrize(
     ("place", "target", "family"),
     [

@@ -205,7 +205,7 @@ def test_the_last_screen_tells_the_run(tmp_path):
         "before any training 50.00% test accuracy, the gem of 3,800 weights (1.40%) as drawn; chance is 10%",
         "after training 90.00% test accuracy, 80.00% on validation",
         "sanity checks fine-tuned alike; the ticket should be better",
-        "mask_shuffle 88.00% ticket +3.00 points: passes (95% interval +0.52 to +5.48, n = 3)",
+        "mask_shuffle 88.00% ticket +3.00 points on average: passes (95% interval +0.52 to +5.48, n = 3)",
         "seconds 75 on a CPU (search 50, fine-tuning 20)",
         "run folder results/a",
         "TensorBoard tensorboard --logdir runs/a",
@@ -242,11 +242,13 @@ CUT = {"effective_weights_remaining": 3800, "effective_weights_remaining_percent
     [
         (UNTRAINED, -1, ["before any training 50.00% test accuracy (chance is 10%)"]),
         ({"val_acc_after_finetune": None}, 0, ["after training 90.00% test accuracy"]),
+        ({"algo": "imp", "gem_weights_remaining": None}, 0, ["resnet20 on Digits, imp, trial 1, seed 42",
+         "before fine-tuning 50.00% test accuracy (chance is 10%)"]),
         ({"rescued": True}, 1, ["rescued: the search had switched off every weight; these are the highest scores"]),
         ({"classes": 200, "gem_weights_remaining": None}, 0,
          ["before any training 50.00% test accuracy (chance is 0.5%)"]),
         ({"density_reason": "of ties", "target_sparsity": 1.5, **CUT}, 3,
-         ["(1.5% was asked for: of ties)", "effective 1.40%: 100 weights are cut off from input or output",
+         ["(the target was 1.5%: of ties)", "effective 1.40%: 100 weights are cut off from input or output",
           "dead layers a.b"]),
     ],
 )  # fmt: skip

@@ -10,7 +10,7 @@ import io
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from copy import deepcopy
 from itertools import groupby, islice, pairwise
 from pathlib import Path
@@ -149,6 +149,10 @@ class _Timed(Stopping):
             torch.cuda.synchronize(self._device)
         self.moments.append(time.perf_counter())
         return int(len(self.moments) > WARM_UP + TIMED_STEPS)
+
+    def installed(self) -> AbstractContextManager[None]:
+        """Leave signals as they are: there is nothing to save before they end the process."""
+        return nullcontext()
 
     def step_seconds(self) -> float | None:
         """The median seconds of a step; None if no step was timed."""

@@ -79,7 +79,8 @@ def _run_trials(config: Config, go_on: bool) -> Path:
         folder = folder_of(trial)
         resumed = go_on or (trial.resume is not None and number == config.trial_num)
         if is_finished(folder, trial, resumed):
-            print(f"{folder} is finished: nothing to do")
+            unsaved = config.save_model and not (folder / "model.safetensors").exists()
+            print(f"{folder} is finished: nothing to do{'; --export writes its network' if unsaved else ''}")
         else:
             _run_trial(trial, folder)
         if config.with_dense and not config.algorithm.is_dense and rank_zero_only(find_dense)(trial) is None:

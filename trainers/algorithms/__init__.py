@@ -62,6 +62,11 @@ class Algorithm(NamedTuple):
         return self.search in ("scores", "none")
 
     @property
+    def accuracy_before(self) -> str:
+        """What the accuracy before fine-tuning is the accuracy of: rounds rewind to weights that may be trained."""
+        return "before fine-tuning" if self.search == "rounds" else "before any training"
+
+    @property
     def is_dense(self) -> bool:
         """Whether its ticket is the dense network."""
         return self.search == "weights"

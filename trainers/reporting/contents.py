@@ -41,7 +41,7 @@ class Contents:
         """Accuracy and weights remaining of every experiment."""
         rows = []
         for series, one in self._experiments():
-            row = {"series": series.name, "algo": series.algo, "target_percent": one.config.target_sparsity}
+            row = {"series": series.name, "algo": series.algo, "target_percent": one.target}
             row |= _flat("weights_remaining_percent", one.spread("weights_remaining_percent"))
             row |= _flat("effective_percent", one.spread("effective_weights_remaining_percent"))
             row |= _flat("before", one.spread(BEFORE)) | _flat("after", one.spread(AFTER))
@@ -106,7 +106,7 @@ class Contents:
         for series, one in self._experiments():
             for run in one.runs:
                 last = run.epochs[-1] if run.epochs else None
-                row = {"series": series.name, "target_percent": one.config.target_sparsity, "trial": run.trial}
+                row = {"series": series.name, "target_percent": one.target, "trial": run.trial}
                 row |= {"state": run.state, "epochs": len(run.epochs), "phase": last and last.phase}
                 row |= {name: last and getattr(last, name) for name in ("test_acc", "train_acc", "train_loss",
                         "model_sparsity")}  # fmt: skip

@@ -50,7 +50,7 @@ def make_report(config: Config) -> None:
     )
     report = Report("Lottery tickets side by side", about, sections, problems)
     write_report(home, report)
-    print(f"{ended} finished and {len(runs) - ended} other runs in {len(sections)} sections")
+    print(f"finished runs: {ended}, others: {len(runs) - ended}, sections: {len(sections)}")
     print(f"  report               {home / PAGE}")
     print(f"  the same elsewhere   {home / MARKDOWN}, {home}/figures, {home}/tables")
 

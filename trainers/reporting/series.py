@@ -48,6 +48,11 @@ class Experiment:
         return self.config.target_sparsity if found is None else found
 
     @property
+    def target(self) -> float | None:
+        """Weights that were to remain, in percent; None if the method or another option decided how many do."""
+        return self.config.target_sparsity if self.config.has_target else None
+
+    @property
     def layers(self) -> dict[str, Spread]:
         """Layer -> percent of its weights that remain, over the finished trials; in network order."""
         names = {name: None for outcome in self.outcomes for name in outcome.layers}

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainers.algorithms import facts_of
 from trainers.checks.verdict import Verdict
 from trainers.results.summary import Summary
 
@@ -21,7 +22,8 @@ def last_screen(summary: Summary, folder: Path, log_folder: Path) -> str:
         "{arch} on {dataset}, {algo}, trial {trial}, seed {seed}".format(**summary),
         f"  weights remaining    {remaining:,} of {whole:,}: {summary['weights_remaining_percent']:.2f}%",
         *_connection_screen(summary),
-        f"  before any training  {summary['test_acc_before_finetune']:6.2f}% test accuracy{_gem_note(summary)}",
+        f"  {facts_of(summary['algo']).accuracy_before:<19}  {summary['test_acc_before_finetune']:6.2f}% test accuracy"
+        f"{_gem_note(summary)}",
     ]
     if summary["test_acc_after_finetune"] is not None:
         val = summary["val_acc_after_finetune"]
@@ -64,7 +66,7 @@ def _connection_screen(summary: Summary) -> list[str]:
     differs = f"{summary['weights_remaining_percent']:.2f}" != f"{summary['target_sparsity']:.2f}"
     if summary["density_reason"] and differs:
         lines.append(
-            f"                       ({summary['target_sparsity']:g}% was asked for: {summary['density_reason']})"
+            f"                       (the target was {summary['target_sparsity']:g}%: {summary['density_reason']})"
         )
     cut_off = summary["weights_remaining"] - summary["effective_weights_remaining"]
     if cut_off:
@@ -87,9 +89,8 @@ def _checks_screen(checks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = ["  sanity checks        fine-tuned alike; the ticket should be better"] if checks else []
     for name, check in checks.items():
         verdict = Verdict(*(check[key] for key in ("trials", "margin", "low", "high", "passes")))
-        lines.append(
-            f"    {name:<18} {check['test_acc_after_finetune']:6.2f}%  ticket {verdict.margin:+.2f} points: {verdict}"
-        )
+        margin = f"{verdict.margin:+.2f} points{' on average' if verdict.trials > 1 else ''}"
+        lines.append(f"    {name:<18} {check['test_acc_after_finetune']:6.2f}%  ticket {margin}: {verdict}")
     return lines
 
 

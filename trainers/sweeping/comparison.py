@@ -14,8 +14,8 @@ from utils.markdown import markdown_table
 Row = dict[str, Any]
 METRICS = {
     "weights_remaining_percent": "weights remaining (%)",
-    "test_acc_before_finetune": "before training",
-    "test_acc_after_finetune": "after training",
+    "test_acc_before_finetune": "before fine-tuning",
+    "test_acc_after_finetune": "after fine-tuning",
     "gap_to_dense": "below dense",
 }
 
