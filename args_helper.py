@@ -90,7 +90,7 @@ class RunOptions(Options):
     mixed_precision: bool = option(False, "on a GPU the same as precision: bf16", affects=False)
     compile: Switch = option("auto", "compile the network; auto: where the run is long enough to gain", affects=False)
     threads: Int = option(0, "CPU threads of PyTorch; 0: as many as it chooses", affects=False, ge=0)
-    workers: Int = option(4, "threads or processes that read images", affects=False, aliases=("num_workers",), ge=0)
+    workers: Int = option(4, "threads that read images", affects=False, aliases=("num_workers",), ge=0)
     multiprocessing_distributed: bool = option(False, "several processes share the work, by torchrun", affects=False)
     world_size: Int = option(-1, "number of processes; torchrun sets it", affects=False, ge=-1)
     rank: Int = option(-1, "number of this process; torchrun sets it", affects=False, ge=-1)

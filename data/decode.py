@@ -1,7 +1,7 @@
 """Decodes one image file to pixels.
 
-The files may come from anyone: formats and sizes are limited before anything is decoded. `data.decoded_cache` calls
-this in threads and `data.streamed_batches` in worker processes.
+The files may come from anyone: formats and sizes are limited before anything is decoded. `data.decoded_cache`
+and `data.streamed_batches` call this in threads.
 """
 
 from __future__ import annotations

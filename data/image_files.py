@@ -22,7 +22,7 @@ class ImageFiles:
 
     Attributes:
         root: the folder that the names are relative to.
-        names: (n,) file names as bytes: a million `Path`s in every decoding process would take gigabytes.
+        names: (n,) file names as bytes: a million `Path`s would take gigabytes.
         labels: (n,) int64.
     """
 

@@ -1,8 +1,8 @@
-"""Batches of images that worker processes decode, crop and flip when needed; they are normalised on the device.
+"""Batches of images that threads decode, crop and flip when needed; they are normalised on the device.
 
-The main process draws all random numbers at the start of an epoch: the order, and each image's flip and crop seed. So
-batches do not depend on the number of workers, nor on which of them is fastest. For photographs that are too large
-or too many for the memory: ImageNet and Caltech-101.
+All random numbers are drawn at the start of an epoch: the order, and each image's flip and crop seed. So batches do
+not depend on the number of threads, nor on which of them is fastest. Decoding and resizing do not hold Python's lock.
+For photographs that are too large or too many for the memory: ImageNet and Caltech-101.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 import os
 import random
-import signal
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from data.decode import middle_square, resized
 from data.normalise import Batch, Normalise
@@ -27,7 +27,6 @@ from data.spec import DataSpec, StoredImages
 from data.split import batch_cuts, some_of_every_class
 from utils.distributed.collectives import own_part, own_share
 from utils.distributed.launch import launched
-from utils.errors import UserError
 
 # Of a random crop: its share of the image's area, and its width over its height.
 AREA = (0.08, 1.0)
@@ -44,7 +43,7 @@ class StreamedPlainBatches:
         spec: the data set's statistics, and the size of the squares.
         batch_size: as in training, because that is known to fit.
         device: the device of the batches.
-        workers: number of decoding processes, limited by the processors; 0: this process decodes.
+        workers: number of decoding threads, limited by the processors; 0: decode without threads, when asked.
     """
 
     def __init__(self, images: StoredImages, spec: DataSpec, batch_size: int, device: str, workers: int) -> None:
@@ -72,7 +71,7 @@ class StreamedTrainBatches:
         spec: the data set's statistics and augmentation.
         batch_size: size of every batch but the last (see `data.split.batch_cuts`).
         device: the device of the batches.
-        workers: number of decoding processes, limited by the processors; 0: this process decodes.
+        workers: number of decoding threads, limited by the processors; 0: decode without threads, when asked.
     """
 
     def __init__(self, images: StoredImages, spec: DataSpec, batch_size: int, device: str, workers: int) -> None:
@@ -139,12 +138,14 @@ class _Stream:
         images: the split.
         spec: its shape gives the side of the squares.
         device: of the batches.
-        workers: number of decoding processes; 0: this process decodes.
+        workers: number of decoding threads, limited by the processors; 0: none.
     """
 
     def __init__(self, images: StoredImages, spec: DataSpec, device: str, workers: int) -> None:
         self.device = torch.device(device)
-        self._decoder = _Decoder(images, spec.shape[1])
+        self._images = images
+        self._size, self._larger = spec.shape[1], round(spec.shape[1] * MARGIN)
+        warn_if_enlarged(images, self._larger)
         self._labels = images.labels.to(self.device)
         self.workers = usable_workers(workers)
 
@@ -165,63 +166,38 @@ class _Stream:
         Raises:
             UserError: an image cannot be read.
         """
-        parts = (chosen, crops, flipped)  # in numpy, which passes to a process as plain bytes
-        work = [tuple(None if part is None else part[cut].numpy() for part in parts) for cut in cuts]
-        loader = DataLoader(
-            self._decoder,
-            batch_size=None,  # a sample is a whole batch: processes exchange one message per batch, not per image
-            sampler=work,
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=_leave_signals_to_the_run,
-            generator=torch.Generator(),  # otherwise it draws from PyTorch's global generator
-        )
+        work = [tuple(None if part is None else part[cut] for part in (chosen, crops, flipped)) for cut in cuts]
         where = chosen.to(self.device)
-        for cut, images in zip(cuts, _told_of_the_killed(loader)):
-            if isinstance(images, UserError):
-                raise images
+        for cut, images in zip(cuts, self._decoded(work)):
             yield images.to(self.device, non_blocking=True), self._labels[where[cut]]
 
+    def _decoded(self, work: list[tuple[Tensor, Tensor | None, Tensor | None]]) -> Iterator[Tensor]:
+        """Yield the batches in order; threads work on two for each of them."""
+        if not self.workers:
+            yield from map(self._batch, work)
+            return
+        pool, left = ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)), iter(work)
+        try:
+            ahead = deque(pool.submit(self._batch, one) for one in islice(left, 2 * self.workers))
+            while ahead:
+                batch = ahead.popleft().result()
+                ahead.extend(pool.submit(self._batch, one) for one in islice(left, 1))
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-def _told_of_the_killed(loader: DataLoader) -> Iterator[Tensor | UserError]:
-    """Yield the batches.
-
-    Raises:
-        UserError: the system killed a decoding process.
-    """
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "exited unexpectedly" not in str(error):
-            raise
-        raise UserError(
-            "a process that decodes images was killed: memory, or /dev/shm, is too small; give fewer workers or a "
-            "smaller batch_size"
-        ) from error
-
-
-class _Decoder(Dataset):
-    """Maps (indices; crop seeds or None; which are mirrored, or None) to (B, 3, size, size) uint8, or a `UserError`."""
-
-    def __init__(self, images: StoredImages, size: int) -> None:
-        self._images = images
-        self._size, self._larger = size, round(size * MARGIN)
-        warn_if_enlarged(images, self._larger)
-
-    def __getitem__(self, work: tuple[np.ndarray, np.ndarray | None, np.ndarray | None]) -> Tensor | UserError:
+    def _batch(self, work: tuple[Tensor, Tensor | None, Tensor | None]) -> Tensor:
+        """Decode (indices; crop seeds or None; which are mirrored, or None) to (B, 3, size, size) uint8."""
         indices, crops, flipped = work
         count = len(indices)  # 0 if the batch has fewer parts than ranks
         seeds = [None] * count if crops is None else crops.tolist()
-        mirrored = [False] * count if flipped is None else flipped
+        mirrored = [False] * count if flipped is None else flipped.tolist()
         # As decoders leave pixels and convolutions want them: the three values of a pixel are neighbours in memory.
         batch = torch.empty(count, self._size, self._size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
-        try:
-            for place, index, seed, mirror in zip(batch, indices.tolist(), seeds, mirrored):
-                image = self._image(index, seed)
-                place.copy_(image.flip(-1) if mirror else image)
-        except UserError as error:
-            return error  # raised in a worker, it would arrive wrapped in a traceback
-        return batch
+        for place, index, seed, mirror in zip(batch, indices.tolist(), seeds, mirrored):
+            image = self._image(index, seed)
+            place.copy_(image.flip(-1) if mirror else image)
+        return batch.pin_memory() if self.device.type == "cuda" else batch
 
     def _image(self, index: int, seed: int | None) -> Tensor:
         size, larger = self._size, self._larger
@@ -233,12 +209,12 @@ class _Decoder(Dataset):
 
 
 def usable_workers(asked: int) -> int:
-    """Limit the number of workers to this process's share of the processors, because each worker keeps one busy."""
+    """Limit the number of workers to this process's share of the processors, because each keeps one busy."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(asked, max(1, there // launched().local_world))
 
 
-@lru_cache(maxsize=1)  # of an image that is not decoded to a smaller size it is asked for twice
+@lru_cache(maxsize=1_000)  # of an image that is not decoded to a smaller size it is asked for twice
 def crop_box(height: int, width: int, seed: int) -> tuple[int, int, int, int]:
     """Draw a random crop (top, left, height, width): 8 to 100% of the area, aspect ratio from 3:4 to 4:3.
 
@@ -258,9 +234,3 @@ def crop_box(height: int, width: int, seed: int) -> tuple[int, int, int, int]:
     # The image is so narrow that no crop fitted: take the largest central crop of an allowed aspect ratio.
     high, wide = min(height, round(width * RATIO[1])), min(width, round(height * RATIO[1]))
     return (height - high) // 2, (width - wide) // 2, max(1, high), max(1, wide)
-
-
-def _leave_signals_to_the_run(_worker: int) -> None:
-    """Ignore SIGINT and SIGTERM in a worker: Ctrl-C reaches it too, but the run needs it to finish the step."""
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)

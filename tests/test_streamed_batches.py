@@ -1,8 +1,7 @@
 """Streamed batches: as those from memory, from any number of workers, and only of images that are asked for."""
 
-import multiprocessing
 import os
-import signal
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,6 @@ from PIL import Image
 from small_sets import put_noise
 from toys import whole
 
-import data.streamed_batches as streamed_batches
 from data.image_files import ImageFiles
 from data.spec import DataSpec
 from data.streamed_batches import StreamedPlainBatches, StreamedTrainBatches, crop_box, usable_workers
@@ -173,23 +171,13 @@ def test_a_damaged_image_is_one_clear_message(files, tmp_path, workers):
     assert "Traceback" not in str(raised.value)
 
 
-def test_workers_outlive_the_signals_that_ask_the_run_to_stop(files):
-    batches = training(files, size=1, workers=2).epoch(generator())
-    count = usable_workers(2)
-    first = [next(batches) for _ in range(count)]  # one from each, so that all are past their start
-    workers = multiprocessing.active_children()
-    assert len(workers) == count
-    for name in (signal.SIGINT, signal.SIGTERM):
-        for worker in workers:
-            os.kill(worker.pid, name)
-    assert sorted(whole([*first, *batches])[1].tolist()) == list(range(COUNT))
-
-
-def test_an_epoch_that_is_left_early_leaves_no_workers(files):
+def test_an_epoch_that_is_left_early_leaves_no_threads_and_those_of_the_computation_as_they_were(files):
+    before, computing = threading.active_count(), torch.get_num_threads()
     batches = training(files, size=1, workers=2).epoch(generator())
     next(batches)
+    assert threading.active_count() == before + usable_workers(2)
     batches.close()
-    assert multiprocessing.active_children() == []
+    assert (threading.active_count(), torch.get_num_threads()) == (before, computing)
 
 
 def test_there_are_no_more_workers_than_processors(monkeypatch):
@@ -205,9 +193,3 @@ def test_names_need_not_be_ascii(tmp_path):
     images = ImageFiles.of(tmp_path, ["größe.png"], [0])
     assert images.path(0) == tmp_path / "größe.png"
     assert len(list(StreamedPlainBatches(images, SPEC, 4, "cpu", 0))) == 1
-
-
-def test_a_decoding_process_that_is_killed_is_told_of(files, monkeypatch):
-    monkeypatch.setattr(streamed_batches._Decoder, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(UserError, match="a process that decodes images was killed"):
-        epoch(files, workers=1)

@@ -82,9 +82,6 @@ class Pack:
     inside: dict[str, list[str]]
     _open: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}  # maps of files do not pass from process to process
-
     def images_in(self, place: str) -> range:
         """The images that lie in a folder itself."""
         folders = self.about.folders

@@ -145,7 +145,7 @@ def share_of_waiting(root: Path) -> float:
     network, waited = build_model(config, data.spec).train(), 0.0
     optimizer = torch.optim.SGD(network.parameters(), 0.01)
     batches = (batch for _ in range(STEPS + 1) for batch in data.train.epoch(torch.Generator()))
-    next(batches)  # starts the process that decodes
+    next(batches)  # starts the thread that decodes
     started = time.perf_counter()
     for _ in range(STEPS):
         asked = time.perf_counter()
