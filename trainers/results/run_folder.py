@@ -147,9 +147,9 @@ def is_finished(folder: Path, config: Config, resumed: bool) -> bool:
 
 def _refuse_changed_files(config: Config, folder: Path) -> None:
     """Raises: UserError: a file that the run began from has another content now."""
-    began = next(iter(_environments(folder)), {}).get("files", {})
+    began = next(iter(_environments(folder)), {}).get("files")
     for name, found in _files(config).items():
-        if began.get(name, found) != found:
+        if isinstance(began, dict) and began.get(name, found) != found:
             path = getattr(config, name)
             raise UserError(
                 f"{folder} was begun with another file {path} ({name}) than is there now; {_way_out(config)}"
