@@ -176,7 +176,7 @@ class _Stream:
         if not self.workers:
             yield from map(self._batch, work)
             return
-        pool, left = ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)), iter(work)
+        pool, left = ThreadPoolExecutor(self.workers, initializer=self._begin_thread), iter(work)
         try:
             ahead = deque(pool.submit(self._batch, one) for one in islice(left, 2 * self.workers))
             while ahead:
@@ -185,6 +185,11 @@ class _Stream:
                 yield batch
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _begin_thread(self) -> None:
+        torch.set_num_threads(1)
+        if self.device.type == "cuda":  # otherwise memory would be pinned through GPU 0, and take some of its own
+            torch.cuda.set_device(self.device)
 
     def _batch(self, work: tuple[Tensor, Tensor | None, Tensor | None]) -> Tensor:
         """Decode (indices; crop seeds or None; which are mirrored, or None) to (B, 3, size, size) uint8."""
