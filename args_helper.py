@@ -271,14 +271,10 @@ class AnalysisOptions(Options):
     check_data: str | None = option(None, "read every image of this folder, and name broken ones", affects=False)
 
 
-GROUPS: tuple[type[Options], ...] = (
-    RunOptions, DataOptions, ModelOptions, SearchOptions, ImpOptions, SparseTrainingOptions, BaselineOptions,
-    FineTuneOptions, AnalysisOptions,
-)  # fmt: skip
+GROUPS = (RunOptions, DataOptions, ModelOptions, SearchOptions, ImpOptions, SparseTrainingOptions, BaselineOptions,
+          FineTuneOptions, AnalysisOptions)  # fmt: skip
 
-TASK_OPTIONS = (
-    "dataset", "data", "image_size", "use_full_data", "arch", "width", "hidden_size", "bias", "bn_type", "seed",
-)  # fmt: skip
+TASK_OPTIONS = tuple("dataset data image_size use_full_data arch width hidden_size bias bn_type seed".split())
 """The options that a dense reference shares with a ticket."""
 
 
@@ -314,8 +310,7 @@ class Config(*reversed(GROUPS)):
     @property
     def has_target(self) -> bool:
         """Whether the ticket is to have the density `target_sparsity`, and not one that another option sets."""
-        set_otherwise = self.override_prune_rate or self.imp_rounds > 0 or self.smart_ratio >= 0
-        return self.algorithm.aims and not set_otherwise
+        return self.algorithm.aims and not (self.override_prune_rate or self.imp_rounds > 0 or self.smart_ratio >= 0)
 
     @property
     def effective_seed(self) -> int:
@@ -518,9 +513,7 @@ def config_of(options: Mapping[str, Any], source: str | None = None, path: str |
         UserError: any of the options is wrong; one message lists all problems.
     """
     problems: list[str] = []
-    given = {} if path is None else read_yaml(DECLARED, Path(path), problems)
-    if path is not None:
-        given["config"] = Given(str(path), "config")
+    given = {} if path is None else {**read_yaml(DECLARED, Path(path), problems), "config": Given(str(path), "config")}
     for name, value in options.items():
         where = f"{name} ({source})" if source else f"{name}="
         DECLARED.take(given, name.replace("-", "_"), Given(value, where), problems)
