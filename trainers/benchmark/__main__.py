@@ -37,8 +37,7 @@ from utils.run.run import Row
 
 SETTING = (
     "--dataset CIFAR10 --batch_size 128 --epochs 150 --lr 0.1 --lr_policy cosine_lr --wd 0 --hc_quantized "
-    "--regularization L2 --lmbda 1e-4 --prune_type BottomK --init signed_constant --target_sparsity 1.44 "
-    "--override_prune_rate --prune_rate 0.2"
+    "--regularization L2 --lmbda 1e-4 --prune_type BottomK --init signed_constant --target_sparsity 1.44"
 ).split()
 OF_THE_PLAIN_LOOP = ("algo", "regularization", "hc_quantized", "prune_type", "bias")
 """Options that the plain loop has one value of: that of SETTING."""

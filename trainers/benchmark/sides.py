@@ -171,7 +171,7 @@ class PlainSide:
 
     def pruning(self) -> Tensor:
         """Prune, return the resulting flags, and undo the pruning."""
-        plain_loop.prune(self._layers, self.config.prune_rate)
+        plain_loop.prune(self._layers, self.config.pruning_rate)
         flags = torch.cat([layer.flag.detach().flatten() for layer in self._layers]).bool()
         for layer in self._layers:
             layer.flag.data = torch.ones_like(layer.flag)
