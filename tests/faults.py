@@ -23,7 +23,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from threading import RLock
 from typing import Any
+
+from tqdm import tqdm
 
 import main
 import trainers.algorithms.gem_miner as gem_miner
@@ -111,6 +114,7 @@ def begin(words: list[str], log: Path, marks: Marks) -> int:
     with log.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    tqdm.set_lock(RLock())  # the lock that tqdm shares with forked processes stays locked if its holder is killed
     marks.instrument()
     os._exit(main.main(words))
 
