@@ -346,7 +346,10 @@ def test_a_ticket_may_have_more_weights_than_asked_for_by_the_tolerance(toleranc
     assert best or "% of the weights remain where 20% were asked for" in search._claims.problems["a"]
 
 
-@pytest.mark.parametrize(("given", "missed"), [({}, False), ({"target_sparsity": 5}, True)])
+@pytest.mark.parametrize(
+    ("given", "missed"),
+    [({}, False), ({"target_sparsity": 5}, True), ({"target_sparsity": 5, "algo": "training"}, False)],
+)
 def test_a_search_of_an_algorithm_without_a_target_judges_densities_only_by_a_target_that_was_given(given, missed):
     config = config_of({"algo": "random_subnet", "prune_rate": 0.5, **given}, "a test")
     assert bool(misses_target({"weights_remaining_percent": 50.0}, config, 0.05)) is missed

@@ -38,7 +38,7 @@ def misses_target(summary: Mapping[str, Any], config: Config, tolerance: float |
         tolerance: the fraction by which the target may be exceeded; None: without limit.
     """
     remaining, target = summary["weights_remaining_percent"], config.target_sparsity
-    is_limit = config.has_target or "target_sparsity" in config.model_fields_set
+    is_limit = config.has_target or ("target_sparsity" in config.model_fields_set and not config.algorithm.is_dense)
     if tolerance is None or not is_limit or remaining <= target * (1 + tolerance):
         return None
     return f"{remaining:.3g}% of the weights remain where {target:g}% were asked for"
