@@ -45,7 +45,7 @@ def make_report(config: Config) -> None:
     command = ["python", "main.py", "--report", *config.report]
     command += ["--report_dir", config.report_dir] if config.report_dir else []
     about = (
-        f"{ended} finished and {len(runs) - ended} other runs in {', '.join(config.report)}, "
+        f"Finished runs: {ended}, others: {len(runs) - ended}, in {', '.join(config.report)}, "
         f"{datetime.now(UTC):%d %B %Y, %H:%M} UTC. Made by: {shlex.join(command)}"
     )
     report = Report("Lottery tickets side by side", about, sections, problems)
