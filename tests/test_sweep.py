@@ -403,6 +403,7 @@ def test_a_sweep_runs_everything_once_and_compares(sweep, call, in_process, tmp_
     )
     planned = call(*words, "--dry_run")
     assert planned.out.count("| 1 | 0 |") == 5 and not (tmp_path / "results").exists()
+    assert "| dense | training | – | 1 | 0 |" in planned.out and "| snip | 20 | 1 | 0 |" in planned.out
     outcome = call(*words)
     assert outcome.code == 0, outcome.err
     place = tmp_path / "results" / "s"

@@ -66,9 +66,8 @@ def _listed(planned: Sequence[Planned], study: Study) -> str:
         trials = str(config.num_trial) if study.confirm or not run.sought else "none"
         if run.sought:
             trials = f"{study.trials} to find {', '.join(run.sought)}, then {trials}"
-        rows.append(
-            [run.name, config.algo, f"{config.target_sparsity:g}", trials, "–" if run.sought else str(finished)]
-        )
+        target = f"{config.target_sparsity:g}" if config.has_target else "–"
+        rows.append([run.name, config.algo, target, trials, "–" if run.sought else str(finished)])
     return markdown_table(["run", "algorithm", "weights remaining (%)", "trials", "of them finished"], rows)
 
 
