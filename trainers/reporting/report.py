@@ -116,7 +116,7 @@ class TaskSection:
         table = self._tables.accuracy()
         return self._part(
             "accuracy", "Accuracy against weights remaining", table, drawings.draw_accuracy(self._task, table.rows),
-            caption="Mean ± standard deviation of the test accuracy over trials; broken: the dense network (band: "
+            caption="Mean ± standard deviation of the test accuracy over trials; dashed: the dense network (band: "
             "± standard deviation); dotted: guessing. The panels' axes differ; points of one density "
             "are drawn up to 3% beside it, so that bars can be told apart.",
             notes=[*self._not_at_initialisation(), *self._also_differing()],
