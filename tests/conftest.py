@@ -67,6 +67,30 @@ def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]
     warnings.showwarning = show
 
 
+@pytest.fixture
+def done(call: Callable[..., Outcome]) -> Callable[..., Outcome]:
+    """Call `main.py`, which has to succeed."""
+
+    def run(*argv: object) -> Outcome:
+        outcome = call(*argv)
+        assert outcome.code == 0, outcome.err
+        return outcome
+
+    return run
+
+
+@pytest.fixture
+def refusal(call: Callable[..., Outcome]) -> Callable[..., str]:
+    """Call `main.py`, which has to end with exit code 2, and return what it says on stderr."""
+
+    def run(*argv: object) -> str:
+        outcome = call(*argv)
+        assert outcome.code == 2, outcome.err
+        return outcome.err
+
+    return run
+
+
 def start(*argv: object, cwd: Path = PROJECT) -> subprocess.Popen[str]:
     """Start `python main.py` in its own process; its output can be read line by line."""
     return subprocess.Popen(
@@ -137,13 +161,18 @@ def summary_of(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def ran(call: Callable[..., Outcome], places: list[str], tmp_path: Path) -> Callable[..., Path]:
+def trial(tmp_path: Path) -> Callable[..., Path]:
+    """The folder of the first trial of the run of a name, where `places` keep it."""
+    return lambda name="": tmp_path / "results" / name / "trial_1"
+
+
+@pytest.fixture
+def ran(done: Callable[..., Outcome], places: list[str], trial: Callable[..., Path]) -> Callable[..., Path]:
     """Make a small run, which has to succeed, and return the folder of its first trial."""
 
     def run(*words: object, name: str = "") -> Path:
-        outcome = call(*SMALL, *places, *(["--name", name] if name else []), *words)
-        assert outcome.code == 0, outcome.err
-        return tmp_path / "results" / name / "trial_1"
+        done(*SMALL, *places, *(["--name", name] if name else []), *words)
+        return trial(name)
 
     return run
 
