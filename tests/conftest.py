@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import signal
@@ -13,11 +14,13 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from utils.run.stopping import Stopping
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -99,25 +102,36 @@ def start(*argv: object, cwd: Path = PROJECT) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def alone(*argv: object) -> str:
+    """Run `main.py` in its own process, which has to succeed; return what it prints."""
+    process = start(*argv)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder (trial_1) of a small finished run, made in its own process."""
     root = tmp_path_factory.mktemp("finished")
-    process = start(*SMALL, "--results_dir", root / "results", "--log_dir", root / "runs")
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    out = alone(*SMALL, "--results_dir", root / "results", "--log_dir", root / "runs")
     (root / "screen.txt").write_text(out)
     return root / "results" / "trial_1"
+
+
+def raising(error: BaseException) -> Callable[..., NoReturn]:
+    """A function that raises this error, whatever it is given."""
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    return fail
 
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every download fail."""
-
-    def fail(*_args: object, **_options: object) -> None:
-        raise urllib.error.URLError("no route to host")
-
-    monkeypatch.setattr(urllib.request, "urlopen", fail)
+    monkeypatch.setattr(urllib.request, "urlopen", raising(urllib.error.URLError("no route to host")))
 
 
 def epoch_row(epoch: int, val_acc: float | None = None) -> dict[str, Any]:
@@ -175,6 +189,31 @@ def ran(done: Callable[..., Outcome], places: list[str], trial: Callable[..., Pa
         return trial(name)
 
     return run
+
+
+@pytest.fixture
+def same_after_a_stop(
+    call: Callable[..., Outcome], places: list[str], trial: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., bool]:
+    """Whether a run that is asked to stop at its n-th look goes on to the bits of an undisturbed one."""
+
+    def compared(look: int, *words: object) -> bool:
+        codes, looks = [call(*words, *places, "--name", "whole").code], itertools.count(1)
+        with monkeypatch.context() as stopping:
+            stopping.setattr(Stopping, "asked", property(lambda _: 130 if next(looks) == look else 0))
+            codes.append(call(*words, *places, "--name", "stopped").code)
+        codes.append(call("--resume", trial("stopped")).code)
+        assert codes == [0, 130, 0]
+        return same_bits(timeless(trial("stopped")), timeless(trial("whole")))
+
+    return compared
+
+
+def script(name: str, home: Path, *options: object) -> subprocess.CompletedProcess[str]:
+    """Call a shell script of the project, for one trial."""
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "TRIALS": "1", "HOME": str(home)}
+    command = ["bash", PROJECT / name, *options]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 def interrupted(after: str, *argv: object, signum: int = signal.SIGTERM) -> tuple[int, str]:

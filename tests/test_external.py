@@ -5,7 +5,7 @@ from urllib.error import URLError
 import pytest
 import torch
 import torchvision
-from conftest import SMALL, same_bits, summary_of
+from conftest import SMALL, raising, same_bits, summary_of
 from safetensors.torch import load_file
 from torch import nn
 
@@ -107,10 +107,7 @@ def test_weights_that_there_are_not_are_refused_with_those_there_are():
 
 @pytest.mark.parametrize("error", [URLError("no route to host"), RuntimeError("invalid hash value")])
 def test_weights_that_cannot_be_downloaded_are_a_clear_error(error, monkeypatch):
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(WEIGHTS, "get_state_dict", fail)
+    monkeypatch.setattr(WEIGHTS, "get_state_dict", raising(error))
     said = complaint("torchvision/resnet18", weights="DEFAULT")
     assert said.startswith(f"weights: {WEIGHTS.DEFAULT.url} cannot be downloaded ({error}); fetch it by other means")
     assert said.endswith("checkpoints")
