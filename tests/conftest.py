@@ -64,8 +64,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]
         code = main.main([str(word) for word in argv])
         return Outcome(code, *capsys.readouterr())
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
+    with warnings.catch_warnings(action="always"):
         yield run
     warnings.showwarning = show
 

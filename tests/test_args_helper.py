@@ -165,8 +165,7 @@ def test_help_shows_every_option_with_its_meaning_and_default(capsys, monkeypatc
 
 
 def test_the_published_sample_config_parses_as_it_is(tmp_path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         config = from_yaml(tmp_path, SAMPLE)
     assert config.model_dump(include=config.model_fields_set - {"config", "subfolder"}) == yaml.safe_load(SAMPLE)
     assert config.density == pytest.approx(0.0059)
@@ -449,8 +448,7 @@ OLD_FILES: dict[str, tuple[str, dict[str, Any], set[str]]] = {
 @pytest.mark.parametrize("kind", OLD_FILES)
 def test_a_file_of_the_published_codes_kinds_parses_unchanged(kind, tmp_path):
     text, expected, retired = OLD_FILES[kind]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True, action="always") as caught:
         config = from_yaml(tmp_path, text.replace("; ", "\n"))
     assert {name: getattr(config, name) for name in expected} == expected
     assert {str(one.message).partition(" ")[0] for one in caught} == retired
@@ -715,8 +713,7 @@ def test_a_run_on_a_folder_of_images_goes_on_with_them_elsewhere_as_the_same_exp
     before = parse_args("--dataset ImageFolder --data here --lr 0.1".split())
     for data in ("there", "there", "elsewhere", "here"):
         (tmp_path / "config.yml").write_text(before.to_yaml())
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with warnings.catch_warnings(record=True, action="always") as caught:
             after = parse_args(["--resume", str(tmp_path), "--data", data])
         said = f"--resume {tmp_path}: the images in {data} have to be those of here"
         assert [str(one.message) for one in caught] == ([] if data == before.data else [said])

@@ -182,8 +182,7 @@ def test_whether_a_device_can_compile_is_decided_by_trying(device, fakes, reason
     monkeypatch.setattr(torch, "compile", fakes.get("compile", lambda function: function))
     monkeypatch.setattr(torch, "ones", lambda *size, device: ones(*size))
     monkeypatch.setattr(net, "compile", lambda **options: compiled.append(options))
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True, action="always") as said:
         decided = prepared(config.model_copy(update={"device": device}), net, data)
     assert decided.compile == ("off" if reason else "on")
     mode = "reduce-overhead" if device == "cuda" else None
@@ -237,8 +236,7 @@ def test_a_run_goes_to_its_end_compiled_or_with_one_warning_of_a_broken_compiler
 
 
 def test_mixed_precision_is_close_to_single_and_keeps_weights_and_losses_single():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         single, mixed = (_losses(f"--precision {precision}", (16, 16)) for precision in ("fp32", "bf16"))
     assert mixed != single
     assert mixed == pytest.approx(single, rel=0.05)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, SMALL, read_rows, same_bits, start, summary_of, timeless
+from conftest import PROJECT, SMALL, alone, read_rows, same_bits, summary_of, timeless
 from torch import Tensor, nn
 
 from args_helper import parse_args
@@ -84,13 +84,6 @@ def unwaiting() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-def finished(root: Path, name: str = "") -> Path:
-    """The folder of the first trial of the run of this name."""
-    folder = root / "results" / name / "trial_1"
-    assert (folder / "summary.json").is_file()
-    return folder
 
 
 # ---- trainings by hand ---------------------------------------------------------------------------------------------
@@ -190,18 +183,18 @@ def test_a_recorded_graph_computes_what_the_network_does(kind, small):
 
 @pytest.mark.parametrize("compiled", ["off", "on"])
 @pytest.mark.parametrize("algo", ALGORITHMS)
-def test_every_algorithm_goes_from_search_to_summary(algo, compiled, small, done, places, tmp_path):
+def test_every_algorithm_goes_from_search_to_summary(algo, compiled, small, done, places, trial):
     words = [*SHORT, *small, *places, "--compile", compiled]
     if algo == "given":
         done(*words, "--name", "first", "--algo", "random", "--skip_fine_tune")
-        words += ["--ticket", finished(tmp_path, "first") / "ticket.safetensors"]
+        words += ["--ticket", trial("first") / "ticket.safetensors"]
     assert "not compiled" not in done(*words, "--algo", algo).err
-    summary = summary_of(finished(tmp_path))
+    summary = summary_of(trial())
     assert summary["algo"] == algo and 0 < summary["weights_remaining"] <= summary["weights_total"]
 
 
 @pytest.mark.parametrize("algo", ["hc_iter", "imp --imp_rounds 2 --prune_rate 0.4 --imp_rewind_iter 4", "cts"])
-def test_a_stopped_run_goes_on_to_the_very_bits_of_an_undisturbed_one(algo, call, done, places, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_to_the_very_bits_of_an_undisturbed_one(algo, call, done, places, trial, monkeypatch):
     words, steps = [*SHORT, *places, "--deterministic", "--algo", *algo.split()], []
     done(*words, "--name", "whole")
 
@@ -213,17 +206,17 @@ def test_a_stopped_run_goes_on_to_the_very_bits_of_an_undisturbed_one(algo, call
 
     monkeypatch.setattr(loop, "train_step", stopping)
     assert call(*words, "--name", "stopped").code == 128 + signal.SIGTERM
-    resume = ["--resume", tmp_path / "results" / "stopped" / "trial_1"]
+    resume = ["--resume", trial("stopped")]
     assert [call(*resume).code for _ in range(2)] == [128 + signal.SIGTERM, 0]
-    assert same_bits(timeless(finished(tmp_path, "stopped")), timeless(finished(tmp_path, "whole")))
+    assert same_bits(timeless(trial("stopped")), timeless(trial("whole")))
 
 
-def test_less_precise_products_come_to_about_the_same(done, places, tmp_path):
+def test_less_precise_products_come_to_about_the_same(done, places, trial):
     losses = {}
     for precision in ("fp32", "tf32", "bf16"):
         done(*SHORT, *places, "--precision", precision, "--name", precision)
         assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == (precision == "tf32")
-        losses[precision] = float(read_rows(finished(tmp_path, precision) / "acc_and_sparsity.csv")[0]["train_loss"])
+        losses[precision] = float(read_rows(trial(precision) / "acc_and_sparsity.csv")[0]["train_loss"])
     assert losses["tf32"] == pytest.approx(losses["fp32"], rel=0.05)
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05) and losses["bf16"] != losses["fp32"]
 
@@ -232,12 +225,12 @@ def test_less_precise_products_come_to_about_the_same(done, places, tmp_path):
     ("algo", "apart"),
     [("hc_iter", 0.02), ("ep", 0.02), ("snip", 0.002), ("grasp", 0.01), ("synflow", 0.002), ("random_erk", 0.0)],
 )
-def test_a_short_run_comes_to_what_it_comes_to_on_the_cpu(algo, apart, done, places, tmp_path):
+def test_a_short_run_comes_to_what_it_comes_to_on_the_cpu(algo, apart, done, places, trial):
     rows, masks = [], []
     for device in ("cpu", DEVICE):
         words = [*SHORT, *places, "--algo", algo, "--lr", "0.01", "--fine_tune_lr", "0.01"]
         done(*words, "--name", f"on_{device}", "--device", device)
-        folder = finished(tmp_path, f"on_{device}")
+        folder = trial(f"on_{device}")
         rows.append(read_rows(folder / "acc_and_sparsity.csv"))
         ticket, _ = read_ticket(folder / "ticket.safetensors")
         masks.append(torch.cat([mask.flatten() for mask in ticket.masks.values()]))
@@ -246,10 +239,10 @@ def test_a_short_run_comes_to_what_it_comes_to_on_the_cpu(algo, apart, done, pla
         assert float(other["train_loss"]) == pytest.approx(float(one["train_loss"]), rel=0.05)
 
 
-def test_a_finished_run_is_exported_and_evaluated(done, places, tmp_path, monkeypatch):
+def test_a_finished_run_is_exported_and_evaluated(done, places, trial, monkeypatch):
     monkeypatch.setattr("trainers.export.savings.SECONDS", 0.1)
     done(*SHORT, *places, "--export")
-    folder = finished(tmp_path)
+    folder = trial()
     apart = json.loads((folder / "export" / "export.json").read_text())["largest_difference_of_logits"]
     assert apart and max(apart.values()) < 1e-3
     model = folder / "export" / "model.safetensors"
@@ -318,11 +311,10 @@ def test_a_run_on_the_second_gpu_takes_nothing_on_the_first(places):
 
 
 @needs_two
-def test_two_gpus_come_to_what_one_does(places, tmp_path):
+def test_two_gpus_come_to_what_one_does(places, trial):
     words = [*SHORT, *places, "--lr", "0.01", "--fine_tune_lr", "0.01"]
     out, _ = (process := torchrun([*words, "--name", "two"])).communicate(timeout=300)
     assert process.returncode == 0, out
-    out, err = (alone := start(*words, "--name", "one", "--accumulate", "2")).communicate(timeout=300)
-    assert alone.returncode == 0, err
-    for one, other in zip(*(read_rows(finished(tmp_path, name) / "acc_and_sparsity.csv") for name in ("one", "two"))):
+    alone(*words, "--name", "one", "--accumulate", "2")
+    for one, other in zip(*(read_rows(trial(name) / "acc_and_sparsity.csv") for name in ("one", "two"))):
         assert float(other["train_loss"]) == pytest.approx(float(one["train_loss"]), rel=0.02)
