@@ -22,7 +22,7 @@ from utils.masks import Masks, all_kept, per_layer, remaining
 from utils.rng import derive_rng
 
 ALGORITHMS = ("rigl", "set", "gmp", "acdc")
-SPARSE = "--device cpu --update_every 2 --epochs 6 --acdc_phase 0.2 --momentum 0.9 --skip_sanity_checks --algo".split()
+SPARSE = "--device cpu --update_every 2 --epochs 6 --acdc_phase 0.2 --momentum 0.9 --skip_sanity_checks".split()
 STEPS = 3
 """Steps of an epoch of the toy."""
 
@@ -232,7 +232,7 @@ def test_acdc_prunes_the_largest_weights_of_the_network_and_regrows_all_from_0()
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_a_run_ends_at_the_target_with_its_search_as_its_training(algo, ran):
-    folder = ran(*SPARSE, algo)
+    folder = ran(*SPARSE, "--algo", algo)
     summary, rows = summary_of(folder), read_rows(folder / "acc_and_sparsity.csv")
     assert [row["phase"] for row in rows] == ["search"] * 6
     assert summary["weights_remaining"] == 3380 == int(0.2 * summary["weights_total"])
@@ -246,4 +246,4 @@ def test_a_run_ends_at_the_target_with_its_search_as_its_training(algo, ran):
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_to_the_same_bits(algo, same_after_a_stop):
-    assert same_after_a_stop(21, *SMALL, *SPARSE, algo)  # of 6 looks an epoch: in the fourth
+    assert same_after_a_stop(21, *SMALL, *SPARSE, "--algo", algo)  # of 6 looks an epoch: in the fourth
