@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import signal
@@ -13,11 +14,13 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from utils.run.stopping import Stopping
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -61,10 +64,33 @@ def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]
         code = main.main([str(word) for word in argv])
         return Outcome(code, *capsys.readouterr())
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
+    with warnings.catch_warnings(action="always"):
         yield run
     warnings.showwarning = show
+
+
+@pytest.fixture
+def done(call: Callable[..., Outcome]) -> Callable[..., Outcome]:
+    """Call `main.py`, which has to succeed."""
+
+    def run(*argv: object) -> Outcome:
+        outcome = call(*argv)
+        assert outcome.code == 0, outcome.err
+        return outcome
+
+    return run
+
+
+@pytest.fixture
+def refusal(call: Callable[..., Outcome]) -> Callable[..., str]:
+    """Call `main.py`, which has to end with exit code 2, and return what it says on stderr."""
+
+    def run(*argv: object) -> str:
+        outcome = call(*argv)
+        assert outcome.code == 2, outcome.err
+        return outcome.err
+
+    return run
 
 
 def start(*argv: object, cwd: Path = PROJECT) -> subprocess.Popen[str]:
@@ -75,25 +101,36 @@ def start(*argv: object, cwd: Path = PROJECT) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def alone(*argv: object) -> str:
+    """Run `main.py` in its own process, which has to succeed; return what it prints."""
+    process = start(*argv)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder (trial_1) of a small finished run, made in its own process."""
     root = tmp_path_factory.mktemp("finished")
-    process = start(*SMALL, "--results_dir", root / "results", "--log_dir", root / "runs")
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    out = alone(*SMALL, "--results_dir", root / "results", "--log_dir", root / "runs")
     (root / "screen.txt").write_text(out)
     return root / "results" / "trial_1"
+
+
+def raising(error: BaseException) -> Callable[..., NoReturn]:
+    """A function that raises this error, whatever it is given."""
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    return fail
 
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every download fail."""
-
-    def fail(*_args: object, **_options: object) -> None:
-        raise urllib.error.URLError("no route to host")
-
-    monkeypatch.setattr(urllib.request, "urlopen", fail)
+    monkeypatch.setattr(urllib.request, "urlopen", raising(urllib.error.URLError("no route to host")))
 
 
 def epoch_row(epoch: int, val_acc: float | None = None) -> dict[str, Any]:
@@ -137,15 +174,45 @@ def summary_of(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def ran(call: Callable[..., Outcome], places: list[str], tmp_path: Path) -> Callable[..., Path]:
+def trial(tmp_path: Path) -> Callable[..., Path]:
+    """The folder of the first trial of the run of a name, where `places` keep it."""
+    return lambda name="": tmp_path / "results" / name / "trial_1"
+
+
+@pytest.fixture
+def ran(done: Callable[..., Outcome], places: list[str], trial: Callable[..., Path]) -> Callable[..., Path]:
     """Make a small run, which has to succeed, and return the folder of its first trial."""
 
     def run(*words: object, name: str = "") -> Path:
-        outcome = call(*SMALL, *places, *(["--name", name] if name else []), *words)
-        assert outcome.code == 0, outcome.err
-        return tmp_path / "results" / name / "trial_1"
+        done(*SMALL, *places, *(["--name", name] if name else []), *words)
+        return trial(name)
 
     return run
+
+
+@pytest.fixture
+def same_after_a_stop(
+    call: Callable[..., Outcome], places: list[str], trial: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., bool]:
+    """Whether a run that is asked to stop at its n-th look goes on to the bits of an undisturbed one."""
+
+    def compared(look: int, *words: object) -> bool:
+        codes, looks = [call(*words, *places, "--name", "whole").code], itertools.count(1)
+        with monkeypatch.context() as stopping:
+            stopping.setattr(Stopping, "asked", property(lambda _: 130 if next(looks) == look else 0))
+            codes.append(call(*words, *places, "--name", "stopped").code)
+        codes.append(call("--resume", trial("stopped")).code)
+        assert codes == [0, 130, 0]
+        return same_bits(timeless(trial("stopped")), timeless(trial("whole")))
+
+    return compared
+
+
+def script(name: str, home: Path, *options: object) -> subprocess.CompletedProcess[str]:
+    """Call a shell script of the project, for one trial."""
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "TRIALS": "1", "HOME": str(home)}
+    command = ["bash", PROJECT / name, *options]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 def interrupted(after: str, *argv: object, signum: int = signal.SIGTERM) -> tuple[int, str]:

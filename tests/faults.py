@@ -34,7 +34,7 @@ import trainers.pipeline
 import trainers.training.loop as loop
 import trainers.training.scores as scores
 import trainers.training.weights as weights
-from tests.conftest import SMALL, same_bits, start, timeless
+from tests.conftest import SMALL, same_bits, timeless
 from utils.errors import UserError
 from utils.run.run import Run
 
@@ -95,14 +95,6 @@ class Marks:
             return begin(run, stage, *rest)
 
         Run.progress = progress
-
-
-def stop_at(line: str, *argv: object, signum: int = signal.SIGTERM) -> None:
-    """Start the program, and send it a signal as soon as it prints a line that begins like this."""
-    process = start(*argv)
-    next(said for said in process.stdout if said.startswith(line))
-    process.send_signal(signum)
-    process.communicate(timeout=120)
 
 
 def begin(words: list[str], log: Path, marks: Marks) -> int:

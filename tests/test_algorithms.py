@@ -61,7 +61,7 @@ def _edge_popup(words: str) -> EdgePopup:
         ("training", 1), ("snip", 1),
     ],
 )  # fmt: skip
-def test_gradients_are_there_before_the_first_step_and_stay_where_they_are(words, trainings, call, places, monkeypatch):
+def test_gradients_are_there_before_the_first_step_and_stay_where_they_are(words, trainings, ran, monkeypatch):
     """Of every training: what a CUDA graph of the first backward pass allocates, the next replay overwrites."""
     seen: dict[Training, list[int]] = {}
     steps: Counter[Training] = Counter()
@@ -80,8 +80,7 @@ def test_gradients_are_there_before_the_first_step_and_stay_where_they_are(words
 
     monkeypatch.setattr("trainers.training.loop.train_step", step)
     options = ["--epochs", 3, "--fine_tune_epochs", 4, "--skip_sanity_checks", "--algo", *words.split()]
-    outcome = call(*SMALL, "--device", "cpu", *options, *places)
-    assert outcome.code == 0, outcome.err
+    ran("--device", "cpu", *options)
     assert len(steps) == trainings
     assert min(steps.values()) >= 10
 

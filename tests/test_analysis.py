@@ -1,13 +1,13 @@
 """Networks in files, judged and compared: by hand where a hand can do it, and through `main.py`."""
 
-import json
 import math
 import re
 
 import pytest
 import torch
-from conftest import SMALL, read_rows
+from conftest import SMALL, read_rows, summary_of
 from torch import nn
+from toys import seeded
 
 import main
 from args_helper import parse_args
@@ -34,10 +34,6 @@ from trainers.training.batchnorm import renew_statistics
 from utils.rng import derive_rng
 
 PIXEL = DataSpec(shape=(1, 1, 1), classes=("a", "b"), mean=(0.0,), std=(1.0,))
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def pixels(values, labels, batch_size):
@@ -71,7 +67,7 @@ def test_the_barrier_is_the_rise_above_the_line_between_the_ends():
 
 
 def test_weights_go_straight_between_their_very_bits_and_counts_stay_the_first_ones():
-    first, second = torch.randn(2, 1000, generator=generator())
+    first, second = torch.randn(2, 1000, generator=seeded())
     path = straight_path(
         {"a": first, "b": first, "c": torch.tensor([1.0, -2.0]), "count": torch.tensor(7)},
         {"a": second, "b": first, "c": torch.tensor([3.0, 2.0]), "count": torch.tensor(9)},
@@ -95,9 +91,9 @@ def test_losses_and_accuracies_along_a_line_are_those_found_by_hand():
 
 
 def test_linear_factors_are_weighed_and_drawn_ones_change_over_once():
-    first, second = torch.rand(2, 10_000, generator=generator())
-    assert torch.allclose(factor_path(first, second, "linear", generator())(0.3), 0.7 * first + 0.3 * second)
-    path, before = factor_path(first, second, "prob", generator(1)), torch.zeros(10_000, dtype=torch.bool)
+    first, second = torch.rand(2, 10_000, generator=seeded())
+    assert torch.allclose(factor_path(first, second, "linear", seeded())(0.3), 0.7 * first + 0.3 * second)
+    path, before = factor_path(first, second, "prob", seeded(1)), torch.zeros(10_000, dtype=torch.bool)
     for t in (0.0, 0.2, 0.5, 0.9, 1.0):
         crossed = path(t) == second
         assert torch.equal(path(t), torch.where(crossed, second, first)) and not (before & ~crossed).any()
@@ -122,7 +118,7 @@ def test_masks_go_their_way_over_weights_that_go_theirs(how, last, expected):
 
 
 def test_renewed_statistics_are_the_means_over_all_images_of_those_of_the_batches():
-    parts = torch.randn(26, 1, 2, 2, generator=generator()).split([10, 10, 1, 5])  # the single one is left out
+    parts = torch.randn(26, 1, 2, 2, generator=seeded()).split([10, 10, 1, 5])  # the single one is left out
     net = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm2d(1, affine=False, momentum=0.3))
     net[1].running_mean.fill_(99.0)
     renew_statistics(net, [(part, torch.zeros(len(part))) for part in parts])
@@ -139,13 +135,13 @@ def test_renewed_statistics_are_the_means_over_all_images_of_those_of_the_batche
 @pytest.mark.parametrize("renew_ends", [False, True])
 def test_statistics_are_renewed_within_a_path_and_at_its_ends_only_when_asked(renew_ends):
     # One training batch has all images, so that their order is nothing.
-    data = pixels(torch.randint(256, (32,), generator=generator()), torch.arange(32) % 2, 32)
+    data = pixels(torch.randint(256, (32,), generator=seeded()), torch.arange(32) % 2, 32)
     net = nn.Sequential(nn.BatchNorm2d(1, affine=False), *line(1.0))
     net[0].running_mean.fill_(5.0)
     state = {name: value.clone() for name, value in net.state_dict().items()}
     given = loss_and_accuracy(net, data.test)[0]
     rows = measured_path(net, lambda t: state, data, seed=1, renew_ends=renew_ends)
-    renew_statistics(net, data.train.epoch(generator()))
+    renew_statistics(net, data.train.epoch(seeded()))
     renewed = loss_and_accuracy(net, data.test)[0]
     assert abs(given - renewed) > 0.05
     end = renewed if renew_ends else given
@@ -184,20 +180,15 @@ def first(trials):
 
 
 @pytest.fixture
-def analysed(call, places, tmp_path):
+def analysed(done, places, tmp_path):
     """Call a mode with the run's network, in the test's own folder; returns what it printed and its table."""
 
     def run(*words):
-        outcome = call(*NETWORK, *places, *words)
-        assert outcome.code == 0, outcome.err
+        out = done(*NETWORK, *places, *words).out
         tables = sorted((tmp_path / "results").rglob("*.csv"))
-        return outcome.out, read_rows(tables[0]) if tables else None
+        return out, read_rows(tables[0]) if tables else None
 
     return run
-
-
-def summary_of(run):
-    return json.loads((run / "summary.json").read_text())
 
 
 def gem_percent(summary):
@@ -343,10 +334,8 @@ def test_mode_connect_joins_searches(how, interpolate, trials, analysed):
         assert abs(kept[0] / 100 * whole - chances.sum()) < 5 * (chances * (1 - chances)).sum().sqrt()
 
 
-def test_scores_are_rounded_at_the_threshold_that_their_search_moved(call, analysed, places, tmp_path):
-    own = ["--lmbda", "auto", "--epochs", "6", "--lr", "0.01", "--skip_fine_tune", "--threads", "1"]
-    assert call(*SMALL, *places, *own).code == 0
-    folder = tmp_path / "results" / "trial_1"
+def test_scores_are_rounded_at_the_threshold_that_their_search_moved(analysed, ran):
+    folder = ran("--lmbda", "auto", "--epochs", "6", "--lr", "0.01", "--skip_fine_tune", "--threads", "1")
     assert (read_rows(folder / "acc_and_sparsity.csv")[-1]["threshold"] or "0") < "0.5"  # at 0.5 it would test nothing
     out, _ = analysed("--evaluate", "--pretrained", folder / SEARCH)
     assert figure(out, "weights remaining") == [pytest.approx(gem_percent(summary_of(folder)), abs=0.01)]

@@ -1,16 +1,12 @@
 """`lmbda: auto`: the strength that it finds, the threshold that holds the target, and BatchNorm's own statistics."""
 
-from __future__ import annotations
-
 import json
 import math
-from collections.abc import Callable
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, Outcome, read_rows, same_bits, summary_of, timeless
+from conftest import SMALL, read_rows, same_bits, summary_of, timeless
 from small_sets import put_tree
 from torch import nn
 from toys import Toy, splits
@@ -27,9 +23,7 @@ from trainers.training.batchnorm import with_own_statistics
 from trainers.training.position import restore
 from utils.errors import UserError
 from utils.rng import derive_rng
-from utils.run.stopping import Stopping
 
-Call = Callable[..., Outcome]
 AUTO = ["--lmbda", "auto", "--epochs", "8", "--iter_period", "1", "--wd", "0", "--lr", "0.1"]
 STEPS = 50
 
@@ -56,12 +50,12 @@ def _search(*words: str) -> GemMiner:
         ("--lr_policy multistep_lr --milestones 1", math.log(2) * 0.1 / (2 * STEPS * (0.1 + 0.01))),
     ],
 )
-def test_lambda_follows_from_the_learning_rates_before_the_arrival(words: str, expected: float) -> None:
+def test_lambda_follows_from_the_learning_rates_before_the_arrival(words, expected):
     assert AutoLambda(parse_args([*AUTO, *words.split()]), STEPS).first == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_score_that_no_gradient_holds_halves_before_the_arrival(optimizer: str) -> None:
+def test_a_score_that_no_gradient_holds_halves_before_the_arrival(optimizer):
     search = _search("--optimizer", optimizer)
     search.flat.scores.data.fill_(1.0)
     for _ in range(2 * STEPS):
@@ -70,15 +64,13 @@ def test_a_score_that_no_gradient_holds_halves_before_the_arrival(optimizer: str
     assert search.flat.scores.detach().unique().item() == pytest.approx(0.5, rel=0.1 if optimizer == "sgd" else 0.01)
 
 
-def test_the_expected_density_falls_from_a_half_to_the_target_before_the_arrival() -> None:
+def test_the_expected_density_falls_from_a_half_to_the_target_before_the_arrival():
     auto = AutoLambda(parse_args([*AUTO, "--target_sparsity", "5", "--start_epoch", "4", "--epochs", "12"]), STEPS)
     assert [auto.expected_density(epoch) for epoch in (4, 5, 6, 11)] == pytest.approx([1 - 2**-0.5, 0.05, 0.05, 0.05])
 
 
 @pytest.mark.parametrize(("density", "factor"), [(0.2, 4**0.15), (0.05, 1.0), (1.0, 10**0.15)])
-def test_lambda_grows_where_more_is_on_than_expected_and_falls_again_to_where_it_began(
-    density: float, factor: float
-) -> None:
+def test_lambda_grows_where_more_is_on_than_expected_and_falls_again_to_where_it_began(density, factor):
     auto = AutoLambda(parse_args([*AUTO, "--target_sparsity", "5"]), STEPS)
     grown = auto.steered(auto.first, 6, density)
     assert grown == pytest.approx(auto.first * factor)
@@ -88,7 +80,7 @@ def test_lambda_grows_where_more_is_on_than_expected_and_falls_again_to_where_it
 
 
 @pytest.mark.parametrize(("words", "critical"), [("", (1 - 0.9**0.5) ** 2 / 0.2), ("--optimizer adam", 1 / 0.2)])
-def test_lambda_is_not_raised_to_where_momentum_carries_scores_past_0(words: str, critical: float) -> None:
+def test_lambda_is_not_raised_to_where_momentum_carries_scores_past_0(words, critical):
     auto = AutoLambda(parse_args([*AUTO, "--target_sparsity", "5", *words.split()]), STEPS)
     lmbda = auto.first
     for epoch in range(2, 40):
@@ -96,7 +88,7 @@ def test_lambda_is_not_raised_to_where_momentum_carries_scores_past_0(words: str
     assert lmbda == pytest.approx(critical)
 
 
-def test_lambda_is_part_of_the_checkpoint_and_earlier_checkpoints_begin_with_the_first() -> None:
+def test_lambda_is_part_of_the_checkpoint_and_earlier_checkpoints_begin_with_the_first():
     search = _search()
     search.set_lambda(7 * search.lmbda)
     stored = search.state()
@@ -113,7 +105,7 @@ def test_lambda_is_part_of_the_checkpoint_and_earlier_checkpoints_begin_with_the
 
 @pytest.mark.parametrize("target", [5.0, 1.44, 0.59, 0.3])
 @pytest.mark.parametrize("epochs", [40, 150, 300])
-def test_under_constant_gradients_the_search_comes_to_its_target_and_stays(epochs: int, target: float) -> None:
+def test_under_constant_gradients_the_search_comes_to_its_target_and_stays(epochs, target):
     steps = 20
     config = parse_args([*AUTO, "--epochs", str(epochs), "--lr_policy", "cosine_lr", "--target_sparsity", str(target),
                          "--prune_type", "ExactBottomK"])  # fmt: skip
@@ -152,9 +144,7 @@ def test_under_constant_gradients_the_search_comes_to_its_target_and_stays(epoch
         ([0.9, 0.3, 0.0, 0.0], 2, 2, -1.0),  # no more than the target are unpruned: all are on, even those at 0
     ],
 )
-def test_the_threshold_gives_way_where_fewer_than_the_target_would_be_on(
-    scores: list[float], pruned: int, on: int, threshold: float
-) -> None:
+def test_the_threshold_gives_way_where_fewer_than_the_target_would_be_on(scores, pruned, on, threshold):
     net = nn.Sequential(nn.Linear(4, 1, bias=False), nn.Flatten())
     config = parse_args([*AUTO, "--target_sparsity", "50"])
     search = GemMiner(to_masked(net), config, AutoLambda(config, STEPS))
@@ -178,14 +168,10 @@ def test_the_threshold_gives_way_where_fewer_than_the_target_would_be_on(
         "--iter_period 3 --lr_policy cosine_lr",
     ],
 )
-def test_a_search_ends_at_its_target_with_every_weight_of_it_switched_on(
-    words: str, call: Call, places: list[str], tmp_path: Path
-) -> None:
+def test_a_search_ends_at_its_target_with_every_weight_of_it_switched_on(words, ran):
     own = ["--lmbda", "auto", "--epochs", "6", "--device", "cpu", "--prune_type", "ExactBottomK", *words.split()]
-    done = call(*SMALL, *places, *own, "--skip_fine_tune")
-    assert done.code == 0, done.err
-    folder = tmp_path / "results" / "trial_1"
-    summary = json.loads((folder / "summary.json").read_text())
+    folder = ran(*own, "--skip_fine_tune")
+    summary = summary_of(folder)
     target = int(summary["target_sparsity"] / 100 * summary["weights_total"])
     assert summary["gem_weights_remaining"] == summary["weights_remaining"]
     assert summary["weights_remaining"] == target or ("BottomK" in words and summary["weights_remaining"] <= target)
@@ -196,24 +182,9 @@ def test_a_search_ends_at_its_target_with_every_weight_of_it_switched_on(
     assert summary["lmbda"] > 0
 
 
-def test_a_search_stopped_in_an_epoch_goes_on_to_the_same_bits(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def words(name: str) -> list[str]:
-        place = ["--results_dir", str(tmp_path / name), "--log_dir", str(tmp_path / f"{name}_log")]
-        return [*SMALL, *place, "--lmbda", "auto", "--device", "cpu", "--skip_sanity_checks"]
-
-    assert call(*words("whole")).code == 0
-    looked = []
-
-    def asked(_self: Stopping) -> int:
-        looked.append(1)
-        return 130 if len(looked) == 15 else 0  # of 6 looks an epoch: in the third
-
-    monkeypatch.setattr(Stopping, "asked", property(asked))
-    assert call(*words("stopped")).code == 130
-    assert call("--resume", tmp_path / "stopped" / "trial_1").code == 0
-    assert same_bits(*(timeless(tmp_path / name / "trial_1") for name in ("whole", "stopped")))
+def test_a_search_stopped_in_an_epoch_goes_on_to_the_same_bits(same_after_a_stop):
+    words = [*SMALL, "--lmbda", "auto", "--device", "cpu", "--skip_sanity_checks"]
+    assert same_after_a_stop(15, *words)  # of 6 looks an epoch: in the third
 
 
 @pytest.mark.parametrize(
@@ -231,15 +202,13 @@ def test_a_search_stopped_in_an_epoch_goes_on_to_the_same_bits(
         ("--prune_type FixThresholding", "lmbda auto holds the target, of which FixThresholding knows nothing"),
     ],
 )
-def test_what_auto_cannot_be_used_with_is_told(words: str, told: str) -> None:
+def test_what_auto_cannot_be_used_with_is_told(words, told):
     with pytest.raises(UserError, match=told):
         parse_args([*AUTO, *words.split()])
 
 
 @pytest.mark.parametrize(("before", "after"), [("auto", "0.001"), ("0.001", "auto")])
-def test_a_search_that_has_begun_does_not_change_between_auto_and_a_number(
-    before: str, after: str, tmp_path: Path
-) -> None:
+def test_a_search_that_has_begun_does_not_change_between_auto_and_a_number(before, after, tmp_path):
     (tmp_path / "config.yml").write_text(parse_args([*SMALL, "--lmbda", before]).to_yaml())
     with pytest.raises(UserError, match="lmbda"):
         parse_args(["--resume", str(tmp_path), "--resume_anyway", "--lmbda", after])
@@ -249,7 +218,7 @@ def test_a_search_that_has_begun_does_not_change_between_auto_and_a_number(
 @pytest.mark.parametrize(
     ("given", "told"), [("atuo", "'atuo' is neither auto nor a number"), ("-1", "-1 is too small")]
 )
-def test_another_lambda_is_refused(given: str, told: str) -> None:
+def test_another_lambda_is_refused(given, told):
     with pytest.raises(UserError, match=told):
         parse_args(["--lmbda", given])
 
@@ -257,7 +226,7 @@ def test_another_lambda_is_refused(given: str, told: str) -> None:
 # ---- BatchNorm's statistics ----------------------------------------------------------------------------------------
 
 
-def test_the_statistics_of_a_ticket_are_those_of_its_own_masks() -> None:
+def test_the_statistics_of_a_ticket_are_those_of_its_own_masks():
     net, data = Toy(), splits(32)
     gem = {name: torch.rand(value.shape, generator=derive_rng(3)) < 0.5 for name, value in net.named_parameters() if
            name in ("conv.weight", "out.weight")}  # fmt: skip
@@ -272,26 +241,20 @@ def test_the_statistics_of_a_ticket_are_those_of_its_own_masks() -> None:
     assert same_bits(net.state_dict(), plain_state(net)) and renewed.masks is ticket.masks
 
 
-def test_any_algorithm_can_have_them_and_published_configs_do_not(
-    call: Call, places: list[str], tmp_path: Path
-) -> None:
-    common = [*SMALL, *places, "--algo", "snip", "--device", "cpu", "--skip_fine_tune"]
-    assert call(*common, "--name", "old").code == call(*common, "--name", "new", "--renew_batchnorm").code == 0
-    found = [timeless(tmp_path / "results" / name / "trial_1")["ticket"] for name in ("old", "new")]
-    old, new = (one["others/float32"] for one in found)
+def test_any_algorithm_can_have_them_and_published_configs_do_not(ran):
+    words = ["--algo", "snip", "--device", "cpu", "--skip_fine_tune"]
+    folders = ran(*words, name="old"), ran(*words, "--renew_batchnorm", name="new")
+    old, new = (timeless(folder)["ticket"]["others/float32"] for folder in folders)
     assert old.shape == new.shape and not torch.equal(old, new)
     assert parse_args([]).renew_batchnorm is False
 
 
-def test_they_are_those_of_augmented_images_as_the_search_sees_them(
-    call: Call, places: list[str], tmp_path: Path
-) -> None:
+def test_they_are_those_of_augmented_images_as_the_search_sees_them(ran, tmp_path):
     put_tree(tmp_path, each=40, height=16, width=16)  # cropped and flipped at this size
-    words = [*SMALL, *places, "--dataset", "ImageFolder", "--data", str(tmp_path), "--batch_size", "16", "--device"]
-    words += ["cpu", "--algo", "random", "--renew_batchnorm", "--skip_fine_tune"]
-    assert call(*words).code == 0
-    found, _ = read_ticket(tmp_path / "results" / "trial_1" / TICKET)
-    config = parse_args(words)
+    words = ["--dataset", "ImageFolder", "--data", str(tmp_path), "--batch_size", "16", "--device", "cpu"]
+    words += ["--algo", "random", "--renew_batchnorm", "--skip_fine_tune"]
+    found, _ = read_ticket(ran(*words) / TICKET)
+    config = parse_args([*SMALL, *words])
     data = load_data(config)
     rng = derive_rng(config.seed, "search", "statistics", 0, 0)
     expected = with_own_statistics(found, build_model(config, data.spec), data.train.epoch(rng))
@@ -305,17 +268,13 @@ def test_they_are_those_of_augmented_images_as_the_search_sees_them(
 @pytest.mark.parametrize("optimizer", ["--lr 0.1", "--optimizer adam --lr 0.01"])
 @pytest.mark.parametrize("density", ["5", "0.3"])
 @pytest.mark.parametrize("arch", ["FC", "Conv4 --width 0.5", "resnet32 --width 0.5", "vgg16 --width 0.25"])
-def test_the_gem_has_the_density_that_is_asked_for(
-    call: Call, places: list[str], tmp_path: Path, arch: str, density: str, optimizer: str
-) -> None:
+def test_the_gem_has_the_density_that_is_asked_for(done, places, trial, tmp_path, arch, density, optimizer):
     put_tree(tmp_path / "in", each=64, height=32, width=32)
     words = f"--arch {arch} {optimizer} --target_sparsity {density} --dataset ImageFolder --data {tmp_path / 'in'}"
     own = "--lmbda auto --epochs 8 --iter_period 1 --wd 0 --lr_policy cosine_lr --batch_size 16 --skip_fine_tune"
-    outcome = call(
-        *words.split(), *own.split(), "--init", "signed_constant", "--device", "cpu", "--threads", "1", *places
-    )
-    assert outcome.code == 0, outcome.err
-    found = summary_of(tmp_path / "results" / "trial_1")
+    own += " --init signed_constant --device cpu --threads 1"
+    done(*words.split(), *own.split(), *places)
+    found = summary_of(trial())
     assert 100 * found["gem_weights_remaining"] / found["weights_total"] == pytest.approx(float(density), rel=0.05)
 
 
@@ -323,14 +282,12 @@ def test_the_gem_has_the_density_that_is_asked_for(
 
 
 @pytest.mark.slow
-def test_auto_is_at_least_as_accurate_as_the_best_of_a_sweep(call: Call, tmp_path: Path) -> None:
+def test_auto_is_at_least_as_accurate_as_the_best_of_a_sweep(ran):
     def mean(lmbda: str) -> tuple[float, float]:
-        place = ["--results_dir", str(tmp_path / lmbda), "--log_dir", str(tmp_path / "log"), "--device", "cpu"]
         own = "--width 0.5 --epochs 20 --iter_period 2 --batch_size 64 --target_sparsity 3 --num_trial 3".split()
         own += "--lr_policy cosine_lr --fine_tune_epochs 10 --unflag_before_finetune --skip_sanity_checks".split()
-        done = call(*SMALL, *place, *own, "--lmbda", lmbda)
-        assert done.code == 0, done.err
-        figures = json.loads((tmp_path / lmbda / "trials.json").read_text())["figures"]
+        folder = ran(*own, "--device", "cpu", "--lmbda", lmbda, name=lmbda)
+        figures = json.loads((folder.parent / "trials.json").read_text())["figures"]
         return figures["test_acc_before_finetune"]["mean"], figures["test_acc_after_finetune"]["mean"]
 
     swept = [mean(lmbda) for lmbda in ("5e-4", "1e-3", "2e-3", "4e-3")]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from conftest import same_bits
 from small_sets import put_noise
-from toys import whole
+from toys import seeded, whole
 
 from data.batches import PlainBatches, TrainBatches, batch_for_evaluation
 from data.image_files import ImageFiles
@@ -26,12 +26,8 @@ SHIFTED = replace(PLAIN, pad=PAD, flip=True)
 
 def numbered(count):
     """Images of random, nonzero pixels; the label of each is its number."""
-    pixels = torch.randint(1, 256, (count, 3, HEIGHT, WIDTH), generator=generator(99), dtype=torch.uint8)
+    pixels = torch.randint(1, 256, (count, 3, HEIGHT, WIDTH), generator=seeded(99), dtype=torch.uint8)
     return ImageSet(pixels, torch.arange(count))
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 # ---- order, of images in memory and of streamed ones ---------------------------------------------------------------
@@ -59,7 +55,7 @@ def batches(request, tmp_path):
 )  # fmt: skip
 def test_each_image_comes_once_an_epoch_and_a_single_one_joins_the_batch_before(count, size, sizes, batches):
     train = batches(count, size)
-    found = list(train.epoch(generator()))
+    found = list(train.epoch(seeded()))
     assert [train.size(step) for step in range(len(train))] == sizes
     assert [len(labels) for _, labels in found] == [len(images) for images, _ in found] == sizes
     assert sorted(whole(found)[1].tolist()) == list(range(count))
@@ -67,7 +63,7 @@ def test_each_image_comes_once_an_epoch_and_a_single_one_joins_the_batch_before(
 
 def test_the_same_generator_gives_the_same_bits_and_another_one_others(batches):
     train = batches(50, 8)
-    once, again, other = (list(train.epoch(generator(seed))) for seed in (1, 1, 2))
+    once, again, other = (list(train.epoch(seeded(seed))) for seed in (1, 1, 2))
     assert same_bits(once, again)
     assert len({tuple(whole(epoch)[1].tolist()) for epoch in (once, other, [(torch.ones(1), torch.arange(50))])}) == 3
 
@@ -76,16 +72,16 @@ def test_the_same_generator_gives_the_same_bits_and_another_one_others(batches):
 @pytest.mark.parametrize("count", [22, 21])
 def test_an_epoch_gone_on_with_gives_the_batches_that_were_left(count, first_step, batches):
     train = batches(count, 5)
-    undisturbed = list(train.epoch(generator(3)))
-    assert same_bits(list(train.epoch(generator(3), first_step)), undisturbed[first_step:])
+    undisturbed = list(train.epoch(seeded(3)))
+    assert same_bits(list(train.epoch(seeded(3), first_step)), undisturbed[first_step:])
 
 
 def test_all_that_is_random_is_drawn_before_the_first_step_and_nothing_elsewhere(batches):
-    drawing, elsewhere = generator(4), torch.get_rng_state()
+    drawing, elsewhere = seeded(4), torch.get_rng_state()
     epoch = batches(22, 5).epoch(drawing)
     next(epoch)
     after_one = drawing.get_state()
-    assert not torch.equal(after_one, generator(4).get_state())
+    assert not torch.equal(after_one, seeded(4).get_state())
     list(epoch)
     assert torch.equal(drawing.get_state(), after_one)
     assert torch.equal(torch.get_rng_state(), elsewhere)
@@ -93,20 +89,20 @@ def test_all_that_is_random_is_drawn_before_the_first_step_and_nothing_elsewhere
 
 def test_stratified_takes_so_many_of_every_class_and_none_is_augmented(batches):
     train = batches(22, 5)
-    plain, numbers = whole(train.unaugmented().epoch(generator()))
+    plain, numbers = whole(train.unaugmented().epoch(seeded()))
     classes = torch.tensor([0] * 10 + [1] * 11 + [2])
     train.images.labels.copy_(classes)
-    images, labels = train.stratified(3, generator())
+    images, labels = train.stratified(3, seeded())
     assert torch.bincount(labels).tolist() == [3, 3, 1] and labels.tolist() != sorted(labels.tolist())
     found = (images[:, None] == plain).flatten(2).all(-1)  # which of the images each is
     assert found.sum(1).tolist() == [1] * 7 and found.sum(0).max() == 1
     assert torch.equal(classes[numbers[found.int().argmax(1)]], labels)
-    assert same_bits(train.stratified(3, generator()), (images, labels))
+    assert same_bits(train.stratified(3, seeded()), (images, labels))
 
 
 def test_every_image_may_come_first():
     train = TrainBatches(numbered(4), SHIFTED, 1)
-    firsts = [next(train.epoch(generator(seed)))[1].item() for seed in range(400)]
+    firsts = [next(train.epoch(seeded(seed)))[1].item() for seed in range(400)]
     counts = torch.bincount(torch.tensor(firsts), minlength=4)
     assert (counts - 100).abs().max() < 40  # 100 each, 8.7 the standard deviation
 
@@ -123,7 +119,7 @@ def test_images_are_held_once_also_by_the_unaugmented_batches(spec):
     places = {tensor.untyped_storage().data_ptr() for tensor in held}
     assert len(places) == 1
     assert (places == {given.images.untyped_storage().data_ptr()}) is (not spec.pad)
-    images, labels = whole(plain.epoch(generator()))
+    images, labels = whole(plain.epoch(seeded()))
     assert torch.equal(images, given.images[labels].float())
 
 
@@ -139,7 +135,7 @@ def candidates(images):
 def found_places(spec, count=200):
     """For each image which of its candidates came: (n, 2, PLACES, PLACES) bool."""
     train = TrainBatches(numbered(count), spec, 64)
-    images, labels = whole(train.epoch(generator()))
+    images, labels = whole(train.epoch(seeded()))
     return (candidates(train.images.images)[labels] == images[:, None, None, None]).flatten(4).all(-1)
 
 
@@ -164,13 +160,13 @@ def test_without_padding_images_are_only_mirrored():
 
 
 def test_the_draws_of_one_image_do_not_depend_on_the_batch_it_is_in():
-    small, large = (whole(TrainBatches(numbered(40), SHIFTED, size).epoch(generator(5))) for size in (3, 40))
+    small, large = (whole(TrainBatches(numbered(40), SHIFTED, size).epoch(seeded(5))) for size in (3, 40))
     assert same_bits(small, large)
 
 
 def test_padding_is_black_before_normalising():
     white = ImageSet(torch.full((50, 3, HEIGHT, WIDTH), 255, dtype=torch.uint8), torch.zeros(50).long())
-    images, _ = whole(TrainBatches(white, replace(SHIFTED, mean=MEAN, std=STD), 50).epoch(generator()))
+    images, _ = whole(TrainBatches(white, replace(SHIFTED, mean=MEAN, std=STD), 50).epoch(seeded()))
     for channel, mean, std in zip(images.unbind(1), MEAN, STD):
         distance = (channel.unsqueeze(-1) - torch.tensor([(0 - mean) / std, (1 - mean) / std])).abs()
         assert (distance.min(-1).values < 1e-6).all()
@@ -198,14 +194,14 @@ def test_evaluation_goes_through_all_images_in_order_normalised_channel_by_chann
     assert len(plain) == 601 and torch.equal(labels, images.labels)
     assert np.abs(found.numpy() - (images.images.numpy().astype(np.float64) / 255 - mean) / std).max() < 1e-5
     assert same_bits(list(plain), list(plain))
-    trained, order = whole(TrainBatches(images, spec, 7).epoch(generator()))
+    trained, order = whole(TrainBatches(images, spec, 7).epoch(seeded()))
     assert torch.equal(trained, found[order])
 
 
 def test_batches_are_channels_last_float32_and_no_view_of_the_images():
     images = numbered(20)
     before = images.images.clone()
-    for found, labels in [*PlainBatches(images, SHIFTED), *TrainBatches(images, SHIFTED, 8).epoch(generator())]:
+    for found, labels in [*PlainBatches(images, SHIFTED), *TrainBatches(images, SHIFTED, 8).epoch(seeded())]:
         assert found.dtype == torch.float32 and found.is_contiguous(memory_format=torch.channels_last)
         assert labels.dtype == torch.int64
         found.zero_()

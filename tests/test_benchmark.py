@@ -39,21 +39,30 @@ def test_the_search_computes_what_the_plain_loop_does():
     assert found["relative_difference_of_losses"] < 1e-5
 
 
-def test_the_benchmark_runs_by_one_command_and_writes_what_it_prints(tmp_path):
-    words = ["-m", "trainers.benchmark", *TINY, "--repeats", "2", "--images", "300", "--json", tmp_path / "b.json"]
-    done = subprocess.run([sys.executable, *map(str, words)], cwd=PROJECT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "b.json").read_text())
+@pytest.fixture
+def measured(tmp_path):
+    """Call a benchmark in its own process; returns what it prints and what it writes."""
+
+    def run(module, *words):
+        command = [sys.executable, "-m", module, *words, "--repeats", "2", "--json", str(tmp_path / "b.json")]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout, json.loads((tmp_path / "b.json").read_text())
+
+    return run
+
+
+def test_the_benchmark_runs_by_one_command_and_writes_what_it_prints(measured):
+    out, found = measured("trainers.benchmark", *TINY, "--images", "300")
     assert [row["part"] for row in found["parts"]] == [
         "search step", "fine-tune step", "data batch", "pruning", "evaluation pass", "evaluation of an epoch",
         "search epoch", "fine-tune epoch",
     ]  # fmt: skip
     for row in found["parts"]:
-        assert f"| {row['part']} |" in done.stdout
+        assert f"| {row['part']} |" in out
         for part in (row["fp32"], row["bf16"]):
-            assert (
-                part["ratio_low"] <= part["ratio"] <= part["ratio_high"] and part["low"] <= part["ms"] <= part["high"]
-            )
+            assert part["ratio_low"] <= part["ratio"] <= part["ratio_high"]
+            assert part["low"] <= part["ms"] <= part["high"]
     assert {"matmul_gflops", "copy_gb_s", "peak_memory_mb", "device"} <= set(found)
 
 
@@ -85,17 +94,14 @@ def test_too_little_to_read_is_refused(words, says, capsys):
 
 
 @pytest.mark.slow
-def test_reading_photographs_is_measured_by_one_command(tmp_path):
-    words = ["-m", "trainers.benchmark.loading", "--images", "120", "--repeats", "2", "--json", tmp_path / "b.json"]
-    done = subprocess.run([sys.executable, *map(str, words)], cwd=PROJECT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "b.json").read_text())
+def test_reading_photographs_is_measured_by_one_command(measured):
+    out, found = measured("trainers.benchmark.loading", "--images", "120")
     assert [row["side"] for row in found["sides"]] == [
         "torchvision's ImageFolder", "the same, freed memory kept", "a folder", "packed, JPEG", "packed, raw",
     ]  # fmt: skip
     for row in found["sides"]:
         middle, low, high = row["images_a_second"]
-        assert f"| {row['side']} |" in done.stdout and 0 < low <= middle <= high
+        assert f"| {row['side']} |" in out and 0 < low <= middle <= high
     assert found["growth_of_peak_memory_mib"] >= 0 and 0 <= found["waiting_of_resnet18_percent"] <= 100
     assert found["seconds_to_first_batch_of_a_million"] > 0
 
@@ -176,8 +182,7 @@ def test_whether_a_device_can_compile_is_decided_by_trying(device, fakes, reason
     monkeypatch.setattr(torch, "compile", fakes.get("compile", lambda function: function))
     monkeypatch.setattr(torch, "ones", lambda *size, device: ones(*size))
     monkeypatch.setattr(net, "compile", lambda **options: compiled.append(options))
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True, action="always") as said:
         decided = prepared(config.model_copy(update={"device": device}), net, data)
     assert decided.compile == ("off" if reason else "on")
     mode = "reduce-overhead" if device == "cuda" else None
@@ -215,9 +220,8 @@ def test_a_compiled_network_computes_the_same_and_is_compiled_for_full_batches_o
 @pytest.mark.parametrize("broken", [False, True])
 def test_a_run_goes_to_its_end_compiled_or_with_one_warning_of_a_broken_compiler(broken, places, tmp_path):
     compiler = tmp_path / "g++"
-    compiler.write_text(
-        '#!/bin/sh\ncase "$*" in *version*) echo "g++ (GCC) 13.2.0";; *) echo no cc1plus >&2; exit 1;; esac\n'
-    )
+    cases = '*version*) echo "g++ (GCC) 13.2.0";; *) echo no cc1plus >&2; exit 1;;'
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in {cases} esac\n')
     compiler.chmod(0o755)
     own = {"CXX": str(compiler), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)} if broken else {}
     words = "--arch Conv2 --width 0.1 --epochs 2 --fine_tune_epochs 1 --compile on".split()
@@ -232,8 +236,7 @@ def test_a_run_goes_to_its_end_compiled_or_with_one_warning_of_a_broken_compiler
 
 
 def test_mixed_precision_is_close_to_single_and_keeps_weights_and_losses_single():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         single, mixed = (_losses(f"--precision {precision}", (16, 16)) for precision in ("fp32", "bf16"))
     assert mixed != single
     assert mixed == pytest.approx(single, rel=0.05)

@@ -72,8 +72,7 @@ def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_is_taken(run):
     content = path.read_bytes()
     for place in range(0, len(content), 11):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
+        with warnings.catch_warnings(record=True, action="always") as said:
             found = run.load("search")
         # A bit that pads the archive, or says when it was made, changes nothing of what is loaded.
         assert same_bits(found, states[0] if said else states[1])

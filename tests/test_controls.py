@@ -7,6 +7,7 @@ from torch import nn
 from args_helper import parse_args
 from models.initialise import WeightDraw, draw_weights
 from tests.conftest import same_bits
+from tests.toys import seeded
 from trainers.checks.controls import CHECKS, mask_shuffle, weight_reinit, weight_shuffle
 from trainers.tickets.ticket import Ticket
 
@@ -29,10 +30,6 @@ def ticket() -> Ticket:
     }
     gem = {name: torch.zeros_like(mask) for name, mask in masks.items()}
     return Ticket(state, masks, gem, {"rescued": False})
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("check", CHECKS)

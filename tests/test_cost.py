@@ -143,6 +143,5 @@ def test_a_thin_layer_is_warned_of_once():
     said, text = set(), r"after epoch 3, these layers keep less than one weight a filter: b \(2 for 3\)"
     with pytest.warns(UserWarning, match=text):
         warn_of_thin_layers(masks, "after epoch 3", said)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         warn_of_thin_layers(masks, "after epoch 4", said)

@@ -1,8 +1,5 @@
 """Concrete ticket search: its samples, its budget and its losses by hand, and whole runs."""
 
-from __future__ import annotations
-
-import json
 import math
 from functools import partial
 from pathlib import Path
@@ -10,12 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SMALL, read_rows, same_bits, timeless
+from conftest import SMALL, interrupted, read_rows, same_bits, summary_of, timeless
 from torch import nn
 
 from args_helper import parse_args
 from models.masking import to_masked
-from tests.faults import stop_at
 from trainers.algorithms.cts import Concrete, ConcreteSearch
 from trainers.training.loop import train_step
 from utils.run.run import Run
@@ -102,12 +98,11 @@ def test_the_dense_network_is_compiled_for_the_batches_that_the_masked_one_is_co
     assert compiled == [4, 4]
 
 
-def test_the_dense_network_is_compiled_where_the_masked_one_is(monkeypatch, call, places):
+def test_the_dense_network_is_compiled_where_the_masked_one_is(monkeypatch, done, places):
     called = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: called.append((self, options)))
     for wanted, count in (("on", 2), ("off", 0)):
-        words = ["--compile", wanted, "--name", wanted, "--epochs", 1, "--skip_fine_tune"]
-        assert call(*CTS, *places, *words).code == 0
+        done(*CTS, *places, "--compile", wanted, "--name", wanted, "--epochs", 1, "--skip_fine_tune")
         assert len({id(net) for net, _ in called}) == count
         assert all(options == {"dynamic": False, "mode": None} for _, options in called)
         called.clear()
@@ -139,27 +134,24 @@ def test_a_budget_that_is_exceeded_pulls_the_chances_down_to_it(tmp_path):
 CTS = [*SMALL, "--algo", "cts", "--epochs", "2", "--fine_tune_epochs", "3", "--skip_sanity_checks"]
 
 
-def test_options_other_than_its_authors_are_named_in_the_run(call, places):
+def test_options_other_than_its_authors_are_named_in_the_run(done, places):
     # SMALL states lr 0.1 and wd 0, which are theirs too.
     words = [*CTS, *places, "--epochs", 1, "--skip_fine_tune"]
-    others = call(*words, "--optimizer", "sgd", "--lr", 0.05, "--name", "others")
-    assert others.code == 0, others.err
-    assert others.err.count("cts searches with optimizer sgd (adam), lr 0.05 (0.1): as given") == 1
-    assert "cts searches" not in call(*words, "--name", "theirs").err
+    others = done(*words, "--optimizer", "sgd", "--lr", 0.05, "--name", "others").err
+    assert others.count("cts searches with optimizer sgd (adam), lr 0.05 (0.1): as given") == 1
+    assert "cts searches" not in done(*words, "--name", "theirs").err
 
 
-def test_a_rewound_ticket_is_trained_from_the_epoch_it_was_frozen_at(call, places, tmp_path):
-    assert call(*CTS, "--rewind_epoch", 2, "--bias", *places).code == 0
-    folder = tmp_path / "results" / "trial_1"
+def test_a_rewound_ticket_is_trained_from_the_epoch_it_was_frozen_at(ran):
+    folder = ran(*CTS, "--rewind_epoch", 2, "--bias")
     rows = [(row["phase"], row["epoch"]) for row in read_rows(folder / "acc_and_sparsity.csv")]
     assert rows == [("search/dense", "0"), ("search/dense", "1"), ("search", "0"), ("search", "1"), ("finetune", "2")]
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = summary_of(folder)
     assert summary["weights_remaining"] == int(0.2 * summary["weights_total"])
 
 
-def test_a_stopped_search_draws_the_same_noise_when_it_goes_on(call, places, tmp_path):
-    assert call(*CTS, *places, "--name", "whole").code == 0
-    stop_at("search 1/2", *CTS, *places, "--name", "stopped")
-    results = tmp_path / "results"
-    assert call("--resume", results / "stopped" / "trial_1").code == 0
-    assert same_bits(timeless(results / "stopped" / "trial_1"), timeless(results / "whole" / "trial_1"))
+def test_a_stopped_search_draws_the_same_noise_when_it_goes_on(done, ran, places, trial):
+    whole, folder = ran(*CTS, name="whole"), trial("stopped")
+    interrupted("search 1/2", *CTS, *places, "--name", "stopped")
+    done("--resume", folder)
+    assert same_bits(timeless(folder), timeless(whole))

@@ -20,8 +20,7 @@ from utils.errors import Diverged
 def test_a_fall_to_chance_is_told_when_it_happens(accuracies, is_told, name):
     row = {"val_acc": None, "train_acc": 50.0, "model_sparsity": 5.0}
     rows = [{**row, "epoch": epoch, name: accuracy} for epoch, accuracy in enumerate(accuracies)]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True, action="always") as caught:
         warn_of_collapse("search", rows, 10)
     assert [f"search has collapsed: {name} fell to" in str(one.message) for one in caught] == [True] * is_told
 

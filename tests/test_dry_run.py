@@ -25,26 +25,29 @@ def prunings(words: str, weights: int, unpruned: int) -> list[str]:
     return list(_prunings(parse_args(words.split()), weights, unpruned))
 
 
-def test_a_plan_tells_layers_prunings_time_and_memory_and_leaves_nothing(call, places, tmp_path):
-    outcome = call(*SMALL, *places, "--dry_run", "--with_dense")
-    assert outcome.code == 0, outcome.err
-    assert f"run folder   {tmp_path}/results/trial_1 (not there yet)" in outcome.out
+def numbers_left(words: str, weights: int) -> list[int]:
+    """The weights that each pruning leaves of a whole network."""
+    return [int(line.split()[3].replace(",", "")) for line in prunings(words, weights, weights)[1:]]
+
+
+def test_a_plan_tells_layers_prunings_time_and_memory_and_leaves_nothing(done, places, tmp_path):
+    out = done(*SMALL, *places, "--dry_run", "--with_dense").out
+    assert f"run folder   {tmp_path}/results/trial_1 (not there yet)" in out
     for line in (
         r"images +1,294 train, 143 val, 360 test, 1×8×8, 10 classes\n", r"conv1\.weight +4×1×3×3 +36\n",
         r"weights +16,900 +of which 3,380 are to remain \(20%\)\n", r"checks +6 epochs of 6 steps",
         r"search +4 epochs of 6 steps at [\d.]+ ms and [\d.]+ s of evaluation", r"memory +[\d,]+ MiB",
         r"with_dense +also trains the dense network, unless its results are there: not counted",
     ):  # fmt: skip
-        assert re.search(line, outcome.out), line
-    assert re.findall(r"after epoch (\d)", outcome.out) == ["1", "2", "3"]
+        assert re.search(line, out), line
+    assert re.findall(r"after epoch (\d)", out) == ["1", "2", "3"]
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("algo", sorted({*ALGORITHMS} - {"given", "imp"}))
-def test_every_algorithm_can_be_planned(algo, call, places):
-    outcome = call(*SMALL, *places, "--arch", "FC", "--hidden_size", 20, "--algo", algo, "--dry_run")
-    assert outcome.code == 0, outcome.err
-    assert "all of it    about" in outcome.out
+def test_every_algorithm_can_be_planned(algo, done, places):
+    words = ["--arch", "FC", "--hidden_size", 20, "--algo", algo, "--dry_run"]
+    assert "all of it    about" in done(*SMALL, *places, *words).out
 
 
 @pytest.mark.parametrize(
@@ -59,39 +62,32 @@ def test_a_plan_promises_a_target_only_where_it_decides(words, promises):
     assert any("are to remain" in line for line in _layers({"a": (4, 5)}, parse_args(words.split()))) == promises
 
 
-def test_streamed_images_can_be_planned(call, places, tmp_path):
+def test_streamed_images_can_be_planned(done, places, tmp_path):
     put_imagenet(tmp_path / "images")
     words = "--dataset ImageNet --arch cResNet18 --width 0.1 --image_size 32 --batch_size 8 --workers 0".split()
-    outcome = call(*places, *words, "--data", tmp_path / "images", "--device", "cpu", "--compile", "off", "--dry_run")
-    assert outcome.code == 0, outcome.err
-    assert re.search(r"images +\d+ train, \d+ val, 10 test, 3×32×32", outcome.out)
+    words += ["--data", tmp_path / "images", "--device", "cpu", "--compile", "off", "--dry_run"]
+    assert re.search(r"images +\d+ train, \d+ val, 10 test, 3×32×32", done(*places, *words).out)
 
 
 def test_no_round_is_planned_below_the_target_or_without_a_weight():
     words = "--algo imp --iter_period 1 --prune_rate 0.05 --target_sparsity 35.8"
-    left = [int(line.split()[3].replace(",", "")) for line in prunings(words, 3392, 3392)[1:]]
+    left = numbers_left(words, 3392)
     assert left == sorted(left, reverse=True) and left[-1] == 1214
-    assert prunings("--algo imp --imp_rounds 40 --prune_rate 0.5", 100, 100)[-1].split()[3] == "1"
+    assert numbers_left("--algo imp --imp_rounds 40 --prune_rate 0.5", 100)[-1] == 1
 
 
-def test_the_weights_a_plan_promises_are_those_of_the_rounds(call, places, tmp_path):
-    words = [*SMALL, *places, "--algo", "imp", "--prune_rate", 0.4, "--skip_sanity_checks", "--target_sparsity", 10]
-    planned = re.findall(r"before round (\d) +[\d,]+ +([\d.]+)%", call(*words, "--dry_run").out)
-    assert call(*words).code == 0
-    found = read_rows(tmp_path / "results" / "trial_1" / "rounds" / "rounds.csv")[1:]
+def test_the_weights_a_plan_promises_are_those_of_the_rounds(done, ran, places):
+    words = ["--algo", "imp", "--prune_rate", 0.4, "--skip_sanity_checks", "--target_sparsity", 10]
+    planned = re.findall(r"before round (\d) +[\d,]+ +([\d.]+)%", done(*SMALL, *places, *words, "--dry_run").out)
+    found = read_rows(ran(*words) / "rounds" / "rounds.csv")[1:]
     assert planned == [(row["round"], f"{float(row['weights_remaining_percent']):.3f}") for row in found]
 
 
 def test_the_prunings_of_a_gradual_search_end_at_the_target():
-    for prune_type, last in (("ExactBottomK", "1,000"), ("BottomK", "997")):
-        planned = prunings(f"--epochs 150 --target_sparsity 1 --prune_type {prune_type}", 100_000, 100_000)
-        assert planned[-1].split()[3] == last
-    left = [
-        int(line.split()[3].replace(",", ""))
-        for line in prunings(
-            "--epochs 150 --iter_period 1 --target_sparsity 0.01 --prune_type ExactBottomK", 268_048, 268_048
-        )[1:]
-    ]
+    for prune_type, last in (("ExactBottomK", 1000), ("BottomK", 997)):
+        words = f"--epochs 150 --target_sparsity 1 --prune_type {prune_type}"
+        assert numbers_left(words, 100_000)[-1] == last
+    left = numbers_left("--epochs 150 --iter_period 1 --target_sparsity 0.01 --prune_type ExactBottomK", 268_048)
     assert min(left) == left[-1] == 26
     assert "however many these are" in prunings("--epochs 10", 100, 100)[0]
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 import yaml
-from conftest import PROJECT, SMALL, interrupted, read_rows, same_bits, start, summary_of, timeless
+from conftest import PROJECT, SMALL, interrupted, raising, read_rows, same_bits, script, start, summary_of, timeless
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -108,18 +108,16 @@ def test_the_last_screen_says_what_was_found(finished):
 # ---- the same folder again -----------------------------------------------------------------------------------------
 
 
-def test_a_finished_run_is_not_run_again(finished, call):
+def test_a_finished_run_is_not_run_again(finished, done):
     before = (finished / "summary.json").read_bytes()
-    outcome = call(*SMALL, "--results_dir", finished.parent)
-    assert (outcome.code, "is finished: nothing to do" in outcome.out) == (0, True)
+    assert "is finished: nothing to do" in done(*SMALL, "--results_dir", finished.parent).out
     assert (finished / "summary.json").read_bytes() == before
-    assert call("--resume", finished).code == 0
+    done("--resume", finished)
 
 
-def test_another_experiment_is_not_written_over_a_run(finished, call):
-    outcome = call(*SMALL, "--lr", "0.2", "--results_dir", finished.parent)
-    assert outcome.code == 2
-    assert "lr 0.1 → 0.2" in outcome.err and "--name run_2" in outcome.err
+def test_another_experiment_is_not_written_over_a_run(finished, refusal):
+    said = refusal(*SMALL, "--lr", "0.2", "--results_dir", finished.parent)
+    assert "lr 0.1 → 0.2" in said and "--name run_2" in said
 
 
 # ---- stopping and going on -----------------------------------------------------------------------------------------
@@ -130,9 +128,9 @@ def test_another_experiment_is_not_written_over_a_run(finished, call):
     [("search 2/4", signal.SIGTERM, 143), ("finetune 1/2", signal.SIGINT, 130),
      ("check/mask_shuffle 1/2", signal.SIGTERM, 143), ("search 3/4", signal.SIGKILL, -9)],
 )  # fmt: skip
-def test_a_stopped_run_goes_on_as_if_nothing_had_been(line, signum, code, finished, call, places, tmp_path):
+def test_a_stopped_run_goes_on_as_if_nothing_had_been(line, signum, code, finished, call, places, trial):
     ended, err = interrupted(line, *SMALL, *places, signum=signum)
-    folder = tmp_path / "results" / "trial_1"
+    folder = trial()
     assert ended == code, err
     assert not (folder / "summary.json").exists()
     assert signum == signal.SIGKILL or f"python main.py --resume {folder}" in err
@@ -164,9 +162,8 @@ def test_searches_of_every_kind_run_to_their_end(options, ran):
         assert read_rows(folder / "acc_and_sparsity.csv")[0]["val_acc"] == ""
 
 
-def test_trials_run_one_after_another_and_are_summed_up(call, places, tmp_path):
-    outcome = call(*SMALL, *places, "--epochs", 2, "--fine_tune_epochs", 1, "--num_trial", 3)
-    assert outcome.code == 0, outcome.err
+def test_trials_run_one_after_another_and_are_summed_up(done, places, tmp_path):
+    outcome = done(*SMALL, *places, "--epochs", 2, "--fine_tune_epochs", 1, "--num_trial", 3)
     trials = json.loads((tmp_path / "results" / "trials.json").read_text())
     summaries = [summary_of(tmp_path / "results" / f"trial_{number}") for number in (1, 2, 3)]
     assert [one["seed"] for one in summaries] == [42, 84, 126]
@@ -242,20 +239,13 @@ def test_a_network_that_no_memory_holds_is_told_in_one_line(call, places, tmp_pa
     assert outcome.err.startswith("error: out of memory: ")
 
 
-def test_too_little_memory_for_python_itself_is_told_in_whole_words(call, places, monkeypatch):
-    def fail(*_: object) -> None:
-        raise MemoryError  # which says nothing
-
-    monkeypatch.setattr("trainers.pipeline.build_model", fail)
-    outcome = call(*SMALL, *places)
-    assert outcome.code == 2 and outcome.err.startswith("error: out of memory; a smaller batch_size")
+def test_too_little_memory_for_python_itself_is_told_in_whole_words(refusal, places, monkeypatch):
+    monkeypatch.setattr("trainers.pipeline.build_model", raising(MemoryError()))  # which says nothing
+    assert refusal(*SMALL, *places).startswith("error: out of memory; a smaller batch_size")
 
 
 def test_other_errors_of_pytorch_are_not_taken_for_that(call, places, monkeypatch):
-    def fail(*_: object) -> None:
-        raise RuntimeError("something is wrong with the program")
-
-    monkeypatch.setattr("trainers.pipeline.build_model", fail)
+    monkeypatch.setattr("trainers.pipeline.build_model", raising(RuntimeError("something is wrong with the program")))
     with pytest.raises(RuntimeError, match="wrong with the program"):
         call(*SMALL, *places)
 
@@ -307,9 +297,8 @@ def test_no_two_configs_have_one_name():
 
 
 @pytest.mark.slow
-def test_the_quickstart_finds_a_gem(call, places, tmp_path):
-    outcome = call("--config", PROJECT / "configs" / "quickstart.yml", *places)
-    assert outcome.code == 0, outcome.err
+def test_the_quickstart_finds_a_gem(done, places, tmp_path):
+    done("--config", PROJECT / "configs" / "quickstart.yml", *places)
     summary = summary_of(next((tmp_path / "results").rglob("summary.json")).parent)
     assert summary["weights_remaining_percent"] <= 1.44
     assert summary["test_acc_before_finetune"] > 70  # chance is 10
@@ -317,23 +306,16 @@ def test_the_quickstart_finds_a_gem(call, places, tmp_path):
     assert summary["seconds"] < 600  # a claim of minutes, not a measurement
 
 
-def cifar_exec(folder, *options):
-    """What comes of the script; its options make three targets on Digits of those on CIFAR-10."""
-    environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "TRIALS": "1", "HOME": str(folder)}
-    command = ["bash", PROJECT / "cifar_exec.sh", *options]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
-
-
 def test_cifar_exec_runs_every_target_and_passes_options_on(places, tmp_path):
     options = [*SMALL, "--epochs", "2", "--fine_tune_epochs", "1", "--skip_sanity_checks", *places]
     at = options.index("--target_sparsity")
-    done = cifar_exec(tmp_path, *options[:at], *options[at + 2 :])
+    done = script("cifar_exec.sh", tmp_path, *options[:at], *options[at + 2 :])
     assert done.returncode == 0, done.stderr
-    found = {json.loads(path.read_text())["target_sparsity"] for path in tmp_path.rglob("summary.json")}
+    found = {summary_of(path.parent)["target_sparsity"] for path in tmp_path.rglob("summary.json")}
     assert found == {3.72, 1.44, 0.59}
 
 
 def test_cifar_exec_stops_at_the_first_failure(tmp_path):
-    done = cifar_exec(tmp_path, "--epochz", "2")
+    done = script("cifar_exec.sh", tmp_path, "--epochz", "2")
     assert (done.returncode, done.stdout.count("==")) == (2, 1)
     assert "did you mean '--epochs 2'?" in done.stderr

@@ -7,7 +7,7 @@ import shutil
 import onnxruntime
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, summary_of
 from safetensors.torch import load_file
 from torch import nn
 
@@ -35,13 +35,12 @@ def hurried(monkeypatch):
     monkeypatch.setattr("trainers.export.savings.SECONDS", 0.1)
 
 
-def test_a_finished_run_is_exported_as_it_was_trained(finished, tmp_path, call):
+def test_a_finished_run_is_exported_as_it_was_trained(finished, tmp_path, done, refusal):
     run = shutil.copytree(finished.parent, tmp_path / "results") / "trial_1"
     words = ("--resume", run, "--export", "--log_dir", tmp_path / "runs")
-    outcome = call(*words)
-    assert outcome.code == 0, outcome.err
-    assert "trained network of" in outcome.out and "model.onnx" in outcome.out
-    summary, report = (json.loads((run / name).read_text()) for name in ("summary.json", "export/export.json"))
+    out = done(*words).out
+    assert "trained network of" in out and "model.onnx" in out
+    summary, report = summary_of(run), json.loads((run / "export" / "export.json").read_text())
     config = parse_args(["--config", str(run / "config.yml")])
     net, data = build_model(config), load_data(config)
     net.load_state_dict(load_file(run / "export" / "model.safetensors"))
@@ -60,8 +59,7 @@ def test_a_finished_run_is_exported_as_it_was_trained(finished, tmp_path, call):
     assert {(row["by"], row["images"]) for row in report["latency"]} == timed
 
     (run / "checkpoints" / "finetune.pt").unlink()
-    outcome = call(*words)
-    assert outcome.code == 2 and "the trained weights are no longer there" in outcome.err
+    assert "the trained weights are no longer there" in refusal(*words)
 
 
 def test_what_computes_something_else_is_not_written(monkeypatch):
@@ -85,11 +83,7 @@ def test_a_missing_package_and_what_cannot_be_traced_are_told(monkeypatch):
 
 def test_savings_by_hand():
     dense, masked, images = small(), small(), torch.randn(5, 1, 2, 3)
-    masks = {
-        "1.weight": torch.zeros(4, 6, dtype=torch.bool),
-        "4.weight": torch.eye(3, 4).bool(),
-        "4.bias": torch.ones(3) > 0,
-    }
+    masks = {"1.weight": torch.zeros(4, 6) > 0, "4.weight": torch.eye(3, 4) > 0, "4.bias": torch.ones(3) > 0}
     masked[1].weight *= masks["1.weight"]
     files, apart = checked_files(masked, images)
     assert set(apart) == {"model.pt2", "model.onnx"} and max(apart.values()) < 1e-5
@@ -101,11 +95,9 @@ def test_savings_by_hand():
     assert torch.equal(reread(images[:3]), masked(images[:3]))
 
 
-def test_an_untrained_ticket_is_exported_as_the_gem_it_is(call, places, tmp_path):
+def test_an_untrained_ticket_is_exported_as_the_gem_it_is(done, places, trial):
     words = ["--algo", "random", "--arch", "FC", "--hidden_size", 5, "--skip_fine_tune", "--export", *places]
-    outcome = call(*SMALL, "--arch", "FC", *words)
-    assert outcome.code == 0, outcome.err
-    assert "the untrained network of" in outcome.out
-    run = tmp_path / "results" / "trial_1"
+    assert "the untrained network of" in done(*SMALL, *words).out
+    run = trial()
     state, (ticket, _) = load_file(run / "export" / "model.safetensors"), read_ticket(run / "ticket.safetensors")
     assert all(torch.equal(state[name], ticket.state[name] * mask) for name, mask in ticket.masks.items())

@@ -5,11 +5,11 @@ from urllib.error import URLError
 import pytest
 import torch
 import torchvision
-from conftest import SMALL, same_bits, summary_of
+from conftest import SMALL, raising, same_bits, summary_of
 from safetensors.torch import load_file
 from torch import nn
 
-from args_helper import Config, parse_args
+from args_helper import config_of, parse_args
 from data.spec import DataSpec
 from models.build import build_model
 from models.masking import masked_layers, prunable_parameters, to_masked
@@ -21,13 +21,9 @@ from utils.errors import UserError
 WEIGHTS = torchvision.models.ResNet18_Weights
 
 
-def config(arch: str, **options: object) -> Config:
-    return parse_args([f"--{name}={value}" for name, value in {"arch": arch, **options}.items()])
-
-
 def build(arch: str, shape: tuple[int, int, int] = (3, 32, 32), classes: int = 5, **options: object) -> nn.Module:
     spec = DataSpec(shape, tuple(map(str, range(classes))), (0.0,) * shape[0], (1.0,) * shape[0])
-    return build_model(config(arch, **options), spec)
+    return build_model(config_of({"arch": arch, **options}), spec)
 
 
 def complaint(arch: str, **options: object) -> str:
@@ -40,12 +36,12 @@ def complaint(arch: str, **options: object) -> str:
 
 
 def test_a_torchvision_network_has_an_output_for_every_class_and_learns_under_masks():
-    options = config("torchvision/resnet18", lr=0.1, wd=0, hc_quantized=True, init="signed_constant")
-    network = build("torchvision/resnet18", init="signed_constant", seed=3)
+    options = {"arch": "torchvision/resnet18", "init": "signed_constant", "seed": 3}
+    network = build(**options)
     assert type(network) is torchvision.models.ResNet and network.training
     assert sum(name.endswith("weight") for name in prunable_parameters(network)) == 21
     assert network.conv1.weight.abs().unique().tolist() == pytest.approx([(2 / (3 * 7 * 7)) ** 0.5], rel=1e-6)
-    search = GemMiner(to_masked(network), options)
+    search = GemMiner(to_masked(network), config_of({**options, "lr": 0.1, "wd": 0, "hc_quantized": True}))
     before = search.flat.scores.detach().clone()
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     train_step(search, 0, images, torch.tensor([0, 1, 2, 4]))
@@ -107,10 +103,7 @@ def test_weights_that_there_are_not_are_refused_with_those_there_are():
 
 @pytest.mark.parametrize("error", [URLError("no route to host"), RuntimeError("invalid hash value")])
 def test_weights_that_cannot_be_downloaded_are_a_clear_error(error, monkeypatch):
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(WEIGHTS, "get_state_dict", fail)
+    monkeypatch.setattr(WEIGHTS, "get_state_dict", raising(error))
     said = complaint("torchvision/resnet18", weights="DEFAULT")
     assert said.startswith(f"weights: {WEIGHTS.DEFAULT.url} cannot be downloaded ({error}); fetch it by other means")
     assert said.endswith("checkpoints")
@@ -205,4 +198,4 @@ def test_a_file_that_is_not_there_or_fails_is_refused(own):
 @pytest.mark.parametrize("arch", ["torchvison/resnet18", "torchvision/", "nets.py:2 x", "nets.py:", "resnet2Normal"])
 def test_what_is_neither_a_name_nor_one_of_the_patterns_is_refused_with_them(arch):
     with pytest.raises(UserError, match=f"'{arch}' is not one of FC, .*torchvision/<name>, <file>.py:<function>"):
-        config(arch)
+        config_of({"arch": arch})

@@ -6,52 +6,46 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests import faults
-from tests.conftest import PROJECT, SMALL, Outcome, read_rows, same_bits, start, timeless
+from tests.conftest import PROJECT, SMALL, interrupted, raising, read_rows, same_bits, start, summary_of, timeless
 from utils.run.lock import locked
-
-Call = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was stopped within its fine-tuning."""
     root = tmp_path_factory.mktemp("stopped")
-    faults.stop_at("finetune 1/2", *SMALL, "--results_dir", root / "results", "--log_dir", root / "runs")
+    interrupted("finetune 1/2", *SMALL, "--results_dir", root / "results", "--log_dir", root / "runs")
     return root / "results" / "trial_1"
 
 
 @pytest.fixture
-def begun(stopped: Path, tmp_path: Path) -> Path:
+def begun(stopped, trial):
     """That run, in a folder of the test's own."""
-    return Path(shutil.copytree(stopped, tmp_path / "results" / "trial_1"))
+    return shutil.copytree(stopped, trial())
 
 
-def test_a_run_that_another_process_is_at_is_left_alone(begun, call, monkeypatch):
+def test_a_run_that_another_process_is_at_is_left_alone(begun, refusal, monkeypatch):
     monkeypatch.setattr("utils.run.lock.PATIENCE", 0.0)
     before = {path: path.stat().st_mtime_ns for path in begun.rglob("*") if path.name != ".lock"}
     with locked(begun):
-        outcome = call("--resume", begun)
-    assert outcome.code == 2 and f"{begun} is in use by another process" in outcome.err
+        assert f"{begun} is in use by another process" in refusal("--resume", begun)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(begun, call, finished):
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(begun, done, finished):
     newest = begun / "checkpoints" / "finetune.pt"
     newest.write_bytes(newest.read_bytes()[:5000])
-    outcome = call("--resume", begun)
-    assert outcome.code == 0
-    assert f"the checkpoint {newest} is damaged: going on from finetune.1.pt" in outcome.err
+    assert f"the checkpoint {newest} is damaged: going on from finetune.1.pt" in done("--resume", begun).err
     assert same_bits(timeless(begun), timeless(finished))
 
 
-def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_when_there_is_room(call, places, tmp_path, finished):
+def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_when_there_is_room(done, places, trial, finished):
     size = 60_000  # bytes a file may have: enough for the first files, not for a checkpoint
 
     def limit() -> None:
@@ -62,9 +56,9 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_when_there_is_room(
     assert full.returncode == 2
     assert re.fullmatch(r"error: cannot write \S+search\.pt: File too large", full.stderr.splitlines()[-1])
     assert "Traceback" not in full.stderr
-    folder = tmp_path / "results" / "trial_1"
+    folder = trial()
     assert not list(folder.rglob("*.part"))
-    assert call(*(("--resume", folder) if folder.exists() else (*SMALL, *places))).code == 0
+    done(*(("--resume", folder) if folder.exists() else (*SMALL, *places)))
     assert same_bits(timeless(folder), timeless(finished))
 
 
@@ -75,15 +69,15 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_when_there_is_room(
         ("results", "file/runs", "cannot write TensorBoard events to {}/file/runs"),
     ],
 )
-def test_a_folder_that_cannot_be_made_is_told(results, logs, said, call, tmp_path):
+def test_a_folder_that_cannot_be_made_is_told(results, logs, said, refusal, tmp_path):
     (tmp_path / "file").write_text("")
-    outcome = call(*SMALL, "--results_dir", tmp_path / results, "--log_dir", tmp_path / logs)
-    assert outcome.code == 2 and f"error: {said.format(tmp_path)}" in outcome.err
+    told = refusal(*SMALL, "--results_dir", tmp_path / results, "--log_dir", tmp_path / logs)
+    assert f"error: {said.format(tmp_path)}" in told
     assert not (tmp_path / "runs").exists()
 
 
-def test_max_time_stops_before_it_is_over_and_a_loop_comes_to_the_same_end(places, tmp_path, finished):
-    folder, codes = tmp_path / "results" / "trial_1", []
+def test_max_time_stops_before_it_is_over_and_a_loop_comes_to_the_same_end(places, trial, finished):
+    folder, codes = trial(), []
     while not codes or codes[-1] == 75:
         words = ["--resume", folder] if folder.exists() else [*SMALL, *places]
         # The time counts from the start of the process, most of which PyTorch's import takes.
@@ -95,53 +89,49 @@ def test_max_time_stops_before_it_is_over_and_a_loop_comes_to_the_same_end(place
     assert same_bits(timeless(folder), timeless(finished))
 
 
-def test_a_run_goes_on_with_other_options_when_asked_to(begun, call):
+def test_a_run_goes_on_with_other_options_when_asked_to(begun, call, done, refusal):
     others = ("--resume", begun, "--fine_tune_lr", "0.5", "--fine_tune_epochs", "3")
     assert "fine_tune_lr 0.01 → 0.5; --resume_anyway goes on" in call(*others).err
-    assert call(*others, "--resume_anyway").code == 0
+    done(*others, "--resume_anyway")
     rows = [row for row in read_rows(begun / "acc_and_sparsity.csv") if row["phase"] == "finetune"]
     assert [row["lr"] for row in rows] == ["0.01", "0.5", "0.5"]
     assert "resumed_with: fine_tune_epochs 2 → 3, fine_tune_lr 0.01 → 0.5" in (begun / "config.yml").read_text()
-    again = call("--resume", begun, "--fine_tune_lr", "0.1", "--resume_anyway")
-    assert again.code == 2 and "is finished" in again.err
+    assert "is finished" in refusal("--resume", begun, "--fine_tune_lr", "0.1", "--resume_anyway")
 
 
-def test_where_a_run_went_on_is_written_down(begun, call, monkeypatch):
+def test_where_a_run_went_on_is_written_down(begun, done, monkeypatch):
     place = begun / "environment.json"
     first = json.loads(place.read_text())
-    assert call("--resume", begun, "--skip_sanity_checks").code == 0
+    done("--resume", begun, "--skip_sanity_checks")
     assert "resumed_in" not in json.loads(place.read_text())
-    assert json.loads((begun / "summary.json").read_text())["device"] == first["device"]
+    assert summary_of(begun)["device"] == first["device"]
     elsewhere = {"python": "4.0", "device": "NVIDIA H200"}
     monkeypatch.setattr("trainers.results.run_folder.describe_environment", lambda device: {**first, **elsewhere})
     (begun / "summary.json").unlink()
-    assert call("--resume", begun).code == 0
+    done("--resume", begun)
     assert json.loads(place.read_text()) == {**first, "resumed_in": [elsewhere]}
-    assert json.loads((begun / "summary.json").read_text())["device"] == f"{first['device']}, NVIDIA H200"
+    assert summary_of(begun)["device"] == f"{first['device']}, NVIDIA H200"
 
 
 @pytest.mark.parametrize("damaged", ["", "[]", "{}", '{"resumed_in": 5}', '{"resumed_in": [5]}'])
-def test_a_damaged_environment_is_written_anew(begun, call, damaged):
+def test_a_damaged_environment_is_written_anew(begun, done, damaged):
     place = begun / "environment.json"
     first = place.read_text()
     place.write_text(damaged)
-    assert call("--resume", begun, "--skip_sanity_checks").code == 0
+    done("--resume", begun, "--skip_sanity_checks")
     assert place.read_text() == first
 
 
-def test_an_operation_that_cannot_be_deterministic_is_named(call, places, monkeypatch):
-    def refuse(*_: object) -> None:
-        raise RuntimeError("kthvalue CUDA does not have a deterministic implementation, but you set ...")
-
-    monkeypatch.setattr("trainers.algorithms.gem_miner.prune_lowest", refuse)
-    outcome = call(*SMALL, *places, "--deterministic")
-    assert outcome.code == 2
-    assert "error: deterministic: kthvalue CUDA has no deterministic implementation on this device" in outcome.err
+def test_an_operation_that_cannot_be_deterministic_is_named(refusal, places, monkeypatch):
+    error = RuntimeError("kthvalue CUDA does not have a deterministic implementation, but you set ...")
+    monkeypatch.setattr("trainers.algorithms.gem_miner.prune_lowest", raising(error))
+    said = "error: deterministic: kthvalue CUDA has no deterministic implementation on this device"
+    assert said in refusal(*SMALL, *places, "--deterministic")
 
 
-def test_deterministic_is_what_a_run_asked_for_and_no_other(call, places, finished):
+def test_deterministic_is_what_a_run_asked_for_and_no_other(done, places, finished):
     for words, asked in (((*SMALL, *places, "--deterministic"), True), (("--resume", finished), False)):
-        assert call(*words).code == 0
+        done(*words)
         assert torch.are_deterministic_algorithms_enabled() is asked
 
 

@@ -1,22 +1,20 @@
 """Files that are there whole or not at all, and the errors that are said instead of a traceback."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shlex
 import stat
 from pathlib import Path
-from typing import Any
 
 import pytest
+from conftest import raising
 
 from utils.errors import UserError, resume_command
 from utils.files import read_json, write_atomic, write_json
 
 
 @pytest.mark.parametrize(("content", "raw"), [(b"\x00\xff\r\n", b"\x00\xff\r\n"), ("schön\n", b"sch\xc3\xb6n\n")])
-def test_what_is_written_is_there_byte_for_byte(content: bytes | str, raw: bytes, tmp_path: Path) -> None:
+def test_what_is_written_is_there_byte_for_byte(content, raw, tmp_path):
     path = tmp_path / "new" / "folder" / "file"
     for given in ("a longer text that is replaced", content):
         write_atomic(path, given)
@@ -24,9 +22,7 @@ def test_what_is_written_is_there_byte_for_byte(content: bytes | str, raw: bytes
     assert os.listdir(path.parent) == ["file"]
 
 
-def test_the_new_file_is_whole_and_on_the_disk_before_it_takes_the_place_of_the_old(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_new_file_is_whole_and_on_the_disk_before_it_takes_the_place_of_the_old(tmp_path, monkeypatch):
     path, seen = tmp_path / "file", []
     path.write_text("old")
 
@@ -48,16 +44,11 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 @pytest.mark.parametrize(
     ("step", "error"), [("fsync", FULL), ("replace", FULL), ("chmod", FULL), ("fsync", KeyboardInterrupt())], ids=repr
 )
-def test_a_full_disk_is_said_and_like_an_interruption_leaves_the_old_file_alone(
-    step: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_said_and_like_an_interruption_leaves_the_old_file_alone(step, error, tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_text("old")
 
-    def fail(*_: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(os, step, fail)
+    monkeypatch.setattr(os, step, raising(error))
     with pytest.raises((UserError, KeyboardInterrupt)) as caught:
         write_atomic(path, "new")
     assert str(caught.value) == (f"cannot write {path}: No space left on device" if error is FULL else "")
@@ -65,14 +56,14 @@ def test_a_full_disk_is_said_and_like_an_interruption_leaves_the_old_file_alone(
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=rf"cannot write {tmp_path}/file/below: "):
         write_atomic(tmp_path / "file" / "below", "text")
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
-def test_a_file_may_be_read_by_whom_the_user_lets(umask: int, mode: int, tmp_path: Path) -> None:
+def test_a_file_may_be_read_by_whom_the_user_lets(umask, mode, tmp_path):
     before = os.umask(umask)
     try:
         write_atomic(tmp_path / "file", "text")
@@ -81,7 +72,7 @@ def test_a_file_may_be_read_by_whom_the_user_lets(umask: int, mode: int, tmp_pat
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
 
 
-def test_json_is_readable_and_reads_back_and_what_is_none_is_not_written(tmp_path: Path) -> None:
+def test_json_is_readable_and_reads_back_and_what_is_none_is_not_written(tmp_path):
     path, content = tmp_path / "x.json", {"a": [1, 2.5, None], "ö": {"deep": True}}
     write_json(path, content)
     with pytest.raises(TypeError):
@@ -94,7 +85,7 @@ def test_json_is_readable_and_reads_back_and_what_is_none_is_not_written(tmp_pat
 @pytest.mark.parametrize(
     ("raw", "said"), [(b'{"a": ', "Expecting value: line 1 column 7"), (b'{"a": "\xff"}', "can't decode byte 0xff")]
 )
-def test_a_file_that_cannot_be_read_is_named_with_the_reason(raw: bytes, said: str, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_named_with_the_reason(raw, said, tmp_path):
     path = tmp_path / "x.json"
     with pytest.raises(UserError, match=f"^cannot read {path}: .*No such file or directory"):
         read_json(path)
@@ -103,6 +94,6 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(raw: bytes, said: s
         read_json(path)
 
 
-def test_the_command_to_go_on_can_be_pasted_into_a_shell() -> None:
+def test_the_command_to_go_on_can_be_pasted_into_a_shell():
     folder = 'results/it\'s a "name" $HOME/trial_1'
     assert shlex.split(resume_command(Path(folder))) == ["python", "main.py", "--resume", folder]

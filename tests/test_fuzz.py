@@ -61,11 +61,11 @@ def test_the_fuzzers_see_code_that_runs_files_that_change_and_tracebacks(code, p
         ("? [a]\n: 1", "is not a list of options"), (bomb(30, 10).rpartition("\n?")[0], "neither a plain value"),
     ],
 )  # fmt: skip
-def test_yaml_of_a_strangers_making_is_refused_in_short(text, said, call, tmp_path):
+def test_yaml_of_a_strangers_making_is_refused_in_short(text, said, refusal, tmp_path):
     file = tmp_path / "some.yml"
     file.write_text(text)
-    told = call("--config", file, "--print-config")
-    assert told.code == 2 and said in told.err and len(told.err) < 10_000
+    told = refusal("--config", file, "--print-config")
+    assert said in told and len(told) < 10_000
 
 
 def test_no_config_file_is_called_after_the_folder_above(tmp_path):
@@ -80,9 +80,8 @@ def test_copies_of_checkpoints_without_end_take_no_memory() -> None:
 
 
 @pytest.mark.parametrize("option", ["--resume", "--config", "--ticket"])
-def test_a_path_that_no_system_has_is_told(option, call):
-    told = call(option, "a/" * 3000, "--evaluate", "--dataset", "Digits")
-    assert told.code == 2 and told.err.count("error: ") == 1
+def test_a_path_that_no_system_has_is_told(option, refusal):
+    assert refusal(option, "a/" * 3000, "--evaluate", "--dataset", "Digits").count("error: ") == 1
 
 
 def test_a_message_has_no_signs_that_a_terminal_obeys():
@@ -195,13 +194,13 @@ def test_a_cache_that_does_not_fit_its_files_is_made_anew(dtype, place, tmp_path
 
 
 @pytest.mark.parametrize("name", ["data_batch_1", "batches.meta"])
-def test_cifars_pickles_are_loaded_only_with_their_own_checksums(name, tmp_path, call, monkeypatch, offline):
+def test_cifars_pickles_are_loaded_only_with_their_own_checksums(name, tmp_path, refusal, monkeypatch, offline):
     put_cifar(tmp_path, "CIFAR10", monkeypatch)
     monkeypatch.chdir(tmp_path)
     Path("canary").mkdir()
     (tmp_path / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(EVIL[1]))
-    told = call("--evaluate", "--dataset", "CIFAR10", "--data", tmp_path, "--pretrained", "x", "--device", "cpu")
-    assert told.code == 2 and not list(Path("canary").iterdir())
+    refusal("--evaluate", "--dataset", "CIFAR10", "--data", tmp_path, "--pretrained", "x", "--device", "cpu")
+    assert not list(Path("canary").iterdir())
 
 
 @pytest.mark.parametrize("label", [10, 255])

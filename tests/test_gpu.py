@@ -1,18 +1,16 @@
 """What only a CUDA GPU can show: `python -m pytest -m gpu`, some minutes on one; two GPUs for what is between them."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, SMALL, Outcome, read_rows, same_bits, start, timeless
+from conftest import PROJECT, SMALL, alone, read_rows, same_bits, summary_of, timeless
 from torch import Tensor, nn
 
 from args_helper import parse_args
@@ -43,7 +41,6 @@ from utils.masks import all_kept, prune_exactly, prune_lowest
 from utils.memory import peak_memory, reset_peak_memory
 from utils.run.run import Run
 
-Call = Callable[..., Outcome]
 DEVICE = "cuda"
 needs_two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two GPUs")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")]
@@ -87,13 +84,6 @@ def unwaiting() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-def finished(root: Path, name: str = "") -> Path:
-    """The folder of the first trial of the run of this name."""
-    folder = root / "results" / name / "trial_1"
-    assert (folder / "summary.json").is_file()
-    return folder
 
 
 # ---- trainings by hand ---------------------------------------------------------------------------------------------
@@ -147,20 +137,20 @@ def losses_of(training: Training, words: list[str]) -> Tensor:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_step_waits_for_the_gpu(kind: str, precision: str) -> None:
+def test_no_step_waits_for_the_gpu(kind, precision):
     words = [*SMALL, "--precision", precision]
     losses = losses_of(KINDS[kind](build_model(parse_args(words)).to(DEVICE).train(), words), words)
     assert len(losses) == 6 and bool(losses.isfinite().all())
 
 
-def test_a_step_that_waits_would_be_noticed() -> None:
+def test_a_step_that_waits_would_be_noticed():
     value = torch.ones(2, device=DEVICE)
     with unwaiting(), pytest.raises(RuntimeError, match="synchroniz"):
         value.sum().item()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_streamed_images_come_without_waiting(workers: int, tmp_path: Path) -> None:
+def test_streamed_images_come_without_waiting(workers, tmp_path):
     files, found = ImageFiles.of(tmp_path, put_noise(tmp_path, 24), range(24)), []
     for device in ("cpu", DEVICE):
         batches = StreamedTrainBatches(files, SPEC, 5, device, workers).epoch(torch.Generator().manual_seed(0))
@@ -173,7 +163,7 @@ def test_streamed_images_come_without_waiting(workers: int, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["Gem-Miner", "edge-popup", "CTS", "weights"])
-def test_a_recorded_graph_computes_what_the_network_does(kind: str, small: list[str]) -> None:
+def test_a_recorded_graph_computes_what_the_network_does(kind, small):
     words, found = [*SMALL, *small, "--batch_size", "64", "--lr", "0.01", "--fine_tune_lr", "0.01"], []
     for compiled in (False, True):
         net = build_model(parse_args(words)).to(DEVICE).train()
@@ -193,27 +183,20 @@ def test_a_recorded_graph_computes_what_the_network_does(kind: str, small: list[
 
 @pytest.mark.parametrize("compiled", ["off", "on"])
 @pytest.mark.parametrize("algo", ALGORITHMS)
-def test_every_algorithm_goes_from_search_to_summary(
-    algo: str, compiled: str, small: list[str], call: Call, places: list[str], tmp_path: Path
-) -> None:
+def test_every_algorithm_goes_from_search_to_summary(algo, compiled, small, done, places, trial):
     words = [*SHORT, *small, *places, "--compile", compiled]
     if algo == "given":
-        assert call(*words, "--name", "first", "--algo", "random", "--skip_fine_tune").code == 0
-        words += ["--ticket", finished(tmp_path, "first") / "ticket.safetensors"]
-    outcome = call(*words, "--algo", algo)
-    assert outcome.code == 0, outcome.err
-    assert "not compiled" not in outcome.err
-    summary = json.loads((finished(tmp_path) / "summary.json").read_text())
+        done(*words, "--name", "first", "--algo", "random", "--skip_fine_tune")
+        words += ["--ticket", trial("first") / "ticket.safetensors"]
+    assert "not compiled" not in done(*words, "--algo", algo).err
+    summary = summary_of(trial())
     assert summary["algo"] == algo and 0 < summary["weights_remaining"] <= summary["weights_total"]
 
 
 @pytest.mark.parametrize("algo", ["hc_iter", "imp --imp_rounds 2 --prune_rate 0.4 --imp_rewind_iter 4", "cts"])
-def test_a_stopped_run_goes_on_to_the_very_bits_of_an_undisturbed_one(
-    algo: str, call: Call, places: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_goes_on_to_the_very_bits_of_an_undisturbed_one(algo, call, done, places, trial, monkeypatch):
     words, steps = [*SHORT, *places, "--deterministic", "--algo", *algo.split()], []
-    outcome = call(*words, "--name", "whole")
-    assert outcome.code == 0, outcome.err
+    done(*words, "--name", "whole")
 
     def stopping(*args: object) -> Tensor:
         steps.append(args[1])
@@ -223,17 +206,17 @@ def test_a_stopped_run_goes_on_to_the_very_bits_of_an_undisturbed_one(
 
     monkeypatch.setattr(loop, "train_step", stopping)
     assert call(*words, "--name", "stopped").code == 128 + signal.SIGTERM
-    resume = ["--resume", tmp_path / "results" / "stopped" / "trial_1"]
+    resume = ["--resume", trial("stopped")]
     assert [call(*resume).code for _ in range(2)] == [128 + signal.SIGTERM, 0]
-    assert same_bits(timeless(finished(tmp_path, "stopped")), timeless(finished(tmp_path, "whole")))
+    assert same_bits(timeless(trial("stopped")), timeless(trial("whole")))
 
 
-def test_less_precise_products_come_to_about_the_same(call: Call, places: list[str], tmp_path: Path) -> None:
+def test_less_precise_products_come_to_about_the_same(done, places, trial):
     losses = {}
     for precision in ("fp32", "tf32", "bf16"):
-        assert call(*SHORT, *places, "--precision", precision, "--name", precision).code == 0
+        done(*SHORT, *places, "--precision", precision, "--name", precision)
         assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == (precision == "tf32")
-        losses[precision] = float(read_rows(finished(tmp_path, precision) / "acc_and_sparsity.csv")[0]["train_loss"])
+        losses[precision] = float(read_rows(trial(precision) / "acc_and_sparsity.csv")[0]["train_loss"])
     assert losses["tf32"] == pytest.approx(losses["fp32"], rel=0.05)
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05) and losses["bf16"] != losses["fp32"]
 
@@ -242,14 +225,12 @@ def test_less_precise_products_come_to_about_the_same(call: Call, places: list[s
     ("algo", "apart"),
     [("hc_iter", 0.02), ("ep", 0.02), ("snip", 0.002), ("grasp", 0.01), ("synflow", 0.002), ("random_erk", 0.0)],
 )
-def test_a_short_run_comes_to_what_it_comes_to_on_the_cpu(
-    algo: str, apart: float, call: Call, places: list[str], tmp_path: Path
-) -> None:
+def test_a_short_run_comes_to_what_it_comes_to_on_the_cpu(algo, apart, done, places, trial):
     rows, masks = [], []
     for device in ("cpu", DEVICE):
         words = [*SHORT, *places, "--algo", algo, "--lr", "0.01", "--fine_tune_lr", "0.01"]
-        assert call(*words, "--name", f"on_{device}", "--device", device).code == 0
-        folder = finished(tmp_path, f"on_{device}")
+        done(*words, "--name", f"on_{device}", "--device", device)
+        folder = trial(f"on_{device}")
         rows.append(read_rows(folder / "acc_and_sparsity.csv"))
         ticket, _ = read_ticket(folder / "ticket.safetensors")
         masks.append(torch.cat([mask.flatten() for mask in ticket.masks.values()]))
@@ -258,27 +239,23 @@ def test_a_short_run_comes_to_what_it_comes_to_on_the_cpu(
         assert float(other["train_loss"]) == pytest.approx(float(one["train_loss"]), rel=0.05)
 
 
-def test_a_finished_run_is_exported_and_evaluated(
-    call: Call, places: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_run_is_exported_and_evaluated(done, places, trial, monkeypatch):
     monkeypatch.setattr("trainers.export.savings.SECONDS", 0.1)
-    outcome = call(*SHORT, *places, "--export")
-    assert outcome.code == 0, outcome.err
-    folder = finished(tmp_path)
+    done(*SHORT, *places, "--export")
+    folder = trial()
     apart = json.loads((folder / "export" / "export.json").read_text())["largest_difference_of_logits"]
     assert apart and max(apart.values()) < 1e-3
     model = folder / "export" / "model.safetensors"
-    outcome = call(*SHORT, *places, "--evaluate", "--pretrained", model)
-    assert outcome.code == 0, outcome.err
-    told = float(outcome.out.partition("test accuracy")[2].partition("%")[0])
-    assert told == pytest.approx(json.loads((folder / "summary.json").read_text())["test_acc_after_finetune"], abs=0.3)
+    out = done(*SHORT, *places, "--evaluate", "--pretrained", model).out
+    told = float(out.partition("test accuracy")[2].partition("%")[0])
+    assert told == pytest.approx(summary_of(folder)["test_acc_after_finetune"], abs=0.3)
 
 
 # ---- prunings ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("levels", [50, 10**6])
-def test_prunings_are_those_that_sorting_makes_on_both_devices(levels: int) -> None:
+def test_prunings_are_those_that_sorting_makes_on_both_devices(levels):
     draw = torch.Generator().manual_seed(0)
     rank = torch.randint(levels, (20_000,), generator=draw) / levels  # with few levels, most of them tie
     unpruned = torch.rand(20_000, generator=draw) < 0.7
@@ -310,7 +287,7 @@ def step_bytes(training: Training, images: Tensor, labels: Tensor) -> int:
     return peak_memory(images.device) - before
 
 
-def test_a_search_takes_little_more_memory_than_the_dense_network() -> None:
+def test_a_search_takes_little_more_memory_than_the_dense_network():
     spec = DataSpec((3, 224, 224), tuple(map(str, range(1000))), (0.5,) * 3, (0.5,) * 3)
     words = ["--arch", "ResNet50", "--regularization", "L2", "--lmbda", "1e-4"]
     images = torch.randn(32, *spec.shape, device=DEVICE).contiguous(memory_format=torch.channels_last)
@@ -326,7 +303,7 @@ def test_a_search_takes_little_more_memory_than_the_dense_network() -> None:
 
 
 @needs_two
-def test_a_run_on_the_second_gpu_takes_nothing_on_the_first(places: list[str]) -> None:
+def test_a_run_on_the_second_gpu_takes_nothing_on_the_first(places):
     words = [*SHORT, *places, "--gpu", "1"]
     code = f"import main, torch; code = main.main({words}); print(code, torch._C._cuda_hasPrimaryContext(0))"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
@@ -334,11 +311,10 @@ def test_a_run_on_the_second_gpu_takes_nothing_on_the_first(places: list[str]) -
 
 
 @needs_two
-def test_two_gpus_come_to_what_one_does(places: list[str], tmp_path: Path) -> None:
+def test_two_gpus_come_to_what_one_does(places, trial):
     words = [*SHORT, *places, "--lr", "0.01", "--fine_tune_lr", "0.01"]
     out, _ = (process := torchrun([*words, "--name", "two"])).communicate(timeout=300)
     assert process.returncode == 0, out
-    out, err = (alone := start(*words, "--name", "one", "--accumulate", "2")).communicate(timeout=300)
-    assert alone.returncode == 0, err
-    for one, other in zip(*(read_rows(finished(tmp_path, name) / "acc_and_sparsity.csv") for name in ("one", "two"))):
+    alone(*words, "--name", "one", "--accumulate", "2")
+    for one, other in zip(*(read_rows(trial(name) / "acc_and_sparsity.csv") for name in ("one", "two"))):
         assert float(other["train_loss"]) == pytest.approx(float(one["train_loss"]), rel=0.02)

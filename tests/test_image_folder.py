@@ -64,8 +64,7 @@ def same_images(found, wanted):
 
 
 def test_classes_are_the_folders_of_train_in_order_and_images_go_with_their_labels(tmp_path, pixels):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         source = load(tmp_path)
         load(tmp_path)
     assert source.spec.classes == ("cat", "dog")

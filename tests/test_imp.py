@@ -1,25 +1,19 @@
 """Iterative magnitude pruning: what a round prunes, what it is rewound to, and that a killed run goes on in it."""
 
-from __future__ import annotations
-
-import json
 import shutil
 import signal
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, SMALL, read_rows, same_bits, start, timeless
+from conftest import SMALL, alone, interrupted, read_rows, same_bits, script, summary_of, timeless
 from safetensors.torch import load_file
 
 from args_helper import Config, parse_args
 from data.load import load_data
 from models.build import build_model
 from models.masking import plain_state, prunable_parameters
-from tests.faults import stop_at
 from trainers.algorithms.imp import Round, find_ticket, smallest_pruned
 from trainers.algorithms.imp_rounds import rewind_step
 from trainers.tickets.file import read_ticket
@@ -102,15 +96,12 @@ THREE = [*IMP, "--imp_rounds", "3", "--iter_period", "2", "--skip_sanity_checks"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("imp")
-    process = start(*THREE, "--results_dir", root / "results", "--log_dir", root / "runs")
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    alone(*THREE, "--results_dir", root / "results", "--log_dir", root / "runs")
     return root / "results" / "trial_1"
 
 
 def test_the_last_round_is_the_trained_ticket(finished):
-    summary = json.loads((finished / "summary.json").read_text())
-    rows = read_rows(finished / "acc_and_sparsity.csv")
+    summary, rows = summary_of(finished), read_rows(finished / "acc_and_sparsity.csv")
     assert [row["phase"] for row in rows] == [f"search/round_{number}" for number in (0, 0, 1, 1, 2, 2)]
     assert summary["test_acc_after_finetune"] == float(rows[-1]["test_acc"])
     assert summary["density_reason"] == "3 rounds of prune_rate 0.2 were asked for, whatever the target"
@@ -133,44 +124,42 @@ def test_a_round_leaves_its_network_its_masks_which_only_shrink_and_its_line(fin
 @pytest.mark.parametrize(
     ("line", "signum"), [("search/round_1 1/2", signal.SIGTERM), ("search/round_2 1/2", signal.SIGKILL)]
 )
-def test_a_stopped_run_goes_on_within_its_round(line, signum, finished, call, places, tmp_path):
-    stop_at(line, *THREE, *places, signum=signum)
-    folder = tmp_path / "results" / "trial_1"
+def test_a_stopped_run_goes_on_within_its_round(line, signum, finished, done, places, trial):
+    interrupted(line, *THREE, *places, signum=signum)
+    folder = trial()
     assert not (folder / "summary.json").exists()
-    assert call("--resume", folder).code == 0
+    done("--resume", folder)
     assert same_bits(timeless(folder), timeless(finished))
     assert (folder / "rounds" / "rounds.csv").read_text() == (finished / "rounds" / "rounds.csv").read_text()
 
 
 @pytest.mark.parametrize("place", [[], ["--imp_resume_epoch", "1"]], ids=["its end", "an epoch"])
-def test_another_run_goes_on_from_a_round(place, finished, call, places, tmp_path):
-    outcome = call(*THREE, "--imp_resume_folder", finished, "--imp_resume_round", "1", *place, *places)
-    assert outcome.code == 0, outcome.err
-    theirs, ours = (load_file(folder / "ticket.safetensors") for folder in (finished, tmp_path / "results" / "trial_1"))
+def test_another_run_goes_on_from_a_round(place, finished, ran):
+    folder = ran(*THREE, "--imp_resume_folder", finished, "--imp_resume_round", "1", *place)
+    theirs, ours = (load_file(folder / "ticket.safetensors") for folder in (finished, folder))
     assert same_bits(theirs, ours)
 
 
-def test_a_run_from_another_ones_round_goes_on_when_that_is_gone(finished, call, places, tmp_path):
-    other, folder = shutil.copytree(finished, tmp_path / "other"), tmp_path / "results" / "trial_1"
+def test_a_run_from_another_ones_round_goes_on_when_that_is_gone(finished, done, places, trial, tmp_path):
+    other = shutil.copytree(finished, tmp_path / "other")
     words = [*THREE, "--imp_resume_folder", other, "--imp_resume_round", "1", *places]
-    stop_at("search/round_2 1/2", *words)
+    interrupted("search/round_2 1/2", *words)
     shutil.rmtree(other)
-    outcome = call("--resume", folder)
-    assert outcome.code == 0, outcome.err
-    assert same_bits(*(load_file(place / "ticket.safetensors") for place in (finished, folder)))
+    done("--resume", trial())
+    assert same_bits(*(load_file(folder / "ticket.safetensors") for folder in (finished, trial())))
 
 
 def test_a_round_without_the_weights_to_rewind_to_is_refused_and_another_rewind_step_is_not_used(
-    finished, call, places, tmp_path
+    finished, done, refusal, places, tmp_path
 ):
     copy = shutil.copytree(finished, tmp_path / "copy")
     words = [*THREE, "--imp_resume_folder", copy, "--imp_resume_round", "1"]
-    used = call(*words, "--imp_rewind_iter", "2", *places)
-    assert used.code == 0 and f"imp_rewind_iter is not used: later rounds rewind to {copy}" in used.err
+    used = done(*words, "--imp_rewind_iter", "2", *places).err
+    assert f"imp_rewind_iter is not used: later rounds rewind to {copy}" in used
     (copy / "rounds" / "rewind.safetensors").unlink()
-    refused = call(*words, "--name", "again", *places)
-    assert refused.code == 2 and "rewind.safetensors to rewind to after round 1" in refused.err
-    assert call(*words, "--name", "again", "--imp_no_rewind", *places).code == 0
+    words += ["--name", "again", *places]
+    assert "rewind.safetensors to rewind to after round 1" in refusal(*words)
+    done(*words, "--imp_no_rewind")
 
 
 @pytest.mark.parametrize(
@@ -181,18 +170,14 @@ def test_a_round_without_the_weights_to_rewind_to_is_refused_and_another_rewind_
         ("--imp_rewind_iter 13", "imp_rewind_iter 13 lies beyond round 0, which has 12 steps"),
     ],
 )
-def test_a_round_or_step_that_is_not_there_is_refused_and_leaves_nothing(words, said, finished, call, places, tmp_path):
+def test_a_round_or_step_that_is_not_there_leaves_nothing(words, said, finished, refusal, places, tmp_path):
     folder = ["--imp_resume_folder", finished] if "resume" in words else []
-    outcome = call(*THREE, *folder, *words.split(), *places)
-    assert outcome.code == 2 and said in outcome.err
+    assert said in refusal(*THREE, *folder, *words.split(), *places)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_imp_exec_runs_cold_and_warm_long_and_short(places, tmp_path):
     short = ["--epochs", "2", "--iter_period", "2", "--target_sparsity", "60"]
-    options = [*SMALL, *short, "--skip_sanity_checks", *places]
-    environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "TRIALS": "1", "HOME": str(tmp_path)}
-    done = subprocess.run(["bash", PROJECT / "imp_exec.sh", *options], capture_output=True, text=True, env=environment)
+    done = script("imp_exec.sh", tmp_path, *SMALL, *short, "--skip_sanity_checks", *places)
     assert done.returncode == 0, done.stderr
-    summaries = [json.loads(path.read_text()) for path in tmp_path.rglob("summary.json")]
-    assert [one["algo"] for one in summaries] == ["imp"] * 4
+    assert [summary_of(path.parent)["algo"] for path in tmp_path.rglob("summary.json")] == ["imp"] * 4

@@ -9,17 +9,14 @@ import torch
 from scipy.stats import beta
 from torch import Tensor, nn
 
-from args_helper import OPTIONS, Config, parse_args
+from args_helper import OPTIONS, Config
 from models.initialise import WeightDraw, draw_scores, draw_weights
 from models.masking import masked_layers, prunable_parameters, to_masked
+from tests.toys import seeded
 from utils.options.types import Choices
 
 SMALL = torch.Size((60, 5, 3, 3))  # fan_in 45, fan_out 540
 LARGE = torch.Size((100, 200, 3, 1))  # fan_in 600, fan_out 300; 60,000 weights
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def drawn(how: WeightDraw, shape: torch.Size = LARGE, seed: int = 0) -> Tensor:
@@ -28,10 +25,6 @@ def drawn(how: WeightDraw, shape: torch.Size = LARGE, seed: int = 0) -> Tensor:
 
 def choices(option: str) -> tuple[str, ...]:
     return next(extra.names for extra in OPTIONS[option].metadata if isinstance(extra, Choices))
-
-
-def config(**options: object) -> Config:
-    return parse_args([f"--{name}={value}" for name, value in options.items()])
 
 
 # ---- constants, by hand --------------------------------------------------------------------------------------------
@@ -115,14 +108,14 @@ def test_a_bias_is_uniform_within_one_over_the_root_of_fan_in_whatever_the_init(
 @pytest.mark.parametrize("mode", choices("mode"))
 @pytest.mark.parametrize("init", choices("init"))
 def test_every_init_that_can_be_asked_for_is_drawn_as_asked(init, mode, nonlinearity):
-    asked = WeightDraw.of(config(init=init, mode=mode, nonlinearity=nonlinearity))
+    asked = WeightDraw.of(Config(init=init, mode=mode, nonlinearity=nonlinearity))
     assert torch.equal(drawn(asked, SMALL), drawn(WeightDraw(init, mode, nonlinearity), SMALL))
 
 
 @pytest.mark.parametrize("init", choices("init"))
 def test_scale_fan_multiplies_the_fan_with_what_prune_rate_leaves_for_three_inits_only(init):
-    plain = drawn(WeightDraw.of(config(init=init, prune_rate=0.75)), SMALL)
-    scaled = drawn(WeightDraw.of(config(init=init, prune_rate=0.75, scale_fan=True)), SMALL)
+    plain = drawn(WeightDraw.of(Config(init=init, prune_rate=0.75)), SMALL)
+    scaled = drawn(WeightDraw.of(Config(init=init, prune_rate=0.75, scale_fan=True)), SMALL)
     factor = 2.0 if init in ("signed_constant", "unsigned_constant", "kaiming_normal") else 1.0
     torch.testing.assert_close(scaled, factor * plain)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 
-from models.layers import Round, Soft, SubnetConv, SubnetLinear, TopKInLayer
+from models.layers import Round, Soft, SubnetLinear, TopKInLayer
 
 # Of the four weights: one is on; one is flagged but scored under 1/2; one at 1/2 exactly; one is over it but pruned.
 WEIGHT = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
@@ -66,18 +64,6 @@ def test_a_bias_is_masked_by_scores_and_flags_of_its_own():
     assert out.tolist() == [[1.0, 0.0]]
     out.backward(torch.tensor([[5.0, 7.0]]))
     assert layer.bias_scores.grad.tolist() == [500.0, 0.0]
-
-
-@pytest.mark.parametrize("make", [partial(SubnetConv, 2, 3, 3), partial(SubnetLinear, 2, 3)], ids=["conv", "linear"])
-@pytest.mark.parametrize("kinds", [("",), ("", "bias_")], ids=["no bias", "bias"])
-def test_scores_and_flags_begin_as_ones_and_flags_are_buffers_that_do_not_learn(make, kinds):
-    layer = make(bias=len(kinds) == 2)
-    assert {name for name, _ in layer.named_buffers()} == {f"{kind}flag" for kind in kinds}
-    own = {f"{kind}{what}" for kind in kinds for what in ("scores", "flag")}
-    assert layer.state_dict().keys() - {"weight", "bias"} == own
-    for kind, of in zip(kinds, (layer.weight, layer.bias)):
-        assert torch.equal(getattr(layer, f"{kind}scores"), torch.ones_like(of))
-        assert torch.equal(getattr(layer, f"{kind}flag"), torch.ones_like(of, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.34, 0.5, 0.99, 1.0])

@@ -70,11 +70,16 @@ def test_every_layer_becomes_its_own_masked_control_network_and_back():
     assert list(network.state_dict()) == state and list(map(type, network.modules())) == list(map(type, plain))
 
 
-def test_scores_and_flags_begin_as_ones_of_the_weights_type():
-    network = to_masked(small_network().double())
-    scores, flags = together(parts(network, "scores")), together(parts(network, "flag"))
-    assert scores.dtype == torch.float64 and scores.tolist() == [1.0] * 96
-    assert flags.dtype == torch.bool and flags.all()
+def test_scores_and_flags_begin_as_ones_of_the_weights_type_and_flags_are_buffers_that_do_not_learn():
+    for layer in masked_layers(to_masked(small_network().double())).values():
+        own = {kind: of for kind, of in (("", layer.weight), ("bias_", layer.bias)) if of is not None}
+        assert {name for name, _ in layer.named_buffers()} == {f"{kind}flag" for kind in own}
+        names = {f"{kind}{what}" for kind in own for what in ("scores", "flag")}
+        assert layer.state_dict().keys() - {"weight", "bias"} == names
+        for kind, of in own.items():
+            scores, flags = (layer.state_dict()[f"{kind}{what}"] for what in ("scores", "flag"))
+            assert (scores.dtype, scores.shape, scores.unique().tolist()) == (torch.float64, of.shape, [1.0])
+            assert (flags.dtype, flags.shape, flags.all()) == (torch.bool, of.shape, True)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, inf
 
 from models.layers import TopKInLayer
+from tests.toys import seeded
 from trainers.tickets.ticket import Ticket
 from utils.masks import (
     ceil_count,
@@ -30,10 +31,6 @@ from utils.masks import (
 def bools(text: str) -> Tensor:
     """`1101` as a boolean vector."""
     return torch.tensor([letter == "1" for letter in text])
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 class OnGPU(Tensor):

@@ -2,7 +2,7 @@
 
 import yaml
 
-from tests.conftest import PROJECT, SMALL
+from tests.conftest import PROJECT
 from trainers.reporting import measured
 from trainers.reporting.published import PUBLISHED
 from utils.markdown import replace_between_markers
@@ -22,8 +22,8 @@ def test_without_runs_the_papers_figures_are_named_and_the_command_that_runs_the
     assert (PROJECT / measured.COMMAND.rpartition(" ")[2]).is_file()
 
 
-def test_finished_runs_are_taken_over_without_the_machines_own_and_stand_in_the_table(finished, call, places, tmp_path):
-    assert call(*SMALL, *places, "--seed", 7, "--name", "other").code == 0
+def test_finished_runs_are_taken_over_without_the_machines_own_and_stand_in_the_table(finished, ran, tmp_path):
+    ran("--seed", 7, name="other")
     kept = tmp_path / "kept"
     assert [measured.collect(place, kept) for place in (finished.parent, tmp_path / "results")] == [1, 1]
     files = ("acc_and_sparsity.csv", "config.yml", "summary.json", "ticket.safetensors")

@@ -18,47 +18,44 @@ def begun(places, tmp_path):
     return (tmp_path / "results" / "moved" / "trial_1").rename(tmp_path / "results" / "moved" / "renamed")
 
 
-def test_a_run_on_images_goes_on_under_another_name_with_its_images_elsewhere_to_the_same_bits(call, places, tmp_path):
+def test_a_run_on_images_goes_on_under_another_name_with_its_images_elsewhere_to_the_same_bits(done, places, tmp_path):
     put_images(tmp_path / "images", {"train/a": 30, "train/b": 30, "test/a": 5, "test/b": 5})
     words = [*SHORT, "--dataset", "ImageFolder", "--data", tmp_path / "images", "--batch_size", "8", *places]
-    assert call(*words, "--name", "whole").code == 0
+    done(*words, "--name", "whole")
     assert interrupted("search 1/", *words, "--name", "half")[0] == 143
     results, elsewhere = tmp_path / "results", tmp_path / "other" / "machine"
     shutil.move(results / "half" / "trial_1", elsewhere / "renamed")
     shutil.move(tmp_path / "images", elsewhere / "data")
     places = ["--results_dir", elsewhere / "results", "--log_dir", elsewhere / "runs"]
-    outcome = call("--resume", elsewhere / "renamed", "--data", elsewhere / "data", *places)
-    assert outcome.code == 0, outcome.err
+    outcome = done("--resume", elsewhere / "renamed", "--data", elsewhere / "data", *places)
     assert "search 1/3" not in outcome.out  # it went on, and did not begin anew
     assert f"the images in {elsewhere / 'data'} have to be those of {tmp_path / 'images'}" in outcome.err
     assert same_bits(timeless(elsewhere / "renamed"), timeless(results / "whole" / "trial_1"))
     assert summary_of(elsewhere / "renamed")["classes"] == 2
     assert {path.name for path in elsewhere.iterdir()} == {"renamed", "data", "runs", "trials.json"}
     assert json.loads((elsewhere / "trials.json").read_text())["trials"] == [1]
-    again = call("--resume", elsewhere / "renamed")
-    assert (again.code, "is finished: nothing to do" in again.out) == (0, True)
+    assert "is finished: nothing to do" in done("--resume", elsewhere / "renamed").out
 
 
-def test_a_renamed_run_goes_on_where_it_is_and_later_trials_beside_it(begun, call):
-    outcome = call("--resume", begun)
-    assert outcome.code == 0, outcome.err
+def test_a_renamed_run_goes_on_where_it_is_and_later_trials_beside_it(begun, done):
+    done("--resume", begun)
     assert {path.name for path in begun.parent.iterdir()} == {"renamed", "trial_2", "trials.json"}
     trials = [summary_of(begun.with_name(name))["trial"] for name in ("renamed", "trial_2")]
     assert trials == json.loads((begun.parent / "trials.json").read_text())["trials"] == [1, 2]
 
 
-def test_a_later_trial_does_not_take_the_folder_of_another(begun, call):
+def test_a_later_trial_does_not_take_the_folder_of_another(begun, refusal):
     called_as_the_second = begun.rename(begun.with_name("trial_2"))
-    outcome = call("--resume", called_as_the_second)
-    assert (outcome.code, summary_of(called_as_the_second)["trial"]) == (2, 1)
-    assert "trial_2 holds another experiment, which differs in: trial_num 1 → 2; move it away" in outcome.err
+    said = "trial_2 holds another experiment, which differs in: trial_num 1 → 2; move it away"
+    assert said in refusal("--resume", called_as_the_second)
+    assert summary_of(called_as_the_second)["trial"] == 1
 
 
-def test_a_stored_device_that_is_not_there_names_the_flag_to_add(begun, call, monkeypatch):
+def test_a_stored_device_that_is_not_there_names_the_flag_to_add(begun, done, refusal, monkeypatch):
     stored = begun / "config.yml"
     stored.write_text(stored.read_text().replace("device: cpu", "device: cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    outcome = call("--resume", begun)
-    assert (outcome.code, outcome.err) == (2, "error: device cuda: there is no GPU number 0 here; give --device cpu\n")
-    assert call("--resume", begun, "--device", "cpu", "--num_trial", "1").code == 0
+    said = refusal("--resume", begun)
+    assert said == "error: device cuda: there is no GPU number 0 here; give --device cpu\n"
+    done("--resume", begun, "--device", "cpu", "--num_trial", "1")
     assert (begun / "summary.json").is_file()

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from args_helper import config_of
-from tests.conftest import SMALL, read_rows
+from tests.conftest import read_rows, summary_of
 from tests.run_folders import make_run, make_trials
 from trainers.checks.verdict import judge
 from trainers.reporting.gather import DAMAGED, GOING_ON, gather
@@ -62,24 +62,17 @@ def test_tables_have_figures_over_trials_checks_judged_as_everywhere_layers_and_
     after = table(root, "accuracy", "series", "after_mean", "after_sd", "below_dense_mean", "n")
     assert after == [["hc_iter", "40.0", "", "", "1"], ["snip", "92.0", str((14 / 3) ** 0.5), "7.0", "4"]]
     assert "| 92.00 ± 2.16 | 7.00 (n = 1) | 4 |" in (root / "report" / "report.md").read_text()
-    checks = table(
-        root, "checks", "check", "ticket_mean", "check_accuracy_mean", "margin", "low", "high", "verdict", "n"
-    )
+    columns = ("check", "ticket_mean", "check_accuracy_mean", "margin", "low", "high", "verdict", "n")
     verdict = judge(tickets, controls)  # over the trials that ran it
-    assert checks == [
+    assert table(root, "checks", *columns) == [
         ["score_inversion", "90.0", "40.0", "50.0", "", "", "undecided", "1"],
         ["mask_shuffle", "91.0", "86.0", "5.0", str(verdict.low), str(verdict.high), "passes", "3"],
     ]
     layers = table(root, "layers", "layer", "density_percent_mean", "n")
     assert layers[2:] == [["conv1", "80.0", "4"], ["fc", str(200 / 90), "4"]]  # in percent of their own weights
     costs = ("epochs", "search_epochs", "flops_dense", "flops_masked", "seconds", "peak_memory_bytes")
-    assert (
-        table(root, "costs", *(f"{name}_mean" for name in costs))
-        == [  # of search and fine-tuning together
-            ["4.0", "2.0", "6007.0", "1207.0", "3.0", "5000.0"]
-        ]
-        * 2
-    )
+    spent = table(root, "costs", *(f"{name}_mean" for name in costs))
+    assert spent == [["4.0", "2.0", "6007.0", "1207.0", "3.0", "5000.0"]] * 2  # of search and fine-tuning together
 
 
 # ---- series --------------------------------------------------------------------------------------------------------
@@ -364,10 +357,10 @@ def test_without_a_run_there_is_no_report(root, call):
     assert not (root / "report").exists()
 
 
-def test_a_real_run_is_read_whole(places, tmp_path, call):
-    assert call(*SMALL, *places, "--name", "a", "--epochs", "2", "--skip-sanity-checks").code == 0
-    (run,), problems = gather([tmp_path / "results"])
-    summary = json.loads((run.folder / "summary.json").read_text())
+def test_a_real_run_is_read_whole(ran):
+    folder = ran("--epochs", "2", "--skip-sanity-checks", name="a")
+    (run,), problems = gather([folder.parent])
+    summary = summary_of(folder)
     assert problems == []
     assert set(summary) == set(Outcome.model_fields) - {"inverts"} | {"rescued", "density_reason"}
     assert set(summary["cost"]["search"]) == set(Spent.model_fields)

@@ -9,11 +9,9 @@ BEGUN = PROJECT / "tests" / "golden" / "run_begun"
 
 
 @pytest.mark.parametrize(("stage", "stored"), [("in_search", 3), ("in_finetune", 8)])
-def test_a_run_that_an_earlier_version_began_comes_to_its_end(stage, stored, call, tmp_path):
-    folder = tmp_path / "results" / "trial_1"
-    shutil.copytree(BEGUN / stage / "trial_1", folder)
-    outcome = call("--resume", folder, "--log_dir", tmp_path / "runs")
-    assert outcome.code == 0, outcome.err
+def test_a_run_that_an_earlier_version_began_comes_to_its_end(stage, stored, done, trial, tmp_path):
+    folder = shutil.copytree(BEGUN / stage / "trial_1", trial())
+    done("--resume", folder, "--log_dir", tmp_path / "runs")
     rows, undisturbed = read_rows(folder / "acc_and_sparsity.csv"), read_rows(BEGUN / "undisturbed.csv")
     columns = undisturbed[0].keys()  # later versions have more
     assert [{name: row[name] for name in columns} for row in rows[:stored]] == undisturbed[:stored]

@@ -1,16 +1,11 @@
 """Sparse training: which weights `rigl`, `set`, `gmp`, `acdc` drop and grow, when, and that a stopped run goes on."""
 
-from __future__ import annotations
-
-import json
-from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import SMALL, Outcome, read_rows, same_bits, timeless
+from conftest import SMALL, read_rows, same_bits, summary_of
 from safetensors.torch import load_file
 from torch import Tensor
 from toys import Toy, images
@@ -25,11 +20,9 @@ from trainers.training.moving_masks import MovingMasks, update_steps
 from utils.errors import UserError
 from utils.masks import Masks, all_kept, per_layer, remaining
 from utils.rng import derive_rng
-from utils.run.stopping import Stopping
 
-Call = Callable[..., Outcome]
 ALGORITHMS = ("rigl", "set", "gmp", "acdc")
-SPARSE = [*SMALL, "--device", "cpu", "--update_every", "2", "--epochs", "6", "--acdc_phase", "0.2", "--momentum", "0.9"]
+SPARSE = "--device cpu --update_every 2 --epochs 6 --acdc_phase 0.2 --momentum 0.9 --skip_sanity_checks".split()
 STEPS = 3
 """Steps of an epoch of the toy."""
 
@@ -69,13 +62,13 @@ def _step(training: MovingMasks) -> None:
         (1.0, "00010111"),  # a weight that was just dropped may come back: growth 6
     ],
 )
-def test_the_smallest_weights_are_replaced_by_those_of_highest_growth(share: float, after: str) -> None:
+def test_the_smallest_weights_are_replaced_by_those_of_highest_growth(share, after):
     magnitudes = torch.tensor([3.0, 5.0, 1.0, 4.0, 0.0, 0.0, 0.0, 0.0])
     growth = torch.tensor([1.0, 0.0, 2.0, 6.0, 3.0, 7.0, 5.0, 4.0])
     assert replaced(_bits("11110000"), magnitudes, growth, share, derive_rng(0)).tolist() == _bits(after).tolist()
 
 
-def test_rigl_drops_by_magnitude_and_grows_by_gradient_in_place_of_a_step() -> None:
+def test_rigl_drops_by_magnitude_and_grows_by_gradient_in_place_of_a_step():
     net = Toy()
     training = _training(Rigged, _config("--drop_fraction", "0.5"), net, _half(net))
     for _ in range(2):
@@ -103,7 +96,7 @@ def test_rigl_drops_by_magnitude_and_grows_by_gradient_in_place_of_a_step() -> N
         assert training.optimizer.state[after]["momentum_buffer"][~mask | ~now].eq(0).all()
 
 
-def test_set_grows_at_random_and_the_same_in_every_process() -> None:
+def test_set_grows_at_random_and_the_same_in_every_process():
     def masks(seed: int) -> Masks:
         net = Toy()
         training = _training(Evolving, _config(), net, _half(net))
@@ -116,7 +109,7 @@ def test_set_grows_at_random_and_the_same_in_every_process() -> None:
     assert same_bits(one, masks(1)) and not same_bits(one, masks(2))
 
 
-def test_pruned_weights_stay_0_and_gather_no_momentum() -> None:
+def test_pruned_weights_stay_0_and_gather_no_momentum():
     net = Toy()
     training = _training(Rigged, _config("--update_every", "100"), net, _half(net))
     for _ in range(5):
@@ -126,7 +119,7 @@ def test_pruned_weights_stay_0_and_gather_no_momentum() -> None:
         assert part[pruned].eq(0).all() and training.optimizer.state[part]["momentum_buffer"][pruned].eq(0).all()
 
 
-def test_a_training_without_momentum_is_restored_after_its_masks_have_changed() -> None:
+def test_a_training_without_momentum_is_restored_after_its_masks_have_changed():
     config, nets = _config("--momentum", "0"), (Toy(), Toy())
     stopped, resumed = (_training(Rigged, config, net, _half(net)) for net in nets)
     for _ in range(3):
@@ -136,7 +129,7 @@ def test_a_training_without_momentum_is_restored_after_its_masks_have_changed() 
 
 
 @pytest.mark.parametrize("kind", [Evolving, GradualPruning])
-def test_a_start_after_the_last_change_of_the_masks_is_refused(kind: type[Any]) -> None:
+def test_a_start_after_the_last_change_of_the_masks_is_refused(kind):
     with pytest.raises(UserError, match="start_epoch 3 lies after the last change of the masks, at step 8"):
         _training(kind, _config("--start_epoch", "3"), net := Toy(), _half(net))
 
@@ -151,25 +144,25 @@ def test_a_start_after_the_last_change_of_the_masks_is_refused(kind: type[Any]) 
         ("--update_every 4 --update_until 0.01", [1]),
     ],
 )
-def test_the_masks_change_at_multiples_up_to_a_fraction_of_the_training(words: str, steps: list[int]) -> None:
+def test_the_masks_change_at_multiples_up_to_a_fraction_of_the_training(words, steps):
     assert list(update_steps(_config(*words.split()), STEPS)) == steps
 
 
 # ---- gradual magnitude pruning -------------------------------------------------------------------------------------
 
 
-def test_the_cubic_schedule_begins_dense_and_ends_at_the_target() -> None:
+def test_the_cubic_schedule_begins_dense_and_ends_at_the_target():
     assert [density_at(share, 0.2) for share in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.2 + 0.8 / 8, 0.2])
 
 
-def test_a_training_of_one_step_leaves_no_masks_to_change() -> None:
+def test_a_training_of_one_step_leaves_no_masks_to_change():
     net = Toy()
     with pytest.raises(UserError, match="algo gmp changes masks between steps, and this training has only one"):
         GradualPruning(net, _half(net), _config("--algo", "gmp", "--epochs", "1"), 1, derive_rng)
 
 
-@pytest.mark.parametrize(("kind", "last"), [("ExactBottomK", 57), ("LocalBottomK", 57)])
-def test_gradual_pruning_keeps_the_largest_weights_at_exact_counts(kind: str, last: int) -> None:
+@pytest.mark.parametrize("kind", ["ExactBottomK", "LocalBottomK"])
+def test_gradual_pruning_keeps_the_largest_weights_at_exact_counts(kind):
     config, net = _config("--algo", "gmp", "--prune_type", kind), Toy()
     training = _training(GradualPruning, config, net, all_kept(prunable_parameters(net)))
     counts, masks = [], [training.masks]
@@ -178,13 +171,13 @@ def test_gradual_pruning_keeps_the_largest_weights_at_exact_counts(kind: str, la
         counts.append(remaining(training.masks))
         masks.append(training.masks)
     due = {step: int(228 * (0.25 + 0.75 * (1 - step / 8) ** 3)) for step in (2, 4, 6, 8)}
-    assert counts == [228, 228, *[due[2]] * 2, *[due[4]] * 2, *[due[6]] * 2, *[last] * 4]
+    assert counts == [228, 228, *[due[2]] * 2, *[due[4]] * 2, *[due[6]] * 2, *[57] * 4]
     assert all(not (later[name] & ~earlier[name]).any() for earlier, later in pairwise(masks) for name in later)
     if kind == "LocalBottomK":
         assert per_layer(training.masks) == {"conv": (9, 36), "out": (48, 192)}
 
 
-def test_the_smallest_weights_of_each_layer_go() -> None:
+def test_the_smallest_weights_of_each_layer_go():
     magnitudes = {"a.weight": torch.tensor([4.0, 1.0, 3.0, 2.0]), "b.weight": torch.tensor([9.0, 8.0, 7.0, 6.0])}
     masks = {"a.weight": _bits("1111"), "b.weight": _bits("0111")}
     pruned = smallest_of_layers_pruned(magnitudes, masks, 0.5, derive_rng(0))
@@ -193,7 +186,7 @@ def test_the_smallest_weights_of_each_layer_go() -> None:
     }  # fmt: skip
 
 
-def test_layers_that_are_pruned_in_many_small_steps_end_at_the_exact_count() -> None:
+def test_layers_that_are_pruned_in_many_small_steps_end_at_the_exact_count():
     sizes = {"a.weight": 3, "b.weight": 70, "b.bias": 7, "c.weight": 515, "d.weight": 1001}
     magnitudes = {name: torch.rand(size, generator=derive_rng(size, "magnitudes")) for name, size in sizes.items()}
     masks = all_kept(magnitudes)
@@ -211,18 +204,13 @@ def test_layers_that_are_pruned_in_many_small_steps_end_at_the_exact_count() -> 
 
 @pytest.mark.parametrize(
     ("epochs", "share", "phases"),
-    [
-        (10, 0.1, "dd" + "sdsdsd" + "ss"),
-        (20, 0.1, "dddd" + "ssddssddssdd" + "ssss"),
-        (4, 0.05, "ddss"),
-        (1, 0.05, "s"),
-    ],
+    [(10, 0.1, "dd" + "sdsdsd" + "ss"), (20, 0.1, "dddd" + "ssddssddssdd" + "ssss"), (4, 0.05, "ddss"), (1, 0.05, "s")],
 )
-def test_phases_take_turns_after_a_dense_warm_up_and_end_sparse(epochs: int, share: float, phases: str) -> None:
+def test_phases_take_turns_after_a_dense_warm_up_and_end_sparse(epochs, share, phases):
     assert "".join("s" if is_sparse(epoch, epochs, share) else "d" for epoch in range(epochs)) == phases
 
 
-def test_acdc_prunes_the_largest_weights_of_the_network_and_regrows_all_from_0() -> None:
+def test_acdc_prunes_the_largest_weights_of_the_network_and_regrows_all_from_0():
     net = Toy()
     config = _config("--algo", "acdc", "--epochs", "10", "--acdc_phase", "0.1")
     training = _training(Alternating, config, net, all_kept(prunable_parameters(net)))
@@ -243,14 +231,9 @@ def test_acdc_prunes_the_largest_weights_of_the_network_and_regrows_all_from_0()
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
-def test_a_run_ends_at_the_target_with_its_search_as_its_training(
-    algo: str, call: Call, places: list[str], tmp_path: Path
-) -> None:
-    done = call(*SPARSE, *places, "--algo", algo, "--skip_sanity_checks")
-    assert done.code == 0, done.err
-    folder = tmp_path / "results" / "trial_1"
-    summary = json.loads((folder / "summary.json").read_text())
-    rows = read_rows(folder / "acc_and_sparsity.csv")
+def test_a_run_ends_at_the_target_with_its_search_as_its_training(algo, ran):
+    folder = ran(*SPARSE, "--algo", algo)
+    summary, rows = summary_of(folder), read_rows(folder / "acc_and_sparsity.csv")
     assert [row["phase"] for row in rows] == ["search"] * 6
     assert summary["weights_remaining"] == 3380 == int(0.2 * summary["weights_total"])
     assert summary["test_acc_after_finetune"] == float(rows[-1]["test_acc"])
@@ -262,21 +245,5 @@ def test_a_run_ends_at_the_target_with_its_search_as_its_training(
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
-def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_to_the_same_bits(
-    algo: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def words(name: str) -> list[str]:
-        place = ["--results_dir", str(tmp_path / name), "--log_dir", str(tmp_path / f"{name}_log")]
-        return [*SPARSE, *place, "--algo", algo, "--skip_sanity_checks"]
-
-    assert call(*words("whole")).code == 0
-    looked = []
-
-    def asked(_self: Stopping) -> int:
-        looked.append(1)
-        return 130 if len(looked) == 21 else 0  # of 6 looks an epoch: in the fourth
-
-    monkeypatch.setattr(Stopping, "asked", property(asked))
-    assert call(*words("stopped")).code == 130
-    assert call("--resume", tmp_path / "stopped" / "trial_1").code == 0
-    assert same_bits(*(timeless(tmp_path / name / "trial_1") for name in ("whole", "stopped")))
+def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_to_the_same_bits(algo, same_after_a_stop):
+    assert same_after_a_stop(21, *SMALL, *SPARSE, "--algo", algo)  # of 6 looks an epoch: in the fourth

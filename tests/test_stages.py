@@ -34,11 +34,10 @@ def trained(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("words", CASES)
-def test_the_stages_promised_are_those_trained_and_stored(words, call, places, tmp_path):
+def test_the_stages_promised_are_those_trained_and_stored(words, done, places, trial):
     options = [*SHORT, *places, *words.split()]
-    outcome = call(*options)
-    assert outcome.code == 0, outcome.err
-    folder, stages = tmp_path / "results" / "trial_1", stages_of(parse_args(options))
+    done(*options)
+    folder, stages = trial(), stages_of(parse_args(options))
     assert {stage.name: stage.epochs for stage in stages} == trained(folder)
     assert all(checkpoint_path(folder, stage.name).is_file() for stage in stages)
     # Only scores are rounded, so that only they have an accuracy before it.
@@ -46,16 +45,16 @@ def test_the_stages_promised_are_those_trained_and_stored(words, call, places, t
     assert {stage.name for stage in stages if stage.trains == "scores"} == rounded
 
 
-def test_a_ticket_from_a_file_and_a_round_of_another_run_are_taken_over(call, places, tmp_path):
+def test_a_ticket_from_a_file_and_a_round_of_another_run_are_taken_over(done, places, trial):
     imp = [*SHORT, *places, "--algo", "imp", "--imp_rounds", "3", "--iter_period", "2"]
-    assert call(*imp, "--name", "whole", "--skip_sanity_checks").code == 0
-    whole = tmp_path / "results" / "whole" / "trial_1"
+    done(*imp, "--name", "whole", "--skip_sanity_checks")
+    whole = trial("whole")
     for name, taken_over, *words in (
         ("round", {"search/round_1": 2}, "--imp_resume_folder", str(whole), "--imp_resume_round", "1"),
         ("ticket", {}, "--algo", "given", "--ticket", str(whole / "ticket.safetensors")),
     ):
-        assert call(*imp, *words, "--name", name).code == 0
-        assert promised([*imp, *words]) | taken_over == trained(tmp_path / "results" / name / "trial_1")
+        done(*imp, *words, "--name", name)
+        assert promised([*imp, *words]) | taken_over == trained(trial(name))
 
 
 @pytest.mark.parametrize(("epoch", "step", "left"), [(-1, -1, 0), (7, -1, 23), (7, 3, 23), (-1, 3, 30)])
@@ -84,15 +83,13 @@ SHARED = ", which search and fine-tuning share, none lies in its"
 )
 def test_a_part_without_a_step_of_the_learning_rate_is_warned_of(words, said):
     steps = "--epochs 10 --lr_policy multistep_lr --fine_tune_lr_policy multistep_lr"
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True, action="always") as caught:
         warn_of_idle_milestones(parse_args([*steps.split(), *words.split()]))
     assert [str(one.message).removeprefix("multistep_lr never lowers the learning rate of ") for one in caught] == said
 
 
-def test_a_run_and_its_plan_say_that_a_learning_rate_never_steps_down(call, places):
+def test_a_run_and_its_plan_say_that_a_learning_rate_never_steps_down(done, places):
     words = [*SHORT, *places, "--algo", "random", "--skip_sanity_checks", "--milestones", "9"]
     for more in ([], ["--dry_run"]):
-        outcome = call(*words, "--fine_tune_lr_policy", "multistep_lr", *more)
-        assert outcome.code == 0
-        assert outcome.err.count("multistep_lr never lowers the learning rate of finetune") == 1
+        said = done(*words, "--fine_tune_lr_policy", "multistep_lr", *more).err
+        assert said.count("multistep_lr never lowers the learning rate of finetune") == 1

@@ -131,8 +131,7 @@ def test_a_last_layer_of_another_number_of_classes_stays_as_drawn_with_one_warni
 def test_scores_of_a_last_layer_of_another_number_of_classes_stay_as_well_and_are_not_warned_of_again():
     network, state = masked_network(0), masked_network(1, classes=5).state_dict()
     before = deepcopy(network.state_dict())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         assert load_scores(network, state, "some.pt") is True
     assert same_bits(network.state_dict(), {**before, "0.scores": state["0.scores"], "0.flag": state["0.flag"]})
 

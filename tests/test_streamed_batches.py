@@ -10,7 +10,7 @@ import torch
 from conftest import same_bits
 from PIL import Image
 from small_sets import put_noise
-from toys import whole
+from toys import seeded, whole
 
 from data.image_files import ImageFiles
 from data.spec import DataSpec
@@ -22,10 +22,6 @@ SPEC = DataSpec((3, 8, 8), ("a",), (0.0,) * 3, (1 / 255,) * 3, flip=True, zoom=T
 """Its statistics leave pixels as they are, 0 to 255."""
 PLAIN = replace(SPEC, flip=False, zoom=False)
 COUNT = 22
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def put(root, images):
@@ -55,7 +51,7 @@ def training(files, spec=SPEC, size=5, workers=0):
 
 
 def epoch(files, spec=SPEC, size=5, workers=0, seed=0):
-    return list(training(files, spec, size, workers).epoch(generator(seed)))
+    return list(training(files, spec, size, workers).epoch(seeded(seed)))
 
 
 def test_batches_are_the_same_with_any_number_of_workers_and_images_are_cropped_anew_in_every_epoch(noise):
@@ -63,18 +59,18 @@ def test_batches_are_the_same_with_any_number_of_workers_and_images_are_cropped_
     one = noise.subset(torch.tensor([0]))
     assert len({tuple(whole(epoch(one, seed=seed))[0].flatten().tolist()) for seed in range(4)}) == 4
     plain = training(one).unaugmented()
-    assert same_bits(*(list(plain.epoch(generator(seed))) for seed in (1, 2)))
+    assert same_bits(*(list(plain.epoch(seeded(seed))) for seed in (1, 2)))
 
 
 def test_ranks_are_given_parts_that_make_up_the_batches(noise, monkeypatch):
     # In batches of 5: of the last one, of two images, two ranks get nothing.
-    alone = list(training(noise).epoch(generator(3), 1))
+    alone = list(training(noise).epoch(seeded(3), 1))
     evaluated = [labels.tolist() for _, labels in StreamedPlainBatches(noise, PLAIN, 5, "cpu", 0)]
     monkeypatch.setattr(ranks, "world_size", lambda: 3)
     parts, shares = [], []
     for rank in range(3):
         monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
-        parts.append(list(training(noise).epoch(generator(3), 1, shared=True)))
+        parts.append(list(training(noise).epoch(seeded(3), 1, shared=True)))
         shares += [labels.tolist() for _, labels in StreamedPlainBatches(noise, PLAIN, 5, "cpu", 0)]
     assert same_bits([whole(together) for together in zip(*parts)], alone)
     assert [training(noise).size(step) for step in range(3)] == [5, 5, 2]
@@ -83,10 +79,10 @@ def test_ranks_are_given_parts_that_make_up_the_batches(noise, monkeypatch):
 
 def test_batches_that_are_left_out_are_not_decoded(files, tmp_path):
     train = training(files)
-    skipped = whole(list(train.epoch(generator(3)))[:3])[1].tolist()
+    skipped = whole(list(train.epoch(seeded(3)))[:3])[1].tolist()
     for number in skipped:
         (tmp_path / f"{number}.png").unlink()
-    assert len(skipped) + len(whole(train.epoch(generator(3), 3))[1]) == COUNT
+    assert len(skipped) + len(whole(train.epoch(seeded(3), 3))[1]) == COUNT
 
 
 def test_half_of_the_images_are_mirrored_and_without_flip_none(tmp_path):
@@ -173,7 +169,7 @@ def test_a_damaged_image_is_one_clear_message(files, tmp_path, workers):
 
 def test_an_epoch_that_is_left_early_leaves_no_threads_and_those_of_the_computation_as_they_were(files):
     before, computing = threading.active_count(), torch.get_num_threads()
-    batches = training(files, size=1, workers=2).epoch(generator())
+    batches = training(files, size=1, workers=2).epoch(seeded())
     next(batches)
     assert threading.active_count() == before + usable_workers(2)
     batches.close()

@@ -1,12 +1,8 @@
 """Whole runs on streamed sets: stopped in a search on ImageNet's tree, and transferred to Caltech-101."""
 
-import json
-import signal
-import time
-
 import pytest
 import torch
-from conftest import SMALL, same_bits, start
+from conftest import SMALL, interrupted, same_bits, summary_of
 from safetensors.torch import load_file
 from small_sets import put_caltech, put_imagenet
 
@@ -19,39 +15,26 @@ def imagenet(tmp_path):
     return ["--dataset", "FfcvImageNet", "--data", tmp_path / "data"]
 
 
-def summary_of(folder):
-    return json.loads((folder / "summary.json").read_text())
-
-
 def ticket_of(folder):
     return load_file(folder / "ticket.safetensors")
 
 
-def test_a_network_is_transferred_to_caltech_with_a_fresh_last_layer(call, places, imagenet, tmp_path):
+def test_a_network_is_transferred_to_caltech_with_a_fresh_last_layer(done, places, imagenet, trial, tmp_path):
     words = [*OPTIONS, *places, "--workers", 0]
-    assert call(*words, *imagenet, "--save_model", "--name", "first").code == 0
-    model = tmp_path / "results" / "first" / "trial_1" / "model.safetensors"
+    done(*words, *imagenet, "--save_model", "--name", "first")
+    model, second = trial("first") / "model.safetensors", trial("second")
     put_caltech(tmp_path / "data", {"ant": 10, "bass": 10, "crab": 10})
     caltech = ["--dataset", "Caltech101", "--data", tmp_path / "data", "--pretrained", model]
-    outcome = call(*words, *caltech, "--name", "second")
-    assert outcome.code == 0, outcome.err
-    assert outcome.err.count("the last layer stays as it was drawn") == 1
-    second = tmp_path / "results" / "second" / "trial_1"
+    assert done(*words, *caltech, "--name", "second").err.count("the last layer stays as it was drawn") == 1
     assert summary_of(second)["classes"] == 3
     assert torch.equal(ticket_of(second)["state/conv1.weight"], load_file(model)["conv1.weight"])
 
 
-def test_a_streamed_run_that_was_stopped_goes_on_to_the_same_bits(call, places, imagenet, tmp_path):
+def test_a_streamed_run_that_was_stopped_goes_on_to_the_same_bits(done, places, imagenet, trial):
     # A batch of two: 18 steps an epoch, so that the signal falls into the middle of one.
     words = [*OPTIONS, "--batch_size", 2, "--epochs", 3, "--skip_fine_tune", "--workers", 2, *imagenet, *places]
-    assert call(*words, "--name", "whole").code == 0
-    process = start(*words, "--name", "stopped")
-    folder = tmp_path / "results" / "stopped" / "trial_1"
-    while process.poll() is None and not (folder / "acc_and_sparsity.csv").exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM, errors
-    assert "Traceback" not in errors
-    assert call("--resume", folder).code == 0
-    assert same_bits(ticket_of(folder), ticket_of(tmp_path / "results" / "whole" / "trial_1"))
+    done(*words, "--name", "whole")
+    code, errors = interrupted("search 1/3", *words, "--name", "stopped")
+    assert code == 143 and "Traceback" not in errors, errors
+    done("--resume", trial("stopped"))
+    assert same_bits(ticket_of(trial("stopped")), ticket_of(trial("whole")))

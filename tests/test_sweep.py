@@ -1,6 +1,5 @@
 """Sweeps: what their files may say, who takes which run, what a search finds, and whole sweeps by one worker or two."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import PROJECT, epoch_row, read_rows, same_bits, start, timeless
+from conftest import PROJECT, epoch_row, read_rows, same_bits, start, summary_of, timeless
 
 import main
 from args_helper import config_of, parse_args
@@ -102,18 +101,17 @@ def test_every_sweep_of_the_project_names_its_command_and_has_runs_that_can_be_r
         ("runs: !!python/object/apply:os.system ['true']", "could not determine a constructor for the tag"),
     ],
 )
-def test_what_is_wrong_with_a_sweep_is_said_before_anything_runs(content, said, sweep, call, tmp_path):
+def test_what_is_wrong_with_a_sweep_is_said_before_anything_runs(content, said, sweep, refusal, tmp_path):
     words = sweep(**(content if isinstance(content, dict) else {}))
     if isinstance(content, str):
         Path(words[1]).write_text(content)
-    outcome = call(*words)
-    assert outcome.code == 2 and said in outcome.err.replace(words[1], "FILE")
+    assert said in refusal(*words).replace(words[1], "FILE")
     assert [one.name for one in tmp_path.iterdir()] == ["s.yml"]
 
 
-def test_a_config_beside_a_sweep_is_refused_as_it_would_override_what_the_runs_differ_in(sweep, call):
-    outcome = call(*sweep(), "--config", PROJECT / "configs/quickstart.yml", "--dry_run")
-    assert outcome.code == 2 and "a sweep has its options in" in outcome.err
+def test_a_config_beside_a_sweep_is_refused_as_it_would_override_what_the_runs_differ_in(sweep, refusal):
+    words = [*sweep(), "--config", PROJECT / "configs/quickstart.yml", "--dry_run"]
+    assert "a sweep has its options in" in refusal(*words)
 
 
 def test_what_a_run_or_a_flag_states_is_neither_varied_nor_searched(sweep):
@@ -197,20 +195,20 @@ def _ending(monkeypatch, codes):
     return ran
 
 
-def test_a_sweep_goes_on_after_runs_that_fail_and_names_them_in_the_end(sweep, call, monkeypatch, tmp_path):
+def test_a_sweep_goes_on_after_runs_that_fail_and_names_them_in_the_end(sweep, done, refusal, monkeypatch, tmp_path):
     words = sweep(options=TINY, runs=dict.fromkeys("abcd"))
     codes = {"a": 2, "b": 3, "c": -signal.SIGKILL}
     ran = _ending(monkeypatch, codes)
-    outcome = call(*words)
-    assert outcome.code == 2 and list(ran) == ["a", "b", "c", "d"]
-    assert "a, trial 1 ended with exit code 2" in outcome.err and "c, trial 1 was killed by SIGKILL" in outcome.err
-    assert "b, trial 1 diverged" in outcome.err and "d," not in outcome.err
+    said = refusal(*words)
+    assert list(ran) == ["a", "b", "c", "d"]
+    assert "a, trial 1 ended with exit code 2" in said and "c, trial 1 was killed by SIGKILL" in said
+    assert "b, trial 1 diverged" in said and "d," not in said
     codes.clear()  # mended; what diverges does so every time
     ran.clear()
-    assert call(*words).code == 2
+    refusal(*words)
     assert list(ran) == ["a", "c", "d"]  # d left no summary here
     (tmp_path / "results" / "s" / ".sweep" / "failed" / "b__trial_1.json").unlink()
-    assert call(*words).code == 0
+    done(*words)
 
 
 @pytest.mark.parametrize(("code", "own"), [(143, 143), (75, 75), (-signal.SIGTERM, 143)])
@@ -287,22 +285,16 @@ def test_a_search_finds_the_best_and_writes_it_down_ready_to_use(sweep, tmp_path
     assert f"the best of {len(drawn)} runs (0 ended early) with seed 7" in search.outcome
 
 
-def test_listed_values_are_each_run_once_where_the_trials_suffice(sweep):
+@pytest.mark.parametrize("trials", [4, 6])
+def test_listed_values_are_each_run_once_though_a_worker_dies_with_the_one_it_has_chosen(trials, sweep, monkeypatch):
     values = [1e-5, 3e-5, 2e-4, 1e-3]
-    (search,) = _searches(sweep(options=TINY, search={"lmbda": values}, study={"trials": 6}))
-    assert _play(search) == values
-    assert "lmbda 0.0002" in search.outcome and "the best of 4 runs" in search.outcome
-
-
-def test_listed_values_are_each_run_once_though_a_worker_dies_before_it_runs_the_one_it_has_chosen(sweep, monkeypatch):
-    values = [1e-5, 3e-5, 1e-3]
-    died, other = _searches(sweep(options=TINY, search={"lmbda": values}, study={"trials": 3}), workers=2)
+    died, other = _searches(sweep(options=TINY, search={"lmbda": values}, study={"trials": trials}), workers=2)
     with monkeypatch.context() as patch:
         patch.setattr(died._study, "ask", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             died.take()
     assert _play(other) == values
-    assert "the best of 3 runs" in other.outcome
+    assert "lmbda 0.0002" in other.outcome and "the best of 4 runs" in other.outcome
 
 
 def test_more_combinations_than_can_be_listed_are_drawn(sweep):
@@ -383,19 +375,18 @@ def test_a_run_is_poor_below_the_median_in_three_epochs_in_a_row():
     assert not is_below_median({2: 0, 3: 0}, others, enough=1)
 
 
-def test_a_search_without_optuna_says_what_to_install_and_a_grid_does_without(sweep, call, monkeypatch):
+def test_a_search_without_optuna_says_what_to_install_and_a_grid_does_without(sweep, done, refusal, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.delitem(sys.modules, "trainers.sweeping.search", raising=False)
     _ending(monkeypatch, {})
-    outcome = call(*sweep(options=TINY, search=LAMBDA))
-    assert outcome.code == 2 and "pip install optuna" in outcome.err
-    assert call(*sweep(options=TINY)).code == 0
+    assert "pip install optuna" in refusal(*sweep(options=TINY, search=LAMBDA))
+    done(*sweep(options=TINY))
 
 
 # ---- whole sweeps --------------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_runs_everything_once_and_compares(sweep, call, in_process, tmp_path):
+def test_a_sweep_runs_everything_once_and_compares(sweep, call, done, in_process, tmp_path):
     words = sweep(
         options={"algo": "random", "arch": "resnet20", "width": 0.25, "threads": 1, "batch_size": 256, "epochs": 1},
         vary={"target_sparsity": [20, 5]},
@@ -404,38 +395,34 @@ def test_a_sweep_runs_everything_once_and_compares(sweep, call, in_process, tmp_
     planned = call(*words, "--dry_run")
     assert planned.out.count("| 1 | 0 |") == 5 and not (tmp_path / "results").exists()
     assert "| dense | training | – | 1 | 0 |" in planned.out and "| snip | 20 | 1 | 0 |" in planned.out
-    outcome = call(*words)
-    assert outcome.code == 0, outcome.err
+    outcome = done(*words)
     place = tmp_path / "results" / "s"
     rows = {row["run"]: row for row in read_rows(place / "comparison.csv")}
     varied = [f"{run}/target_sparsity_{target}" for run in ("random", "snip") for target in (20, 5)]
     assert list(rows) == [*varied[:2], "dense", *varied[2:]]
     for name in varied:  # those of random were finished before the dense network was
-        one = json.loads((place / name / "trial_1" / "summary.json").read_text())
+        one = summary_of(place / name / "trial_1")
         assert float(rows[name]["test_acc_after_finetune_mean"]) == one["test_acc_after_finetune"]
         assert float(rows[name]["gap_to_dense_mean"]) == one["dense"]["gap"]
     assert (place / "comparison.md").read_text() in outcome.out
     assert call(*words).out.count("is finished: nothing to do") == 5
     assert call(*words, "--num_trial", 3, "--dry_run").out.count("| 3 | 1 |") == 5
     assert call(*words, "--trial_num", 2, "--dry_run").out.count("| 1 | 0 |") == 5
-    more = call(*words, "--num_trial", 3)
-    assert more.code == 0
-    assert "± " in more.out and (", passes" in more.out or ", fails" in more.out)
+    more = done(*words, "--num_trial", 3).out
+    assert "± " in more and (", passes" in more or ", fails" in more)
 
 
-def test_lambda_is_searched_and_what_was_found_run_with_other_seeds(sweep, call, in_process, tmp_path):
+def test_lambda_is_searched_and_what_was_found_run_with_other_seeds(sweep, done, in_process, tmp_path):
     pytest.importorskip("optuna")
     words = sweep(options={**TINY, "num_trial": 2}, search=LAMBDA, study={"trials": 3, "startup": 2})
-    assert "| a | hc_iter | 20 | 3 to find lmbda, then 2 | – |" in call(*words, "--dry_run").out
-    outcome = call(*words)
-    assert outcome.code == 0, outcome.err
+    assert "| a | hc_iter | 20 | 3 to find lmbda, then 2 | – |" in done(*words, "--dry_run").out
+    out = done(*words).out
     place = tmp_path / "results" / "s"
     searched, found = (
-        [json.loads(path.read_text()) for path in sorted(place.glob(f"a/{kind}/trial_*/summary.json"))]
-        for kind in ("search_*/*", "lmbda_*")
+        [summary_of(folder) for folder in sorted(place.glob(f"a/{kind}/trial_*"))] for kind in ("search_*/*", "lmbda_*")
     )
     assert [(one["seed"], one["test_acc_after_finetune"]) for one in searched] == [(7, None)] * 3
-    assert f"val_acc_before_finetune {max(one['val_acc_before_finetune'] for one in searched):.2f}%" in outcome.out
+    assert f"val_acc_before_finetune {max(one['val_acc_before_finetune'] for one in searched):.2f}%" in out
     assert [one["seed"] for one in found] == [42, 84]
     (row,) = read_rows(place / "comparison.csv")
     assert row["run"].startswith("a/lmbda_") and row["trials"] == "2"

@@ -1,17 +1,14 @@
 """Tickets as files: the same bits back, small, drawn again or refused, never damaged unnoticed, taken to other data."""
 
-from __future__ import annotations
-
 import json
 import re
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, SMALL, Outcome, same_bits, summary_of
+from conftest import PROJECT, SMALL, same_bits, summary_of
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_sets import put_images
@@ -29,7 +26,6 @@ from trainers.training.loop import evaluate
 from utils.errors import UserError
 from utils.masks import random_masks
 
-Call = Callable[..., Outcome]
 METRICS = {"test_acc_before_finetune": 12.5}
 
 
@@ -172,7 +168,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_hostile_file_with_the_right_checksum_is_refused(what, stored, path, call):
+def test_a_hostile_file_with_the_right_checksum_is_refused(what, stored, path, refusal):
     parts, header = load_file(path), safe_open(path, "pt").metadata()
     del header["sha256"]
     for name, value in HOSTILE[what].items():
@@ -184,9 +180,8 @@ def test_a_hostile_file_with_the_right_checksum_is_refused(what, stored, path, c
         else:
             header[name] = json.dumps(value)
     save_file(parts, path, {**header, "sha256": _digest(header, parts)})
-    outcome = call("--ticket", path, "--evaluate")
-    assert outcome.code == 2
-    assert outcome.err.startswith(f"error: {path} ") and outcome.err.count("\n") == 1
+    said = refusal("--ticket", path, "--evaluate")
+    assert said.startswith(f"error: {path} ") and said.count("\n") == 1
 
 
 # ---- elsewhere -----------------------------------------------------------------------------------------------------
@@ -201,7 +196,7 @@ def test_the_guides_three_lines_evaluate_a_ticket(finished, monkeypatch):
     monkeypatch.chdir(finished)
     names = {"model": model}
     exec(block, names)
-    summary = json.loads((finished / "summary.json").read_text())
+    summary = summary_of(finished)
     assert sum(int(mask.sum()) for mask in names["masks"].values()) == summary["weights_remaining"]
     assert all((model.get_parameter(name)[~mask] == 0).all() for name, mask in names["masks"].items())
     load_ticket(finished / "ticket.safetensors", model, gem=True)
@@ -217,23 +212,20 @@ def test_a_network_that_does_not_fit_stays_as_it_was(finished):
     assert same_bits(plain_state(model), before)
 
 
-def test_a_ticket_alone_says_what_network_and_data_it_is_of(finished, call):
-    ticket, summary = finished / "ticket.safetensors", json.loads((finished / "summary.json").read_text())
-    outcome = call("--evaluate", "--ticket", ticket)
-    assert outcome.code == 0, outcome.err
-    assert outcome.out.startswith("resnet20 on Digits")
-    assert f"{summary['test_acc_before_finetune']:.2f}%" in outcome.out
+def test_a_ticket_alone_says_what_network_and_data_it_is_of(finished, done):
+    ticket = finished / "ticket.safetensors"
+    out = done("--evaluate", "--ticket", ticket).out
+    assert out.startswith("resnet20 on Digits")
+    assert f"{summary_of(finished)['test_acc_before_finetune']:.2f}%" in out
     config = parse_args(["--ticket", str(ticket), "--init", "standard"])
     assert (config.width, config.init, config.algo) == (0.25, "standard", "given")
 
 
-def test_a_ticket_without_batchnorm_scales_is_trained_with_them(finished, call, places, tmp_path):
-    words = [*SMALL, *places, "--ticket", finished / "ticket.safetensors", "--skip_sanity_checks", "--save_model"]
+def test_a_ticket_without_batchnorm_scales_is_trained_with_them(finished, ran):
+    words = ["--ticket", finished / "ticket.safetensors", "--skip_sanity_checks", "--save_model"]
     accuracies = {}
     for kind in ("NonAffineBatchNorm", "AffineBatchNorm"):
-        outcome = call(*words, "--bn_type", kind, "--name", kind)
-        assert outcome.code == 0, outcome.err
-        folder = tmp_path / "results" / kind / "trial_1"
+        folder = ran(*words, "--bn_type", kind, name=kind)
         accuracies[kind] = summary_of(folder)["test_acc_before_finetune"]
         scales = [value for name, value in load_file(folder / "model.safetensors").items() if name == "bn1.weight"]
         assert bool(scales) == (kind == "AffineBatchNorm")
@@ -241,29 +233,26 @@ def test_a_ticket_without_batchnorm_scales_is_trained_with_them(finished, call, 
     assert len(set(accuracies.values())) == 1
 
 
-def test_code_that_a_ticket_names_is_not_run(path, tmp_path, call):
+def test_code_that_a_ticket_names_is_not_run(path, tmp_path, done, refusal):
     ticket, _, _ = made()
     (tmp_path / "evil.py").write_text("raise SystemExit('it ran')")
     options = {"arch": f"{tmp_path}/evil.py:net", "config": "x.yml", "width": 0.25, "pretrained": "x.pt"}
     write_stored(path, ticket, {"options": options})
     config = parse_args(["--ticket", str(path), "--evaluate"])
     assert (config.arch, config.width, config.config, config.pretrained) == ("resnet20", 0.25, None, None)
-    assert call("--ticket", path, "--evaluate").code == 0
+    done("--ticket", path, "--evaluate")
     write_stored(path, ticket, {"options": {**options, "dataset": 3}})
-    outcome = call("--ticket", path, "--evaluate")
-    assert outcome.code == 2 and "dataset (of the ticket" in outcome.err
+    assert "dataset (of the ticket" in refusal("--ticket", path, "--evaluate")
 
 
-def test_a_ticket_goes_over_to_data_of_another_number_of_classes(finished, path, call, places, tmp_path):
+def test_a_ticket_goes_over_to_data_of_another_number_of_classes(finished, path, done, refusal, places, tmp_path):
     pictures = tmp_path / "pictures"
     put_images(pictures, {f"{split}/kind_{number}": 12 for split in ("train", "test") for number in range(3)})
     other = ["--dataset", "ImageFolder", "--data", pictures, "--fine_tune_epochs", 1, "--threads", 1]
     other += ["--skip_sanity_checks", *places]
     ticket, net, config = made("--dataset", "CIFAR10", density=0.3)
     write_ticket(path, ticket, net, config, {})
-    outcome = call("--ticket", path, *other)
-    assert outcome.code == 0, outcome.err
-    assert "another number of classes" in outcome.err
+    assert "another number of classes" in done("--ticket", path, *other).err
     again = read_ticket(tmp_path / "results" / "trial_1" / "ticket.safetensors")[0]
     for mine, theirs in ((again.masks, ticket.masks), (again.gem, ticket.gem)):
         fresh, before = mine["fc.weight"].float(), theirs["fc.weight"].float()
@@ -273,6 +262,5 @@ def test_a_ticket_goes_over_to_data_of_another_number_of_classes(finished, path,
     assert (again.gem["fc.weight"] <= again.masks["fc.weight"]).all()
     assert torch.equal(again.state["bn1.running_mean"], ticket.state["bn1.running_mean"])
 
-    outcome = call("--ticket", finished / "ticket.safetensors", *other, "--name", "grey")  # one channel, not three
-    assert outcome.code == 2
-    assert "conv1.weight has shape" in outcome.err and "made with dataset Digits" in outcome.err
+    said = refusal("--ticket", finished / "ticket.safetensors", *other, "--name", "grey")  # one channel, not three
+    assert "conv1.weight has shape" in said and "made with dataset Digits" in said

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 import torchvision.datasets
+from conftest import raising
 from small_sets import put_cifar, put_mnist
 
 from args_helper import Config
@@ -78,10 +79,7 @@ def test_a_file_of_mnist_that_was_cut_off_is_no_traceback(tmp_path):
      (PermissionError(13, "denied"), r"\[Errno 13\] denied")],
 )  # fmt: skip
 def test_it_is_said_why_a_set_cannot_be_had(error, why, monkeypatch):
-    def fail(*_args, **_options):
-        raise error
-
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", fail)
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", raising(error))
     with pytest.raises(UserError, match=rf"is not in .*\({why}\).*--data"):
         load_data(Config(dataset="CIFAR10", device="cpu"))
 

@@ -23,14 +23,18 @@ class Toy(nn.Module):
         self.conv = nn.Conv2d(1, 4, 3, padding=1, bias=bias)
         self.norm = nn.BatchNorm2d(4)
         self.out = nn.Linear(64, 3, bias=bias)
-        draw_weights(self, torch.Generator().manual_seed(seed), WeightDraw("kaiming_normal"))
+        draw_weights(self, seeded(seed), WeightDraw("kaiming_normal"))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.out(self.norm(self.conv(images)).relu().flatten(1))
 
 
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def images(count: int, seed: int) -> ImageSet:
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     pixels = torch.randint(256, (count, *SPEC.shape), generator=generator, dtype=torch.uint8)
     return ImageSet(pixels, torch.randint(len(SPEC.classes), (count,), generator=generator))
 
