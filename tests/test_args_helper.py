@@ -421,6 +421,20 @@ def test_a_published_option_is_known_with_every_value_in_a_file_and_as_a_flag(op
 
 # The kinds of files that the published code came with, in words of our own: a line between each two semicolons.
 OLD_FILES: dict[str, tuple[str, dict[str, Any], set[str]]] = {
+    "edge-popup": (
+        "algo: 'ep'; subfolder: EP_5; override_prune_rate: True; prune_rate: 0.05   # kept; arch: MobileNetV2; "
+        "dataset: CIFAR10; optimizer: sgd; lr: 0.1; lr_policy: cosine_lr; epochs: 200; weight_decay: 0.0005; "
+        "batch_size: 256; conv_type: SubnetConv; bn_type: NonAffineBatchNorm; init: signed_constant; mode: fan_in; "
+        "nonlinearity: relu; scale_fan: True; freeze_weights: True; workers: 4; gpu: 2; skip_sanity_checks: True",
+        {"algo": "ep", "prune_rate": 0.05, "override_prune_rate": True, "wd": 5e-4, "scale_fan": True, "epochs": 200},
+        {"weight_decay"},
+    ),
+    "magnitude pruning": (
+        "algo: 'imp'; seed: 42; arch: vgg16; dataset: CIFAR10; lr: 0.1; lr_policy: multistep_lr; lr_gamma: 0.1; "
+        "wd: 0.0001; bias: False ; prune_rate: 0.2; iter_period: 160 # 5; imp_rewind_iter: 2000",
+        {"algo": "imp", "iter_period": 160, "imp_rewind_iter": 2000, "prune_rate": 0.2, "lr_gamma": 0.1, "wd": 1e-4},
+        set(),
+    ),
     "smart ratio": (
         "algo: 'hc_iter' # not this; random_subnet: True; smart_ratio: 0.98; arch: resnet20; dataset: CIFAR10; "
         "fine_tune_lr: 0.1; fine_tune_lr_policy: multistep_lr; epochs: 150; weight_decay: 0.0001; scale_fan: True; "
@@ -441,6 +455,23 @@ OLD_FILES: dict[str, tuple[str, dict[str, Any], set[str]]] = {
         "conv_type: SubnetConv; score_init: 'all_one'",
         {"algo": "training", "arch": "Conv4Normal", "lr_policy": "constant_lr", "score_init": "all_one"},
         set(),
+    ),
+    "transfer to Caltech-101": (
+        "algo: 'hc_iter'; arch: ResNet50; bias_lastlayer: True; dataset: Caltech101; transfer_learning: True; "
+        "optimizer: adam; fine_tune_optimizer: adam; fine_tune_lr: 0.0001; epochs: 50; wd: 0.0; "
+        "batch_size: 16  #256 #128; bn_type: AffineBatchNorm; prune_type: BottomK; target_sparsity: 2.0; "
+        "scale_fan: False; hc_quantized: True; regularization: L2; lmbda: 0.000005",
+        {"dataset": "Caltech101", "bn_type": "AffineBatchNorm", "bias": False, "lmbda": 5e-6, "batch_size": 16},
+        {"bias_lastlayer", "transfer_learning"},
+    ),
+    "Gem-Miner on ImageNet": (
+        "# lam_finetune_loss: 1; num_step_finetune: 5; algo: 'hc_iter'; iter_period: 5; arch: ResNet50; "
+        "dataset: FfcvImageNet; data: /workspace/ffcv-imagenet/data/; optimizer: adam; lr: 0.05 #0.01; epochs: 88; "
+        "mixed_precision: False; prune_type: BottomK; target_sparsity: 5; unflag_before_finetune: False; "
+        "regularization: L2; lmbda: 0.0000001; multiprocessing_distributed: False; hc_quantized: True; "
+        "round: naive ; noise: True; noise_ratio: 0 ",
+        {"dataset": "ImageNet", "arch": "ResNet50", "lmbda": 1e-7, "optimizer": "adam", "noise": True, "epochs": 88},
+        {"num_step_finetune"},
     ),
 }
 

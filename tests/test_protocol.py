@@ -254,6 +254,9 @@ def cut(net, data, config, run):
 def told(net, data, config, run):
     return all_of(net, facts={"score": net.fc.weight})
 
+def all_of_it(net, data, config, run):
+    return all_of(net)
+
 def hiding(net, data, config, run):
     return all_of(net, facts={"seconds": "long"})
 """
@@ -285,6 +288,21 @@ def test_what_is_wrong_with_ones_own_algorithm_is_said(function, said, refusal, 
     (tmp_path / "mine.py").write_text(OWN)
     assert said in refusal(*RANDOM, "--algo", f"{tmp_path}/mine.py:{function}", *places)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
+
+
+def test_a_run_goes_on_with_a_changed_algorithm_of_ones_own_only_if_asked(done, refusal, places, trial, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(OWN)
+    own = [*RANDOM, "--skip_sanity_checks", "--algo", f"{path}:all_of_it", *places]
+    done(*own)
+    path.write_text(f"{OWN}\n# changed")
+    for words, way in ((own, "give --name"), (["--resume", trial()], "go on with the new one by --resume_anyway")):
+        said = refusal(*words)
+        assert f"begun with another file {path}:all_of_it (algo) than is there now" in said and way in said
+    (trial() / "summary.json").unlink()
+    done("--resume", trial(), "--resume_anyway", "--skip_sanity_checks")
+    found = json.loads((trial() / "environment.json").read_text())
+    assert found["resumed_in"][0]["files"]["algo"] != found["files"]["algo"]
 
 
 def test_a_table_without_rows_is_no_file(tmp_path):
