@@ -37,7 +37,7 @@ def page(tmp_path_factory):
     browser = browser_or_skip()
     try:
         name = "<img src=x onerror=document.title=1>"
-        make_trials(root, name, [90, 91, 92], algo="snip", target_sparsity=5, check_weight_reinit=[80, 82, 81])
+        make_trials(root, name, [91, 90, 92], algo="snip", target_sparsity=5, check_weight_reinit=[80, 82, 81])
         make_trials(root, "dense", [96, 97, 98], algo="training", target_sparsity=100)
         make_run(root / "running", None, algo="grasp", rows=4)
         make_report(config_of({"report": [str(root)]}, "a test"))
