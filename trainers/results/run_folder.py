@@ -30,8 +30,6 @@ from utils.run.run import Run
 from utils.run.stopping import Stopping, seconds_of
 
 ENVIRONMENT = "environment.json"
-# Options that may be `path/to/file.py:function`.
-_OWN_CODE = ("algo", "arch")
 ECHO = 5.0
 """Seconds of debounce: Ctrl-C reaches all processes of a terminal, and torchrun forwards it to those it started."""
 
@@ -137,6 +135,7 @@ def is_finished(folder: Path, config: Config, resumed: bool) -> bool:
     if there.config_hash != config.config_hash and config.resume_anyway:
         if finished:
             raise UserError(f"{folder} is finished: there is nothing that could go on with other options")
+        _refuse_changed_files(config, folder)
         return False
     if (there.config_hash, there.trial_num) != (config.config_hash, config.trial_num):
         differing = difference(there, config)
@@ -151,19 +150,17 @@ def _refuse_changed_files(config: Config, folder: Path) -> None:
     """Raises: UserError: a file that the run began from, or its own algorithm or network, has another content now."""
     began = next(iter(_environments(folder)), {}).get("files")
     for name, found in _files(config).items():
-        may_change = name in _OWN_CODE and config.resume_anyway
-        if isinstance(began, dict) and began.get(name, found) != found and not may_change:
-            anyway = ", or go on with the new one by --resume_anyway" if config.resume and name in _OWN_CODE else ""
+        if isinstance(began, dict) and began.get(name, found) != found:
+            path = getattr(config, name)
             raise UserError(
-                f"{folder} was begun with another file {getattr(config, name)} ({name}) than is there now; "
-                f"{_way_out(config)}{anyway}"
+                f"{folder} was begun with another file {path} ({name}) than is there now; {_way_out(config)}"
             )
 
 
 def _files(config: Config) -> dict[str, str]:
     """Return, for every option that names a file to begin from or to run, its digest; a missing file is left out."""
     paths = {name: Path(getattr(config, name) or "") for name in ("ticket", "pretrained", "imp_rewind_model")}
-    paths |= {name: Path(getattr(config, name).rpartition(":")[0]) for name in _OWN_CODE}
+    paths |= {name: Path(getattr(config, name).rpartition(":")[0]) for name in ("algo", "arch")}  # path.py:function
     return {name: digest(path) for name, path in paths.items() if path.is_file()}
 
 
