@@ -452,9 +452,6 @@ CONTRADICTIONS = (
         )
         for name in ("width", "bias", "bn_type", "hidden_size")
     ),
-    Contradiction(("lmbda", "algo"),
-                  lambda c: c.lmbda == "auto" and c.algorithm.learns_mask and not c.algorithm.auto_defaults,
-                  "lmbda auto is for hc_iter: give {c.algo} a number"),
     Contradiction(("weights", "arch"), lambda c: c.weights and not c.arch.startswith(TORCHVISION),
                   f"weights are torchvision's, for networks such as {TORCHVISION}resnet18"),
     Contradiction(("weights", "pretrained"), lambda c: c.weights and c.pretrained,
@@ -562,7 +559,7 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
         where = f"{given['scale_fan'].where}, {given['prune_rate'].where}"
         warnings.warn(f"{where}: with a prune_rate of −1, not used, scale_fan leaves the fan as it is", stacklevel=3)
     config = config.model_copy(update=implied)
-    own = () if any(getattr(config, mode) for mode in LOOKING) else config.algorithm.contradictions
+    own = () if any(getattr(config, mode) for mode in LOOKING) else config.algorithm.refused
     for concerned, text in contradictions(config, (*CONTRADICTIONS, *own)):
         if not wrong.intersection(concerned):
             where = [given[name].where for name in concerned if name in given]

@@ -28,13 +28,14 @@ class Algorithm(NamedTuple):
         bounded: whether its scores lie in [0, 1].
         accurate_untrained: whether it searches for a subnetwork that is accurate before training.
         rewinds: whether `rewind_epoch` epochs of dense training may precede the search.
+        inverts: whether `invert_sanity_check` makes it prune the highest scores.
         density_options: options that set a density, besides `target_sparsity`.
         defaults: option -> its default for this algorithm.
         auto_defaults: option -> its default with `lmbda: auto`.
         aims: whether its tickets have the density `target_sparsity`, unless another option sets one.
         prunings: `module:function` (config, number of weights, number of unpruned weights) -> what `--dry_run` reports
             of its prunings: pairs (when, weights remaining), or a sentence.
-        contradictions: combinations of options that it cannot use.
+        contradictions: combinations of options that it cannot use, beside those that none can.
     """
 
     function: str
@@ -44,12 +45,18 @@ class Algorithm(NamedTuple):
     bounded: bool = False
     accurate_untrained: bool = False
     rewinds: bool = False
+    inverts: bool = False
     density_options: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = {}
     auto_defaults: Mapping[str, Any] = {}
     aims: bool = True
     prunings: str | None = None
     contradictions: tuple[Contradiction, ...] = ()
+
+    @property
+    def refused(self) -> tuple[Contradiction, ...]:
+        """All combinations of options that it cannot use."""
+        return (*refused.BY_ANY, *self.contradictions)
 
     @property
     def learns_mask(self) -> bool:
@@ -87,7 +94,7 @@ ALGORITHMS = {
     ),
     "hc_iter": Algorithm(
         f"{_GEM_MINER}:find_ticket", "Gem-Miner", "scores", gradual=True, bounded=True, accurate_untrained=True,
-        prunings=f"{_GEM_MINER}:planned_prunings",
+        inverts=True, prunings=f"{_GEM_MINER}:planned_prunings",
         contradictions=(*refused.LEARNS_MASK, *refused.MOVING_THRESHOLD, *refused.GRADUAL, *refused.AUTO_LAMBDA),
         auto_defaults={
             "regularization": "L2", "hc_quantized": True, "prune_type": "ExactBottomK", "renew_batchnorm": True,
@@ -148,7 +155,7 @@ ALGORITHMS = {
     ),
 }  # fmt: skip
 
-OWN = Algorithm("", "an algorithm of one's own", "scores", accurate_untrained=True)
+OWN = Algorithm("", "an algorithm of one's own", "scores", accurate_untrained=True, inverts=True)
 """The facts assumed about a user's algorithm, `path/to/file.py:function`."""
 
 DENSE, FROM_FILE = "training", "given"

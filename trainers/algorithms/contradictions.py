@@ -10,6 +10,20 @@ from utils.options.contradictions import Contradiction
 
 _NO_FRACTION = "algo {c.algo} needs a prune_rate between 0 and 1, not {c.prune_rate:g}"
 
+BY_ANY = (
+    Contradiction(
+        ("lmbda", "algo"),
+        lambda c: c.lmbda == "auto" and c.algorithm.learns_mask and not c.algorithm.auto_defaults,
+        "lmbda auto is for hc_iter: give {c.algo} a number",
+    ),
+    Contradiction(
+        ("invert_sanity_check", "algo"),
+        lambda c: c.invert_sanity_check and not c.algorithm.inverts,
+        "invert_sanity_check is for hc_iter: {c.algo} would find the same ticket again",
+    ),
+)
+"""Of every algorithm that does not say otherwise."""
+
 LEARNS_MASK = (
     Contradiction(
         ("conv_type", "algo"),
