@@ -153,7 +153,7 @@ def timeless(folder: Path) -> dict[str, object]:
     for figures in summary["cost"].values():  # times and peak memory differ from run to run
         del figures["seconds"], figures["peak_memory_bytes"]
     newest = [path for path in folder.glob("checkpoints/*.pt") if "." not in path.stem]  # .1: the previous one
-    states = {path.name: torch.load(path, weights_only=True)["training"] for path in newest}
+    states = {path.name: torch.load(path, weights_only=True).get("training") for path in newest}
     return {"tables": tables, "summary": summary, "ticket": load_file(folder / "ticket.safetensors"), **states}
 
 

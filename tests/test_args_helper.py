@@ -292,6 +292,11 @@ def test_the_folder_of_the_data_enters_the_hash_where_it_is_the_data(dataset, ha
     assert len({Config(dataset=dataset, data=folder).config_hash for folder in ("a", "b")}) == hashes
 
 
+def test_a_name_that_yaml_takes_for_a_number_stays_as_it_is_written(tmp_path):
+    config = parse_args(["--config", written(tmp_path, "name: 1_44\nrun_idx: 010\nseed: 1_0\n")])
+    assert (config.name, config.run_idx, config.seed) == ("1_44", "010", 10)
+
+
 def test_a_config_as_yaml_reads_back_as_itself(tmp_path):
     before = parse_args([
         "--config", written(tmp_path, SAMPLE), "--milestones", "3", "7", "--lmbda", "1e-7", "--name", "0.59",
@@ -326,6 +331,7 @@ PENALTIES = "none, L2, L1, L1_L2, var_red_1, var_red_2, bin_entropy"
         ("milestones: [3, x, y]", "'x' is not a whole number"), ("lr: 2001-99-99", "month must be in 1..12"),
         ("wd: !!python/object/apply:os.getcwd []",
          "neither a plain value nor a list of them (python/object/apply:os.getcwd)"),
+        ("max_time: 1:30", "'1:30' is not a length of time such as 2h, 90m, 45s or 1h30m"),
         ("name: ../elsewhere", "'../elsewhere' is not a plain name or relative path"),
         ("name: /elsewhere", "'/elsewhere' is not a plain name or relative path"),
         ("name: ' '", "' ' is not a plain name or relative path"),

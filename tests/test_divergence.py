@@ -56,6 +56,13 @@ def test_a_training_that_diverges_tells_where_and_keeps_the_checkpoint_of_before
     assert all(value.isfinite().all() for value in stored["training"]["network"].values())
 
 
+def test_weights_that_are_not_finite_are_told_before_the_first_step(tmp_path):
+    training = training_weights()
+    training.network.conv.weight.data[0] = float("nan")
+    with begun(tmp_path).until_stopped() as run, pytest.raises(Diverged, match=r"cannot begin: conv\.weight is not"):
+        train(run, "finetune", training, splits(), 3)
+
+
 def test_what_does_not_come_again_is_told_as_such(tmp_path):
     training, times = training_weights(), iter([True])
     training.after_steps = lambda: next(times, False) and training.network.conv.weight.data.fill_(float("nan"))

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.load import load_data
 from tests import faults
 from tests.conftest import PROJECT, SMALL, interrupted, raising, read_rows, same_bits, start, summary_of, timeless
 from utils.run.lock import locked
+from utils.run.stopping import Stopping
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +43,21 @@ def test_a_run_that_another_process_is_at_is_left_alone(begun, refusal, monkeypa
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(begun, done, finished):
     newest = begun / "checkpoints" / "finetune.pt"
     newest.write_bytes(newest.read_bytes()[:5000])
+    half_written = newest.with_name(".finetune.pt.x.part")
+    half_written.touch()
     assert f"the checkpoint {newest} is damaged: going on from finetune.1.pt" in done("--resume", begun).err
     assert same_bits(timeless(begun), timeless(finished))
+    assert not half_written.exists()
+
+
+def test_a_folder_that_another_process_has_used_meanwhile_is_left_alone(finished, places, trial, refusal, monkeypatch):
+    def slowly(config):
+        shutil.copytree(finished, trial())
+        return load_data(config)
+
+    monkeypatch.setattr("trainers.pipeline.load_data", slowly)
+    assert "holds another experiment, which differs in: seed 42 → 7" in refusal(*SMALL, "--seed", 7, *places)
+    assert same_bits(timeless(trial()), timeless(finished))
 
 
 def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_when_there_is_room(done, places, trial, finished):
@@ -92,11 +107,24 @@ def test_max_time_stops_before_it_is_over_and_a_loop_comes_to_the_same_end(place
 def test_a_run_goes_on_with_other_options_when_asked_to(begun, call, done, refusal):
     others = ("--resume", begun, "--fine_tune_lr", "0.5", "--fine_tune_epochs", "3")
     assert "fine_tune_lr 0.01 → 0.5; --resume_anyway goes on" in call(*others).err
-    done(*others, "--resume_anyway")
+    said = "no sanity checks: the run was resumed with fine_tune_epochs 2 → 3, fine_tune_lr 0.01 → 0.5, after its"
+    assert said in done(*others, "--resume_anyway").err
+    assert summary_of(begun)["checks"] == {}
     rows = [row for row in read_rows(begun / "acc_and_sparsity.csv") if row["phase"] == "finetune"]
     assert [row["lr"] for row in rows] == ["0.01", "0.5", "0.5"]
     assert "resumed_with: fine_tune_epochs 2 → 3, fine_tune_lr 0.01 → 0.5" in (begun / "config.yml").read_text()
     assert "is finished" in refusal("--resume", begun, "--fine_tune_lr", "0.1", "--resume_anyway")
+
+
+@pytest.mark.parametrize(("changed", "checks"), [("--fine_tune_lr", 3), ("--fine_tune_wd", 0)])
+def test_a_ticket_that_was_trained_with_the_new_options_alone_is_checked_where_that_is_sure(
+    changed, checks, call, done, places, trial, monkeypatch
+):
+    with monkeypatch.context() as stopping:
+        stopping.setattr(Stopping, "asked", property(lambda _: 143))
+        assert call(*SMALL, *places).code == 143
+    done("--resume", trial(), changed, 0.02, "--resume_anyway")
+    assert len(summary_of(trial())["checks"]) == checks
 
 
 def test_where_a_run_went_on_is_written_down(begun, done, monkeypatch):

@@ -80,6 +80,9 @@ def test_json_is_readable_and_reads_back_and_what_is_none_is_not_written(tmp_pat
     assert read_json(path) == content
     assert path.read_text().startswith('{\n  "a": [\n    1,\n')
     assert path.read_text().endswith("}\n")
+    before = path.stat().st_ino
+    write_json(path, content)
+    assert path.stat().st_ino == before  # nothing to write: it may lie where nothing can be written
 
 
 @pytest.mark.parametrize(

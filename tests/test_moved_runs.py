@@ -47,7 +47,8 @@ def test_a_renamed_run_goes_on_where_it_is_and_later_trials_beside_it(begun, don
 def test_a_later_trial_does_not_take_the_folder_of_another(begun, refusal):
     called_as_the_second = begun.rename(begun.with_name("trial_2"))
     said = "trial_2 holds another experiment, which differs in: trial_num 1 → 2; move it away"
-    assert said in refusal("--resume", called_as_the_second)
+    for words in ([], ["--resume_anyway"]):
+        assert said in refusal("--resume", called_as_the_second, *words)
     assert summary_of(called_as_the_second)["trial"] == 1
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import PROJECT, SMALL, read_rows, same_bits, summary_of
+from conftest import PROJECT, SMALL, raising, read_rows, same_bits, summary_of, timeless
 
 from args_helper import parse_args
 from models.build import build_model
@@ -133,6 +133,15 @@ def test_checks_that_were_stopped_are_gone_on_with_by_the_same_command(call, don
     assert set(summary_of(folder)["checks"]) == set(CHECKS)
 
 
+def test_a_summary_of_an_early_version_is_completed(done, unchecked, made_up):
+    folder = unchecked()
+    summary = summary_of(folder)
+    early = {name: value for name, value in summary.items() if name not in ("seed", "dense", "precision")}
+    (folder / "summary.json").write_text(json.dumps({**early, "dense": {"test_acc_after_finetune": 90.0, "gap": 1.0}}))
+    done(*made_up)
+    assert set(summary_of(folder)["checks"]) == set(CHECKS)
+
+
 def test_a_summary_that_lacks_what_is_printed_is_named_before_anything_is_trained(refusal, unchecked, made_up):
     folder = unchecked()
     summary = summary_of(folder)
@@ -190,7 +199,7 @@ def test_a_run_does_not_go_on_with_another_ticket_of_the_same_path(done, refusal
     done("--resume", trial("given"), "--skip_sanity_checks")
 
 
-def test_an_inverted_run_is_set_beside_the_run_it_inverts(ran, trial):
+def test_an_inverted_run_is_set_beside_the_run_it_inverts(ran, done, trial):
     words = ["--epochs", 2, "--fine_tune_epochs", 1, "--skip_sanity_checks"]
     upright = summary_of(ran(*words, name="upright"))
     inverted = summary_of(ran(*words, "--invert_sanity_check", name="inverted"))
@@ -198,6 +207,21 @@ def test_an_inverted_run_is_set_beside_the_run_it_inverts(ran, trial):
     margin = pytest.approx(upright["test_acc_after_finetune"] - inverted["test_acc_after_finetune"])
     trials = json.loads((trial("inverted").parent / "trials.json").read_text())
     assert inverted["inverts"]["margin"] == trials["checks"]["score_inversion"]["margin"] == margin
+    shutil.rmtree(trial("upright"))
+    done("--resume", trial("inverted"))
+    assert summary_of(trial("inverted")) == inverted  # the comparison stays
+
+
+def test_a_ticket_that_was_found_without_training_is_not_searched_for_again(call, done, places, trial, monkeypatch):
+    snip = [*SMALL, "--algo", "snip", "--skip_sanity_checks", *places]
+    done(*snip, "--name", "whole")
+    with monkeypatch.context() as stopping:
+        stopping.setattr(Stopping, "asked", property(lambda _: 143))
+        assert call(*snip, "--name", "stopped").code == 143
+    # On another machine its scores, and so its masks, may be others.
+    monkeypatch.setattr("trainers.pipeline.load_algorithm", lambda _: raising(AssertionError))
+    done("--resume", trial("stopped"))
+    assert same_bits(timeless(trial("stopped")), timeless(trial("whole")))
 
 
 def test_a_random_ticket_never_passes_against_its_own_shuffle(ran):
@@ -286,8 +310,10 @@ def test_the_guides_algorithm_of_ones_own_runs_under_the_same_protocol(ran, tmp_
 )
 def test_what_is_wrong_with_ones_own_algorithm_is_said(function, said, refusal, places, tmp_path):
     (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "runs" / "trial_1").mkdir(parents=True)  # of a run whose results are elsewhere
     assert said in refusal(*RANDOM, "--algo", f"{tmp_path}/mine.py:{function}", *places)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.py", "runs"}
+    assert (tmp_path / "runs" / "trial_1").is_dir()
 
 
 def test_a_run_does_not_go_on_with_a_changed_algorithm_of_ones_own(done, refusal, places, trial, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,9 @@ from utils.errors import Stopped, UserError
 from utils.files import write_atomic
 from utils.masks import masked_state
 from utils.run.run import Row, Run
+
+FOUND = ("state", "masks", "gem", "facts", "seconds")
+"""What is stored of a ticket that was found without training."""
 
 
 def run_trials(config: Config, go_on: bool = False) -> Path:
@@ -137,11 +141,19 @@ def _conclude(run: Run, config: Config, ticket: Ticket, net: nn.Module, data: Sp
 
 def _found(find_ticket: Callable, net: nn.Module, data: Splits, config: Config, run: Run) -> tuple[Ticket, float]:
     """Return the ticket and the seconds of its search; the network is plain afterwards."""
-    started = time.perf_counter()
-    ticket = find_ticket(net, data, config, run)
-    seconds = time.perf_counter() - started
-    to_plain(net)
-    _check_kind(ticket, net, config)
+    # Without stages of its own, the search would be repeated on resuming; elsewhere it may round to other masks.
+    is_stored = config.algorithm.search == "none"
+    if is_stored and (found := run.load("ticket")) is not None:
+        *parts, seconds = (found[name] for name in FOUND)
+        ticket = Ticket(*parts).to(data.train.device)
+    else:
+        started = time.perf_counter()
+        ticket = find_ticket(net, data, config, run)
+        seconds = time.perf_counter() - started
+        to_plain(net)
+        _check_kind(ticket, net, config)
+        if is_stored:
+            run.save("ticket", dict(zip(FOUND, (ticket.state, ticket.masks, ticket.gem, ticket.facts, seconds))))
     if config.renew_batchnorm:
         ticket = with_own_statistics(ticket, net, data.train.epoch(run.rng("search", "statistics")))
     if is_distributed():
@@ -194,16 +206,34 @@ def _write_model(path: Path, net: nn.Module) -> None:
 
 
 def train_controls(run: Run, net: nn.Module, ticket: Ticket, data: Splits, config: Config) -> dict[str, Row]:
-    """Train the control networks exactly as the ticket was trained; a dense network has none that differ from it."""
+    """Train the control networks exactly as the ticket was trained.
+
+    A dense network has none that differ from it, and a ticket whose own training was changed has none to compare with.
+    """
     if all(bool(mask.all()) for mask in ticket.masks.values()):
         return {}
     recipe = ticket.recipe or Recipe.of_tuning(config)
+    if config.resumed_with and not _was_trained_by(recipe, run, config.resumed_with):
+        changed = f"the run was resumed with {config.resumed_with}, after its ticket's training had begun"
+        warnings.warn(f"no sanity checks: {changed}; no control network can be trained like it", stacklevel=2)
+        return {}
     checks = {}
     for name, check in CHECKS.items():
         control = check(ticket, config, run.rng(f"check/{name}", "twin"))
         row = train_ticket(run, f"check/{name}", net, control, data, recipe)
         checks[name] = {"test_acc_after_finetune": row["test_acc"]}
     return checks
+
+
+def _was_trained_by(recipe: Recipe, run: Run, resumed_with: str) -> bool:
+    """Whether a ticket was trained by this recipe from its first epoch on, although its run was resumed with others."""
+    rows = (run.load(recipe.stage) or {}).get("rows", ())
+    stop = recipe.epochs if recipe.stop is None else recipe.stop
+    if [row["lr"] for row in rows] != [recipe.rate(epoch) for epoch in range(recipe.first_epoch, stop)]:
+        return False
+    # Of these options the rows tell nothing.
+    decay = "fine_tune_wd" if recipe.stage == "finetune" else "wd"
+    return not {decay, "momentum", "label_smoothing", "precision", "accumulate"} & set(resumed_with.split())
 
 
 @rank_zero_only

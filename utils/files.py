@@ -14,10 +14,14 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+
+SCRATCH = ".part"
+"""The ending of a file that is being written; a killed process leaves it behind."""
 
 
 def write_atomic(path: Path, content: bytes | str, make_room: Callable[[], None] | None = None) -> None:
@@ -36,7 +40,7 @@ def write_atomic(path: Path, content: bytes | str, make_room: Callable[[], None]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # In the same folder, because a rename is atomic within one file system only.
-        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", suffix=SCRATCH, dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             file.write(raw)
             file.flush()
@@ -66,8 +70,12 @@ def make_folder(path: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, atomically; raises as `write_atomic` does."""
-    write_atomic(path, json.dumps(content, indent=2) + "\n")
+    """Write `content` as indented JSON, atomically, unless the file has it; raises as `write_atomic` does."""
+    raw = (json.dumps(content, indent=2) + "\n").encode()
+    with suppress(OSError):
+        if path.read_bytes() == raw:  # it may lie where nothing can be written
+            return
+    write_atomic(path, raw)
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

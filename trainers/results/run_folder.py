@@ -22,7 +22,7 @@ from utils.distributed.collectives import rank, rank_zero_only
 from utils.distributed.launch import Launch, launched
 from utils.environment import be_deterministic, choose_device, describe_environment, naming_nondeterminism
 from utils.errors import UserError, resume_command
-from utils.files import digest, make_folder, read_json, write_atomic, write_json
+from utils.files import SCRATCH, digest, make_folder, read_json, write_atomic, write_json
 from utils.memory import keep_freed_memory
 from utils.run.checkpoints import Keeping
 from utils.run.lock import locked
@@ -132,7 +132,9 @@ def is_finished(folder: Path, config: Config, resumed: bool) -> bool:
         return False
     there = parse_args(["--config", str(stored)])
     finished = (folder / "summary.json").is_file()
-    if there.config_hash != config.config_hash and config.resume_anyway:
+    # `accepted` has allowed and noted what --resume_anyway changes of the resumed run.
+    changed = config.resume is not None and config.resumed_with != there.resumed_with
+    if changed and there.trial_num == config.trial_num:
         if finished:
             raise UserError(f"{folder} is finished: there is nothing that could go on with other options")
         _refuse_changed_files(config, folder)
@@ -189,10 +191,12 @@ def free_file(config: Config, name: str, *beside: str) -> Path:
 
 @rank_zero_only
 def _create_and_lock(folder: Path, held: ExitStack) -> None:
-    """Create and lock the run folder until `held` closes."""
+    """Create and lock the run folder until `held` closes, and remove what a killed process left half written."""
     make_folder(folder)
     _refuse_links(folder)
     held.enter_context(locked(folder))
+    for scratch in (folder / "checkpoints").glob(f".*{SCRATCH}"):
+        scratch.unlink(missing_ok=True)
 
 
 @rank_zero_only
@@ -252,7 +256,8 @@ def opened(config: Config, folder: Path) -> Iterator[Run]:
         The run; stages are stored and logged through it, and signals ask it to stop.
 
     Raises:
-        UserError: another process uses the folder, a link leads out of it, or it cannot be written to.
+        UserError: another process uses the folder or has put another experiment there, a link leads out of it, or it
+            cannot be written to.
     """
     log_folder = Path(config.log_dir) / _place(config)
     made = [one for place in (folder, log_folder) for one in (place, *place.parents) if not one.exists()]
@@ -265,16 +270,19 @@ def opened(config: Config, folder: Path) -> Iterator[Run]:
         stopping=Stopping(config.max_time and seconds_of(config.max_time), ECHO if launched().by_torchrun else 0.0),
         refresh_every=config.print_freq,
     )
+    begun = False
     try:
         with ExitStack() as held, naming_nondeterminism(), run.until_stopped():
             _create_and_lock(folder, held)
+            is_finished(folder, config, resumed=True)  # once more: another process may have used the folder since
+            begun = True
             _record(config, folder)
             run.log_text("config", f"```yaml\n{config.to_yaml()}```")
             run.log_layout(LAYOUT)
             yield run
     except UserError:
-        if rank() == 0 and folder in made and not (folder / "checkpoints").exists():
-            for place in (folder, log_folder):
+        if rank() == 0 and begun and folder in made and not (folder / "checkpoints").exists():
+            for place in {folder, log_folder}.intersection(made):
                 shutil.rmtree(place, ignore_errors=True)
             for above in made:  # innermost first; another run may use one by now
                 with suppress(OSError):

@@ -96,7 +96,7 @@ def related(summary: Summary, config: Config) -> Summary:
         config: the run's.
 
     Returns:
-        A copy with `dense` and, for an inversion, `inverts`; None where no such run is finished.
+        A copy with `dense` and, for an inversion, `inverts`; None where no such run has ever been finished.
     """
     dense = None if facts_of(summary["algo"]).is_dense else find_dense(config)
     beside = beside_dense(summary, dense and dense.summary, dense and dense.folder)
@@ -105,7 +105,7 @@ def related(summary: Summary, config: Config) -> Summary:
     upright = find_upright(config)
     own, accuracy = summary["test_acc_after_finetune"], upright and upright.summary["test_acc_after_finetune"]
     if accuracy is None or own is None:
-        return {**beside, "inverts": None}
+        return {**beside, "inverts": summary.get("inverts")}  # once found, the comparison stays
     return {**beside, "inverts": {"test_acc_after_finetune": accuracy, "margin": accuracy - own,
                                   "run": str(upright.folder)}}  # fmt: skip
 

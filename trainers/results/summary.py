@@ -152,7 +152,7 @@ def read_outcome(path: Path, kind: type[Outcome] = Outcome) -> Outcome:
 
 
 def read_summary(path: Path) -> Summary:
-    """Read a whole `summary.json` and validate what other runs use of it.
+    """Read a whole `summary.json`, validate what other runs use of it, and fill in what early versions lack.
 
     Raises:
         UserError: it cannot be read, or is not the summary of a run.
@@ -160,7 +160,7 @@ def read_summary(path: Path) -> Summary:
     summary = read_outcome(path, _Sibling)
     if summary.checks and summary.test_acc_after_finetune is None:
         raise UserError(f"{path} is not the summary of a run: it has checks of a ticket that was never trained")
-    return read_json(path)
+    return {**summary.model_dump(), **read_json(path)}
 
 
 AVERAGED = (

@@ -73,7 +73,7 @@ def beside_dense(summary: Summary, dense: Summary | None, dense_folder: Path | N
     found = {
         "test_acc_after_finetune": reference,
         "gap": reference - own,
-        "run": str(dense_folder) if dense else before["run"],
+        "run": str(dense_folder) if dense else before.get("run"),
     }
     return {**summary, "checks": checks, "dense": found}
 

@@ -44,7 +44,10 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
         UserError: the checkpoint cannot be read, or a file cannot be written.
         DistributedError: another rank is lost, or its state differs.
     """
-    position = Position(run, stage, training, data.train.device, first_epoch)
+    try:
+        position = Position(run, stage, training, data.train.device, first_epoch)
+    except NotFinite as found:
+        raise Diverged(f"{stage} cannot begin: {found} is not finite in the weights that it begins with") from None
     if position.done:
         return
     own = ranks.own_part(0, data.train.size(0))
@@ -62,10 +65,12 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
                 _train(run, stage, training, data, position.epoch + 1, again)
         except NotFinite as found:
             position, where = again, str(found)
+        way_out = "begin again, or go on from there with --resume_anyway, at a lower learning rate"
+        if stage.startswith("check/"):  # trained otherwise than the ticket, it would be no control
+            way_out = "--resume with --skip_sanity_checks ends the run without it"
         raise Diverged(
             f"{stage} has diverged: {where} is not finite in epoch {position.epoch}, step {position.step}, at lr "
-            f"{training.lr(position.epoch):g}. The last good checkpoint is kept in {run.folder}; begin again, or go on "
-            "from there with --resume_anyway, at a lower learning rate"
+            f"{training.lr(position.epoch):g}. The last good checkpoint is kept in {run.folder}; {way_out}"
         ) from None
     position.finish()
 

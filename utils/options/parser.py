@@ -219,11 +219,12 @@ def read_yaml(declared: Declarations, path: Path, problems: list[str]) -> dict[s
         where = f"{path}:{key.start_mark.line + 1}"
         name = abbreviate(key.value).replace("-", "_")
         try:
-            given = plain_value(value)
+            field = declared.fields.get(canonical := declared.canonical.get(name, name))
+            given = plain_value(value, is_text=field is not None and allowed(field) == "text")
         except ValueError as error:
             problems.append(f"{name} ({where}): {error}")
             continue
-        first = seen.setdefault(declared.canonical.get(name, name), f"{name} ({where})")
+        first = seen.setdefault(canonical, f"{name} ({where})")
         if first != f"{name} ({where})":
             problems.append(f"{name} ({where}): given before, at {first}")
         elif name in declared.flags_only and given is not None:

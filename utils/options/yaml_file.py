@@ -62,15 +62,20 @@ def read_document(path: Path, title: str) -> Any:
         raise UserError(f"cannot read the {title} {path}: {told}") from error
 
 
-def plain_value(node: yaml.Node) -> Any:
+def plain_value(node: yaml.Node, is_text: bool = False) -> Any:
     """Return the string, number, bool, date or None that a node holds, or a list of these.
+
+    Args:
+        node: of the value.
+        is_text: whether a text is wanted, so that a number stays as it is written: YAML reads `1_44` as 144.
 
     Raises:
         ValueError: the node holds anything else; the message says what.
     """
     if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
         return [_scalar(part) for part in node.value]
-    return _scalar(node)
+    value = _scalar(node)
+    return node.value if is_text and type(value) in (int, float) else value
 
 
 def _scalar(node: yaml.Node) -> Any:
