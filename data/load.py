@@ -39,6 +39,11 @@ class Splits:
     val: PlainBatches | StreamedPlainBatches | None
     test: PlainBatches | StreamedPlainBatches
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of images in each split."""
+        return {"train": len(self.train.images), "val": len(self.val or ()), "test": len(self.test)}
+
 
 def divide(source: Source, config: Config) -> Splits:
     """Hold out the validation images, chosen by the seed, and move sets in memory to the device.

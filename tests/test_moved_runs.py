@@ -18,7 +18,9 @@ def begun(places, tmp_path):
     return (tmp_path / "results" / "moved" / "trial_1").rename(tmp_path / "results" / "moved" / "renamed")
 
 
-def test_a_run_on_images_goes_on_under_another_name_with_its_images_elsewhere_to_the_same_bits(done, places, tmp_path):
+def test_a_run_on_images_goes_on_under_another_name_with_its_images_elsewhere_to_the_same_bits(
+    done, refusal, places, tmp_path
+):
     put_images(tmp_path / "images", {"train/a": 30, "train/b": 30, "test/a": 5, "test/b": 5})
     words = [*SHORT, "--dataset", "ImageFolder", "--data", tmp_path / "images", "--batch_size", "8", *places]
     done(*words, "--name", "whole")
@@ -27,6 +29,11 @@ def test_a_run_on_images_goes_on_under_another_name_with_its_images_elsewhere_to
     shutil.move(results / "half" / "trial_1", elsewhere / "renamed")
     shutil.move(tmp_path / "images", elsewhere / "data")
     places = ["--results_dir", elsewhere / "results", "--log_dir", elsewhere / "runs"]
+    one, away = next((elsewhere / "data" / "train" / "a").iterdir()), elsewhere / "away"
+    one.rename(away)
+    said = refusal("--resume", elsewhere / "renamed", "--data", elsewhere / "data", *places)
+    assert "was begun with other images: {'train': 54, 'val': 6, 'test': 10}, now {'train': 54, 'val': 5," in said
+    away.rename(one)
     outcome = done("--resume", elsewhere / "renamed", "--data", elsewhere / "data", *places)
     assert "search 1/3" not in outcome.out  # it went on, and did not begin anew
     assert f"the images in {elsewhere / 'data'} have to be those of {tmp_path / 'images'}" in outcome.err

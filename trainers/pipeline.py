@@ -111,7 +111,7 @@ def _run_trial(config: Config, folder: Path) -> None:
         net = build_model(config, data.spec).to(config.torch_device)
     refuse_single_images(net, data)
     config = prepared(config, net, data)
-    with opened(config, folder) as run:
+    with opened(config, folder, data.sizes) as run:
         ticket, seconds = _found(find_ticket, net, data, config, run)
         before = _untrained_accuracies(net, ticket, data, config.precision)
         written = (folder / TICKET, ticket, net, config)

@@ -200,10 +200,20 @@ def _create_and_lock(folder: Path, held: ExitStack) -> None:
 
 
 @rank_zero_only
-def _record(config: Config, folder: Path) -> None:
-    """Write a run's options and its environment: the first one, and any that differs on resuming."""
-    write_atomic(folder / "config.yml", config.to_yaml())
+def _record(config: Config, folder: Path, images: dict[str, int]) -> None:
+    """Write a run's options and its environment: the first one, and any that differs on resuming.
+
+    Raises:
+        UserError: the run was begun with more or fewer images: among others, other ones are held out for validation.
+    """
     now, (first, *later) = describe_environment(config.torch_device), _environments(folder) or [{}]
+    now["images"] = images
+    if first.get("images", images) != images:
+        raise UserError(
+            f"{folder} was begun with other images: {first['images']}, now {images}; put them back, or begin anew: "
+            "other ones would be held out for validation"
+        )
+    write_atomic(folder / "config.yml", config.to_yaml())
     if files := _files(config):
         now["files"] = files
     if not first:
@@ -243,7 +253,7 @@ def _keeping(config: Config) -> Keeping:
 
 
 @contextmanager
-def opened(config: Config, folder: Path) -> Iterator[Run]:
+def opened(config: Config, folder: Path, images: dict[str, int]) -> Iterator[Run]:
     """Open the run's folder, record options and environment, and hold it until the run ends or is stopped.
 
     A run whose options do not let it start leaves no folder behind. Of several ranks, the first holds the folder.
@@ -251,13 +261,14 @@ def opened(config: Config, folder: Path) -> Iterator[Run]:
     Args:
         config: of the trial, resolved.
         folder: of the trial, created if missing.
+        images: split -> the number of its images.
 
     Yields:
         The run; stages are stored and logged through it, and signals ask it to stop.
 
     Raises:
-        UserError: another process uses the folder or has put another experiment there, a link leads out of it, or it
-            cannot be written to.
+        UserError: another process uses the folder or has put another experiment there, the run was begun with other
+            images, a link leads out of the folder, or it cannot be written to.
     """
     log_folder = Path(config.log_dir) / _place(config)
     made = [one for place in (folder, log_folder) for one in (place, *place.parents) if not one.exists()]
@@ -276,7 +287,7 @@ def opened(config: Config, folder: Path) -> Iterator[Run]:
             _create_and_lock(folder, held)
             is_finished(folder, config, resumed=True)  # once more: another process may have used the folder since
             begun = True
-            _record(config, folder)
+            _record(config, folder, images)
             run.log_text("config", f"```yaml\n{config.to_yaml()}```")
             run.log_layout(LAYOUT)
             yield run
