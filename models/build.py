@@ -6,7 +6,6 @@ no mask is marked before the draw, and changes none of its numbers.
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from args_helper import Config
@@ -18,7 +17,7 @@ from models.masking import keep_dense, leave_biases, require_prunable
 from models.spec import ModelSpec
 from models.state_files import load_weights, read_state
 from utils.registry import load_named
-from utils.rng import derive_rng
+from utils.rng import derive_rng, seeding_torch
 
 
 def build_model(config: Config, spec: DataSpec | None = None) -> nn.Module:
@@ -40,9 +39,8 @@ def build_model(config: Config, spec: DataSpec | None = None) -> nn.Module:
     """
     spec = spec or declared_spec(config.dataset)
     wanted = ModelSpec(spec.shape, len(spec.classes), config.width, config.bias, config.bn_type, config.hidden_size)
-    with torch.random.fork_rng(devices=[]):
-        # Parameters outside convolutions and linear layers (in a user's network) are drawn here, at construction.
-        torch.manual_seed(derive_rng(config.init_seed, "init", "others").initial_seed())
+    # Parameters outside convolutions and linear layers (in a user's network) are drawn here, at construction.
+    with seeding_torch(derive_rng(config.init_seed, "init", "others")):
         network = _network(config.arch, wanted)
     if not config.bias:
         leave_biases(network)  # torchvision's and users' networks have biases regardless of this option

@@ -8,6 +8,9 @@ the ticket, and `to_plain` swaps the layers back. All other algorithms need only
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -63,6 +66,22 @@ def keep_dense(network: nn.Module, first: bool, last: bool) -> nn.Module:
     return _swap(network, _DENSE_COUNTERPART, chosen) if chosen else network
 
 
+def keep_idle_dense(network: nn.Module, called: Collection[nn.Module]) -> None:
+    """Make the layers that a forward pass did not call stay dense, in place, with a warning: masks would not act there.
+
+    An auxiliary classifier is such a layer, and one whose weight the network hands to a function.
+
+    Args:
+        network: plain.
+        called: the modules that were called.
+    """
+    layers = ((name, layer) for name, layer in network.named_modules() if type(layer) in _DENSE_COUNTERPART)
+    if idle := [name for name, layer in layers if layer not in called]:
+        listed = ", ".join(idle[:3]) + (f" and {len(idle) - 3} more" if len(idle) > 3 else "")
+        warnings.warn(f"the network does not call {listed}: such layers stay dense and are not counted", stacklevel=2)
+        _swap(network, _DENSE_COUNTERPART, idle)
+
+
 def leave_biases(network: nn.Module) -> nn.Module:
     """Leave the biases of all layers unmasked, in place: they are not pruned or counted, and a search keeps them fixed.
 
@@ -94,12 +113,15 @@ def layer_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def require_prunable(network: nn.Module) -> None:
-    """Refuse a network in which nothing can be pruned.
+    """Refuse a network in which nothing can be pruned, or two layers share a weight.
 
     Raises:
-        UserError: the network has no layer that is exactly a Conv2d or Linear and does not stay dense.
+        UserError: two layers share a weight, or no layer is exactly a Conv2d or Linear and does not stay dense.
     """
-    if not prunable_parameters(network):
+    parameters = prunable_parameters(network)
+    if len({*map(id, parameters.values())}) < len(parameters):
+        raise UserError("two layers of the network share one weight, which cannot have two masks: give each its own")
+    if not parameters:
         raise UserError(
             "the network has nothing to mask: no layer of it is an nn.Conv2d or nn.Linear itself (a subclass of one is "
             "left alone) that does not stay dense (first_layer_dense, first_layer_type, last_layer_dense)"

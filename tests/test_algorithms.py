@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SMALL, same_bits
+from conftest import SMALL, read_rows, same_bits, summary_of
 from torch import Tensor, nn
 
 from args_helper import Config, parse_args
@@ -194,6 +194,15 @@ def test_another_density_than_the_target_has_its_true_reason(tmp_path):
         assert ticket.facts["density_reason"] == "prune_rate 0.5 was asked for, whatever the target"
 
 
+@pytest.mark.parametrize("algo", ["ep", "global_ep"])
+def test_edge_popup_takes_scores_and_not_flags_from_a_search(algo, ran):
+    begun = ran("--skip_fine_tune", "--save_every", "1", name="begun") / "checkpoints" / "search.pt"
+    folder = ran("--skip_fine_tune", "--algo", algo, "--target_sparsity", "50", "--pretrained", begun, name=algo)
+    last = read_rows(folder / "acc_and_sparsity.csv")[-1]
+    assert float(last["model_sparsity"]) == pytest.approx(50, abs=0.1)
+    assert float(last["test_acc"]) == summary_of(folder)["test_acc_before_finetune"]
+
+
 # ---- scores by hand ------------------------------------------------------------------------------------------------
 
 
@@ -321,3 +330,5 @@ def test_the_second_version_of_smart_ratio_sets_first_layer_and_classifier():
 def test_smart_ratios_that_there_are_not_are_refused(pruned, version, said):
     with pytest.raises(UserError, match=said):
         layer_counts([1000, 100], pruned, "resnet20", version)
+    with pytest.raises(UserError, match="needs a prunable layer before"):
+        layer_counts([1000], pruned, "resnet20", version)

@@ -129,6 +129,21 @@ def test_negative_weights_of_a_layer_that_stays_dense_cut_nothing_off():
     assert connectivity(net, all_kept({"out.weight": net.out.weight}), (2, 6, 6))["effective_weights_remaining"] == 12
 
 
+def test_forward_flops_of_attention_are_counted_whole():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    net = nn.Sequential(nn.Flatten(2), layer)  # (1, 5, 2, 4) -> 5 tokens of 8 numbers
+    products = 5 * 8 * 24 + 2 * (5 * 5 * 8) + 5 * 8 * 8 + 2 * (5 * 8 * 16)  # projections in and out, attention, MLP
+    assert forward_flops(net, (5, 2, 4))[""] == 2 * products
+
+
+@pytest.mark.parametrize("layer", [nn.ReLU6(), nn.Hardswish(), nn.Sigmoid(), nn.GroupNorm(1, 2), nn.BatchNorm2d(2)])
+def test_saturation_and_normalisation_cut_nothing_off(layer):
+    conv = nn.Conv2d(1, 2, 3, padding=1, bias=False)
+    conv.weight.data.fill_(1000.0)
+    net = nn.Sequential(conv, layer, nn.Flatten(), nn.Linear(8, 3, bias=False))
+    assert connectivity(net, all_kept(prunable_parameters(net)), (1, 2, 2))["effective_weights_remaining"] == 18 + 24
+
+
 @pytest.mark.parametrize("pooling", [nn.MaxPool2d(2), Calling(partial(functional.max_pool2d, kernel_size=2))])
 def test_max_pooling_cuts_nothing_off(pooling):
     conv = nn.Conv2d(1, 2, 3, padding=1, bias=False)

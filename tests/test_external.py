@@ -5,7 +5,7 @@ from urllib.error import URLError
 import pytest
 import torch
 import torchvision
-from conftest import SMALL, raising, same_bits, summary_of
+from conftest import SMALL, raising, same_bits, summary_of, timeless
 from safetensors.torch import load_file
 from torch import nn
 
@@ -135,6 +135,14 @@ class Net(nn.Module):
 def logits_of_two(spec):
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
 
+def idle(spec):
+    net = Net(spec)
+    net.auxiliary = nn.Linear(8, 4)
+    return net
+
+def dropping(spec):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Dropout(0.5), nn.Linear(16, spec.classes))
+
 def number(spec):
     return spec.classes
 
@@ -165,6 +173,20 @@ def test_a_factory_of_the_users_own_makes_a_network_like_any_other(own):
     assert [*masked_layers(to_masked(network))] == ["conv", "fc"]
 
 
+def test_a_layer_that_the_network_does_not_call_stays_dense(own):
+    with pytest.warns(UserWarning, match="the network does not call auxiliary: such layers stay dense"):
+        network = build(f"{own}:idle", bias=True)
+    assert "auxiliary.weight" not in prunable_parameters(network)
+    assert "conv.weight" in prunable_parameters(network)
+
+
+@pytest.mark.parametrize("algo", ["hc_iter", "snip", "grasp"])
+def test_dropout_is_drawn_from_the_seed(algo, own, ran):
+    words = ["--arch", f"{own}:dropping", "--algo", algo, "--skip_sanity_checks"]
+    first, second = (ran(*words, name=name) for name in ("first", "second"))
+    assert same_bits(timeless(first), timeless(second))
+
+
 def test_what_the_init_does_not_draw_derives_from_the_seed_too(own):
     first, second, other = (build(f"{own}:Net", seed=seed).scale.item() for seed in (1, 1, 2))
     assert first == second != other
@@ -176,7 +198,7 @@ def test_what_the_init_does_not_draw_derives_from_the_seed_too(own):
         ("Nets", "there is no function Nets in {file}; did you mean 'Net'?"),
         ("torch", "there is no function torch in {file}"),
         ("number", "arch: {file}:number has to return a torch.nn.Module, not int"),
-        ("broken", "arch: {file}:broken fails: AttributeError: 'ModelSpec' object has no attribute 'red' (line 29)"),
+        ("broken", "arch: {file}:broken fails: AttributeError: 'ModelSpec' object has no attribute 'red' (line 37)"),
         ("logits_of_two", "arch: two images should make logits of shape (2, 5), not (2, 2)"),
         ("tuple_of", "arch: two images should make logits of shape (2, 5), not tuple"),
     ],

@@ -133,11 +133,20 @@ def test_a_stopped_run_goes_on_within_its_round(line, signum, finished, done, pl
     assert (folder / "rounds" / "rounds.csv").read_text() == (finished / "rounds" / "rounds.csv").read_text()
 
 
-@pytest.mark.parametrize("place", [[], ["--imp_resume_epoch", "1"]], ids=["its end", "an epoch"])
-def test_another_run_goes_on_from_a_round(place, finished, ran):
-    folder = ran(*THREE, "--imp_resume_folder", finished, "--imp_resume_round", "1", *place)
+@pytest.mark.parametrize(("number", "place"), [("1", []), ("1", ["--imp_resume_epoch", "1"]), ("2", [])])
+def test_another_run_goes_on_from_a_round(number, place, finished, ran):
+    folder = ran(*THREE, "--imp_resume_folder", finished, "--imp_resume_round", number, *place)
     theirs, ours = (load_file(folder / "ticket.safetensors") for folder in (finished, folder))
     assert same_bits(theirs, ours)
+
+
+def test_a_ticket_that_is_not_rewound_has_the_weights_that_were_pruned_for_its_control_networks(ran):
+    words = [*THREE, "--imp_no_rewind"]
+    whole = ran(*words, name="whole")
+    state = read_ticket(whole / "ticket.safetensors")[0].state
+    assert all(state[name].ne(0).all() for name in prunable_parameters(build_model(parse_args(words))))
+    again = ran(*words, "--imp_resume_folder", whole, "--imp_resume_round", "2", name="again")
+    assert same_bits(*(load_file(folder / "ticket.safetensors") for folder in (whole, again)))
 
 
 def test_a_run_from_another_ones_round_goes_on_when_that_is_gone(finished, done, places, trial, tmp_path):

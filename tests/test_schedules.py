@@ -31,6 +31,7 @@ def test_learning_rates_are_the_published_ones(case: dict[str, Any]) -> None:
     ("policy", "options", "factors"),
     [
         # Without published milestones, a half and two thirds of the epochs.
+        ("multistep_lr", {}, [1]),
         ("multistep_lr", {}, [1, 1, 1, 0.1, 0.01, 0.01, 0.01]),
         ("multistep_lr", {}, [1, 1, 1, 1, 0.1, 0.01, 0.01, 0.01]),
         ("multistep_lr", {"gamma": 0.5, "milestones": [1, 3]}, [1, 0.5, 0.5, 0.25, 0.25]),

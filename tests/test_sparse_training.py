@@ -119,6 +119,24 @@ def test_pruned_weights_stay_0_and_gather_no_momentum():
         assert part[pruned].eq(0).all() and training.optimizer.state[part]["momentum_buffer"][pruned].eq(0).all()
 
 
+def test_a_layers_density_is_the_mean_over_the_steps_of_the_epoch():
+    net = Toy()
+    training = _training(GradualPruning, _config("--algo", "gmp"), net, all_kept(prunable_parameters(net)))
+    training.before_epoch(0)
+    shares = []
+    for _ in range(STEPS):
+        _step(training)
+        shares.append({name: kept / size for name, (kept, size) in per_layer(training.masks).items()})
+    assert shares[0]["conv"] == 1 > shares[-1]["conv"]
+    expected = {name: pytest.approx(sum(one[name] for one in shares) / STEPS) for name in shares[0]}
+    assert training.layer_densities() == expected
+
+
+def test_a_training_that_is_too_short_to_replace_a_weight_is_warned_of(done, places):
+    said = done(*SMALL, *places, "--algo", "set", "--skip_sanity_checks").err
+    assert "update_every 100: set replaces hardly a weight in the 18 steps" in said
+
+
 def test_a_training_without_momentum_is_restored_after_its_masks_have_changed():
     config, nets = _config("--momentum", "0"), (Toy(), Toy())
     stopped, resumed = (_training(Rigged, config, net, _half(net)) for net in nets)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -19,3 +21,11 @@ def derive_rng(seed: int, *path: str | int) -> torch.Generator:
     """
     digest = hashlib.sha256("/".join(map(str, (seed, *path))).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)  # 63 bits: a non-negative int64
+
+
+@contextmanager
+def seeding_torch(generator: torch.Generator) -> Iterator[None]:
+    """Let what draws from PyTorch's own generator, such as Dropout or an initialisation, draw by this one's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator.initial_seed())
+        yield

@@ -11,7 +11,8 @@ PUBLISHED_MILESTONES = {100: (50, 80), 150: (80, 120), 160: (80, 120), 200: (100
 
 def default_milestones(epochs: int) -> tuple[int, ...]:
     """Return the default milestones of `multistep_lr`: the published ones, else a half and two thirds of `epochs`."""
-    return PUBLISHED_MILESTONES.get(epochs, (epochs // 2, 2 * epochs // 3))
+    # Not before the first epoch: a single epoch is trained at the whole learning rate.
+    return PUBLISHED_MILESTONES.get(epochs, (max(1, epochs // 2), max(1, 2 * epochs // 3)))
 
 
 def lr_factor(

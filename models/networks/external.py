@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
+from models.masking import keep_idle_dense
 from models.spec import ModelSpec
 from utils.errors import UserError, did_you_mean
 from utils.registry import complaint, load_function
@@ -95,15 +96,18 @@ def own_network(place: str, spec: ModelSpec) -> nn.Module:
 
 
 def _check_output(network: nn.Module, spec: ModelSpec) -> None:
-    """Check that a network maps two black images to logits (2, classes).
+    """Check that a network maps two black images to logits (2, classes); layers that this did not call stay dense.
 
     Raises:
         UserError: the output has another shape or type.
     """
-    was_training = network.training
-    with torch.no_grad():
-        output = network.eval()(torch.zeros(2, *spec.shape))
+    was_training, called = network.training, set()
+    hooks = [module.register_forward_hook(lambda module, *_: called.add(module)) for module in network.modules()]
+    output = network.eval()(torch.zeros(2, *spec.shape))
     network.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    keep_idle_dense(network, called)
     found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if found != (2, spec.classes):
         raise UserError(f"arch: two images should make logits of shape {(2, spec.classes)}, not {found}")

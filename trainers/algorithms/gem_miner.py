@@ -235,7 +235,8 @@ class GemMiner(ScoreTraining):
         if self._config.algo == "hc":
             reasons.append("hc prunes nothing for good: the penalty alone switches off")
         elif not self._config.unflag_before_finetune:
-            off = int(self.flat.flags.sum()) - int(self.naive_mask().sum())
+            weights = self.flat.segments[0]
+            off = int(self.flat.flags[weights].sum()) - int(self.naive_mask()[weights].sum())
             reasons += [f"{off:,} more were switched off by their scores without being pruned"] if off else []
         return "; ".join(reasons) or None
 

@@ -24,6 +24,7 @@ from trainers.tickets.ticket import Ticket
 from trainers.training.cost import scoring_flops
 from utils.distributed.collectives import in_parts
 from utils.masks import keep_highest
+from utils.rng import seeding_torch
 from utils.run.run import Run
 
 IMAGES_A_CLASS = 10
@@ -44,7 +45,8 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     """
     images, labels = data.train.stratified(IMAGES_A_CLASS, run.rng("search", "batches"))
     parts = in_parts(len(labels), max(2, config.score_parts))  # two halves; more parts if they do not fit in memory
-    flow = gradient_flow(deepcopy(net), [*zip(images.tensor_split(parts), labels.tensor_split(parts))])
+    with seeding_torch(run.rng("search", "network")):
+        flow = gradient_flow(deepcopy(net), [*zip(images.tensor_split(parts), labels.tensor_split(parts))])
     # The lowest score −w · (Hg) is the highest w · (Hg).
     masks = keep_highest(flow, config.density, run.rng("search", "ties"))
     # One gradient; then another that is itself differentiated, by a backward pass twice as long.

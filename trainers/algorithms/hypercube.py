@@ -71,8 +71,8 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
         warnings.warn(f"{died}; the highest scores are kept", stacklevel=2)
         highest = search.highest(floor_count(config.density, search.weights), run.rng("search", "rescue"))
         return Ticket(state, highest, None, {"rescued": True})
-    if config.unflag_before_finetune and config.algo == "hc":
-        warnings.warn("hc prunes nothing for good, so that unflagging restores the dense network", stacklevel=2)
+    if config.unflag_before_finetune and bool(search.flat.flags.all()):
+        warnings.warn("nothing was pruned for good, so that unflagging restores the dense network", stacklevel=2)
     masks = search.flat.split(search.flat.flags.clone()) if config.unflag_before_finetune else gem
     facts = {"rescued": False, "density_reason": search.density_reason()}
     return Ticket(state, masks, gem, facts if config.lmbda != "auto" else {**facts, "lmbda": search.lmbda})

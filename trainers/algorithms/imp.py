@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from args_helper import Config
 from data.load import Splits
 from models.masking import plain_state, prunable_parameters
-from trainers.algorithms.imp_rounds import first_round, keep_round, rewind_step
+from trainers.algorithms.imp_rounds import first_round, keep_round, last_values, rewind_step
 from trainers.checks.connectivity import warn_of_thin_layers
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
@@ -71,7 +71,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
         number += 1
         masks = smallest_pruned(trained, number, config, run)
         warn_of_thin_layers(masks, f"in round {number}", thin)
-        ticket = Ticket({**trained.state, **({} if config.imp_no_rewind else rewound)}, masks)
+        ticket = Ticket({**trained.state, **(last_values(trained, ticket) if config.imp_no_rewind else rewound)}, masks)
 
 
 def planned_prunings(config: Config, whole: int, left: int) -> list[tuple[str, int]]:

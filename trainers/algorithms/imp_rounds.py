@@ -8,6 +8,7 @@ to) and `rounds.csv` (density and accuracies in percent, one line a round).
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from args_helper import Config
 from models.masking import plain_state, prunable_parameters
 from models.state_files import load_weights, read_state, unwrapped
+from trainers.tickets.file import read_ticket
 from trainers.tickets.format import write_stored
 from trainers.tickets.ticket import Ticket
 from trainers.training.position import validate_position
@@ -92,6 +94,18 @@ def keep_snapshot(run: Run, rewound: dict[str, Tensor]) -> None:
         write_atomic(path, save({name: value.cpu().contiguous() for name, value in rewound.items()}))
 
 
+def last_values(trained: Ticket, begun: Ticket) -> dict[str, Tensor]:
+    """Name -> the weights after a round, the pruned ones with the values that they had when they were pruned.
+
+    A trained network has zeros in their places, from which a control network with permuted masks could not begin.
+
+    Args:
+        trained: the network after the round.
+        begun: what the round began with, made in the same way.
+    """
+    return {name: trained.state[name].where(mask, begun.state[name]) for name, mask in begun.masks.items()}
+
+
 # ---- the first round of a run --------------------------------------------------------------------------------------
 
 
@@ -135,12 +149,36 @@ def first_round(net: nn.Module, config: Config, run: Run) -> tuple[int, Ticket, 
         if config.imp_rewind_iter is not None and not config.imp_rewind_model:
             warnings.warn(f"imp_rewind_iter is not used: later rounds rewind to {snapshot}", stacklevel=2)
     load_weights(net, unwrapped(stored), folder)
-    state = plain_state(net)
+    state, begun_with = plain_state(net), fresh.state
+    if number == config.imp_prunings or config.imp_no_rewind:  # else nothing more comes of what this round began with
+        begun_with = {**_begun_with(number, fresh, folder, run), **({} if config.imp_no_rewind else rewound)}
     if begun is None:
         keep_snapshot(run, rewound)
         run.save(stage, stored)
     # Pruned weights are exactly 0 at every step, the others never.
-    return number, Ticket(state, {name: state[name] != 0 for name in fresh.masks}), rewound
+    return number, Ticket(begun_with, {name: state[name] != 0 for name in fresh.masks}), rewound
+
+
+@rank_zero_only
+def _begun_with(number: int, fresh: Ticket, folder: Path, run: Run) -> dict[str, Tensor]:
+    """The network that a round of another run began with, before it was rewound; that run's rounds are copied.
+
+    Args:
+        number: of the round.
+        fresh: what round 0 begins with.
+        folder: the other run's.
+        run: this run.
+    """
+    begun, device = fresh, next(iter(fresh.state.values())).device
+    for one in range(number):
+        own, theirs = (place / "rounds" / f"round_{one:03d}.safetensors" for place in (run.folder, folder))
+        if not own.exists():
+            if not theirs.is_file():
+                raise UserError(f"there is no {theirs}, from which round {number} of that run began")
+            write_atomic(own, theirs.read_bytes())
+        trained = read_ticket(own)[0].to(device)
+        begun = Ticket({**trained.state, **last_values(trained, replace(begun, masks=trained.masks))}, trained.masks)
+    return {name: begun.state[name] for name in fresh.state}  # in the order of the network
 
 
 @rank_zero_only

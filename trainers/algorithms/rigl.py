@@ -11,6 +11,7 @@ Mocanu et al., Nature Communications 2018 (arXiv 1707.04780), in the form in whi
 from __future__ import annotations
 
 import math
+import warnings
 from functools import partial
 
 import torch
@@ -108,5 +109,8 @@ def _trained(kind: type[Evolving], net: nn.Module, data: Splits, config: Config,
     begun = find_erk_ticket(net, data, config, run)
     random_at = partial(run.rng, "search", "grow", 0)
     training = kind(net, begun.masks, config, len(data.train), random_at)
+    if config.update_every >= (last := training.update_steps[-1]):
+        told = f"update_every {config.update_every}: {config.algo} replaces hardly a weight in the {last} steps"
+        warnings.warn(f"{told} in which it may (update_until); lower it, or train longer", stacklevel=3)
     train(run, "search", training, data, config.epochs, config.start_epoch)
     return training

@@ -62,9 +62,12 @@ def layer_counts(sizes: Sequence[int], pruned: float, arch: str, version: int = 
         The counts in the same order, each rounded down.
 
     Raises:
-        UserError: version 2 for another network or density; or the classifier's share exceeds the weights to keep.
+        UserError: version 2 for another network or density; the classifier's share exceeds the weights to keep; or
+            there is no other layer.
     """
     layers = len(sizes)
+    if layers < 2:
+        raise UserError("smart_ratio treats the classifier apart: the network needs a prunable layer before it")
     wanted = (1.0 - pruned) * sum(sizes)
     shapes = []
     for l in range(1, layers):  # noqa: E741 (the paper's letter)

@@ -21,6 +21,7 @@ from trainers.tickets.ticket import Ticket
 from trainers.training.cost import scoring_flops
 from utils.distributed.collectives import in_parts
 from utils.masks import keep_highest
+from utils.rng import seeding_torch
 from utils.run.run import Run
 
 
@@ -38,12 +39,13 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     """
     scored = deepcopy(net).train().requires_grad_(True)  # a copy, so that the BatchNorm statistics of `net` stay
     flops = 0
-    for images, labels in islice(data.train.epoch(run.rng("search", "batches")), config.score_batches):
-        flops += scoring_flops(net, images)
-        # In parts that fit in memory; their gradients add up to that of the mean over the batch.
-        parts = in_parts(len(labels), config.score_parts)
-        for part, targets in zip(images.tensor_split(parts), labels.tensor_split(parts)):
-            (F.cross_entropy(scored(part), targets, reduction="sum") / len(labels)).backward()
+    with seeding_torch(run.rng("search", "network")):
+        for images, labels in islice(data.train.epoch(run.rng("search", "batches")), config.score_batches):
+            flops += scoring_flops(net, images)
+            # In parts that fit in memory; their gradients add up to that of the mean over the batch.
+            parts = in_parts(len(labels), config.score_parts)
+            for part, targets in zip(images.tensor_split(parts), labels.tensor_split(parts)):
+                (F.cross_entropy(scored(part), targets, reduction="sum") / len(labels)).backward()
     scores = {name: (weight * weight.grad).detach().abs() for name, weight in prunable_parameters(scored).items()}
     masks = keep_highest(scores, config.density, run.rng("search", "ties"))
     return Ticket(plain_state(net), masks, facts={"scoring_flops": flops})

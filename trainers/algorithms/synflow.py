@@ -11,6 +11,7 @@ Source: Tanaka et al., "Pruning neural networks without any data by iteratively 
 
 from __future__ import annotations
 
+import warnings
 from copy import deepcopy
 
 import torch
@@ -54,6 +55,8 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
         with torch.no_grad():
             for name, parameter in prunable_parameters(flow).items():
                 parameter.mul_(masks[name])
+    if by_chance := sum(int((masks[name] & (score == 0)).sum()) for name, score in scores.items()):
+        warnings.warn(f"synflow: no flow reaches {by_chance:,} of the weights that it keeps, by chance", stacklevel=2)
     masks = {name: mask.to(device) for name, mask in masks.items()}
     return Ticket(plain_state(net), masks, facts={"scoring_flops": ROUNDS * scoring_flops(net, ones)})
 

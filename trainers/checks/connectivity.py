@@ -39,8 +39,8 @@ def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[s
     """Measure how much of a ticket lies on a path from input to output.
 
     A kept weight is effective if the summed output has a non-zero gradient with respect to it, in the network of
-    |w| · mask, for an input of ones, in double precision. In that network BatchNorm is the identity, and max pooling is
-    average pooling.
+    |w| · mask, for an input of ones, in double precision. In that network normalisation and bounded activations are the
+    identity, and max pooling is average pooling.
 
     Args:
         net: plain, of the ticket's architecture; only its layers are used.
@@ -77,15 +77,21 @@ def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[s
     }
 
 
+_AS_IDENTITY = frozenset({
+    functional.batch_norm, functional.group_norm, functional.layer_norm, functional.instance_norm, functional.hardtanh,
+    functional.relu6, functional.hardswish, functional.hardsigmoid, torch.sigmoid,
+})  # fmt: skip
+
+
 class _AllPathsOpen(TorchFunctionMode):
     """Replaces the functions that could hide a path that is there, whether a layer calls them or a network itself.
 
-    Batch normalisation does so by negative scales and shifts, and max pooling by the entries of a window that are not
-    its maximum for this one input.
+    Normalisation does so by negative scales and shifts, activations with an upper bound by their saturation, and max
+    pooling by the entries of a window that are not its maximum for this one input.
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is functional.batch_norm:
+        if function in _AS_IDENTITY:
             return args[0]
         replaced = _average_pooling if function is functional.max_pool2d else function
         return replaced(*args, **(kwargs or {}))

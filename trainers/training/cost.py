@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.masking import prunable_parameters
@@ -70,8 +71,13 @@ def forward_flops(net: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
     counted = deepcopy(net).eval()
     one = next(counted.parameters())
     image = torch.zeros(1, *shape, device=one.device, dtype=one.dtype)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        counted(image)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # of its fused kernels the counter knows nothing
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            counted(image)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     modules = {name.partition(".")[2]: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     layers = {name.rpartition(".")[0] for name in prunable_parameters(net)}
     return {"": counter.get_total_flops(), **{name: modules.get(name, 0) for name in layers}}

@@ -96,6 +96,8 @@ def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, 
                     run.stop(stop)
                 progress.at(epoch, position.step)
                 whole = data.train.size(position.step)
+                # Layers such as Dropout draw from PyTorch's own generator.
+                torch.manual_seed(run.rng(stage, f"network {ranks.rank()}", epoch, position.step).initial_seed())
                 position.meter += train_step(training, position.step, images, labels, whole)
                 position.step += 1
             training.after_steps()

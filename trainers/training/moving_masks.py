@@ -39,6 +39,8 @@ class MovingMasks(WeightTraining):
         step: the number of steps that were taken, from the first epoch of the schedule on.
     """
 
+    younger_state = ("counted", "summed")
+
     def __init__(self, network: nn.Module, masks: Masks, config: Config, steps: int, random_at: RandomAt) -> None:
         self._config, recipe = config, Recipe.of_search(config)
         self._begun = Ticket(plain_state(network), masks, recipe=recipe)
@@ -46,6 +48,8 @@ class MovingMasks(WeightTraining):
         self.masks = {name: mask.clone() for name, mask in masks.items()}
         self.random_at = random_at
         self.step = recipe.first_epoch * steps
+        self._counted: int = 0
+        self._summed: dict[str, float] = {}
 
     def update(self) -> None:
         """Take the optimizer's step on the unpruned weights."""
@@ -56,6 +60,17 @@ class MovingMasks(WeightTraining):
         """Mask the pruned weights and count the step."""
         super().after_step()
         self.step += 1
+        self._counted += 1
+        for name, share in super().layer_densities().items():
+            self._summed[name] = self._summed.get(name, 0.0) + share
+
+    def before_epoch(self, _epoch: int) -> None:
+        """Begin to average the layers' densities."""
+        self._counted, self._summed = 0, {}
+
+    def layer_densities(self) -> dict[str, float]:
+        """The density of every masked layer, averaged over the steps of the epoch."""
+        return {name: share / self._counted for name, share in self._summed.items()}
 
     @torch.no_grad()
     def set_masks(self, masks: Masks) -> None:
@@ -76,13 +91,15 @@ class MovingMasks(WeightTraining):
         return replace(self._begun, masks=self.masks, facts=facts)
 
     def state(self) -> dict[str, Any]:
-        """The state of a Training, the masks, and the steps so far."""
-        return {**super().state(), "masks": self.masks, "step": self.step}
+        """The state of a Training, the masks, the steps so far, and the densities of those of this epoch."""
+        own = {"masks": self.masks, "step": self.step, "counted": self._counted, "summed": self._summed}
+        return {**super().state(), **own}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned."""
         super().load_state(state)
         self.step = state["step"]
+        self._counted, self._summed = state.get("counted", 0), dict(state.get("summed", {}))
         self.set_masks({name: state["masks"][name].bool().to(mask.device) for name, mask in self.masks.items()})
 
 

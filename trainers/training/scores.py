@@ -198,8 +198,8 @@ class ScoreTraining(Training):
         return evaluate(self._folded.refreshed(), batches, self.precision)
 
     def layer_densities(self) -> dict[str, float]:
-        """The density of every layer under the current scores."""
-        masks = self.flat.split(self.naive_mask())
+        """The density of every layer in the forward pass; while scores are not rounded, that of scores above 0."""
+        masks = self.flat.split(self._factors() != 0)
         names = [name for name in masks if not is_bias(name)]
         shares = torch.stack([masks[name].float().mean() for name in names]).tolist()
         return {name.removesuffix(".weight"): share for name, share in zip(names, shares)}

@@ -72,7 +72,7 @@ def _keeps_all(config: Config) -> bool:
     facts = config.algorithm
     if facts.search == "rounds":
         return config.imp_prunings == 0
-    return facts.bounded and not facts.gradual and config.unflag_before_finetune
+    return facts.bounded and not facts.gradual and config.unflag_before_finetune and not config.pretrained
 
 
 def _search(config: Config) -> list[Stage]:
