@@ -10,8 +10,10 @@ from math import log10
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import PROJECT, epoch_row, read_rows, same_bits, start, summary_of, timeless
+from safetensors.torch import save_file
 
 import main
 from args_helper import config_of, parse_args
@@ -125,6 +127,20 @@ def test_what_a_run_or_a_flag_states_is_neither_varied_nor_searched(sweep):
     sought = {"lmbda": SearchSpace((1e-6, 1e-2), is_range=True, log=True), "optimizer": SearchSpace(("sgd", "adam"))}
     assert {run.name: run.sought for run in runs} == {"a/target_sparsity_50.0": sought, "fixed": {}}
     assert (runs[1].config.target_sparsity, runs[1].config.iter_start) == (50, 1)
+
+
+@pytest.mark.parametrize("flag", ["epochs 5", "image_size 32", "lmbda auto", "ticket t", "warmup_length 10"])
+def test_flags_of_a_sweep_are_completed_and_checked_with_the_options_of_each_run(flag, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_file({"w": torch.ones(2)}, "t", {"about": '{"options": {"dataset": "CIFAR10"}}'})
+    given = parse_args(["--sweep", "s.yml", *f"--{flag}".split()]).model_fields_set
+    assert given == {"sweep", flag.split()[0]}
+
+
+def test_a_flag_that_a_run_cannot_use_is_refused_for_this_run(sweep, refusal):
+    words = sweep(runs={"a": None, "b": {"epochs": 4, "iter_period": 1}})
+    assert f"epochs ({words[1]}, b): a warm-up of 4 epochs fills all 4" in refusal(*words, "--warmup_length", 4)
+    assert "--list, --report: each of these says what to do" in refusal(*words, "--list", "models", "--report", "x")
 
 
 # ---- who takes which run -------------------------------------------------------------------------------------------
