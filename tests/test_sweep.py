@@ -376,18 +376,19 @@ def test_the_ladder_ends_at_the_best_configs():
     assert {one.config.config_hash for one in planned[-3:]} == {config.config_hash for config in best}
 
 
-def test_a_poor_run_is_ended_early(sweep):
-    (search,) = _searches(sweep(options=TINY, search=LAMBDA, study={"trials": 4, "startup": 2}))
-    for accuracy in (60, 80, 50):
+def test_a_run_poorer_than_those_that_meet_the_target_is_ended_early(sweep):
+    (search,) = _searches(sweep(options=TINY, search=LAMBDA, study={"trials": 6, "startup": 2}))
+    for accuracy, remaining in ((95, 40), (90, 40), (60, 20), (80, 20), (50, 20)):
         task = search.take()
         rows = [epoch_row(epoch, accuracy) for epoch in range(10)]
         task.unit.folder.mkdir(parents=True)
         for epochs in (7, 10):  # half of the epochs and two more, and all
             write_csv(task.unit.folder / task.unit.asked.results_filename, rows[:epochs])
             assert task.should_stop_early() == ((accuracy, epochs) == (50, 10))
-        _finish(task, val_acc_before_finetune=accuracy, weights_remaining_percent=20)
+        _finish(task, val_acc_before_finetune=accuracy, weights_remaining_percent=remaining)
     states = [(trial.state.name, trial.value) for trial in search._study.trials]
-    assert states == [("COMPLETE", 60), ("COMPLETE", 80), ("PRUNED", 50)]
+    missed = ("COMPLETE", 0)
+    assert states == [missed, missed, ("COMPLETE", 60), ("COMPLETE", 80), ("PRUNED", 50)]
 
 
 def test_a_run_is_poor_below_the_median_in_three_epochs_in_a_row():
