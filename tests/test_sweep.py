@@ -96,6 +96,7 @@ def test_every_sweep_of_the_project_names_its_command_and_has_runs_that_can_be_r
         ({"runs": {}}, "runs: Dictionary should have at least 1 item"),
         ({"runs": {"a": {"name": "x"}, "b": {"name": "x"}}}, "b: its trials would lie where those of a do"),
         ({"runs": {"a": {"report": ["x"]}}}, "a: report is not for a sweep, which runs new trials"),
+        ({"options": {"config": "x.yml"}}, "a: config is not for a sweep, which runs new trials: leave it out"),
         ({"runs": {"a": None, "b": {"evaluate": True, "ticket": "x"}}}, "b: evaluate is not for a sweep"),
         ("[1]", "the file: "),
         ("runs: {[1]: {}}", "cannot read the sweep FILE: found unhashable key"),
