@@ -117,16 +117,19 @@ def test_a_config_beside_a_sweep_is_refused_as_it_would_override_what_the_runs_d
     assert "a sweep has its options in" in refusal(*words)
 
 
-def test_what_a_run_or_a_flag_states_is_neither_varied_nor_searched(sweep):
+def test_what_a_run_or_a_flag_states_however_it_is_written_is_neither_varied_nor_searched(sweep):
     words = sweep(
         options={"epochs": 8},
-        vary={"target_sparsity": [5, 20]},
-        search={**LAMBDA, "iter_start": {"low": 0, "high": 2}, "optimizer": ["sgd", "adam"]},
-        runs={"a": None, "fixed": {"lmbda": 1e-3, "iter_start": 0, "optimizer": "sgd", "target_sparsity": 10}},
+        vary={"target-sparsity": [5, 20], "width_mult": ["1e0", 2]},
+        search={**LAMBDA, "iter-start": {"low": 0, "high": 2}, "optimizer": ["sgd", "adam"]},
+        runs={
+            "a": None,
+            "fixed": {"lmbda": 1e-3, "iter-start": 0, "optimizer": "sgd", "target-sparsity": 10, "width_mult": 1},
+        },
     )
-    runs, _ = plan(Path(words[1]), {"target_sparsity": 50.0, "iter_start": 1})
+    runs, _ = plan(Path(words[1]), {"target_sparsity": 50.0, "width": 1.0, "iter_start": 1})
     sought = {"lmbda": SearchSpace((1e-6, 1e-2), is_range=True, log=True), "optimizer": SearchSpace(("sgd", "adam"))}
-    assert {run.name: run.sought for run in runs} == {"a/target_sparsity_50.0": sought, "fixed": {}}
+    assert {run.name: run.sought for run in runs} == {"a/target_sparsity_50/width_1e0": sought, "fixed": {}}
     assert (runs[1].config.target_sparsity, runs[1].config.iter_start) == (50, 1)
 
 
