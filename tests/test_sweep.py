@@ -161,9 +161,9 @@ def test_a_claim_is_held_until_the_child_that_was_given_it_is_gone(tmp_path):
     Claim.of(lock).release()
 
 
-def _trials(tmp_path, count):
+def _trials(tmp_path, count, **changed):
     """The view of one worker."""
-    options = {**TINY, "name": "a", "num_trial": count, "results_dir": str(tmp_path)}
+    options = {**TINY, "name": "a", "num_trial": count, "results_dir": str(tmp_path), **changed}
     return Trials("a", config_of(options, "test"), Claims(tmp_path / "s"))
 
 
@@ -187,6 +187,14 @@ def test_every_trial_is_taken_by_one_worker_and_that_of_a_dead_one_by_one_other(
     assert third.take() is None
     _finish(last)
     assert third.take() is None and not third.over  # trial 2 is in work by the first
+
+
+def test_a_run_that_was_changed_in_the_file_is_not_advised_to_take_a_flag_that_sweeps_refuse(tmp_path):
+    _finish(_trials(tmp_path, 1).take())
+    changed = _trials(tmp_path, 1, lr=0.2)
+    assert changed.take() is None
+    said = changed._claims.problems["a, trial 1"]
+    assert said.endswith("lr 0.1 → 0.2; move it away, or give the run another name in the file")
 
 
 def test_workers_that_race_finish_every_trial_once(tmp_path):
