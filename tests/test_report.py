@@ -110,10 +110,14 @@ def test_two_settings_at_one_density_under_one_name_do_not_fall_together(root):
 
 
 def test_a_density_that_nothing_aimed_at_is_no_target(root, call):
-    make_run(root / "a", algo="random_subnet", prune_rate=0.5)
-    make_run(root / "b", algo="snip", target_sparsity=5)
+    for options in ({"algo": "random_subnet", "prune_rate": 0.5}, {"algo": "snip", "target_sparsity": 5}):
+        make_run(root / options["algo"], **options)
+        make_run(root / options["algo"] / "going_on", None, trial_num=2, **options)
     assert call("--report", root).code == 0
     assert table(root, "accuracy", "series", "target_percent") == [["random_subnet", ""], ["snip", "5.0"]]
+    (figure,) = root.glob("report/figures/*_curves.svg")
+    drawn = re.findall(r"<!-- *(.*) -->", figure.read_text())
+    assert "trial 2, going on" in drawn and "5%, trial 2, going on" in drawn
 
 
 @pytest.mark.parametrize(
@@ -313,7 +317,8 @@ def test_names_of_any_kind_are_text_and_nothing_else(root, call):
     page = (root / "report" / "report.html").read_text()
     assert page.count("<script>") == 1  # its own
     assert "<img src=x" not in page
-    assert "<script>" not in (root / "report" / "report.md").read_text()
+    markdown = (root / "report" / "report.md").read_text()
+    assert "<script>" not in markdown and "&#60;script&#62;alert" in markdown
     (figure,) = root.glob("report/figures/*_accuracy.svg")
     drawn = re.findall(r"<!-- *(.*) -->", figure.read_text())  # texts are drawn as shapes, each under its words
     assert {"_hidden", "$x^$", "a|b [c](javascript:d)"} <= set(drawn)
