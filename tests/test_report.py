@@ -202,7 +202,7 @@ def test_a_config_that_is_not_its_summarys_is_told_of(root):
     config = make_run(root / "a") / "config.yml"
     config.write_text(config.read_text().replace("\nlr: 0.001\n", "\nlr: 0.5\n"))
     (run,), (problem,) = gather([root])
-    assert "summary.json tells of" in problem.text
+    assert "its config.yml, or a .py file it names, is no longer what ran: " in problem.text
     assert run.config_hash == run.outcome.config_hash
 
 
