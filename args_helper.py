@@ -549,18 +549,20 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
     Raises:
         UserError: there are problems, found before or now; the message lists all of them.
     """
-    given = {**_of_ticket(given), **given}
+    # Each run of a sweep is completed and checked by itself, with these flags on top of the file.
+    alone = not ("sweep" in given and given["sweep"].value)
+    given = {**(_of_ticket(given) if alone else {}), **given}
     if "regularization" in given and given["regularization"].value in (True, "True", "true"):
         warnings.warn(f"{given['regularization'].where}: true names no penalty; none is used", stacklevel=3)
     problems = list(problems)
     config, wrong = validated(Config, given, problems)
-    implied = _implied(config, given)
+    implied = _implied(config, given) if alone else {}
     if "scale_fan" in implied:
         where = f"{given['scale_fan'].where}, {given['prune_rate'].where}"
         warnings.warn(f"{where}: with a prune_rate of −1, not used, scale_fan leaves the fan as it is", stacklevel=3)
     config = config.model_copy(update=implied)
     own = () if any(getattr(config, mode) for mode in LOOKING) else config.algorithm.refused
-    for concerned, text in contradictions(config, (*CONTRADICTIONS, *own)):
+    for concerned, text in contradictions(config, (*CONTRADICTIONS, *own) if alone else (ONE_MODE,)):
         if not wrong.intersection(concerned):
             where = [given[name].where for name in concerned if name in given]
             problems.append(f"{', '.join(where) or concerned[0]}: {text}")

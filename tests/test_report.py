@@ -110,10 +110,14 @@ def test_two_settings_at_one_density_under_one_name_do_not_fall_together(root):
 
 
 def test_a_density_that_nothing_aimed_at_is_no_target(root, call):
-    make_run(root / "a", algo="random_subnet", prune_rate=0.5)
-    make_run(root / "b", algo="snip", target_sparsity=5)
+    for options in ({"algo": "random_subnet", "prune_rate": 0.5}, {"algo": "snip", "target_sparsity": 5}):
+        make_run(root / options["algo"], **options)
+        make_run(root / options["algo"] / "going_on", None, trial_num=2, **options)
     assert call("--report", root).code == 0
     assert table(root, "accuracy", "series", "target_percent") == [["random_subnet", ""], ["snip", "5.0"]]
+    (figure,) = root.glob("report/figures/*_curves.svg")
+    drawn = re.findall(r"<!-- *(.*) -->", figure.read_text())
+    assert "trial 2, going on" in drawn and "5%, trial 2, going on" in drawn
 
 
 @pytest.mark.parametrize(
@@ -122,6 +126,7 @@ def test_a_density_that_nothing_aimed_at_is_no_target(root, call):
         ("resnet20_sparsity_1_44_unflagT/", 1.44, "resnet20_unflagT"), ("mobilenetv2_ep_20/", 20, "mobilenetv2_ep"),
         ("s/imp/target_sparsity_0.5/lmbda_5", 0.5, "s/imp/lmbda_5"), ("resnet20/", 20, None), ("/run_15", 5, None),
         ("s/best_x_target_sparsity_5.0", 5, "s/best_x"), ("/5_run", 5, "run"), ("/_5_/x", 5, "_/x"), ("/", 5, None),
+        ("digits_5/gem/iter_period_5/target_sparsity_5", 5, "digits_5/gem/iter_period_5"),
     ],
 )  # fmt: skip
 def test_the_family_is_the_place_without_the_density(place, target, family):
@@ -197,7 +202,7 @@ def test_a_config_that_is_not_its_summarys_is_told_of(root):
     config = make_run(root / "a") / "config.yml"
     config.write_text(config.read_text().replace("\nlr: 0.001\n", "\nlr: 0.5\n"))
     (run,), (problem,) = gather([root])
-    assert "summary.json tells of" in problem.text
+    assert "its config.yml, or a .py file it names, is no longer what ran: " in problem.text
     assert run.config_hash == run.outcome.config_hash
 
 
@@ -312,7 +317,8 @@ def test_names_of_any_kind_are_text_and_nothing_else(root, call):
     page = (root / "report" / "report.html").read_text()
     assert page.count("<script>") == 1  # its own
     assert "<img src=x" not in page
-    assert "<script>" not in (root / "report" / "report.md").read_text()
+    markdown = (root / "report" / "report.md").read_text()
+    assert "<script>" not in markdown and "&#60;script&#62;alert" in markdown
     (figure,) = root.glob("report/figures/*_accuracy.svg")
     drawn = re.findall(r"<!-- *(.*) -->", figure.read_text())  # texts are drawn as shapes, each under its words
     assert {"_hidden", "$x^$", "a|b [c](javascript:d)"} <= set(drawn)

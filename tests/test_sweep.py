@@ -10,8 +10,10 @@ from math import log10
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import PROJECT, epoch_row, read_rows, same_bits, start, summary_of, timeless
+from safetensors.torch import save_file
 
 import main
 from args_helper import config_of, parse_args
@@ -94,6 +96,7 @@ def test_every_sweep_of_the_project_names_its_command_and_has_runs_that_can_be_r
         ({"runs": {}}, "runs: Dictionary should have at least 1 item"),
         ({"runs": {"a": {"name": "x"}, "b": {"name": "x"}}}, "b: its trials would lie where those of a do"),
         ({"runs": {"a": {"report": ["x"]}}}, "a: report is not for a sweep, which runs new trials"),
+        ({"options": {"config": "x.yml"}}, "a: config is not for a sweep, which runs new trials: leave it out"),
         ({"runs": {"a": None, "b": {"evaluate": True, "ticket": "x"}}}, "b: evaluate is not for a sweep"),
         ("[1]", "the file: "),
         ("runs: {[1]: {}}", "cannot read the sweep FILE: found unhashable key"),
@@ -114,17 +117,34 @@ def test_a_config_beside_a_sweep_is_refused_as_it_would_override_what_the_runs_d
     assert "a sweep has its options in" in refusal(*words)
 
 
-def test_what_a_run_or_a_flag_states_is_neither_varied_nor_searched(sweep):
+def test_what_a_run_or_a_flag_states_however_it_is_written_is_neither_varied_nor_searched(sweep):
     words = sweep(
         options={"epochs": 8},
-        vary={"target_sparsity": [5, 20]},
-        search={**LAMBDA, "iter_start": {"low": 0, "high": 2}, "optimizer": ["sgd", "adam"]},
-        runs={"a": None, "fixed": {"lmbda": 1e-3, "iter_start": 0, "optimizer": "sgd", "target_sparsity": 10}},
+        vary={"target-sparsity": [5, 20], "width_mult": ["1e0", 2]},
+        search={**LAMBDA, "iter-start": {"low": 0, "high": 2}, "optimizer": ["sgd", "adam"]},
+        runs={
+            "a": None,
+            "fixed": {"lmbda": 1e-3, "iter-start": 0, "optimizer": "sgd", "target-sparsity": 10, "width_mult": 1},
+        },
     )
-    runs, _ = plan(Path(words[1]), {"target_sparsity": 50.0, "iter_start": 1})
+    runs, _ = plan(Path(words[1]), {"target_sparsity": 50.0, "width": 1.0, "iter_start": 1})
     sought = {"lmbda": SearchSpace((1e-6, 1e-2), is_range=True, log=True), "optimizer": SearchSpace(("sgd", "adam"))}
-    assert {run.name: run.sought for run in runs} == {"a/target_sparsity_50.0": sought, "fixed": {}}
+    assert {run.name: run.sought for run in runs} == {"a/target_sparsity_50/width_1e0": sought, "fixed": {}}
     assert (runs[1].config.target_sparsity, runs[1].config.iter_start) == (50, 1)
+
+
+@pytest.mark.parametrize("flag", ["epochs 5", "image_size 32", "lmbda auto", "ticket t", "warmup_length 10"])
+def test_flags_of_a_sweep_are_completed_and_checked_with_the_options_of_each_run(flag, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_file({"w": torch.ones(2)}, "t", {"about": '{"options": {"dataset": "CIFAR10"}}'})
+    given = parse_args(["--sweep", "s.yml", *f"--{flag}".split()]).model_fields_set
+    assert given == {"sweep", flag.split()[0]}
+
+
+def test_a_flag_that_a_run_cannot_use_is_refused_for_this_run(sweep, refusal):
+    words = sweep(runs={"a": None, "b": {"epochs": 4, "iter_period": 1}})
+    assert f"epochs ({words[1]}, b): a warm-up of 4 epochs fills all 4" in refusal(*words, "--warmup_length", 4)
+    assert "--list, --report: each of these says what to do" in refusal(*words, "--list", "models", "--report", "x")
 
 
 # ---- who takes which run -------------------------------------------------------------------------------------------
@@ -141,9 +161,9 @@ def test_a_claim_is_held_until_the_child_that_was_given_it_is_gone(tmp_path):
     Claim.of(lock).release()
 
 
-def _trials(tmp_path, count):
+def _trials(tmp_path, count, **changed):
     """The view of one worker."""
-    options = {**TINY, "name": "a", "num_trial": count, "results_dir": str(tmp_path)}
+    options = {**TINY, "name": "a", "num_trial": count, "results_dir": str(tmp_path), **changed}
     return Trials("a", config_of(options, "test"), Claims(tmp_path / "s"))
 
 
@@ -167,6 +187,14 @@ def test_every_trial_is_taken_by_one_worker_and_that_of_a_dead_one_by_one_other(
     assert third.take() is None
     _finish(last)
     assert third.take() is None and not third.over  # trial 2 is in work by the first
+
+
+def test_a_run_that_was_changed_in_the_file_is_not_advised_to_take_a_flag_that_sweeps_refuse(tmp_path):
+    _finish(_trials(tmp_path, 1).take())
+    changed = _trials(tmp_path, 1, lr=0.2)
+    assert changed.take() is None
+    said = changed._claims.problems["a, trial 1"]
+    assert said.endswith("lr 0.1 → 0.2; move it away, or give the run another name in the file")
 
 
 def test_workers_that_race_finish_every_trial_once(tmp_path):
@@ -360,18 +388,19 @@ def test_the_ladder_ends_at_the_best_configs():
     assert {one.config.config_hash for one in planned[-3:]} == {config.config_hash for config in best}
 
 
-def test_a_poor_run_is_ended_early(sweep):
-    (search,) = _searches(sweep(options=TINY, search=LAMBDA, study={"trials": 4, "startup": 2}))
-    for accuracy in (60, 80, 50):
+def test_a_run_poorer_than_those_that_meet_the_target_is_ended_early(sweep):
+    (search,) = _searches(sweep(options=TINY, search=LAMBDA, study={"trials": 6, "startup": 2}))
+    for accuracy, remaining in ((95, 40), (90, 40), (60, 20), (80, 20), (50, 20)):
         task = search.take()
         rows = [epoch_row(epoch, accuracy) for epoch in range(10)]
         task.unit.folder.mkdir(parents=True)
         for epochs in (7, 10):  # half of the epochs and two more, and all
             write_csv(task.unit.folder / task.unit.asked.results_filename, rows[:epochs])
             assert task.should_stop_early() == ((accuracy, epochs) == (50, 10))
-        _finish(task, val_acc_before_finetune=accuracy, weights_remaining_percent=20)
+        _finish(task, val_acc_before_finetune=accuracy, weights_remaining_percent=remaining)
     states = [(trial.state.name, trial.value) for trial in search._study.trials]
-    assert states == [("COMPLETE", 60), ("COMPLETE", 80), ("PRUNED", 50)]
+    missed = ("COMPLETE", 0)
+    assert states == [missed, missed, ("COMPLETE", 60), ("COMPLETE", 80), ("PRUNED", 50)]
 
 
 def test_a_run_is_poor_below_the_median_in_three_epochs_in_a_row():

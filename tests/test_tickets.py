@@ -24,7 +24,7 @@ from trainers.tickets.format import _digest, is_ticket_file, read_stored, write_
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import evaluate
 from utils.errors import UserError
-from utils.masks import random_masks
+from utils.masks import masked_state, random_masks
 
 METRICS = {"test_acc_before_finetune": 12.5}
 
@@ -245,21 +245,26 @@ def test_code_that_a_ticket_names_is_not_run(path, tmp_path, done, refusal):
     assert "dataset (of the ticket" in refusal("--ticket", path, "--evaluate")
 
 
-def test_a_ticket_goes_over_to_data_of_another_number_of_classes(finished, path, done, refusal, places, tmp_path):
+@pytest.mark.parametrize("claimed", [False, True])
+def test_a_ticket_goes_over_to_another_number_of_classes(claimed, finished, path, done, refusal, places, tmp_path):
     pictures = tmp_path / "pictures"
     put_images(pictures, {f"{split}/kind_{number}": 12 for split in ("train", "test") for number in range(3)})
     other = ["--dataset", "ImageFolder", "--data", pictures, "--fine_tune_epochs", 1, "--threads", 1]
     other += ["--skip_sanity_checks", *places]
     ticket, net, config = made("--dataset", "CIFAR10", density=0.3)
     write_ticket(path, ticket, net, config, {})
+    if claimed:
+        ticket = replace(ticket, gem=None)
+        save_file(masked_state(ticket.state, ticket.masks), path)
+        other += ["--arch", config.arch, "--width", config.width]
     assert "another number of classes" in done("--ticket", path, *other).err
     again = read_ticket(tmp_path / "results" / "trial_1" / "ticket.safetensors")[0]
-    for mine, theirs in ((again.masks, ticket.masks), (again.gem, ticket.gem)):
+    for mine, theirs in ((again.masks, ticket.masks), (again.untrained, ticket.untrained)):
         fresh, before = mine["fc.weight"].float(), theirs["fc.weight"].float()
         assert fresh.shape[0] == 3
         assert fresh.mean().item() == pytest.approx(before.mean().item(), abs=0.02)
         assert torch.equal(mine["conv1.weight"], theirs["conv1.weight"])
-    assert (again.gem["fc.weight"] <= again.masks["fc.weight"]).all()
+    assert (again.untrained["fc.weight"] <= again.masks["fc.weight"]).all()
     assert torch.equal(again.state["bn1.running_mean"], ticket.state["bn1.running_mean"])
 
     said = refusal("--ticket", finished / "ticket.safetensors", *other, "--name", "grey")  # one channel, not three

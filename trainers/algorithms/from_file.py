@@ -7,6 +7,7 @@ a file is shows in its contents, not in its name.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -54,7 +55,7 @@ def ticket_for(net: nn.Module, path: Path, generator: torch.Generator) -> Ticket
     if not path.is_file():
         raise UserError(f"there is no file {path} (ticket)")
     if not is_ticket_file(path):
-        return _claimed(net, path)
+        return _claimed(net, path, generator)
     found, about = read_ticket(path)
     try:
         load_weights(net, {**_new_scales(net, found.state), **found.state}, path)
@@ -75,22 +76,24 @@ def _new_scales(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor
     }
 
 
-def _claimed(net: nn.Module, path: Path) -> Ticket:
+def _claimed(net: nn.Module, path: Path, generator: torch.Generator) -> Ticket:
     """Make a ticket from a state_dict: weights that are exactly 0 are pruned.
 
     The values of the pruned weights are unknown. They are filled in as this run draws weights, so that control
     networks with permuted masks find weights of the same kind there.
     """
     drawn = plain_state(net)
-    load_weights(net, read_state(path), path)
-    state = plain_state(net)
-    masks = {name: state[name] != 0 for name in prunable_parameters(net)}
+    found = read_state(path)
+    load_weights(net, found, path)
+    masks = {name: found[name] != 0 for name in prunable_parameters(net)}
     if all(bool(mask.all()) for mask in masks.values()):
         raise UserError(f"{path} is a state_dict without a zero: its zeros would be the mask")
     if not remaining(masks):
         raise UserError(f"{path} is a state_dict of nothing but zeros")
-    filled = {name: state[name].where(mask, drawn[name]) for name, mask in masks.items()}
-    return Ticket({**state, **filled}, masks)
+    masks, _ = _fitted(net, Ticket(found, masks), path, generator)
+    ticket = Ticket(plain_state(net), masks).to(next(net.parameters()).device)
+    filled = {name: ticket.state[name].where(mask, drawn[name]) for name, mask in ticket.masks.items()}
+    return replace(ticket, state={**ticket.state, **filled})
 
 
 def _fitted(net: nn.Module, ticket: Ticket, path: Path, generator: torch.Generator) -> tuple[Masks, Masks | None]:

@@ -92,10 +92,9 @@ def _read_run(folder: Path, problems: list[Problem]) -> RunRecord | None:
             problems.append(Problem(folder, f"its results are left out: {error}"))
             state = DAMAGED
     if outcome and (name, outcome.trial) != (config.config_hash, config.trial_num):
-        differs = f"summary.json tells of {name}, trial {outcome.trial}"
-        problems.append(
-            Problem(folder, f"its config.yml is now {config.config_hash}, trial {config.trial_num}; {differs}")
-        )
+        before, now = f"{name}, trial {outcome.trial}", f"{config.config_hash}, trial {config.trial_num}"
+        told = f"its config.yml, or a .py file it names, is no longer what ran: summary.json has {before}, not {now}"
+        problems.append(Problem(folder, told))
     epochs, said = read_epochs(folder / config.results_filename)
     if said:
         told = f"{config.results_filename}: only the first {len(epochs)} epochs are used: {said}"

@@ -226,11 +226,12 @@ def _curve(axes: Axes, one: Experiment, metric: str, look: Mapping[str, Any]) ->
                       color=look["color"])  # fmt: skip
         low, high = ([one.mean + sign * (one.sd or 0.0) for one in spreads] for sign in (-1, 1))
         axes.fill_between(epochs, low, high, color=look["color"], alpha=0.15, linewidth=0)
+    aim = "" if one.target is None else f"{one.target:g}%, "
     for run, course in courses:
         if run.state != FINISHED and course:
             axes.plot(range(1, len(course) + 1), course, linewidth=0.8, **look)
             axes.plot(len(course), course[-1], ">", mfc="white", mec=look["color"], ms=7,
-                      label=f"{one.config.target_sparsity:g}%, trial {run.trial}, {run.state}")  # fmt: skip
+                      label=f"{aim}trial {run.trial}, {run.state}")  # fmt: skip
 
 
 def draw_costs(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:

@@ -185,9 +185,11 @@ def family_of(config: Config) -> str | None:
     file becomes `resnet20_unflagT`. None if the path does not contain the density.
     """
     value = re.escape(f"{config.target_sparsity:g}").replace(r"\.", "[._]") + r"(?:\.0)?"
-    token = rf"(?:(?:target_)?sparsity_)?{value}"
-    without, count = re.subn(rf"^{token}(?:[/_-]|$)|[/_-]{token}(?=[/_-]|$)", "", _place(config), count=1)
-    return without if count else None
+    for token in (rf"(?:target_)?sparsity_{value}", value):  # another option may have the same value
+        without, count = re.subn(rf"^{token}(?:[/_-]|$)|[/_-]{token}(?=[/_-]|$)", "", _place(config), count=1)
+        if count:
+            return without
+    return None
 
 
 def _place(config: Config) -> str:

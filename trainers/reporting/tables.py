@@ -71,7 +71,7 @@ def _cell(column: Column, row: Row) -> str:
 
 def plain(text: str) -> str:
     """Escape a text for Markdown; names in run folders are untrusted."""
-    for sign in "\\`*_[]<>|#":
+    for sign in "\\`*_[]#<>|":
         text = text.replace(sign, f"&#{ord(sign)};" if sign in "<>|" else f"\\{sign}")
     return " ".join(text.split())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -55,7 +56,9 @@ class Trials:
                     return Task(unit, claim, unit.name, done=partial(self._close, unit))
                 print(f"{unit.folder} is finished: nothing to do", flush=True)
             except UserError as error:
-                self._claims.problems[unit.name] = str(error)
+                way_out = "move it away, or give the run another name in the file"  # a sweep takes no --name
+                said = re.sub("to run this one beside it, give --name .*", way_out, str(error))
+                self._claims.problems[unit.name] = said
             claim.release()
             self._close(unit)
         return None

@@ -65,7 +65,7 @@ def plan(path: Path, flags: Mapping[str, Any]) -> tuple[list[Planned], Study]:
         if config is None:
             continue
         problems.extend(name, (f"{name}: {option} is not for a sweep, which runs new trials: leave it out"
-                               for option in (*MODES, "resume") if getattr(config, option)))  # fmt: skip
+                               for option in (*MODES, *FLAGS_ONLY) if getattr(config, option)))  # fmt: skip
         if (other := places.get(folder_of(config))) == name:
             problems.extend("", iter([f"vary: a value stands there twice, in {name}"]))
         elif other:

@@ -167,7 +167,7 @@ class Search:
         finished = [
             one.intermediate_values
             for one in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            if one.intermediate_values
+            if one.intermediate_values and not one.user_attrs.get("missed")
         ]
         begin = self._settings.first_stop * max((max(values) for values in finished), default=0)
         reported = self._state(trial).intermediate_values

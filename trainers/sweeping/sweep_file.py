@@ -7,12 +7,21 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
+from args_helper import DECLARED, Config
 from utils.errors import UserError, did_you_mean
+from utils.options.parser import Given, validated
 from utils.options.yaml_file import read_document
 
-Options = dict[str, Any]
+
+def _canonical(name: str) -> str:
+    name = name.replace("-", "_")
+    return DECLARED.canonical.get(name, name)
+
+
+Option = Annotated[str, AfterValidator(_canonical)]
+Options = dict[Option, Any]
 
 
 class _Part(BaseModel):
@@ -69,13 +78,13 @@ class Sweep(_Part):
     """
 
     options: Options = {}
-    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
-    search: dict[str, Space] = {}
+    vary: dict[Option, Annotated[list[Any], Field(min_length=1)]] = {}
+    search: dict[Option, Space] = {}
     study: Study = Study()
     runs: Annotated[dict[str, Options | None], Field(min_length=1)]
 
 
-def runs_of(path: Path, flags: Mapping[str, Any] | None = None) -> Iterator[tuple[str, Options]]:
+def runs_of(path: Path, flags: Mapping[str, Any] = {}) -> Iterator[tuple[str, Options]]:
     """Yield each run's name, `run/option_value`, and its options in the file; a flag replaces all values of its option.
 
     Args:
@@ -86,7 +95,7 @@ def runs_of(path: Path, flags: Mapping[str, Any] | None = None) -> Iterator[tupl
         UserError: the file cannot be read, or has the wrong format.
     """
     sweep = read_sweep(path)
-    vary = {name: [flags[name]] if name in (flags or {}) else values for name, values in sweep.vary.items()}
+    vary = {name: [_short(name, flags[name], every)] if name in flags else every for name, every in sweep.vary.items()}
     for name, own in sweep.runs.items():
         own = own or {}
         open_options = {option: values for option, values in vary.items() if option not in own}
@@ -94,6 +103,12 @@ def runs_of(path: Path, flags: Mapping[str, Any] | None = None) -> Iterator[tupl
             chosen = dict(zip(open_options, values))
             full_name = named(name, chosen)
             yield full_name, {"subfolder": path.stem, "name": full_name, **sweep.options, **chosen, **own}
+
+
+def _short(option: str, flag: Any, values: list[Any]) -> Any:
+    """Return a flag's value as the file writes it, so that it names the same run; one that it lacks without `.0`."""
+    same = (value for value in values if getattr(validated(Config, {option: Given(value, "")}, [])[0], option) == flag)
+    return next(same, str(flag).removesuffix(".0") if isinstance(flag, float) else flag)
 
 
 def named(name: str, chosen: Mapping[str, Any]) -> str:
