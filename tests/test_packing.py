@@ -96,12 +96,13 @@ def test_a_packed_photograph_looks_as_the_original_resized(tmp_path):
 
 def test_the_statistics_are_those_of_the_training_images(tmp_path):
     pixels = put_tree(tmp_path / "in", splits=("train", "test"))["train"].double() / 255
+    for unread in ("train/cat/old", "train"):
+        put(tmp_path / "in" / unread / "0.png", drawn(9))
     about = read_pack(packed(tmp_path / "in", "--pack_raw")).about
     assert about.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist())
     assert about.std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist())
-    assert (Path(about.source), about.folders) == (
-        (tmp_path / "in").resolve(), [("test/cat", 2), ("test/dog", 4), ("train/cat", 6), ("train/dog", 8)],
-    )  # fmt: skip
+    folders = {"test/cat": 2, "test/dog": 4, "train": 5, "train/cat": 7, "train/cat/old": 8, "train/dog": 10}
+    assert (Path(about.source), about.folders) == ((tmp_path / "in").resolve(), list(folders.items()))
 
 
 def test_packed_photographs_of_ones_own_are_streamed_with_their_statistics(tmp_path):

@@ -22,7 +22,7 @@ from safetensors.torch import save
 from args_helper import Config
 from data.packs.checking import image_files, progress, thread_pool, told_of
 from data.packs.pack import FORMAT, INDEX, SHARD, About
-from data.packs.shards import Storage, likely_bytes, pack_shard
+from data.packs.shards import Storage, is_training_image, likely_bytes, pack_shard
 from data.sets.tiny_imagenet import ANNOTATIONS
 from data.statistics import statistics_of
 from utils.errors import UserError, printable
@@ -54,8 +54,7 @@ def pack_folder(config: Config) -> None:
             "./load_tiny_imagenet.sh arranges the set by class"
         )
     files = image_files(source, without=target)
-    of_train = any(name.startswith("train/") for name in files)
-    how = Storage(config.image_size, config.pack_raw, "train/" if of_train else "")
+    how = Storage(config.image_size, config.pack_raw, of_train=any(map(is_training_image, files)))
     _refuse_a_full_disk(target, source, files, how)
     make_folder(target)
     with locked(target):

@@ -36,12 +36,17 @@ class Storage:
     Attributes:
         side: the length to which longer shorter sides are resized; 0: none are.
         raw: whether pixels are stored as they are, not as JPEG.
-        counted: the statistics are of the images whose path begins so.
+        of_train: whether the statistics are of the images `train/<class>/*` only.
     """
 
     side: int
     raw: bool
-    counted: str
+    of_train: bool
+
+
+def is_training_image(name: str) -> bool:
+    """Return whether a path in a tree is that of an image to train on: deeper ones are not read."""
+    return name.startswith("train/") and name.count("/") == 2
 
 
 def pack_shard(
@@ -102,7 +107,7 @@ def _encoded(source: Path, name: str, how: Storage) -> tuple[Tensor, tuple[int, 
             raise UserError(f"{path} is too long for a JPEG: {max(pixels.shape):,} pixels; crop or remove it")
     except UserError as error:
         return str(error)
-    counts = channel_histograms(pixels if name.startswith(how.counted) else pixels[:, :0])
+    counts = channel_histograms(pixels if not how.of_train or is_training_image(name) else pixels[:, :0])
     if as_it_is is not None:
         encoded = as_it_is
     elif how.raw:
