@@ -77,7 +77,7 @@ def find_root(data: Path, folders: Sequence[str], title: str, advice: str) -> Di
     """Find the folder with `train/` and `val/`: one of `folders` inside `data`, or `data` itself.
 
     Args:
-        data: the folder the user gave.
+        data: the folder the user gave, or a pack of it.
         folders: names that the set's folder may have.
         title: the set's name, for the message.
         advice: where to get the set, for the message.
@@ -88,7 +88,8 @@ def find_root(data: Path, folders: Sequence[str], title: str, advice: str) -> Di
     Raises:
         UserError: none of these folders has both.
     """
-    for place in map(open_folder, (*(data / name for name in folders), data)):
+    top = open_folder(data)
+    for place in (*(open_folder(data / name) for name in folders), *(top / name for name in folders), top):
         if (place / "train").is_dir() and (place / "val").is_dir():
             return place
     raise UserError(

@@ -24,7 +24,7 @@ from utils.errors import UserError
 from utils.run.lock import locked
 
 SETS = {
-    "ImageNet": put_imagenet,
+    "ImageNet": lambda root: put_imagenet(root / "above").parent,
     "TinyImageNet": put_tiny_imagenet,
     "Caltech101": lambda root: put_caltech(root, {"ant": 10, "bass": 10}).parent,
     "ImageFolder": lambda root: put_tree(root / "tree", each=20, height=16, width=16) and root / "tree",
