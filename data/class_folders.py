@@ -136,9 +136,9 @@ def find_part(
     if len(empty) == len(labels):
         raise UserError(f"there are no images in {folder}; {layout} under --data")
     if deeper:
-        warnings.warn(f"images in folders inside a class are not read: {_listed(folder, deeper)}", stacklevel=2)
+        warnings.warn(f"images in folders inside a class are not read: {listed(folder, deeper)}", stacklevel=2)
     if empty:
-        warnings.warn(f"classes without images: {_listed(folder, empty)}", stacklevel=2)
+        warnings.warn(f"classes without images: {listed(folder, empty)}", stacklevel=2)
     return folder.joined(places, images, labels)
 
 
@@ -151,6 +151,7 @@ def _hidden(entry: os.DirEntry[str]) -> bool:
     return entry.name.startswith(".")
 
 
-def _listed(folder: DiskFolder | PackedFolder, names: list[str]) -> str:
+def listed(folder: DiskFolder | PackedFolder | Path, names: Sequence[str]) -> str:
+    """Name the first of some folders in a folder, for a message."""
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
     return ", ".join(f"{folder}/{name}" for name in names[:6]) + more

@@ -338,6 +338,19 @@ def test_broken_images_are_left_out_with_a_count_when_asked_for(call, done, some
     assert call("--check_data", some_broken).out.endswith("all 12 images can be read\n")
 
 
+def test_folders_that_a_pack_lacks_are_told_of(three_files):
+    (three_files / "train" / "b").mkdir()
+    for path in (three_files / "test" / "a").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.warns(UserWarning) as caught:
+        pack = read_pack(packed(three_files, "--skip_broken"))
+    assert pack.about.folders == [("train/a", 5)]
+    assert [str(one.message) for one in caught] == [
+        f"folders without images, which a pack leaves out: {three_files}/train/b",
+        f"folders without a readable image, which the pack leaves out: {three_files}/test/a",
+    ]
+
+
 def test_a_jpeg_with_harmless_damage_is_written_anew(tmp_path):
     whole = jpeg(drawn(3, 16, 16), quality=95)
     (tmp_path / "in" / "a").mkdir(parents=True)
