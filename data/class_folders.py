@@ -77,7 +77,7 @@ def find_root(data: Path, folders: Sequence[str], title: str, advice: str) -> Di
     """Find the folder with `train/` and `val/`: one of `folders` inside `data`, or `data` itself.
 
     Args:
-        data: the folder the user gave.
+        data: the folder the user gave, or a pack of it.
         folders: names that the set's folder may have.
         title: the set's name, for the message.
         advice: where to get the set, for the message.
@@ -88,7 +88,8 @@ def find_root(data: Path, folders: Sequence[str], title: str, advice: str) -> Di
     Raises:
         UserError: none of these folders has both.
     """
-    for place in map(open_folder, (*(data / name for name in folders), data)):
+    top = open_folder(data)
+    for place in (*(open_folder(data / name) for name in folders), *(top / name for name in folders), top):
         if (place / "train").is_dir() and (place / "val").is_dir():
             return place
     raise UserError(
@@ -135,9 +136,9 @@ def find_part(
     if len(empty) == len(labels):
         raise UserError(f"there are no images in {folder}; {layout} under --data")
     if deeper:
-        warnings.warn(f"images in folders inside a class are not read: {_listed(folder, deeper)}", stacklevel=2)
+        warnings.warn(f"images in folders inside a class are not read: {listed(folder, deeper)}", stacklevel=2)
     if empty:
-        warnings.warn(f"classes without images: {_listed(folder, empty)}", stacklevel=2)
+        warnings.warn(f"classes without images: {listed(folder, empty)}", stacklevel=2)
     return folder.joined(places, images, labels)
 
 
@@ -150,6 +151,7 @@ def _hidden(entry: os.DirEntry[str]) -> bool:
     return entry.name.startswith(".")
 
 
-def _listed(folder: DiskFolder | PackedFolder, names: list[str]) -> str:
+def listed(folder: DiskFolder | PackedFolder | Path, names: Sequence[str]) -> str:
+    """Name the first of some folders in a folder, for a message."""
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
     return ", ".join(f"{folder}/{name}" for name in names[:6]) + more

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from args_helper import Config
@@ -23,7 +22,7 @@ from data.decode import middle_square, surplus_over
 from data.packs.folder import warn_if_enlarged
 from data.spec import ImageSet, StoredImages
 from utils.errors import UserError
-from utils.files import write_atomic
+from utils.files import safetensors_parts, write_atomic
 
 # The name in the folder of the data, such as `.decoded_64.safetensors` or `.decoded_native.safetensors`.
 CACHE = ".decoded_{size}.safetensors"
@@ -129,6 +128,6 @@ def _is_whole(decoded: dict[str, Tensor], parts: dict[str, StoredImages], size: 
 
 def _write_cache(cache: Path, fingerprint: str, decoded: dict[str, Tensor]) -> None:
     try:
-        write_atomic(cache, save(decoded, {"fingerprint": fingerprint}))
+        write_atomic(cache, safetensors_parts(decoded, {"fingerprint": fingerprint}))
     except UserError as error:
         warnings.warn(f"the decoded images are not cached: {error}", stacklevel=2)

@@ -10,6 +10,7 @@ import warnings
 import pytest
 import torch
 from conftest import PROJECT, SMALL
+from small_sets import put_imagenet
 
 from args_helper import parse_args
 from data.load import load_data
@@ -76,11 +77,15 @@ def test_the_benchmark_runs_by_one_command_and_writes_what_it_prints(measured):
         ("--algo snip", "--algo: the plain loop has only hc_iter"),
         ("--arch FC", "--arch FC: the plain loop masks convolutions only"),
         ("--only steps", "there is no part 'steps'"),
+        ("--dataset ImageNet --data {}", "--dataset ImageNet: the plain loop needs a set that is held in memory"),
+        ("--only pruning --json /dev/null/x.json", "error: cannot write /dev/null/x.json: "),
     ],
 )
-def test_what_the_benchmark_cannot_measure_is_refused(words, says, capsys):
+@pytest.mark.filterwarnings("ignore:ImageNet has 1000 classes")
+def test_what_the_benchmark_cannot_measure_or_write_is_refused(words, says, tmp_path, capsys):
+    put_imagenet(tmp_path)
     try:
-        code = benchmark([*TINY, "--images", "300", "--repeats", "1", *words.split()])
+        code = benchmark([*TINY, "--images", "300", "--repeats", "1", *words.format(tmp_path).split()])
     except SystemExit as stopped:  # argparse's
         code = stopped.code
     assert code == 2 and says in capsys.readouterr().err

@@ -4,13 +4,16 @@ import errno
 import os
 import shlex
 import stat
+import tracemalloc
 from pathlib import Path
 
 import pytest
-from conftest import raising
+import torch
+from conftest import raising, same_bits
+from safetensors.torch import load_file
 
 from utils.errors import UserError, resume_command
-from utils.files import read_json, write_atomic, write_json
+from utils.files import read_json, safetensors_header, safetensors_parts, write_atomic, write_json
 
 
 @pytest.mark.parametrize(("content", "raw"), [(b"\x00\xff\r\n", b"\x00\xff\r\n"), ("schön\n", b"sch\xc3\xb6n\n")])
@@ -54,6 +57,19 @@ def test_a_full_disk_is_said_and_like_an_interruption_leaves_the_old_file_alone(
     assert str(caught.value) == (f"cannot write {path}: No space left on device" if error is FULL else "")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_file_of_tensors_is_written_without_a_copy_of_them(tmp_path):
+    path, tensors = tmp_path / "file", {
+        "large": torch.arange(3 * 2**20).to(torch.uint8).view(3, -1), "of": torch.tensor([True, False, True]),
+        "none": torch.empty(0, 2, dtype=torch.int64), "some": torch.tensor([5, -6]),
+    }  # fmt: skip
+    tracemalloc.start()
+    write_atomic(path, safetensors_parts(tensors, {"ö": '"'}))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert same_bits(load_file(path), tensors) and safetensors_header(path) == {"ö": '"'}
+    assert peak < 2**20
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path):

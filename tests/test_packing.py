@@ -24,7 +24,7 @@ from utils.errors import UserError
 from utils.run.lock import locked
 
 SETS = {
-    "ImageNet": put_imagenet,
+    "ImageNet": lambda root: put_imagenet(root / "above").parent,
     "TinyImageNet": put_tiny_imagenet,
     "Caltech101": lambda root: put_caltech(root, {"ant": 10, "bass": 10}).parent,
     "ImageFolder": lambda root: put_tree(root / "tree", each=20, height=16, width=16) and root / "tree",
@@ -96,12 +96,13 @@ def test_a_packed_photograph_looks_as_the_original_resized(tmp_path):
 
 def test_the_statistics_are_those_of_the_training_images(tmp_path):
     pixels = put_tree(tmp_path / "in", splits=("train", "test"))["train"].double() / 255
+    for unread in ("train/cat/old", "train"):
+        put(tmp_path / "in" / unread / "0.png", drawn(9))
     about = read_pack(packed(tmp_path / "in", "--pack_raw")).about
     assert about.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist())
     assert about.std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist())
-    assert (Path(about.source), about.folders) == (
-        (tmp_path / "in").resolve(), [("test/cat", 2), ("test/dog", 4), ("train/cat", 6), ("train/dog", 8)],
-    )  # fmt: skip
+    folders = {"test/cat": 2, "test/dog": 4, "train": 5, "train/cat": 7, "train/cat/old": 8, "train/dog": 10}
+    assert (Path(about.source), about.folders) == ((tmp_path / "in").resolve(), list(folders.items()))
 
 
 def test_packed_photographs_of_ones_own_are_streamed_with_their_statistics(tmp_path):
@@ -335,6 +336,19 @@ def test_broken_images_are_left_out_with_a_count_when_asked_for(call, done, some
     without = packed(some_broken)
     assert same_bits(batches("ImageFolder", target), batches("ImageFolder", without))
     assert call("--check_data", some_broken).out.endswith("all 12 images can be read\n")
+
+
+def test_folders_that_a_pack_lacks_are_told_of(three_files):
+    (three_files / "train" / "b").mkdir()
+    for path in (three_files / "test" / "a").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.warns(UserWarning) as caught:
+        pack = read_pack(packed(three_files, "--skip_broken"))
+    assert pack.about.folders == [("train/a", 5)]
+    assert [str(one.message) for one in caught] == [
+        f"folders without images, which a pack leaves out: {three_files}/train/b",
+        f"folders without a readable image, which the pack leaves out: {three_files}/test/a",
+    ]
 
 
 def test_a_jpeg_with_harmless_damage_is_written_anew(tmp_path):

@@ -1,7 +1,9 @@
 """Sets that torchvision fetches: read from small files in their real formats, and one message where there are none."""
 
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torchvision.datasets
@@ -13,6 +15,7 @@ from data.load import load_data
 from data.sets import cifar10 as cifar
 from data.sets import cifar100, mnist
 from utils.errors import UserError
+from utils.run.lock import is_locked
 
 SETS = {"CIFAR10": cifar, "CIFAR100": cifar100, "MNIST": mnist}
 pytestmark = pytest.mark.usefixtures("offline")
@@ -78,10 +81,25 @@ def test_a_file_of_mnist_that_was_cut_off_is_no_traceback(tmp_path):
     [(RuntimeError("not found or\n corrupted."), r"not found or corrupted\."), (AssertionError(), "AssertionError"),
      (PermissionError(13, "denied"), r"\[Errno 13\] denied")],
 )  # fmt: skip
-def test_it_is_said_why_a_set_cannot_be_had(error, why, monkeypatch):
+def test_it_is_said_why_a_set_cannot_be_had(error, why, tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", raising(error))
     with pytest.raises(UserError, match=rf"is not in .*\({why}\).*--data"):
-        load_data(Config(dataset="CIFAR10", device="cpu"))
+        load_data(Config(dataset="CIFAR10", data=str(tmp_path), device="cpu"))
+
+
+def test_a_set_that_is_not_there_is_downloaded_by_one_process_at_a_time(tmp_path, monkeypatch):
+    asked = []
+
+    def fetched(_root, train, download):
+        asked.append((download, is_locked(tmp_path)))
+        if len(asked) == 1:
+            raise RuntimeError("not found")
+        return SimpleNamespace(data=np.zeros((2, 32, 32, 3), np.uint8), targets=[0, 1])
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", fetched)
+    for _ in range(2):
+        cifar.load(Config(dataset="CIFAR10", data=str(tmp_path)))
+    assert asked == [(False, False), (True, True), (True, True), (False, False), (False, False)]
 
 
 def test_images_are_augmented_as_published():

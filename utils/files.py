@@ -16,20 +16,25 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SCRATCH = ".part"
 """The ending of a file that is being written; a killed process leaves it behind."""
 
 
-def write_atomic(path: Path, content: bytes | str, make_room: Callable[[], None] | None = None) -> None:
+def write_atomic(
+    path: Path, content: bytes | str | list[bytes | memoryview], make_room: Callable[[], None] | None = None
+) -> None:
     """Write `content` to `path` atomically: after a crash at any moment, the old or the new file is there, complete.
 
     Args:
         path: the file.
-        content: its content; a string is encoded as UTF-8.
+        content: its content, or parts that are written one after another; a string is encoded as UTF-8.
         make_room: called when the content is on disk under a temporary name, right before it is renamed to `path`.
 
     Raises:
@@ -42,7 +47,7 @@ def write_atomic(path: Path, content: bytes | str, make_room: Callable[[], None]
         # In the same folder, because a rename is atomic within one file system only.
         handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", suffix=SCRATCH, dir=path.parent)
         with os.fdopen(handle, "wb") as file:
-            file.write(raw)
+            file.writelines(raw if isinstance(raw, list) else [raw])
             file.flush()
             os.fsync(file.fileno())  # otherwise the new name could hold an empty file after a power cut
         os.chmod(scratch, 0o666 & ~_umask())  # mkstemp makes a private file, but results are shared
@@ -133,6 +138,29 @@ def safetensors_header(path: Path) -> dict[str, str]:
 
 
 _LONGEST_HEADER = 100_000_000  # the format's own limit
+
+
+def safetensors_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """Return the parts of a `.safetensors` file, without a copy of the tensors: `safetensors.torch.save` makes two.
+
+    Args:
+        tensors: name -> a contiguous tensor on the CPU, of a type in `_TYPES`.
+        metadata: of the header.
+    """
+    header, end, parts = {"__metadata__": metadata}, 0, []
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):  # so all are aligned
+        start, end = end, end + tensor.nbytes
+        parts.append(tensor.numpy().data)
+        header[name] = {
+            "dtype": _TYPES[str(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": [start, end],
+        }  # fmt: skip
+    raw = json.dumps(header).encode()
+    raw += b" " * (-len(raw) % 8)
+    return [len(raw).to_bytes(8, "little"), raw, *parts]
+
+
+_TYPES = {"torch.bool": "BOOL", "torch.uint8": "U8", "torch.int64": "I64"}
+"""The names of types in a `.safetensors` file."""
 
 
 def load_tensors(path: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from args_helper import Config
-from data.class_folders import is_image
+from data.class_folders import is_image, listed
 from data.decode import read_image
 from data.packs.pack import SHARD, is_pack, read_pack
 from data.streamed_batches import usable_workers
@@ -81,6 +82,8 @@ def _raise(error: OSError) -> None:
 def image_files(root: Path, without: Path | None = None) -> list[str]:
     """List all image files of a tree, folder by folder and sorted, without hidden ones; links are followed.
 
+    Warns about folders without images and folders in them: a pack has none, and its labels count without them.
+
     Args:
         root: the top of the tree.
         without: a folder in it to leave out.
@@ -94,6 +97,7 @@ def image_files(root: Path, without: Path | None = None) -> list[str]:
     if not root.is_dir():
         raise UserError(f"there is no folder {root}")
     found: dict[str, list[str]] = {}
+    empty = []
     for folder, inner, names in os.walk(root, followlinks=True, onerror=_raise):
         here = Path(folder).resolve()
         skipped = {here, *here.parents, without and without.resolve()}  # a link to a folder above would be a loop
@@ -101,6 +105,10 @@ def image_files(root: Path, without: Path | None = None) -> list[str]:
         images = sorted(name for name in names if is_image(name) and not name.startswith("."))
         if images:
             found[os.path.relpath(folder, root)] = images
+        elif not inner:
+            empty.append(os.path.relpath(folder, root))
     if not found:
         raise UserError(f"there are no images in {root}")
+    if empty:
+        warnings.warn(f"folders without images, which a pack leaves out: {listed(root, sorted(empty))}", stacklevel=2)
     return [f"{folder}/{name}" for folder in sorted(found) for name in found[folder]]

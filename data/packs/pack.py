@@ -42,7 +42,7 @@ class About(BaseModel):
         folders: every folder with images, sorted, and the number of images in it and in those before it.
         digests: of each file of images.
         left_out: files that could not be read.
-        mean, std: of each channel over all images in the first folder of the path `train`, or over all; in [0, 1].
+        mean, std: of each channel over the images `train/<class>/*`, or without any over all; in [0, 1].
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate, chain
@@ -20,9 +21,10 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from args_helper import Config
+from data.class_folders import listed
 from data.packs.checking import image_files, progress, thread_pool, told_of
 from data.packs.pack import FORMAT, INDEX, SHARD, About
-from data.packs.shards import Storage, likely_bytes, pack_shard
+from data.packs.shards import Storage, is_training_image, likely_bytes, pack_shard
 from data.sets.tiny_imagenet import ANNOTATIONS
 from data.statistics import statistics_of
 from utils.errors import UserError, printable
@@ -54,8 +56,7 @@ def pack_folder(config: Config) -> None:
             "./load_tiny_imagenet.sh arranges the set by class"
         )
     files = image_files(source, without=target)
-    of_train = any(name.startswith("train/") for name in files)
-    how = Storage(config.image_size, config.pack_raw, "train/" if of_train else "")
+    how = Storage(config.image_size, config.pack_raw, of_train=any(map(is_training_image, files)))
     _refuse_a_full_disk(target, source, files, how)
     make_folder(target)
     with locked(target):
@@ -115,7 +116,10 @@ def _write_index(
     names = [name for name, there in zip(files, torch.cat(kept).tolist()) if there]
     if not names:
         raise UserError(told_of(broken, len(files)))
-    folders = Counter(os.path.dirname(name) for name in names)  # in order, as the names are
+    folders = Counter(map(os.path.dirname, names))  # in order, as the names are
+    if lost := sorted({*map(os.path.dirname, files)} - {*folders}):
+        told = f"folders without a readable image, which the pack leaves out: {listed(source, lost)}"
+        warnings.warn(told, stacklevel=2)
     encoded = [os.fsencode(os.path.basename(name)) for name in names]
     mean, std = statistics_of(counts)
     about = About(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import simplejpeg
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from data.decode import decode_jpeg, is_plain_jpeg, opened, read_image, shorter_side, size_of, surplus_over
@@ -21,7 +21,7 @@ from data.image_files import stamp
 from data.packs.pack import INDEX
 from data.statistics import channel_histograms
 from utils.errors import UserError
-from utils.files import digest, safetensors_header, write_atomic
+from utils.files import digest, safetensors_header, safetensors_parts, write_atomic
 
 QUALITY = 90
 """Of JPEG, from 1 to 100."""
@@ -36,12 +36,17 @@ class Storage:
     Attributes:
         side: the length to which longer shorter sides are resized; 0: none are.
         raw: whether pixels are stored as they are, not as JPEG.
-        counted: the statistics are of the images whose path begins so.
+        of_train: whether the statistics are of the images `train/<class>/*` only.
     """
 
     side: int
     raw: bool
-    counted: str
+    of_train: bool
+
+
+def is_training_image(name: str) -> bool:
+    """Return whether a path in a tree is that of an image to train on: deeper ones are not read."""
+    return name.startswith("train/") and name.count("/") == 2
 
 
 def pack_shard(
@@ -64,7 +69,7 @@ def pack_shard(
     made_of = hashlib.sha256(json.dumps([astuple(how), stamps]).encode()).hexdigest()
     with suppress(Exception):  # anything may stand in a file that was there before
         there = json.loads(safetensors_header(path)["about"])
-        whole = there["sha256"] == hashlib.sha256(save(load_file(path))).hexdigest()
+        whole = there["sha256"] == _sha256(load_file(path))
         if there["made_of"] == made_of and whole and (skip_broken or not there["broken"]):
             return digest(path), there["broken"]
     encoded = list(pool.map(partial(_encoded, source, how=how), names))
@@ -74,16 +79,24 @@ def pack_shard(
         return "", broken
     parts = {
         "images": torch.cat([content for content, _, _ in images] or [torch.empty(0, dtype=torch.uint8)]),
-        "ends": torch.tensor([len(content) for content, _, _ in images]).cumsum(0),
-        "sizes": torch.tensor([size for _, size, _ in images]).view(-1, 2),
+        "ends": torch.tensor([len(content) for content, _, _ in images], dtype=torch.int64).cumsum(0),
+        "sizes": torch.tensor([size for _, size, _ in images], dtype=torch.int64).view(-1, 2),
         "kept": torch.tensor([not isinstance(image, str) for image in encoded]),
         "histogram": sum((counts for _, _, counts in images), torch.zeros(3, 256, dtype=torch.int64)),
     }
-    about = {"made_of": made_of, "broken": broken, "sha256": hashlib.sha256(save(parts)).hexdigest()}
+    del encoded, images  # the parts hold all of them
+    about = {"made_of": made_of, "broken": broken, "sha256": _sha256(parts)}
     # An index that was there before describes other files; without it, the folder is no pack until all is written.
     outdated = partial((path.parent / INDEX).unlink, missing_ok=True)
-    write_atomic(path, save(parts, {"about": json.dumps(about)}), outdated)
+    write_atomic(path, safetensors_parts(parts, {"about": json.dumps(about)}), outdated)
     return digest(path), broken
+
+
+def _sha256(parts: dict[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for part in safetensors_parts(parts, {}):
+        found.update(part)
+    return found.hexdigest()
 
 
 def _encoded(source: Path, name: str, how: Storage) -> tuple[Tensor, tuple[int, int], Tensor] | str:
@@ -102,7 +115,7 @@ def _encoded(source: Path, name: str, how: Storage) -> tuple[Tensor, tuple[int, 
             raise UserError(f"{path} is too long for a JPEG: {max(pixels.shape):,} pixels; crop or remove it")
     except UserError as error:
         return str(error)
-    counts = channel_histograms(pixels if name.startswith(how.counted) else pixels[:, :0])
+    counts = channel_histograms(pixels if not how.of_train or is_training_image(name) else pixels[:, :0])
     if as_it_is is not None:
         encoded = as_it_is
     elif how.raw:

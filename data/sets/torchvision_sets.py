@@ -11,6 +11,8 @@ import torchvision
 from args_helper import Config
 from data.spec import DataSpec, ImageSet, Source
 from utils.errors import UserError
+from utils.files import make_folder
+from utils.run.lock import locked
 
 HELD_OUT = 5000
 
@@ -31,8 +33,17 @@ def load_fetched(name: str, spec: DataSpec, config: Config, files: str) -> Sourc
         UserError: the set is not found and cannot be downloaded, or its files cannot be read.
     """
     root, kind = Path(config.data), getattr(torchvision.datasets, name)
+
+    def read(download: bool) -> list[ImageSet]:
+        return [_in_memory(kind(str(root), train=train, download=download), spec) for train in (True, False)]
+
     try:
-        train, test = (_in_memory(kind(str(root), train=train, download=True), spec) for train in (True, False))
+        try:
+            train, test = read(download=False)
+        except Exception:
+            make_folder(root)
+            with locked(root, patience=-1):  # another process may be downloading into the same files
+                train, test = read(download=True)
     # For truncated or wrong files torchvision raises AssertionError and many other errors.
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__

@@ -198,21 +198,21 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = resolved(parse_args([*SETTING, *rest]))
         _refuse_what_the_plain_loop_lacks(config)
-        data = _shortened(load_data(config), mine.images, config.batch_size)
+        data = _shortened(load_data(config), mine.images, config)
         reset_peak_memory(data.train.device)
         agreement = compare_sides(config, data)
         precisions, start = _precisions(config), Start(config, data)
         ours = {name: OurSide(start, config.model_copy(update={"precision": name}), data) for name in precisions}
         sides = {"plain": PlainSide(start, config, data), **ours}
         rows = measure(sides, mine.repeats, mine.only)
+        compiled = ours[precisions[0]].config.compile
+        extra = {**agreement, **against_the_device(start, sides, rows), "compile": compiled}
+        print(report(rows, precisions, extra))
+        if mine.json:
+            write_json(mine.json, {**describe_environment(config.torch_device), **extra, "parts": rows})
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    compiled = ours[precisions[0]].config.compile
-    extra = {**agreement, **against_the_device(start, sides, rows), "compile": compiled}
-    print(report(rows, precisions, extra))
-    if mine.json:
-        write_json(mine.json, {**describe_environment(config.torch_device), **extra, "parts": rows})
     if agreement["relative_difference_of_losses"] > TOLERANCE or agreement["differing_entries_of_masks"]:
         print("error: the two sides do not compute the same", file=sys.stderr)
         return 1
@@ -236,12 +236,18 @@ def _precisions(config: Config) -> list[str]:
     return ["fp32", "tf32", "bf16"] if config.torch_device.startswith("cuda") else ["fp32", "bf16"]
 
 
-def _shortened(data: Splits, images: int, batch_size: int) -> Splits:
-    """Keep the first `images` images of train and test (0: all), without validation."""
+def _shortened(data: Splits, images: int, config: Config) -> Splits:
+    """Keep the first `images` images of train and test (0: all), without validation.
+
+    Raises:
+        UserError: the set is streamed.
+    """
+    if not isinstance(data.test, PlainBatches):
+        raise UserError(f"--dataset {config.dataset}: the plain loop needs a set that is held in memory")
     count = images or len(data.train.images)
     train = data.train.images.subset(torch.arange(min(count, len(data.train.images)), device=data.train.device))
     test = data.test.images.subset(torch.arange(min(count, len(data.test)), device=data.train.device))
-    return Splits(data.spec, TrainBatches(train, data.spec, batch_size), None, PlainBatches(test, data.spec))
+    return Splits(data.spec, TrainBatches(train, data.spec, config.batch_size), None, PlainBatches(test, data.spec))
 
 
 if __name__ == "__main__":

@@ -213,16 +213,18 @@ def main(argv: list[str] | None = None) -> int:
             "seconds_to_first_batch_of_a_million": seconds_to_the_first_batch(packed, scratch),
             "waiting_of_resnet18_percent": share_of_waiting(packed),
         }
+        cells = [
+            [row["side"], written(row["images_a_second"], 0), written(row["ratio"], 2), str(row["n"])] for row in rows
+        ]
+        print(markdown_table(["side", "images a second and core", "ratio", "n"], cells))
+        print("\n".join(f"{name}: {value:.3g}" for name, value in others.items()))
+        if given.json:
+            write_json(given.json, {"sides": rows, **others})
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    cells = [[row["side"], written(row["images_a_second"], 0), written(row["ratio"], 2), str(row["n"])] for row in rows]
-    print(markdown_table(["side", "images a second and core", "ratio", "n"], cells))
-    print("\n".join(f"{name}: {value:.3g}" for name, value in others.items()))
-    if given.json:
-        write_json(given.json, {"sides": rows, **others})
     return 0
 
 

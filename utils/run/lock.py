@@ -27,8 +27,8 @@ def locked(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     """Lock an existing folder for the block.
 
     Args:
-        folder: a run folder.
-        patience: seconds to wait for the lock.
+        folder: of a run, a pack or a downloaded set.
+        patience: seconds to wait for the lock; -1: until it is free.
 
     Raises:
         UserError: another process holds the lock.
