@@ -13,14 +13,6 @@ from trainers.algorithms import ALGORITHMS, Algorithm
 
 PROJECT = Path(__file__).resolve().parent.parent
 REGISTRIES = {"algorithms": ALGORITHMS, "models": MODELS, "datasets": DATASETS}
-SHARING = {
-    "hc": "Learn a score in [0, 1] for every weight, and round it; nothing is pruned.",
-    "hc_iter": "Learn a score in [0, 1] for every weight, round it, and prune the lowest every `iter_period` epochs.",
-    "ep": "Learn a score for every weight; keep the weights with the largest |score| of each layer.",
-    "global_ep": "Learn a score for every weight; keep the weights with the largest |score| of the network.",
-    "global_ep_iter": "The same as global_ep, but keep fewer weights every `iter_period` epochs.",
-}
-"""Algorithm that shares its function with others -> what it does, in place of the function's docstring."""
 
 
 def print_list(config: Config) -> None:
@@ -32,13 +24,13 @@ def print_list(config: Config) -> None:
 
 
 def _registered(registry: Mapping[str, str | Algorithm]) -> Iterator[tuple[str, str]]:
-    """Yield names and what is in `SHARING` or the first docstring line of their function; aliases share one line."""
+    """Yield names and what they stand for: the first docstring line of a function or module; aliases share one line."""
     names: dict[tuple[str, str], list[str]] = {}
     for name, row in registry.items():
         target, title = (row.function, f"{row.title}: ") if isinstance(row, Algorithm) else (row, "")
         names.setdefault((target, title), []).append(name)
     for (target, title), of_it in names.items():
-        yield ", ".join(of_it), title + (SHARING.get(of_it[0]) or _first_line(target))
+        yield ", ".join(of_it), title + (getattr(registry[of_it[0]], "does", "") or _first_line(target))
 
 
 def _first_line(target: str) -> str:
