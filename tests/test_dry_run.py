@@ -160,6 +160,7 @@ def test_lists_have_every_name_with_what_it_is(kind, names, call):
     lines = dict(line.split("  ", 1) for line in call("--list", kind).out.splitlines())
     assert {name for together in lines for name in together.split(", ")} == set(names)
     assert all(text.strip().endswith((".", "else")) for text in lines.values())
+    assert len({text.partition(": ")[2] or text for text in lines.values()}) == len(lines)
 
 
 def test_configs_are_listed_with_their_headers(call):

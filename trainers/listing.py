@@ -24,13 +24,13 @@ def print_list(config: Config) -> None:
 
 
 def _registered(registry: Mapping[str, str | Algorithm]) -> Iterator[tuple[str, str]]:
-    """Yield names and the first docstring line of their function or module; aliases share one line."""
+    """Yield names and what they stand for: the first docstring line of a function or module; aliases share one line."""
     names: dict[tuple[str, str], list[str]] = {}
     for name, row in registry.items():
         target, title = (row.function, f"{row.title}: ") if isinstance(row, Algorithm) else (row, "")
         names.setdefault((target, title), []).append(name)
     for (target, title), of_it in names.items():
-        yield ", ".join(of_it), title + _first_line(target)
+        yield ", ".join(of_it), title + (getattr(registry[of_it[0]], "does", "") or _first_line(target))
 
 
 def _first_line(target: str) -> str:

@@ -1,4 +1,4 @@
-"""Run experiments from a notebook: `from trainers import mine; run = mine("configs/quickstart.yml", lr=0.05)`.
+"""Run experiments from a notebook: `from trainers import mine; run = mine("configs/quickstart.yml")`.
 
 Attributes of a run are read from its folder when first asked for; only `mine` computes.
 """

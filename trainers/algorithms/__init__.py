@@ -35,6 +35,7 @@ class Algorithm(NamedTuple):
         aims: whether its tickets have the density `target_sparsity`, unless another option sets one.
         prunings: `module:function` (config, number of weights, number of unpruned weights) -> what `--dry_run` reports
             of its prunings: pairs (when, weights remaining), or a sentence.
+        does: what it does, where it shares its function, and so its docstring, with others.
         contradictions: combinations of options that it cannot use, beside those that none can.
     """
 
@@ -51,6 +52,7 @@ class Algorithm(NamedTuple):
     auto_defaults: Mapping[str, Any] = {}
     aims: bool = True
     prunings: str | None = None
+    does: str = ""
     contradictions: tuple[Contradiction, ...] = ()
 
     @property
@@ -91,10 +93,12 @@ ALGORITHMS = {
     "hc": Algorithm(
         f"{_GEM_MINER}:find_ticket", "Gem-Miner without pruning", "scores", bounded=True, accurate_untrained=True,
         aims=False, contradictions=_ANY_MASK,
+        does="Learn a score in [0, 1] for every weight, and round it; nothing is pruned.",
     ),
     "hc_iter": Algorithm(
         f"{_GEM_MINER}:find_ticket", "Gem-Miner", "scores", gradual=True, bounded=True, accurate_untrained=True,
         inverts=True, prunings=f"{_GEM_MINER}:planned_prunings",
+        does="Learn a score in [0, 1] for every weight, round it, and prune the lowest every `iter_period` epochs.",
         contradictions=(*refused.LEARNS_MASK, *refused.MOVING_THRESHOLD, *refused.GRADUAL, *refused.AUTO_LAMBDA),
         auto_defaults={
             "regularization": "L2", "hc_quantized": True, "prune_type": "ExactBottomK", "renew_batchnorm": True,
@@ -103,14 +107,17 @@ ALGORITHMS = {
     ),
     "ep": Algorithm(
         f"{_EDGE_POPUP}:find_ticket", "edge-popup", "scores", accurate_untrained=True,
+        does="Learn a score for every weight; keep the weights with the largest |score| of each layer.",
         density_options=("prune_rate",), contradictions=(*_ANY_MASK, *refused.UNBOUNDED, *refused.FRACTION_IF_GIVEN),
     ),
     "global_ep": Algorithm(
         f"{_EDGE_POPUP}:find_ticket", "global edge-popup", "scores", accurate_untrained=True,
+        does="Learn a score for every weight; keep the weights with the largest |score| of the network.",
         density_options=("prune_rate",), contradictions=(*_ANY_MASK, *refused.UNBOUNDED, *refused.FRACTION_IF_GIVEN),
     ),
     "global_ep_iter": Algorithm(
         f"{_EDGE_POPUP}:find_ticket", "gradual global edge-popup", "scores", gradual=True, accurate_untrained=True,
+        does="Learn a score for every weight; keep ever fewer of those with the largest |score| of the network.",
         prunings=f"{_EDGE_POPUP}:planned_prunings", contradictions=(*_ANY_MASK, *refused.UNBOUNDED, *refused.GRADUAL),
     ),
     "cts": Algorithm(
