@@ -33,13 +33,7 @@ SMALL = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide the machine's GPUs from all tests, unless those marked `gpu` are selected by `-m gpu`.
-
-    Processes that share the cores (pytest-xdist) compute with one thread each.
-    """
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        os.environ["OMP_NUM_THREADS"] = "1"
-        torch.set_num_threads(1)
+    """Hide the machine's GPUs from all tests, unless those marked `gpu` are selected by `-m gpu`."""
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

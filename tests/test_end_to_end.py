@@ -306,6 +306,7 @@ def test_the_quickstart_finds_a_gem(done, places, tmp_path):
     assert summary["seconds"] < 600  # a claim of minutes, not a measurement
 
 
+@pytest.mark.slow
 def test_cifar_exec_runs_every_target_and_passes_options_on(places, tmp_path):
     options = [*SMALL, "--epochs", "2", "--fine_tune_epochs", "1", "--skip_sanity_checks", *places]
     at = options.index("--target_sparsity")

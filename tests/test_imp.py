@@ -185,6 +185,7 @@ def test_a_round_or_step_that_is_not_there_leaves_nothing(words, said, finished,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_imp_exec_runs_cold_and_warm_long_and_short(places, tmp_path):
     short = ["--epochs", "2", "--iter_period", "2", "--target_sparsity", "60"]
     done = script("imp_exec.sh", tmp_path, *SMALL, *short, "--skip_sanity_checks", *places)
