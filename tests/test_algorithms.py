@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from args_helper import Config, parse_args
 from data.load import load_data
 from models.build import build_model
 from models.initialise import draw_scores
-from models.masking import masked_layers, to_masked
+from models.masking import masked_layers, prunable_parameters, to_masked
 from trainers.algorithms import snip, synflow
 from trainers.algorithms.edge_popup import EdgePopup
 from trainers.algorithms.grasp import gradient_flow
@@ -229,6 +230,21 @@ def test_synaptic_flow_is_the_sum_over_the_paths_through_a_weight():
     assert scores["first.weight"].tolist() == [[2.0, 4.0], [15.0, 2.5]]
     # second[i][j] has in-flow: row sums of |first|, 3 and 3.5.
     assert scores["second.weight"].tolist() == [[6.0, 3.5], [0.0, 14.0]]
+
+
+def test_synflow_brings_no_weight_back_though_none_has_a_flow(tmp_path, monkeypatch):
+    rounds = []
+
+    def without_flow(net, _ones):
+        rounds.append({name: weight != 0 for name, weight in prunable_parameters(net).items()})
+        return {name: torch.zeros_like(weight) for name, weight in prunable_parameters(net).items()}
+
+    monkeypatch.setattr(synflow, "synaptic_flow", without_flow)
+    with pytest.warns(UserWarning, match="no flow reaches 845 of the weights that it keeps, by chance"):
+        ticket, _ = _ticket(tmp_path, "--algo", "synflow")
+    for before, after in pairwise([*rounds, ticket.masks]):
+        assert all((after[name] <= before[name]).all() for name in before)
+    assert remaining(ticket.masks) == 845
 
 
 def test_synflow_tells_weights_that_are_equal_by_symmetry_apart_by_its_own_draw_and_not_by_rounding(tmp_path):

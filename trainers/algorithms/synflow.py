@@ -23,7 +23,7 @@ from models.masking import plain_state, prunable_parameters
 from trainers.tickets.ticket import Ticket
 from trainers.training.cost import scoring_flops
 from utils.environment import device_of_doubles
-from utils.masks import Masks, keep_highest
+from utils.masks import all_kept, keep_highest
 from utils.run.run import Run
 
 ROUNDS = 100
@@ -48,9 +48,10 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
         for tensor in (*flow.parameters(), *flow.buffers()):
             tensor.abs_()
     ones = torch.ones(1, *data.spec.shape, dtype=torch.float64, device=next(flow.parameters()).device)
-    masks: Masks = {}
+    masks = all_kept(prunable_parameters(flow))
     for done in range(1, ROUNDS + 1):
         scores = {name: _as_precise_as_single(score) for name, score in synaptic_flow(flow, ones).items()}
+        scores = {name: score.where(masks[name], -1.0) for name, score in scores.items()}  # what is pruned stays so
         masks = keep_highest(scores, config.density ** (done / ROUNDS), run.rng("search", "ties", step=done))
         with torch.no_grad():
             for name, parameter in prunable_parameters(flow).items():
