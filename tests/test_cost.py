@@ -130,8 +130,7 @@ def test_negative_weights_of_a_layer_that_stays_dense_cut_nothing_off():
 
 
 def test_forward_flops_of_attention_are_counted_whole():
-    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    net = nn.Sequential(nn.Flatten(2), layer)  # (1, 5, 2, 4) -> 5 tokens of 8 numbers
+    net = nn.Sequential(nn.Flatten(2), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))  # 5 tokens of 8 numbers
     products = 5 * 8 * 24 + 2 * (5 * 5 * 8) + 5 * 8 * 8 + 2 * (5 * 8 * 16)  # projections in and out, attention, MLP
     assert forward_flops(net, (5, 2, 4))[""] == 2 * products
 

@@ -183,8 +183,7 @@ def test_a_layer_that_the_network_does_not_call_stays_dense(own):
 @pytest.mark.parametrize("algo", ["hc_iter", "snip", "grasp"])
 def test_dropout_is_drawn_from_the_seed(algo, own, ran):
     words = ["--arch", f"{own}:dropping", "--algo", algo, "--skip_sanity_checks"]
-    first, second = (ran(*words, name=name) for name in ("first", "second"))
-    assert same_bits(timeless(first), timeless(second))
+    assert same_bits(*(timeless(ran(*words, name=name)) for name in ("first", "second")))
 
 
 def test_what_the_init_does_not_draw_derives_from_the_seed_too(own):

@@ -135,8 +135,7 @@ def test_checks_that_were_stopped_are_gone_on_with_by_the_same_command(call, don
 
 def test_a_summary_of_an_early_version_is_completed(done, unchecked, made_up):
     folder = unchecked()
-    summary = summary_of(folder)
-    early = {name: value for name, value in summary.items() if name not in ("seed", "dense", "precision")}
+    early = {name: value for name, value in summary_of(folder).items() if name not in ("seed", "dense", "precision")}
     (folder / "summary.json").write_text(json.dumps({**early, "dense": {"test_acc_after_finetune": 90.0, "gap": 1.0}}))
     done(*made_up)
     assert set(summary_of(folder)["checks"]) == set(CHECKS)

@@ -128,8 +128,8 @@ def test_a_layers_density_is_the_mean_over_the_steps_of_the_epoch():
         _step(training)
         shares.append({name: kept / size for name, (kept, size) in per_layer(training.masks).items()})
     assert shares[0]["conv"] == 1 > shares[-1]["conv"]
-    expected = {name: pytest.approx(sum(one[name] for one in shares) / STEPS) for name in shares[0]}
-    assert training.layer_densities() == expected
+    means = {name: sum(one[name] for one in shares) / STEPS for name in shares[0]}
+    assert training.layer_densities() == pytest.approx(means)
 
 
 def test_a_training_that_is_too_short_to_replace_a_weight_is_warned_of(done, places):
