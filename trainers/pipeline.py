@@ -32,7 +32,7 @@ from trainers.results.screens import dense_line, last_screen, trials_screen
 from trainers.results.summarise import log_outcome, related, summarise
 from trainers.results.summary import Outcome
 from trainers.results.trials import finished_trials, write_summary, write_trials
-from trainers.tickets.file import TICKET, write_ticket
+from trainers.tickets.file import TICKET, read_ticket, write_ticket
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
 from trainers.training.batchnorm import refuse_single_images, with_own_statistics
@@ -46,9 +46,6 @@ from utils.errors import Stopped, UserError
 from utils.files import write_atomic
 from utils.masks import masked_state
 from utils.run.run import Row, Run
-
-FOUND = ("state", "masks", "gem", "facts", "seconds")
-"""What is stored of a ticket that was found without training."""
 
 
 def run_trials(config: Config, go_on: bool = False) -> Path:
@@ -141,25 +138,34 @@ def _conclude(run: Run, config: Config, ticket: Ticket, net: nn.Module, data: Sp
 
 def _found(find_ticket: Callable, net: nn.Module, data: Splits, config: Config, run: Run) -> tuple[Ticket, float]:
     """Return the ticket and the seconds of its search; the network is plain afterwards."""
-    # Without stages of its own, the search would be repeated on resuming; elsewhere it may round to other masks.
-    is_stored = config.algorithm.search == "none"
-    if is_stored and (found := run.load("ticket")) is not None:
-        *parts, seconds = (found[name] for name in FOUND)
-        ticket = Ticket(*parts).to(data.train.device)
-    else:
-        started = time.perf_counter()
-        ticket = find_ticket(net, data, config, run)
-        seconds = time.perf_counter() - started
-        to_plain(net)
-        _check_kind(ticket, net, config)
-        if is_stored:
-            run.save("ticket", dict(zip(FOUND, (ticket.state, ticket.masks, ticket.gem, ticket.facts, seconds))))
+    has_stages = config.algorithm.search != "none"
+    if not has_stages and (found := _found_before(run)):
+        _check_kind(found[0], net, config)
+        return found[0].to(data.train.device), found[1]
+    started = time.perf_counter()
+    ticket = find_ticket(net, data, config, run)
+    seconds = time.perf_counter() - started
+    to_plain(net)
+    _check_kind(ticket, net, config)
+    if not has_stages:
+        run.save("ticket", {"seconds": seconds})
     if config.renew_batchnorm:
         ticket = with_own_statistics(ticket, net, data.train.epoch(run.rng("search", "statistics")))
     if is_distributed():
         # Scores from a single pass may differ in the last bit between GPUs, and then the masks may differ too.
         ticket = broadcast(ticket.to(torch.device("cpu"))).to(data.train.device)
     return ticket, seconds
+
+
+@rank_zero_only
+def _found_before(run: Run) -> tuple[Ticket, float] | None:
+    """The ticket that a search without stages has found, and its seconds; None if the run has not come so far.
+
+    Repeated on another machine, the search may round to other masks than those whose training has begun.
+    """
+    kept, path = run.load("ticket"), run.folder / TICKET
+    seconds = kept.get("seconds") if isinstance(kept, dict) else None
+    return (read_ticket(path)[0], seconds) if isinstance(seconds, float) and path.is_file() else None
 
 
 def _check_kind(ticket: Ticket, net: nn.Module, config: Config) -> None:
@@ -213,27 +219,18 @@ def train_controls(run: Run, net: nn.Module, ticket: Ticket, data: Splits, confi
     if all(bool(mask.all()) for mask in ticket.masks.values()):
         return {}
     recipe = ticket.recipe or Recipe.of_tuning(config)
-    if config.resumed_with and not _was_trained_by(recipe, run, config.resumed_with):
-        changed = f"the run was resumed with {config.resumed_with}, after its ticket's training had begun"
-        warnings.warn(f"no sanity checks: {changed}; no control network can be trained like it", stacklevel=2)
-        return {}
+    if config.resumed_with:
+        rows = (run.load(recipe.stage) or {}).get("rows", [])
+        if not recipe.was_followed(rows, config.resumed_with):
+            changed = f"the run was resumed with {config.resumed_with}, after its ticket's training had begun"
+            warnings.warn(f"no sanity checks: {changed}; no control network can be trained like it", stacklevel=2)
+            return {}
     checks = {}
     for name, check in CHECKS.items():
         control = check(ticket, config, run.rng(f"check/{name}", "twin"))
         row = train_ticket(run, f"check/{name}", net, control, data, recipe)
         checks[name] = {"test_acc_after_finetune": row["test_acc"]}
     return checks
-
-
-def _was_trained_by(recipe: Recipe, run: Run, resumed_with: str) -> bool:
-    """Whether a ticket was trained by this recipe from its first epoch on, although its run was resumed with others."""
-    rows = (run.load(recipe.stage) or {}).get("rows", ())
-    stop = recipe.epochs if recipe.stop is None else recipe.stop
-    if [row["lr"] for row in rows] != [recipe.rate(epoch) for epoch in range(recipe.first_epoch, stop)]:
-        return False
-    # Of these options the rows tell nothing.
-    decay = "fine_tune_wd" if recipe.stage == "finetune" else "wd"
-    return not {decay, "momentum", "label_smoothing", "precision", "accumulate"} & set(resumed_with.split())
 
 
 @rank_zero_only

@@ -5,6 +5,7 @@ A ticket file stores the recipe, so that missing checks can be made later exactl
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,18 @@ class Recipe:
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch, 0-based in the schedule, which `first_epoch` and `stop` do not shift."""
         return self.lr * lr_factor(self.lr_policy, self.epochs, self.gamma, self.milestones, self.warmup)(epoch)
+
+    def was_followed(self, rows: Sequence[Mapping[str, Any]], resumed_with: str) -> bool:
+        """Whether a stage surely followed this recipe from its first epoch on, although its run changed options.
+
+        Args:
+            rows: of the stage's epochs.
+            resumed_with: the option of this name, which says what was changed, but not in which stage.
+        """
+        epochs = range(self.first_epoch, self.epochs if self.stop is None else self.stop)
+        unseen = {"momentum", "label_smoothing", "precision", "accumulate"}  # no row tells of them
+        unseen.add("fine_tune_wd" if self.stage == "finetune" else "wd")
+        return [row["lr"] for row in rows] == [*map(self.rate, epochs)] and not unseen & set(resumed_with.split())
 
 
 def _shared(config: Config) -> dict[str, Any]:
