@@ -27,7 +27,7 @@ from args_helper import Config
 from data.load import Splits
 from models.initialise import draw_scores
 from models.layers import GlobalThreshold, Rule, TopKInLayer
-from models.masking import masked_layers, plain_state, to_masked
+from models.masking import plain_state, to_masked
 from models.state_files import load_scores, read_state
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import train
@@ -56,11 +56,9 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     draw_scores(net, derive_rng(config.init_seed, "init", "scores"), "signed")
     if config.pretrained:
         load_scores(net, read_state(config.pretrained), config.pretrained)
-        for layer in masked_layers(net).values():  # edge-popup prunes nothing for good
-            for flag in filter(None.__ne__, (layer.flag, layer.bias_flag)):
-                flag.fill_(True)
 
     search = EdgePopup(net, config)
+    search.flat.flags.fill_(True)  # those of `pretrained` do not apply: edge-popup prunes nothing for good
     train(run, "search", search, data, config.epochs, config.start_epoch)
 
     search.before_epoch(config.epochs)  # apply a pruning scheduled after the last epoch
