@@ -114,7 +114,7 @@ def _place(config: Config) -> Path:
 
 
 @rank_zero_only
-def is_finished(folder: Path, config: Config, resumed: bool) -> bool:
+def is_finished(folder: Path, config: Config, resumed: bool, way_out: str | None = None) -> bool:
     """Whether this run is in the folder and finished; a resumed run may be unfinished.
 
     It writes nothing, and is called before data are read, so that a refusal costs no time.
@@ -123,6 +123,7 @@ def is_finished(folder: Path, config: Config, resumed: bool) -> bool:
         folder: of the trial; it need not exist.
         config: of the trial, resolved.
         resumed: whether an unfinished run may go on.
+        way_out: what to do if the folder is taken, for the message; None: what `_way_out` says.
 
     Raises:
         UserError: the folder holds another experiment, or this run unfinished and not `resumed`.
@@ -137,25 +138,27 @@ def is_finished(folder: Path, config: Config, resumed: bool) -> bool:
     if changed and there.trial_num == config.trial_num:
         if finished:
             raise UserError(f"{folder} is finished: there is nothing that could go on with other options")
-        _refuse_changed_files(config, folder)
+        _refuse_changed_files(config, folder, way_out)
         return False
     if (there.config_hash, there.trial_num) != (config.config_hash, config.trial_num):
         differing = difference(there, config)
-        raise UserError(f"{folder} holds another experiment, which differs in: {differing}; {_way_out(config)}")
-    _refuse_changed_files(config, folder)
+        raise UserError(
+            f"{folder} holds another experiment, which differs in: {differing}; {way_out or _way_out(config)}"
+        )
+    _refuse_changed_files(config, folder, way_out)
     if not finished and not resumed:
         raise UserError(f"{folder} holds this run, unfinished; go on with it by: {resume_command(folder)}")
     return finished
 
 
-def _refuse_changed_files(config: Config, folder: Path) -> None:
+def _refuse_changed_files(config: Config, folder: Path, way_out: str | None) -> None:
     """Raises: UserError: a file that the run began from, or its own algorithm or network, has another content now."""
     began = next(iter(_environments(folder)), {}).get("files")
     for name, found in _files(config).items():
         if isinstance(began, dict) and began.get(name, found) != found:
-            path = getattr(config, name)
+            file = f"{getattr(config, name)} ({name})"
             raise UserError(
-                f"{folder} was begun with another file {path} ({name}) than is there now; {_way_out(config)}"
+                f"{folder} was begun with another file {file} than is there now; {way_out or _way_out(config)}"
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +9,9 @@ from args_helper import Config
 from trainers.results.run_folder import is_finished
 from trainers.sweeping.units import Claims, Task, Unit
 from utils.errors import UserError
+
+WAY_OUT = "move it away, or give the run another name in the file"
+"""What to do about a folder that is taken: a sweep takes no `--name`."""
 
 
 class Trials:
@@ -52,13 +54,11 @@ class Trials:
                     self._close(unit)
                 continue
             try:  # only now: before the claim, another worker may have finished it
-                if not is_finished(unit.folder, unit.config, resumed=True):
+                if not is_finished(unit.folder, unit.config, resumed=True, way_out=WAY_OUT):
                     return Task(unit, claim, unit.name, done=partial(self._close, unit))
                 print(f"{unit.folder} is finished: nothing to do", flush=True)
             except UserError as error:
-                way_out = "move it away, or give the run another name in the file"  # a sweep takes no --name
-                said = re.sub("to run this one beside it, give --name .*", way_out, str(error))
-                self._claims.problems[unit.name] = said
+                self._claims.problems[unit.name] = str(error)
             claim.release()
             self._close(unit)
         return None
