@@ -68,16 +68,12 @@ def forward_flops(net: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
         net: plain.
         shape: (channels, height, width) of an image.
     """
-    counted = deepcopy(net).eval()
+    counted = deepcopy(net).eval().requires_grad_(True)
     one = next(counted.parameters())
     image = torch.zeros(1, *shape, device=one.device, dtype=one.dtype)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # of its fused kernels the counter knows nothing
-    try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            counted(image)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    # Attention without fused kernels, of which the counter knows nothing: without gradients it would take them.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        counted(image)
     modules = {name.partition(".")[2]: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     layers = {name.rpartition(".")[0] for name in prunable_parameters(net)}
     return {"": counter.get_total_flops(), **{name: modules.get(name, 0) for name in layers}}
