@@ -169,6 +169,13 @@ def test_prunings_by_hand(words, scores, first, second):
         assert "prune_rate 0.3 was asked for, whatever the target" in miner.density_reason()
 
 
+def test_the_reason_for_a_density_counts_weights_and_no_biases():
+    miner = pair(*SCHEDULE, *BOTTOM_K, scores=[*RISING, *[0.1] * 4])
+    assert miner.density_reason().endswith("; 5 more were switched off by their scores without being pruned")
+    prune(miner)  # half of the weights, and the tie of four biases
+    assert "all that tie" not in miner.density_reason()
+
+
 @pytest.mark.parametrize(("prune_type", "first", "kept"), [(LOCAL, 6, (4, 2)), (EXACT, 10, (7, 0))])
 def test_local_and_exact_bottom_k_count_exactly_and_draw_among_ties(prune_type, first, kept):
     found = {prune(pair(*THIRD, *prune_type, scores=[0.7] * 10), seed=seed) for seed in range(8)}

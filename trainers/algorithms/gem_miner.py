@@ -215,7 +215,7 @@ class GemMiner(ScoreTraining):
                 if config.prune_type == "BottomK":
                     scheduled = int(unpruned.sum()) - ceil_count(rate, int(unpruned.sum()))
                     flags[segment] = prune_lowest(ranks, unpruned, rate)
-                    self._tied += scheduled - int(flags[segment].sum())
+                    self._tied += scheduled - int(flags[segment].sum()) if segment.start == 0 else 0  # weights only
                 else:
                     count = exact_count(config, rate, int(unpruned.sum()), unpruned.numel(), last)
                     flags[segment] = prune_exactly(ranks, unpruned, count, generator)
