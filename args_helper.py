@@ -20,9 +20,9 @@ from data import DATASETS, DEFINED_BY_PATH, OF_FOLDERS
 from models import MODELS, TORCHVISION, WITHOUT_MASKS
 from trainers.algorithms import ALGORITHMS, DENSE, FROM_FILE, Algorithm, facts_of
 from utils.errors import UserError
-from utils.options.changes import accepted, changes, written
-from utils.options.contradictions import Contradiction, contradictions
-from utils.options.modes import LOOKING, ONE_MODE
+from utils.options.changes import accepted
+from utils.options.contradictions import Contradiction
+from utils.options.modes import LOOKING, ONE_MODE, overridden
 from utils.options.parser import Declarations, Given, read_flags, read_yaml, validated
 from utils.options.retired import RETIRED
 from utils.options.ticket_options import stored_options
@@ -57,7 +57,7 @@ OptimizerName = one_of("sgd", "adam")
 LrPolicy = one_of("constant_lr", "cosine_lr", "multistep_lr", aliases={"None": "constant_lr"})
 Regularization = one_of(
     "none", "L2", "L1", "L1_L2", "var_red_1", "var_red_2", "bin_entropy",
-    aliases={False: "none", True: "none", "False": "none", "True": "none", "None": "none", "false": "none"},
+    aliases={False: "none", True: "none", **dict.fromkeys(("False", "True", "None", "false", "true"), "none")},
 )  # fmt: skip
 PruneType = one_of("FixThresholding", "BottomK", "LocalBottomK", "ExactBottomK")
 CtsLoss = one_of("kl", "loss", "ce")
@@ -311,7 +311,10 @@ class Config(*reversed(GROUPS)):
     @property
     def has_target(self) -> bool:
         """Whether the ticket is to have the density `target_sparsity`, and not one that another option sets."""
-        return self.algorithm.aims and not (self.override_prune_rate or self.imp_rounds > 0 or self.smart_ratio >= 0)
+        facts = self.algorithm
+        given = {"prune_rate": self.override_prune_rate, "imp_rounds": self.imp_rounds > 0}
+        given["smart_ratio"] = self.smart_ratio >= 0
+        return facts.aims and not any(given[name] for name in facts.density_options + ("prune_rate",) * facts.gradual)
 
     @property
     def effective_seed(self) -> int:
@@ -455,7 +458,8 @@ CONTRADICTIONS = (
     ),
     Contradiction(("weights", "arch"), lambda c: c.weights and not c.arch.startswith(TORCHVISION),
                   f"weights are torchvision's, for networks such as {TORCHVISION}resnet18"),
-    Contradiction(("weights", "pretrained"), lambda c: c.weights and c.pretrained,
+    Contradiction(("weights", "pretrained"),
+                  lambda c: c.weights and c.pretrained and not any(getattr(c, mode) for mode in LOOKING),
                   "weights and pretrained both say where to start from: give one of them"),
     Contradiction(("chg_mask", "chg_weight"), lambda c: (c.chg_mask or c.chg_weight) and not (c.shuffle or c.reinit),
                   "chg_mask and chg_weight say what shuffle or reinit is of: give one of these"),
@@ -496,7 +500,7 @@ def parse_args(argv: list[str] | None = None) -> Config:
         return _resumed(flags, problems)
     source = flags.get("config")
     from_file = read_yaml(DECLARED, Path(str(source.value)), problems) if source else {}
-    return _make_config({**from_file, **flags}, problems)
+    return _make_config(overridden(from_file, flags), problems)
 
 
 def config_of(options: Mapping[str, Any], source: str | None = None, path: str | Path | None = None) -> Config:
@@ -526,7 +530,7 @@ def _resumed(flags: dict[str, Given], problems: list[str]) -> Config:
     source = flags.pop("config", None)
     from_file = read_yaml(DECLARED, Path(str(source.value)), problems) if source else {}
     before = _make_config(begun, problems)
-    after = _make_config({**begun, **from_file, **flags}, problems)
+    after = _make_config(overridden({**begun, **from_file}, flags), problems)
     if after.dataset in DEFINED_BY_PATH and after.data != before.data:
         first = before.data_at_first or before.data
         warnings.warn(f"--resume {folder}: the images in {after.data} have to be those of {first}", stacklevel=3)
@@ -537,11 +541,6 @@ def _resumed(flags: dict[str, Given], problems: list[str]) -> Config:
     if "auto" in (before.lmbda, after.lmbda):  # such a search steers λ and its threshold, no other does
         changeable.discard("lmbda")
     return accepted(before, after, f"--resume {folder}", changeable)
-
-
-def difference(before: Config, after: Config) -> str:
-    """Describe the options that affect the result and differ, with both values."""
-    return written(changes(before.identity, after.identity))
 
 
 def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
@@ -563,10 +562,10 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
         warnings.warn(f"{where}: with a prune_rate of −1, not used, scale_fan leaves the fan as it is", stacklevel=3)
     config = config.model_copy(update=implied)
     own = () if any(getattr(config, mode) for mode in LOOKING) else config.algorithm.refused
-    for concerned, text in contradictions(config, (*CONTRADICTIONS, *own) if alone else (ONE_MODE,)):
-        if not wrong.intersection(concerned):
-            where = [given[name].where for name in concerned if name in given]
-            problems.append(f"{', '.join(where) or concerned[0]}: {text}")
+    for rule in (*CONTRADICTIONS, *own) if alone else (ONE_MODE,):
+        if not wrong.intersection(rule.options) and rule.holds(config):
+            where = [given[name].where for name in rule.options if name in given]
+            problems.append(f"{', '.join(where) or rule.options[0]}: {rule.text.format(c=config)}")
     if problems:
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UserError("\n  ".join([f"{count} with the options:", *problems]))
@@ -599,7 +598,7 @@ def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
         if config.ticket and "algo" in given:
             warnings.warn(f"{given['algo'].where}: not used, as ticket {config.ticket} is trained", stacklevel=3)
     by_rate = "prune_rate" in facts.density_options and facts.learns_mask
-    if by_rate and "prune_rate" in given and "target_sparsity" not in given:
+    if by_rate and "prune_rate" in given and config.prune_rate != -1 and "target_sparsity" not in given:
         implied["override_prune_rate"] = True
     for name, value in {**facts.defaults, **(facts.auto_defaults if config.lmbda == "auto" else {})}.items():
         # In old config files a prune_rate of 0 or −1 means "not used".

@@ -75,7 +75,7 @@ arrange() {
         rm -f "$class"/*_boxes.txt
     done
     while read -r image class _ || [[ -n $image ]]; do
-        [[ $image != */* && -d train/$class && -f val/images/$image ]] ||
+        [[ -n $class && $class != .* && $image$class != */* && -d train/$class && -f val/images/$image ]] ||
             fail "val_annotations.txt names '$image' of class '$class', which is not there"
         [[ -d val/$class ]] || mkdir "val/$class"
         mv "val/images/$image" "val/$class/$image"

@@ -44,14 +44,14 @@ class DiskFolder:
 
     def folders(self) -> list[str]:
         """The sorted names of the folders in it, without hidden ones."""
-        return sorted(entry.name for entry in os.scandir(self.path) if entry.is_dir() and not _hidden(entry))
+        return sorted(entry.name for entry in os.scandir(self.path) if entry.is_dir() and entry.name[0] != ".")
 
     def images(self) -> list[str]:
         """The sorted names of the image files in it, by their extensions, without hidden ones."""
         return sorted(
             entry.name
             for entry in os.scandir(self.path)
-            if is_image(entry.name) and not _hidden(entry) and not entry.is_dir()
+            if is_image(entry.name) and entry.name[0] != "." and not entry.is_dir()
         )
 
     def has_images(self) -> bool:
@@ -98,11 +98,6 @@ def find_root(data: Path, folders: Sequence[str], title: str, advice: str) -> Di
     )
 
 
-def find_classes(folder: DiskFolder | PackedFolder) -> tuple[str, ...]:
-    """Return the sorted names of the folders in a folder, without hidden ones; a name's position is its label."""
-    return tuple(folder.folders())
-
-
 def find_part(
     folder: DiskFolder | PackedFolder, classes: Sequence[str], layout: str, inner: str = "", aside: str = ""
 ) -> ImageFiles | PackedImages:
@@ -112,7 +107,7 @@ def find_part(
 
     Args:
         folder: the split's folder.
-        classes: the class names, in the order of the labels.
+        classes: the names of their folders; a name's position is its label.
         layout: the expected layout, for the message.
         inner: the name of a folder that may hold a class's images inside the class folder.
         aside: the name of a folder that is not a class.
@@ -144,11 +139,7 @@ def find_part(
 
 def is_image(name: str) -> bool:
     """Return whether a file has an image's extension, in upper or lower case."""
-    return os.path.splitext(name)[1].lower() in IMG_EXTENSIONS
-
-
-def _hidden(entry: os.DirEntry[str]) -> bool:
-    return entry.name.startswith(".")
+    return os.path.splitext(name)[1].lower() in (*IMG_EXTENSIONS, ".gif")
 
 
 def listed(folder: DiskFolder | PackedFolder | Path, names: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from data.decode import middle_square, surplus_over
 from data.packs.folder import warn_if_enlarged
 from data.spec import ImageSet, StoredImages
 from utils.errors import UserError
-from utils.files import safetensors_parts, write_atomic
+from utils.files import SCRATCH, safetensors_parts, write_atomic
 
 # The name in the folder of the data, such as `.decoded_64.safetensors` or `.decoded_native.safetensors`.
 CACHE = ".decoded_{size}.safetensors"
@@ -127,6 +128,9 @@ def _is_whole(decoded: dict[str, Tensor], parts: dict[str, StoredImages], size: 
 
 
 def _write_cache(cache: Path, fingerprint: str, decoded: dict[str, Tensor]) -> None:
+    for left in cache.parent.glob(f".{cache.name}.*{SCRATCH}"):  # by a process that was killed
+        with suppress(OSError):
+            left.unlink()
     try:
         write_atomic(cache, safetensors_parts(decoded, {"fingerprint": fingerprint}))
     except UserError as error:

@@ -15,7 +15,7 @@ import torch
 from args_helper import Config
 from data import DATASETS
 from data.batches import PlainBatches, TrainBatches
-from data.spec import DataSpec, ImageSet, Source, StoredImages
+from data.spec import DataSpec, ImageSet, Source
 from utils.errors import UserError
 from utils.rng import derive_rng
 
@@ -71,25 +71,15 @@ def divide(source: Source, config: Config) -> Splits:
         raise UserError(
             f"the data in {config.data} are too few: {len(train)} images to train on and {len(source.test)} to test on"
         )
-    spec = source.spec
-    held_out = _plain(val, spec, config) if val else None
-    return Splits(spec, _training(train, spec, config), held_out, _plain(source.test, spec, config))
+    spec, size, device = source.spec, config.batch_size, config.torch_device
+    if isinstance(train, ImageSet):
+        held_out, test = (PlainBatches(part.to(device), spec) if part else None for part in (val, source.test))
+        return Splits(spec, TrainBatches(train.to(device), spec, size), held_out, test)
+    from data.streamed_batches import StreamedPlainBatches, StreamedTrainBatches  # torchvision takes a second to import
 
-
-def _training(images: ImageSet | StoredImages, spec: DataSpec, config: Config) -> TrainBatches | StreamedTrainBatches:
-    if not isinstance(images, ImageSet):
-        from data.streamed_batches import StreamedTrainBatches  # torchvision takes a second to import
-
-        return StreamedTrainBatches(images, spec, config.batch_size, config.torch_device, config.workers)
-    return TrainBatches(images.to(config.torch_device), spec, config.batch_size)
-
-
-def _plain(images: ImageSet | StoredImages, spec: DataSpec, config: Config) -> PlainBatches | StreamedPlainBatches:
-    if not isinstance(images, ImageSet):
-        from data.streamed_batches import StreamedPlainBatches
-
-        return StreamedPlainBatches(images, spec, config.batch_size, config.torch_device, config.workers)
-    return PlainBatches(images.to(config.torch_device), spec)
+    how = (spec, size, device, config.workers)
+    held_out, test = (StreamedPlainBatches(part, *how) if part else None for part in (val, source.test))
+    return Splits(spec, StreamedTrainBatches(train, *how), held_out, test)
 
 
 def declared_spec(dataset: str) -> DataSpec:

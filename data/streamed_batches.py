@@ -2,7 +2,7 @@
 
 All random numbers are drawn at the start of an epoch: the order, and each image's flip and crop seed. So batches do
 not depend on the number of threads, nor on which of them is fastest. Decoding and resizing do not hold Python's lock.
-For photographs that are too large or too many for the memory: ImageNet and Caltech-101.
+For photographs that may not fit into the memory: ImageNet, Caltech-101, and packed ones of a user's own.
 """
 
 from __future__ import annotations

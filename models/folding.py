@@ -13,12 +13,13 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.parametrize import is_parametrized
 
 
 class FoldedNetwork:
     """The folded copy of a plain network; `refreshed` updates it before each use.
 
-    If the network's graph cannot be traced, the network itself is used.
+    If the network's graph cannot be traced, or has tensors besides parameters and buffers, the network itself is used.
 
     Args:
         network: plain; its parameters and statistics may change later, but not its layers.
@@ -31,6 +32,8 @@ class FoldedNetwork:
             self._copy = fx.symbolic_trace(deepcopy(network).eval().requires_grad_(False))
         except Exception:  # a user's network may branch on its input
             self._copy = None
+        if self._copy is None or _buffers(self._copy) - _buffers(network):  # tracing makes buffers of other tensors
+            self._copy = None
             return
         modules = dict(self._copy.named_modules())
         calls = [node.target for node in self._copy.graph.nodes if node.op == "call_module"]
@@ -40,6 +43,8 @@ class FoldedNetwork:
             if not (_is(node, modules, _BatchNorm) and _is(before, modules, nn.Conv2d) and len(before.users) == 1):
                 continue
             conv, norm = modules[before.target], modules[node.target]
+            if is_parametrized(conv) or is_parametrized(norm):
+                continue  # each call computes their weights anew, as weight_norm does
             if norm.running_mean is None or calls.count(before.target) > 1 or calls.count(node.target) > 1:
                 continue  # it has no running statistics, or a layer is called twice
             if conv.bias is None:
@@ -74,6 +79,10 @@ class FoldedNetwork:
             own[conv_name].weight.copy_(weight)
             own[conv_name].bias.copy_(bias)
         return self._copy
+
+
+def _buffers(network: nn.Module) -> set[str]:
+    return {name for name, _ in network.named_buffers(remove_duplicate=False)}
 
 
 def _is(node: object, modules: dict[str, nn.Module], kind: type[nn.Module]) -> bool:

@@ -164,7 +164,7 @@ def test_a_round_without_the_weights_to_rewind_to_is_refused_and_another_rewind_
     copy = shutil.copytree(finished, tmp_path / "copy")
     words = [*THREE, "--imp_resume_folder", copy, "--imp_resume_round", "1"]
     used = done(*words, "--imp_rewind_iter", "2", *places).err
-    assert f"imp_rewind_iter is not used: later rounds rewind to {copy}" in used
+    assert f"imp_rewind_iter is not used: later rounds rewind to the weights in {copy}" in used
     (copy / "rounds" / "rewind.safetensors").unlink()
     words += ["--name", "again", *places]
     assert "rewind.safetensors to rewind to after round 1" in refusal(*words)

@@ -146,7 +146,7 @@ class _Timed(Stopping):
         """Read between steps and at the end of epochs; 1 after enough steps, else 0."""
         # Without this wait the moments would be those at which steps were queued, not finished.
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+            torch.accelerator.synchronize(self._device)
         self.moments.append(time.perf_counter())
         return int(len(self.moments) > WARM_UP + TIMED_STEPS)
 
@@ -169,7 +169,8 @@ def _timed(config: Config, net: nn.Module, data: Splits, scratch: Path) -> Timin
     find_ticket = load_algorithm(config.algo)
     search = _Timed(data.train.device)
     started = time.perf_counter()
-    _until_stopped(config, scratch / "search", search, lambda run: find_ticket(net, data, config, run))
+    searched = config.model_copy(update={"rewind_epoch": 0})  # else the dense epochs before the search would be timed
+    _until_stopped(config, scratch / "search", search, lambda run: find_ticket(net, data, searched, run))
     scoring = 0.0 if search.moments else time.perf_counter() - started
     to_plain(net)
 

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from args_helper import Config, config_of, parse_args
+from data import OF_FOLDERS
+from data.load import load_data
 from trainers.pipeline import run_trials
 from trainers.results.curves import curves
 from trainers.tickets.file import TICKET, read_ticket
@@ -25,7 +27,7 @@ from utils.errors import UserError
 from utils.files import read_json
 from utils.options.modes import MODES
 
-OF_COMMANDS = (*MODES, "sweep", "resume", "print_config")
+OF_COMMANDS = (*MODES, "sweep", "resume", "print_config", "max_time")
 """Options that ask for something other than new trials, or for what `mine` does by itself."""
 
 
@@ -61,7 +63,10 @@ class Mined:
     @cached_property
     def model(self) -> nn.Module:
         """The trained network (or the gem, if it was not trained), pruned weights 0, in evaluation mode, on the CPU."""
-        return trained(self.folder, self.config).network
+        spec = None
+        if self.config.dataset in OF_FOLDERS:  # their files decide the number of classes and the size of the images
+            spec = load_data(self.config.model_copy(update={"device": "cpu"})).spec
+        return trained(self.folder, self.config, spec).network
 
     @property
     def curves(self) -> Figure:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,13 @@ from models.folding import FoldedNetwork
 from models.masking import to_plain
 from trainers.algorithms.load import load_algorithm
 from trainers.checks.controls import CHECKS
-from trainers.results.curves import draw_curves
+from trainers.results.curves import curves, write_png
 from trainers.results.references import dense_config, find_dense
 from trainers.results.run_folder import folder_of, is_finished, opened, resolved, trial_of
 from trainers.results.screens import dense_line, last_screen, trials_screen
 from trainers.results.summarise import log_outcome, related, summarise
 from trainers.results.summary import Outcome
-from trainers.results.trials import finished_trials, write_summary, write_trials
+from trainers.results.trials import finished_trials, judged, write_summary, write_trials
 from trainers.tickets.file import TICKET, read_ticket, write_ticket
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
@@ -83,10 +83,13 @@ def _run_trials(config: Config, go_on: bool) -> Path:
             unsaved = config.save_model and not (folder / "model.safetensors").exists()
             print(f"{folder} is finished: nothing to do{'; --export writes its network' if unsaved else ''}")
         else:
-            _run_trial(trial, folder)
+            asked = _run_trial(trial, folder)
+            if asked and (number < last or config.with_dense):  # the signal came after the trial's last step
+                raise Stopped(f"stopped after {folder}, which is finished", asked)
         if config.with_dense and not config.algorithm.is_dense and rank_zero_only(find_dense)(trial) is None:
             dense = dense_config(trial).model_copy(update={"num_trial": 1})
-            if not is_finished(folder_of(dense), dense, resumed=True):
+            way_out = "move it away, or leave the dense network out by --no-with_dense"
+            if not is_finished(folder_of(dense), dense, resumed=True, way_out=way_out):
                 try:
                     _run_trial(dense, folder_of(dense))
                 except Stopped as stopped:  # the ticket's run is the one to go on with: it has the trials that are left
@@ -95,12 +98,15 @@ def _run_trials(config: Config, go_on: bool) -> Path:
     return folder
 
 
-def _run_trial(config: Config, folder: Path) -> None:
+def _run_trial(config: Config, folder: Path) -> int:
     """Run one trial: find a ticket, train it, train its control networks, report.
 
     Args:
         config: of this trial, resolved; whether to compile is decided here, once the network is known.
         folder: of the run, made here unless it exists.
+
+    Returns:
+        The exit code to stop with if the process was asked to stop too late for the trial to heed it; else 0.
     """
     find_ticket = load_algorithm(config.algo)
     with rank_zero_first():
@@ -126,20 +132,21 @@ def _run_trial(config: Config, folder: Path) -> None:
 
         outcome = {**before, "tuned": tuned, "checks": checks, "search_seconds": seconds, "ticket_bytes": sizes}
         _conclude(run, config, ticket, net, data, outcome)
+        return run.asked("finetune", 0)[0]
 
 
 @rank_zero_only
 def _conclude(run: Run, config: Config, ticket: Ticket, net: nn.Module, data: Splits, outcome: dict[str, Any]) -> None:
-    summary = write_summary(run.folder, related(summarise(config, run, ticket, net, data, outcome), config))
+    summary = judged(run.folder, related(summarise(config, run, ticket, net, data, outcome), config))
     log_outcome(run, config, summary)
-    draw_curves(run.folder / "curves.png", run.rows("search", "finetune"), summary)
+    write_png(run.folder / "curves.png", curves(run.rows("search", "finetune"), summary))
+    summary = write_summary(run.folder, summary)  # last: with it the run is finished, and nothing of it is made again
     print(last_screen(summary, run.folder, run.log_folder))
 
 
 def _found(find_ticket: Callable, net: nn.Module, data: Splits, config: Config, run: Run) -> tuple[Ticket, float]:
     """Return the ticket and the seconds of its search; the network is plain afterwards."""
-    has_stages = config.algorithm.search != "none"
-    if not has_stages and (found := _found_before(run)):
+    if found := _found_before(run):
         _check_kind(found[0], net, config)
         return found[0].to(data.train.device), found[1]
     started = time.perf_counter()
@@ -147,7 +154,7 @@ def _found(find_ticket: Callable, net: nn.Module, data: Splits, config: Config, 
     seconds = time.perf_counter() - started
     to_plain(net)
     _check_kind(ticket, net, config)
-    if not has_stages:
+    if ticket.recipe is None and not run.rows("search"):
         run.save("ticket", {"seconds": seconds})
     if config.renew_batchnorm:
         ticket = with_own_statistics(ticket, net, data.train.epoch(run.rng("search", "statistics")))
@@ -173,6 +180,10 @@ def _check_kind(ticket: Ticket, net: nn.Module, config: Config) -> None:
     problem = None
     if not isinstance(ticket, Ticket):
         problem = f"returned {type(ticket).__name__}, not a Ticket"
+    elif not all(_are_tensors(part) for part in (ticket.state, ticket.masks, ticket.gem or {})):
+        problem = "its state, masks and gem have to map names to tensors"
+    elif not isinstance(ticket.facts.get("scoring_flops", 0), int):
+        problem = "its scoring_flops are no whole number"
     else:
         shapes = {name: value.shape for name, value in net.state_dict().items()}
         for kind, masks in (("masks", ticket.masks), ("gem", ticket.gem or {})):
@@ -193,6 +204,10 @@ def _check_kind(ticket: Ticket, net: nn.Module, config: Config) -> None:
             problem = f"its facts are not values of JSON: {error}"
     if problem:
         raise UserError(f"the ticket of algo {config.algo} cannot be used: {problem}")
+
+
+def _are_tensors(part: object) -> bool:
+    return isinstance(part, Mapping) and all(isinstance(value, torch.Tensor) for value in part.values())
 
 
 def _untrained_accuracies(net: nn.Module, ticket: Ticket, data: Splits, precision: str) -> dict[str, float | None]:
@@ -243,9 +258,9 @@ def report_trials(config: Config, folder: Path) -> None:
     """
     for place, summary in finished_trials(folder, config.config_hash).items():
         trial = config.model_copy(update={"trial_num": summary["trial"]})
-        if (now := related(summary, trial)) != summary:
+        if (now := judged(place, related(summary, trial))) != summary:
             write_summary(place, now)
-            if now["dense"]:
+            if now["dense"] and now["dense"] != summary["dense"]:
                 print(f"{place}: the dense network {dense_line(now)}")
     trials = write_trials(folder, config.config_hash)
     if len(trials["trials"]) > 1:

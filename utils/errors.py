@@ -42,17 +42,6 @@ class Diverged(Exception):
     exit_code = 3
 
 
-class SweepStopped(Stopped):
-    """Raised when a sweep worker was asked to stop, directly or through its run.
-
-    Args:
-        exit_code: the exit code of its run.
-    """
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__("the sweep was stopped", exit_code)
-
-
 class DistributedError(Exception):
     """Raised when processes cannot go on training together: one was lost, or their tensors differ."""
 

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import os
-import tempfile
+import secrets
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -41,16 +41,14 @@ def write_atomic(
         UserError: the folder cannot be written to, or the disk is full; an existing file stays unchanged.
     """
     raw = content.encode() if isinstance(content, str) else content
-    scratch = None
+    # In the same folder, because a rename is atomic within one file system only.
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SCRATCH}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # In the same folder, because a rename is atomic within one file system only.
-        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", suffix=SCRATCH, dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        with scratch.open("xb") as file:
             file.writelines(raw if isinstance(raw, list) else [raw])
             file.flush()
             os.fsync(file.fileno())  # otherwise the new name could hold an empty file after a power cut
-        os.chmod(scratch, 0o666 & ~_umask())  # mkstemp makes a private file, but results are shared
         if make_room:
             make_room()
         os.replace(scratch, path)
@@ -58,8 +56,8 @@ def write_atomic(
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:  # removes the temporary file after a failure; after success it no longer has this name
-        if scratch:
-            Path(scratch).unlink(missing_ok=True)
+        with suppress(OSError):
+            scratch.unlink()
 
 
 def make_folder(path: Path) -> None:
@@ -183,12 +181,6 @@ def load_tensors(path: Path) -> Any:
         raise UserError(
             f"cannot read {path}: it is damaged, or holds something else than tensors and plain values"
         ) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _sync_folder(folder: Path) -> None:

@@ -22,8 +22,7 @@ def replace_between_markers(text: str, name: str, part: str) -> str:
         UserError: the text does not have each marker exactly once, in this order.
     """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, found, rest = text.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed or begin in after or end in after:
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise UserError(f"the {name} go between {begin} and {end}, which have to stand in the text once each")
+    before, after = text.partition(begin)[0], text.partition(end)[2]
     return f"{before}{begin}\n\n{part}\n\n{end}{after}"

@@ -43,16 +43,17 @@ def load_function(place: str) -> Callable[..., Any]:
     sys.modules[spec.name] = module  # dataclasses look up their module there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{path} cannot be used: {complaint(error, path)}") from error
     found = getattr(module, function, None)
     if not callable(found):
-        names = [name for name, value in vars(module).items() if callable(value) and value.__module__ == spec.name]
+        own = (one for one in vars(module).items() if getattr(one[1], "__module__", None) == spec.name)
+        names = [name for name, value in own if callable(value)]
         raise UserError(f"there is no function {function} in {path}{did_you_mean(function, names)}")
     return found
 
 
-def complaint(error: Exception, path: Path) -> str:
+def complaint(error: BaseException, path: Path) -> str:
     """Describe an error in a user's file, with the number of its innermost line, if the traceback has one."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
     return f"{type(error).__name__}: {error}" + (f" (line {lines[-1]})" if lines else "")

@@ -70,8 +70,8 @@ def pack_shard(
     with suppress(Exception):  # anything may stand in a file that was there before
         there = json.loads(safetensors_header(path)["about"])
         whole = there["sha256"] == _sha256(load_file(path))
-        if there["made_of"] == made_of and whole and (skip_broken or not there["broken"]):
-            return digest(path), there["broken"]
+        if there["made_of"] == made_of and whole and not there["broken"]:  # a broken image may be readable by now
+            return digest(path), []
     encoded = list(pool.map(partial(_encoded, source, how=how), names))
     broken = [image for image in encoded if isinstance(image, str)]
     images = [image for image in encoded if not isinstance(image, str)]

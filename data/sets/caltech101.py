@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from args_helper import Config
-from data.class_folders import DiskFolder, find_classes, find_part, open_folder
+from data.class_folders import DiskFolder, find_part, open_folder
 from data.packs.folder import PackedFolder
 from data.sets import imagenet
 from data.spec import Source, as_found, numbered
@@ -35,7 +35,7 @@ def load(config: Config) -> Source:
         UserError: the data set is not found.
     """
     root = _root(Path(config.data))
-    classes = tuple(name for name in find_classes(root) if name != BACKGROUND)
+    classes = tuple(name for name in root.folders() if name != BACKGROUND)
     everything = find_part(root, classes, LAYOUT, aside=BACKGROUND)
     rest, tested = part_every_class(everything.labels, 1 / 5, derive_rng(TEST_SEED, "data", "test"))
     train, test, val = everything.subset(rest), everything.subset(tested), None

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from args_helper import Config
-from data.class_folders import find_classes, find_part, open_folder
+from data.class_folders import find_part, open_folder
 from data.decoded_cache import read_decoded
 from data.packs.folder import PackedFolder
 from data.spec import DataSpec, Source
@@ -34,7 +34,7 @@ def load(config: Config) -> Source:
     for name in ("train", "test"):
         if not (root / name).is_dir():
             raise UserError(f"there is no folder {root / name}; {LAYOUT} under --data")
-    classes = find_classes(root / "train")
+    classes = tuple((root / "train").folders())
     splits = [name for name in ("train", "val", "test") if (root / name).is_dir()]
     sets = {name: find_part(root / name, classes, LAYOUT) for name in splits}
     if isinstance(root, PackedFolder) and config.image_size > LARGEST_PADDED:

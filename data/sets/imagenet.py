@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from args_helper import Config
-from data.class_folders import find_classes, find_part, find_root
+from data.class_folders import find_part, find_root
 from data.spec import DataSpec, Source, as_found, numbered
 
 # The statistics are those that torchvision's trained networks (the option `weights`) were trained with.
@@ -36,7 +36,7 @@ def load(config: Config) -> Source:
         UserError: the data set is not found.
     """
     root = find_root(Path(config.data), FOLDERS, "ImageNet", ADVICE)
-    classes = find_classes(root / "train")
+    classes = tuple((root / "train").folders())
     train, test = (find_part(root / name, classes, LAYOUT) for name in ("train", "val"))
     spec = as_found(SPEC, classes, config.image_size, "ImageNet")
     return Source(spec, train, test, None, min(HELD_OUT, len(train) // 10))

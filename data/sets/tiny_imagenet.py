@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from args_helper import Config
-from data.class_folders import DiskFolder, find_classes, find_part, find_root
+from data.class_folders import DiskFolder, find_part, find_root
 from data.decoded_cache import read_decoded
 from data.image_files import ImageFiles
 from data.packs.folder import PackedFolder
@@ -40,7 +40,7 @@ def load(config: Config) -> Source:
         UserError: the data set is not found, or cannot be read.
     """
     root = find_root(Path(config.data), FOLDERS, "Tiny ImageNet", "get it with ./load_tiny_imagenet.sh")
-    classes = find_classes(root / "train")
+    classes = tuple((root / "train").folders())
     parts = {"train": find_part(root / "train", classes, LAYOUT, inner="images"), "test": _test_part(root, classes)}
     sets = read_decoded(root.path, parts, config.image_size or SPEC.shape[1], config)
     spec = as_found(SPEC, classes, config.image_size, "Tiny ImageNet")

@@ -61,7 +61,7 @@ def load_torchvision_weights(network: nn.Module, name: str, weights: str) -> Non
             f"{did_you_mean(weights, known)}"
         )
     try:
-        trained = torchvision_models.get_model(name, weights=weights, **_ARGUMENTS.get(name, {})).state_dict()
+        trained = torchvision_models.get_model(name, weights=weights).state_dict()
     except (OSError, RuntimeError) as error:
         url = known[weights].url
         raise UserError(

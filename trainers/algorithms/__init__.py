@@ -73,7 +73,7 @@ class Algorithm(NamedTuple):
     @property
     def accuracy_before(self) -> str:
         """What the accuracy before fine-tuning is the accuracy of: rounds rewind to weights that may be trained."""
-        return "before fine-tuning" if self.search == "rounds" else "before any training"
+        return "before fine-tuning" if self.search == "rounds" or self.rewinds else "before any training"
 
     @property
     def is_dense(self) -> bool:

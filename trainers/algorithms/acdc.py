@@ -6,8 +6,6 @@ Source: Peste et al., "AC/DC: Alternating Compressed/DeCompressed Training of De
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import nn
 
@@ -15,7 +13,6 @@ from args_helper import Config
 from data.load import Splits
 from models.masking import prunable_parameters
 from trainers.tickets.ticket import Ticket
-from trainers.training.loop import train
 from trainers.training.moving_masks import MovingMasks
 from utils.masks import all_kept, keep_highest, kept_count
 from utils.run.run import Run
@@ -23,10 +20,7 @@ from utils.run.run import Run
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
     """Train dense, then in turn the ⌊dN⌋ largest weights of the network and all weights; end with the largest."""
-    masks = all_kept(prunable_parameters(net))
-    training = Alternating(net, masks, config, len(data.train), partial(run.rng, "search", "prune", 0))
-    train(run, "search", training, data, config.epochs, config.start_epoch)
-    return training.ticket()
+    return Alternating.searched(net, all_kept(prunable_parameters(net)), data, config, run, "prune").ticket()
 
 
 def planned_prunings(config: Config, whole: int, _left: int) -> list[tuple[str, int]]:
@@ -48,6 +42,7 @@ class Alternating(MovingMasks):
     @torch.no_grad()
     def before_epoch(self, epoch: int) -> None:
         """Prune to the target, or unprune all weights, if a phase begins; weights that were pruned begin at 0."""
+        super().before_epoch(epoch)
         was_sparse = not all(kept == size for kept, size in self._layers.values())
         now_sparse = is_sparse(epoch, self._config.epochs, self._config.acdc_phase)
         if now_sparse and not was_sparse:

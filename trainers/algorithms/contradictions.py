@@ -105,6 +105,11 @@ UNBOUNDED = (
         lambda c: c.round in ("prob", "naive_prob"),
         "round {c.round} takes scores as probabilities, which those of {c.algo} are not: leave it out",
     ),
+    Contradiction(
+        ("regularization", "algo"),
+        lambda c: c.regularization in ("var_red_1", "var_red_2", "bin_entropy"),
+        "regularization {c.regularization} is for scores in [0, 1], which those of {c.algo} are not: give L1 or L2",
+    ),
 )
 """Of an algorithm whose scores have no bounds."""
 

@@ -153,8 +153,8 @@ class ConcreteSearch(ScoreTraining):
     @staticmethod
     def recipe(config: Config) -> Recipe:
         """The recipe of the search; the learning rate drops at 88% of the epochs unless `milestones` are given."""
-        recipe = Recipe.of_search(config)
-        return recipe if recipe.milestones else replace(recipe, milestones=(int(DROP_AFTER * config.epochs),))
+        recipe, drop = Recipe.of_search(config), max(1, int(DROP_AFTER * config.epochs))
+        return replace(recipe, milestones=(drop,)) if recipe.milestones is None else recipe
 
     # ---- steps -------------------------------------------------------------------------------------------------------
 

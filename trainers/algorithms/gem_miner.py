@@ -141,7 +141,7 @@ class GemMiner(ScoreTraining):
         """Recount how many unpruned weights the moving threshold switches off; reads from the device."""
         if self._moves_threshold:
             unpruned = int(self.flat.flags[self.flat.segments[0]].sum())
-            share = max(1, ceil_count(self._rate, unpruned))
+            share = ceil_count(self._rate, unpruned)
             self._switched_off = max(0, unpruned - self._target) if self._holds_target else share
             self._follow_threshold()
 

@@ -6,8 +6,6 @@ Source: Zhu & Gupta, "To prune, or not to prune: exploring the efficacy of pruni
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +14,6 @@ from data.load import Splits
 from models.masking import prunable_parameters
 from trainers.algorithms.random_mask import allocate
 from trainers.tickets.ticket import Ticket
-from trainers.training.loop import train
 from trainers.training.moving_masks import PeriodicMasks
 from utils.masks import Masks, all_kept, is_bias, kept_count, prune_apart, prune_exactly
 from utils.run.run import Run
@@ -24,11 +21,7 @@ from utils.run.run import Run
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
     """Train the network, and prune its smallest weights every `update_every` steps until the target is reached."""
-    masks = all_kept(prunable_parameters(net))
-    random_at = partial(run.rng, "search", "prune", 0)
-    training = GradualPruning(net, masks, config, len(data.train), random_at)
-    train(run, "search", training, data, config.epochs, config.start_epoch)
-    return training.ticket()
+    return GradualPruning.searched(net, all_kept(prunable_parameters(net)), data, config, run, "prune").ticket()
 
 
 def planned_prunings(config: Config, _whole: int, _left: int) -> str:

@@ -18,6 +18,7 @@ Source: Frankle & Carbin, ICLR 2019 (arXiv 1803.03635), Strategy 1; rewinding: F
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,14 +55,14 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     """
     recipe = Recipe.of_search(config, epochs=config.iter_period, gamma=config.lr_gamma, first_epoch=0)
     snapshot_step = rewind_step(config, recipe.epochs * len(data.train))
-    number, ticket, rewound = first_round(net, config, run)
+    number, ticket, rewound = first_round(net, config, run, snapshot_step)
     thin: set[str] = set()
     asked = f"{config.imp_rounds} rounds of prune_rate {config.prune_rate:g} were asked for, whatever the target"
     facts = {"density_reason": asked} if config.imp_rounds > 0 else {}
     while True:
         stage = f"search/round_{number}"
         ticket = replace(ticket, recipe=replace(recipe, stage=stage), facts=facts)
-        training = Round(net, ticket, snapshot_step if number == 0 else None)
+        training = Round(net, ticket, snapshot_step if number == 0 and not rewound else None)
         train(run, stage, training, data, recipe.epochs)
         rewound = rewound or training.snapshot
         trained = Ticket(plain_state(net), ticket.masks)
@@ -84,19 +85,19 @@ def planned_prunings(config: Config, whole: int, left: int) -> list[tuple[str, i
     """
     planned = []
     for number in range(1, config.imp_prunings + 1):
-        left -= pruned_before(number, left, whole, config)
+        left -= pruned_before(number, config, left, whole)
         planned.append((f"before round {number}", left))
     return planned
 
 
-def pruned_before(number: int, unpruned: int, whole: int, config: Config) -> int:
+def pruned_before(number: int, config: Config, unpruned: int, whole: int) -> int:
     """Return how many of n unpruned weights are pruned before a round: ⌈q·n⌉, but none below the target, nor the last.
 
     Args:
         number: of the round, from 1 to `imp_prunings`; the last one leaves ⌊dN⌋ if there is a target.
+        config: `prune_rate` (q), `imp_rounds` and the target.
         unpruned: n.
         whole: N.
-        config: `prune_rate` (q), `imp_rounds` and the target.
     """
     count = min(ceil_count(config.prune_rate, unpruned), unpruned - 1)
     if config.imp_rounds > 0:
@@ -162,8 +163,5 @@ def smallest_pruned(ticket: Ticket, number: int, config: Config, run: Run) -> Ma
         run: its random stream breaks the ties.
     """
     magnitudes = {name: ticket.state[name].abs() for name in ticket.masks}
-
-    def how_many(unpruned: int, whole: int) -> int:
-        return pruned_before(number, unpruned, whole, config)
-
+    how_many = partial(pruned_before, number, config)
     return prune_apart(magnitudes, ticket.masks, how_many, run.rng(f"search/round_{number}", "prune"))

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -109,7 +110,7 @@ def last_values(trained: Ticket, begun: Ticket) -> dict[str, Tensor]:
 # ---- the first round of a run --------------------------------------------------------------------------------------
 
 
-def first_round(net: nn.Module, config: Config, run: Run) -> tuple[int, Ticket, dict[str, Tensor]]:
+def first_round(net: nn.Module, config: Config, run: Run, snapshot_step: int) -> tuple[int, Ticket, dict[str, Tensor]]:
     """The first round to train, the subnetwork it trains, and the weights to rewind to (empty: not known yet).
 
     With `imp_resume_round`, that round comes from another run, finished or up to a stored epoch and step. Its
@@ -119,6 +120,7 @@ def first_round(net: nn.Module, config: Config, run: Run) -> tuple[int, Ticket, 
         net: plain, with its weights drawn; with `imp_resume_round` or `imp_rewind_model` it gets weights from files.
         config: `imp_resume_*` and `imp_rewind_model`.
         run: where the other run's checkpoint is stored.
+        snapshot_step: the step of round 0 after which this run takes the weights to rewind to.
 
     Returns:
         The number of the round; its ticket; parameter name -> weights to rewind to, on the network's device.
@@ -141,17 +143,21 @@ def first_round(net: nn.Module, config: Config, run: Run) -> tuple[int, Ticket, 
         rewound = {name: value.to(device) for name, value in stored_snapshot.items()}
         load_weights(net, {**net.state_dict(), **rewound}, snapshot)  # checks that they fit
     stored = validate_position(_stored_position(folder, config) if begun is None else begun, 0, str(folder))
-    if 0 < number < config.imp_prunings and not config.imp_no_rewind:
-        if not rewound:
+    if number < config.imp_prunings and not config.imp_no_rewind:
+        taken = rewound or stored["training"].get("snapshot")
+        if not taken and (number or stored["training"].get("steps", 0) >= snapshot_step):
             raise UserError(
                 f"there is no {snapshot} to rewind to after round {number}; give imp_rewind_model, or imp_no_rewind"
             )
-        if config.imp_rewind_iter is not None and not config.imp_rewind_model:
-            warnings.warn(f"imp_rewind_iter is not used: later rounds rewind to {snapshot}", stacklevel=2)
+        if taken and config.imp_rewind_iter is not None and not config.imp_rewind_model:
+            place = snapshot if rewound else folder
+            warnings.warn(f"imp_rewind_iter is not used: later rounds rewind to the weights in {place}", stacklevel=2)
     load_weights(net, unwrapped(stored), folder)
     state, begun_with = plain_state(net), fresh.state
     if number == config.imp_prunings or config.imp_no_rewind:  # else nothing more comes of what this round began with
-        begun_with = {**_begun_with(number, fresh, folder, run), **({} if config.imp_no_rewind else rewound)}
+        before = _begun_with(number, fresh.to(torch.device("cpu")), folder, run)
+        begun_with = {name: value.to(device) for name, value in before.items()}
+        begun_with |= {} if config.imp_no_rewind else rewound
     if begun is None:
         keep_snapshot(run, rewound)
         run.save(stage, stored)
@@ -165,18 +171,18 @@ def _begun_with(number: int, fresh: Ticket, folder: Path, run: Run) -> dict[str,
 
     Args:
         number: of the round.
-        fresh: what round 0 begins with.
+        fresh: what round 0 begins with, on the CPU, as the result is.
         folder: the other run's.
         run: this run.
     """
-    begun, device = fresh, next(iter(fresh.state.values())).device
+    begun = fresh
     for one in range(number):
         own, theirs = (place / "rounds" / f"round_{one:03d}.safetensors" for place in (run.folder, folder))
         if not own.exists():
             if not theirs.is_file():
                 raise UserError(f"there is no {theirs}, from which round {number} of that run began")
             write_atomic(own, theirs.read_bytes())
-        trained = read_ticket(own)[0].to(device)
+        trained = read_ticket(own)[0]
         begun = Ticket({**trained.state, **last_values(trained, replace(begun, masks=trained.masks))}, trained.masks)
     return {name: begun.state[name] for name in fresh.state}  # in the order of the network
 

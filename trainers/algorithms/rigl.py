@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +21,7 @@ from data.load import Splits
 from trainers.algorithms.random_mask import find_erk_ticket
 from trainers.tickets.ticket import Ticket
 from trainers.training.cost import forward_flops
-from trainers.training.loop import train
-from trainers.training.moving_masks import PeriodicMasks
+from trainers.training.moving_masks import PeriodicMasks, update_steps
 from utils.masks import prune_exactly
 from utils.run.run import Run
 
@@ -106,11 +104,7 @@ def replaced(mask: Tensor, magnitudes: Tensor, growth: Tensor, share: float, gen
 
 
 def _trained(kind: type[Evolving], net: nn.Module, data: Splits, config: Config, run: Run) -> Evolving:
-    begun = find_erk_ticket(net, data, config, run)
-    random_at = partial(run.rng, "search", "grow", 0)
-    training = kind(net, begun.masks, config, len(data.train), random_at)
-    if config.update_every >= (last := training.update_steps[-1]):
+    if config.update_every >= (last := update_steps(config, len(data.train))[-1]):
         told = f"update_every {config.update_every}: {config.algo} replaces hardly a weight in the {last} steps"
         warnings.warn(f"{told} in which it may (update_until); lower it, or train longer", stacklevel=3)
-    train(run, "search", training, data, config.epochs, config.start_epoch)
-    return training
+    return kind.searched(net, find_erk_ticket(net, data, config, run).masks, data, config, run, "grow")

@@ -43,10 +43,11 @@ def find_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Tick
     parameters = prunable_parameters(net)
     sizes = {name: parameter.numel() for name, parameter in parameters.items() if not is_bias(name)}
     counts = dict(zip(sizes, layer_counts([*sizes.values()], pruned, config.arch, config.sr_version)))
+    last = [*sizes][-1]
+    kept = f"the classifier keeps {counts[last] / sizes[last]:.1%}, and the count of every layer is rounded down"
     counts |= {name: floor_count(1.0 - pruned, p.numel()) for name, p in parameters.items() if is_bias(name)}
-    reason = f"the classifier keeps {CLASSIFIER_RATIO:.0%}, and the count of every layer is rounded down"
     masks = random_masks(parameters, counts, run.rng("search", "masks"))
-    return Ticket(plain_state(net), masks, facts={"density_reason": reason})
+    return Ticket(plain_state(net), masks, facts={"density_reason": kept})
 
 
 def layer_counts(sizes: Sequence[int], pruned: float, arch: str, version: int = 1) -> list[int]:

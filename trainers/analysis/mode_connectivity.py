@@ -238,16 +238,8 @@ def draw_path(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None
     above, below = figure.subplots(2, 1, sharex=True)
     for axes, kind in ((above, "loss"), (below, "acc")):
         for split, color, thickness in (("test", TEST, 1.5), ("train", TRAIN, 1)):
-            values = [row[f"{split}_{kind}"] for row in rows]
-            axes.plot(
-                [row["t"] for row in rows],
-                values,
-                color=color,
-                label=split,
-                linewidth=thickness,
-                marker=".",
-                markersize=5,
-            )
+            places, values = zip(*((row["t"], row[f"{split}_{kind}"]) for row in rows))
+            axes.plot(places, values, ".-", color=color, label=split, linewidth=thickness, markersize=5)
     above.set(ylabel="loss", title=title)
     above.set_ylim(bottom=0)
     below.set(ylabel="accuracy (%)", ylim=(0, 101), xlabel="t: from the first network to the second")

@@ -86,7 +86,9 @@ def _read_run(folder: Path, problems: list[Problem]) -> RunRecord | None:
     outcome, state, name = None, GOING_ON, config.config_hash
     if (folder / "summary.json").exists():
         try:
-            outcome, state = _outcome(folder / "summary.json"), FINISHED
+            outcome, state = read_outcome(folder / "summary.json"), FINISHED
+            if outcome.test_acc_after_finetune is None:  # then there is no ticket accuracy to compare a check to
+                outcome = outcome.model_copy(update={"checks": {}, "inverts": None})
             name = outcome.config_hash
         except UserError as error:
             problems.append(Problem(folder, f"its results are left out: {error}"))
@@ -100,14 +102,6 @@ def _read_run(folder: Path, problems: list[Problem]) -> RunRecord | None:
         told = f"{config.results_filename}: only the first {len(epochs)} epochs are used: {said}"
         problems.append(Problem(folder, told))
     return RunRecord(folder, config, name, state, outcome, tuple(epochs))
-
-
-def _outcome(path: Path) -> Outcome:
-    """Raises: UserError: the file cannot be read, or is not a run's summary."""
-    outcome = read_outcome(path)
-    # Without training there is no ticket accuracy to compare a check to.
-    untrained = {"checks": {}, "inverts": None} if outcome.test_acc_after_finetune is None else {}
-    return outcome.model_copy(update=untrained)
 
 
 def _once(runs: Sequence[RunRecord], problems: list[Problem]) -> list[RunRecord]:

@@ -159,9 +159,9 @@ def draw_layers(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
 
     def draw(figure: Figure, columns: int) -> None:
         for axes, group in zip(panels(figure, len(groups), columns, sharey=True), groups):
-            members_of = _by(group, "series")
-            for name in (name for name in look if name in members_of):
-                members = members_of[name]
+            # A line for each experiment: two densities of a series may share a panel.
+            lines = _by(group, "series", "config_hash")
+            for name, members in ((name, lines[key]) for name in look for key in lines if key[0] == name):
                 # A log axis cannot show a layer without weights: it gets a hollow marker at the bottom.
                 at = [layers.index(row["layer"]) for row in members]
                 heights = [max(row["density_percent_mean"], floor) for row in members]

@@ -184,11 +184,12 @@ def family_of(config: Config) -> str | None:
     `gem_miner/target_sparsity_1.5` of a sweep becomes `gem_miner`, and `resnet20_sparsity_1_44_unflagT` of a published
     file becomes `resnet20_unflagT`. None if the path does not contain the density.
     """
+    place = _place(config)
     value = re.escape(f"{config.target_sparsity:g}").replace(r"\.", "[._]") + r"(?:\.0)?"
-    for token in (rf"(?:target_)?sparsity_{value}", value):  # another option may have the same value
-        without, count = re.subn(rf"^{token}(?:[/_-]|$)|[/_-]{token}(?=[/_-]|$)", "", _place(config), count=1)
-        if count:
-            return without
+    for token in (rf"(?:target_)?sparsity_{value}", value):  # without the name: another option may have the same value
+        for found in re.finditer(rf"^{token}(?:[/_-]|$)|[/_-]{token}(?=[/_-]|$)", place):
+            if not place[: found.start()].endswith(tuple(OPTIONS)):
+                return place[: found.start()] + place[found.end() :]
     return None
 
 

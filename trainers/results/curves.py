@@ -17,11 +17,6 @@ from utils.files import write_atomic
 TEST, TRAIN, WEIGHTS = "#0072B2", "#999999", "#D55E00"
 
 
-def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
-    """Write the plot of `curves` to a PNG file; arguments as there, and a `UserError` if it cannot be written."""
-    write_png(path, curves(rows, summary))
-
-
 def curves(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Figure:
     """Plot accuracy (above) and weights remaining (below) by epoch, search and fine-tuning in one line.
 

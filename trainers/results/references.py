@@ -39,7 +39,9 @@ def dense_config(config: Config) -> Config:
         recipe = Recipe.of_search(config)
     else:
         recipe = Recipe.of_tuning(config)
-    same = {*RunOptions.model_fields, *DataOptions.model_fields, *ModelOptions.model_fields} - OF_MASKS
+    same = {*RunOptions.model_fields, *DataOptions.model_fields, *ModelOptions.model_fields}
+    same -= {*OF_MASKS, "resumed_with"}
+    same |= {"prune_rate"} if config.scale_fan else set()  # it scales the weights
     options = {name: getattr(config, name) for name in same}
     options |= {name: value for name, value in asdict(recipe).items() if name in SearchOptions.model_fields}
     own = {"algo": DENSE, "warmup_length": recipe.warmup, "start_epoch": 0, "resume": None}

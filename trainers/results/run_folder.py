@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from args_helper import Config, difference, parse_args
+from args_helper import Config, parse_args
 from trainers.training.tensorboard import LAYOUT
 from utils.distributed.collectives import rank, rank_zero_only
 from utils.distributed.launch import Launch, launched
@@ -24,6 +24,7 @@ from utils.environment import be_deterministic, choose_device, describe_environm
 from utils.errors import UserError, resume_command
 from utils.files import SCRATCH, digest, make_folder, read_json, write_atomic, write_json
 from utils.memory import keep_freed_memory
+from utils.options.changes import changes, written
 from utils.run.checkpoints import Keeping
 from utils.run.lock import locked
 from utils.run.run import Run
@@ -73,7 +74,7 @@ def decided(config: Config) -> Config:
     be_deterministic(config.deterministic)
     keep_freed_memory()
     chosen = {"device": device, "threads": torch.get_num_threads(), **({"gpu": here.local_rank} if shared else {})}
-    if config.mixed_precision and device == "cuda":
+    if config.mixed_precision and device == "cuda" and not config.resume:  # a run goes on in its precision
         chosen["precision"] = "bf16"
     return config.model_copy(update=chosen)
 
@@ -130,6 +131,8 @@ def is_finished(folder: Path, config: Config, resumed: bool, way_out: str | None
     """
     stored = folder / "config.yml"
     if not stored.is_file():
+        if any((folder / name).exists() for name in ("checkpoints", "summary.json")):
+            raise UserError(f"{folder} holds a run whose config.yml is missing; {way_out or _way_out(config)}")
         return False
     there = parse_args(["--config", str(stored)])
     finished = (folder / "summary.json").is_file()
@@ -141,7 +144,7 @@ def is_finished(folder: Path, config: Config, resumed: bool, way_out: str | None
         _refuse_changed_files(config, folder, way_out)
         return False
     if (there.config_hash, there.trial_num) != (config.config_hash, config.trial_num):
-        differing = difference(there, config)
+        differing = written(changes(there.identity, config.identity))
         raise UserError(
             f"{folder} holds another experiment, which differs in: {differing}; {way_out or _way_out(config)}"
         )
@@ -153,13 +156,12 @@ def is_finished(folder: Path, config: Config, resumed: bool, way_out: str | None
 
 def _refuse_changed_files(config: Config, folder: Path, way_out: str | None) -> None:
     """Raises: UserError: a file that the run began from, or its own algorithm or network, has another content now."""
+    way_out = way_out or ("put that one back" if config.resume else _way_out(config))
     began = next(iter(_environments(folder)), {}).get("files")
     for name, found in _files(config).items():
         if isinstance(began, dict) and began.get(name, found) != found:
             file = f"{getattr(config, name)} ({name})"
-            raise UserError(
-                f"{folder} was begun with another file {file} than is there now; {way_out or _way_out(config)}"
-            )
+            raise UserError(f"{folder} was begun with another file {file} than is there now; {way_out}")
 
 
 def _files(config: Config) -> dict[str, str]:
@@ -198,7 +200,7 @@ def _create_and_lock(folder: Path, held: ExitStack) -> None:
     make_folder(folder)
     _refuse_links(folder)
     held.enter_context(locked(folder))
-    for scratch in (folder / "checkpoints").glob(f".*{SCRATCH}"):
+    for scratch in folder.rglob(f".*{SCRATCH}"):
         scratch.unlink(missing_ok=True)
 
 
@@ -211,9 +213,10 @@ def _record(config: Config, folder: Path, images: dict[str, int]) -> None:
     """
     now, (first, *later) = describe_environment(config.torch_device), _environments(folder) or [{}]
     now["images"] = images
-    if first.get("images", images) != images:
+    began = next((part["images"] for part in (first, *later) if "images" in part), images)
+    if began != images:
         raise UserError(
-            f"{folder} was begun with other images: {first['images']}, now {images}; put them back, or begin anew: "
+            f"{folder} was begun with other images: {began}, now {images}; put them back, or begin anew: "
             "other ones would be held out for validation"
         )
     write_atomic(folder / "config.yml", config.to_yaml())
@@ -290,6 +293,9 @@ def opened(config: Config, folder: Path, images: dict[str, int]) -> Iterator[Run
             _create_and_lock(folder, held)
             is_finished(folder, config, resumed=True)  # once more: another process may have used the folder since
             begun = True
+            if folder in made and log_folder not in made:
+                told = f"{log_folder} has events of another run, or of one that is gone"
+                warnings.warn(f"{told}, and TensorBoard will mix them: --log_dir gives another place", stacklevel=3)
             _record(config, folder, images)
             run.log_text("config", f"```yaml\n{config.to_yaml()}```")
             run.log_layout(LAYOUT)

@@ -45,12 +45,17 @@ def write_summary(folder: Path, summary: Summary) -> Summary:
     Returns:
         The summary as written, each check with its verdict.
     """
+    written = judged(folder, summary)
+    write_json(folder / "summary.json", written)
+    return written
+
+
+def judged(folder: Path, summary: Summary) -> Summary:
+    """The summary of a run in a folder, each check with its verdict over all finished trials of the experiment."""
     others = [one for one in siblings(folder, summary["config_hash"]) if one["trial"] != summary["trial"]]
     verdicts = judge_checks([*others, summary])
     checks = {name: {**check, **asdict(verdicts[name])} for name, check in summary["checks"].items()}
-    written = {**summary, "checks": checks}
-    write_json(folder / "summary.json", written)
-    return written
+    return {**summary, "checks": checks}
 
 
 def beside_dense(summary: Summary, dense: Summary | None, dense_folder: Path | None) -> Summary:
@@ -133,14 +138,14 @@ def write_trials(folder: Path, config_hash: str) -> dict[str, Any]:
         (check -> verdict).
     """
     summaries = siblings(folder, config_hash)
-    metrics: dict[str, Any] = {name: _spread([one[name] for one in summaries]) for name in AVERAGED}
+    metrics: dict[str, Any] = {name: Spread.of(one[name] for one in summaries)._asdict() for name in AVERAGED}
     known = [one["dense"] or {} for one in summaries]
-    metrics["dense_test_acc_after_finetune"] = _spread([one.get("test_acc_after_finetune") for one in known])
-    metrics["gap_to_dense"] = _spread([one.get("gap") for one in known])
+    metrics["dense_test_acc_after_finetune"] = Spread.of(one.get("test_acc_after_finetune") for one in known)._asdict()
+    metrics["gap_to_dense"] = Spread.of(one.get("gap") for one in known)._asdict()
     verdicts = judge_checks(summaries)
     for name in verdicts:
         accuracies = [one["checks"][name]["test_acc_after_finetune"] for one in summaries if name in one["checks"]]
-        metrics[f"{name}_test_acc_after_finetune"] = _spread(accuracies)
+        metrics[f"{name}_test_acc_after_finetune"] = Spread.of(accuracies)._asdict()
     trials = {
         "config_hash": config_hash,
         "trials": [one["trial"] for one in summaries],
@@ -149,7 +154,3 @@ def write_trials(folder: Path, config_hash: str) -> dict[str, Any]:
     }
     write_json(folder.parent / "trials.json", trials)
     return trials
-
-
-def _spread(values: list[float | None]) -> dict[str, float | int | None]:
-    return Spread.of(values)._asdict()

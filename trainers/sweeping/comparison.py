@@ -28,8 +28,9 @@ def comparison_table(experiments: Mapping[str, tuple[Path, str]], checks: Sequen
         checks: names of the sanity checks to include.
 
     Returns:
-        All rows with the same keys: `run`, `trials`, mean and sd of each of `METRICS` (percent; the gap in percentage
-        points), and for each check `margin`, `low`, `high` and `passes` of its verdict, None where it was not run.
+        All rows with the same keys: `run`, `trials`, mean, sd and n of each of `METRICS` (percent; the gap in points),
+        and for each check `trials`, `margin`, `low`, `high` and `passes` of its verdict, None where it was not
+        run.
     """
     rows = []
     for name, (folder, config_hash) in experiments.items():
@@ -38,7 +39,7 @@ def comparison_table(experiments: Mapping[str, tuple[Path, str]], checks: Sequen
             continue
         row: Row = {"run": name, "trials": len(trials["trials"])}
         for metric in METRICS:
-            row |= {f"{metric}_{part}": trials["figures"][metric][part] for part in ("mean", "sd")}
+            row |= {f"{metric}_{part}": trials["figures"][metric][part] for part in ("mean", "sd", "n")}
         for check in checks:
             verdict = trials["checks"].get(check) or {}
             row |= {f"{check}_{part}": verdict.get(part) for part in ("trials", "margin", "low", "high", "passes")}
@@ -53,17 +54,19 @@ def write_comparison(folder: Path, rows: Sequence[Row]) -> str:
     heading = ["run", *METRICS.values(), *(f"ticket − {check}" for check in checks), "trials"]
     cells = []
     for row in rows:
-        metrics = [_spread(row[f"{metric}_mean"], row[f"{metric}_sd"]) for metric in METRICS]
+        metrics = [_spread(row, metric) for metric in METRICS]
         cells.append([row["run"], *metrics, *(_verdict(row, check) for check in checks), str(row["trials"])])
     text = markdown_table(heading, cells) + "\n"
     write_atomic(folder / "comparison.md", text)
     return text
 
 
-def _spread(mean: float | None, sd: float | None) -> str:
+def _spread(row: Row, metric: str) -> str:
+    mean, sd, n = (row[f"{metric}_{part}"] for part in ("mean", "sd", "n"))
     if mean is None:
         return "–"
-    return f"{mean:.2f} ± {sd:.2f}" if sd and sd >= 0.005 else f"{mean:.2f}"
+    fewer = "" if n == row["trials"] else f" (n = {n})"
+    return (f"{mean:.2f} ± {sd:.2f}" if sd and sd >= 0.005 else f"{mean:.2f}") + fewer
 
 
 def _verdict(row: Row, check: str) -> str:

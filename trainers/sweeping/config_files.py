@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import yaml
@@ -43,15 +44,11 @@ def write_found(folder: Path, name: str, config: Config, how: str) -> Path:
     Returns:
         The file.
     """
-    path = folder / f"best_{re.sub(r'[^.=+-]', _plain, name)}.yml"
+    path = folder / ("best_" + re.sub(r"[^\w.=+-]", "_", name) + ".yml")
     header = (
         f"# {name}, as the search of {folder.name} found it: on validation, without a look at test.\n"
-        f"#   python main.py --config {path}\n"
+        f"#   python main.py --config {shlex.quote(str(path))}\n"
         f"# {how}.\n"
     )
     write_atomic(path, header + stated(config, *PLACES))
     return path
-
-
-def _plain(character: re.Match[str]) -> str:
-    return character[0] if character[0].isalnum() else "_"

@@ -12,7 +12,7 @@ from trainers.sweeping.sweep_file import Options, Range, Study, Sweep, read_swee
 from utils.errors import UserError, did_you_mean
 from utils.options.modes import MODES
 
-LENGTHS = ("epochs", "iter_period", "fine_tune_epochs", "imp_rounds", "start_epoch")
+LENGTHS = ("epochs", "iter_period", "fine_tune_epochs", "imp_rounds", "start_epoch", "rewind_epoch")
 """Options that change how far into a run a given epoch is."""
 
 
@@ -177,6 +177,7 @@ def _study_problems(study: Study, config: Config, sought: Mapping[str, SearchSpa
             if option.startswith("fine_tune_"):
                 yield f"{option} does not affect the accuracy before training; study.metric: val_acc_after_finetune"
     if study.pruner != "none":
-        for option in LENGTHS:
+        rounds = ("prune_rate",) if config.algorithm.search == "rounds" else ()  # it decides how many there are
+        for option in (*LENGTHS, *rounds):
             if option in sought:
                 yield f"with another {option} an epoch is not comparable to the same of other runs; study.pruner: none"

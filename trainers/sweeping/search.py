@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from functools import partial
 from itertools import product
 from math import prod
@@ -211,7 +212,8 @@ class Search:
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         good = [trial for trial in complete if not trial.user_attrs.get("missed")]
         if not good:
-            why = complete[0].user_attrs["missed"] if complete else "no run ended well"
+            refused = (trial.user_attrs["problem"] for trial in trials if "problem" in trial.user_attrs)
+            why = complete[0].user_attrs["missed"] if complete else next(refused, "no run ended well")
             self._claims.problems[self.name] = f"{self.name}: the search found nothing: {why}"
             self.over = True
             return
@@ -220,7 +222,7 @@ class Search:
         name = named(self.name, values)
         options = {**self._planned.options, **values, "name": name}
         config = config_of(options, f"{self._planned.source}, found")
-        run = [trial for trial in trials if "same_as" not in trial.user_attrs]
+        run = [trial for trial in trials if not {"same_as", "problem"} & {*trial.user_attrs}]
         early = sum(trial.state == TrialState.PRUNED for trial in run)
         chosen = ", ".join(f"{option} {value}" for option, value in values.items())
         how = (
@@ -228,7 +230,7 @@ class Search:
             f"({early} ended early) with seed {self._settings.seed}"
         )
         path = write_found(self._claims.folder, self.name, config, how)
-        self.outcome = f"{self.name}: {how}\n  python main.py --config {path}"
+        self.outcome = f"{self.name}: {how}\n  python main.py --config {shlex.quote(str(path))}"
         if self._settings.confirm:
             self.found = Trials(name, config, self._claims)
         else:

@@ -35,7 +35,7 @@ def run_sweep(config: Config) -> None:
     Raises:
         UserError: the file or a run's options are wrong (raised before the first run), or some runs failed (raised when
             all others are finished).
-        SweepStopped: the process was asked to stop; the same command resumes.
+        Stopped: the process was asked to stop; the same command resumes.
     """
     if config.config:  # its options would override those of all runs
         raise UserError(f"--config {config.config}: a sweep has its options in {config.sweep}, and flags override them")
@@ -47,7 +47,7 @@ def run_sweep(config: Config) -> None:
         return
     search = _search() if any(run.sought for run in planned) else None
     claims = Claims(Path(planned[0].config.results_dir) / path.stem)
-    jobs = [_job(run, study, claims, search) for run in planned]
+    jobs = [search(run, study, claims) if run.sought else Trials(run.name, run.config, claims) for run in planned]
     work(jobs, claims, config.max_time and seconds_of(config.max_time))
     _compare(jobs, claims)
     if claims.problems:
@@ -84,10 +84,6 @@ def _search() -> type[Search]:
             raise
         raise UserError("a sweep with a search needs Optuna, which is not installed: pip install optuna") from error
     return Search
-
-
-def _job(run: Planned, study: Study, claims: Claims, search: type[Search] | None) -> Trials | Search:
-    return search(run, study, claims) if search and run.sought else Trials(run.name, run.config, claims)
 
 
 def _compare(jobs: Sequence[Trials | Search], claims: Claims) -> None:

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainers.sweeping.units import DIVERGED, Claims, Job, Task
-from utils.errors import SweepStopped
+from utils.errors import Stopped
 from utils.run.stopping import OUT_OF_TIME, SIGNALS, STARTED
 
+STOPPED = "the sweep was stopped"
 MAIN = Path(__file__).resolve().parents[2] / "main.py"
 LOOK_EVERY = 0.5
 """Seconds between two checks of a run in progress."""
@@ -30,16 +31,16 @@ def work(jobs: Sequence[Job], claims: Claims, limit: float | None = None) -> Non
         limit: seconds this process may take from its start; each run gets what is left of them.
 
     Raises:
-        SweepStopped: this worker, or its run, was asked to stop, or ran out of time.
+        Stopped: this worker, or its run, was asked to stop, or ran out of time.
     """
     waiting = False
     with _asked_to_stop() as asked:
         while not all(job.over for job in jobs):
             if asked:
-                raise SweepStopped(128 + asked[0])
+                raise Stopped(STOPPED, 128 + asked[0])
             left = None if limit is None else STARTED + limit - time.monotonic()
             if left is not None and left < 1:
-                raise SweepStopped(OUT_OF_TIME)
+                raise Stopped(STOPPED, OUT_OF_TIME)
             offered = enumerate(jobs, start=1)
             number, task = next(((n, task) for n, job in offered if not job.over and (task := job.take())), (0, None))
             if task is not None:
@@ -69,7 +70,7 @@ def _run(task: Task, options: Path, claims: Claims, asked: list[int]) -> None:
     """Run a unit, record its outcome, and release its claim.
 
     Raises:
-        SweepStopped: the unit's process, or this worker, was asked to stop.
+        Stopped: the unit's process, or this worker, was asked to stop.
     """
     try:
         code, ended_early = run_process(task, options, asked)
@@ -79,11 +80,11 @@ def _run(task: Task, options: Path, claims: Claims, asked: list[int]) -> None:
             if task.diverged():
                 claims.failed(task.unit, code)
         elif asked or code == OUT_OF_TIME or -code in SIGNALS or code - 128 in SIGNALS:
-            raise SweepStopped(code if code > 0 else 128 - code)  # below 0: stopped before it had begun
+            raise Stopped(STOPPED, code if code > 0 else 128 - code)  # below 0: stopped before it had begun
         else:
             claims.failed(task.unit, code)
         if asked:
-            raise SweepStopped(code or 128 + asked[0])
+            raise Stopped(STOPPED, code or 128 + asked[0])
     finally:
         options.unlink(missing_ok=True)
         task.claim.release()
@@ -114,17 +115,10 @@ def run_process(task: Task, options: Path, asked: list[int]) -> tuple[int, bool]
             if not passed_on and not ended_early and task.should_stop_early():
                 ended_early = True
                 process.terminate()
-            _await(process)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK_EVERY)
     except BaseException:
         process.terminate()
         process.wait()
         raise
     return process.returncode, ended_early
-
-
-def _await(process: subprocess.Popen) -> None:
-    """Wait a moment, or until the process has ended."""
-    try:
-        process.wait(LOOK_EVERY)
-    except subprocess.TimeoutExpired:
-        return

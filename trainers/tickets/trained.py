@@ -15,6 +15,7 @@ from data.spec import DataSpec
 from models.build import build_model
 from models.state_files import State, load_weights, read_state
 from trainers.tickets.file import TICKET, read_ticket
+from trainers.tickets.format import read_stored
 from trainers.tickets.ticket import Ticket
 from utils.errors import UserError
 from utils.files import load_tensors, read_json
@@ -48,10 +49,12 @@ def trained(folder: Path, config: Config, spec: DataSpec | None = None) -> Train
         UserError: the weights are missing or do not fit.
     """
     net = build_model(config.model_copy(update={"pretrained": None, "weights": None, "device": "cpu"}), spec)
-    ticket, _ = read_ticket(folder / TICKET)
+    ticket = read_stored(folder / TICKET).ticket
     state = _trained_state(folder, ticket)
+    if state is None:  # else no weights are needed that this machine may draw otherwise
+        ticket, _ = read_ticket(folder / TICKET)
     masks = ticket.untrained if state is None else ticket.masks
-    load_weights(net, masked_state(ticket.state if state is None else state, masks), folder)
+    load_weights(net, masked_state(ticket.state if state is None else state, masks), folder, adapt=False)
     return Trained(net.eval().requires_grad_(False), masks, state is not None)
 
 

@@ -7,6 +7,7 @@ from it once per epoch, or when a checkpoint is written. `trainers.training.trai
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable
 
 import torch
@@ -49,6 +50,8 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
     except NotFinite as found:
         raise Diverged(f"{stage} cannot begin: {found} is not finite in the weights that it begins with") from None
     if position.done:
+        if position.epoch != epochs and not training.over:
+            warnings.warn(f"{stage} had ended after {position.epoch} epochs and stays so, not {epochs}", stacklevel=2)
         return
     own = ranks.own_part(0, data.train.size(0))
     training.full_batch = most_parts(own.stop - own.start, training.accumulate)
@@ -105,7 +108,9 @@ def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, 
             position.check()  # on a GPU, this also waits for all queued work
             speed = batches.throughput()
 
-            measured = _measured(training, data, draw, position.meter, epoch)
+            loss, correct, seen = position.meter.tolist()
+            trained = {"lr": training.lr(epoch), "train_acc": 100.0 * correct / seen, "train_loss": loss / seen}
+            measured = {**trained, **training.measure(data, draw)}
             position.count_epoch()
             training.after_epoch(epoch, draw)
             assert_same_on_all_ranks(training.network.state_dict(), f"after epoch {epoch} of {stage}")
@@ -205,17 +210,6 @@ def _predicted(network: nn.Module, images: Tensor, parts: int) -> tuple[Tensor, 
 
 def _drawing(run: Run, stage: str, epoch: int) -> Draw:
     return lambda stream: run.rng(stage, stream, epoch)
-
-
-def _measured(training: Training, data: Splits, draw: Draw, meter: Tensor, epoch: int) -> Row:
-    """The metrics of the epoch's row."""
-    loss, correct, seen = meter.tolist()
-    return {
-        "lr": training.lr(epoch),
-        "train_acc": 100.0 * correct / seen,
-        "train_loss": loss / seen,
-        **training.measure(data, draw),
-    }
 
 
 def _metrics(row: Row) -> dict[str, str]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from args_helper import Config
+from data.load import Splits
 from models.masking import plain_state
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
+from trainers.training.loop import train
 from trainers.training.weights import WeightTraining
 from utils.errors import UserError
 from utils.masks import Masks, per_layer
+from utils.run.run import Run
 
 RandomAt = Callable[[int], torch.Generator]
 """Step of the training -> the generator for a change of the masks at it."""
@@ -51,6 +55,28 @@ class MovingMasks(WeightTraining):
         self._counted: int = 0
         self._summed: dict[str, float] = {}
 
+    @classmethod
+    def searched(cls, net: nn.Module, masks: Masks, data: Splits, config: Config, run: Run, stream: str) -> Self:
+        """Train a network in the stage `search`, to its end.
+
+        Args:
+            net: plain, on its device.
+            masks: to begin with.
+            data: what to train on.
+            config: as for the class.
+            run: where the stage is stored.
+            stream: name of the random stream for the changes of the masks.
+        """
+        training = cls(net, masks, config, len(data.train), partial(run.rng, "search", stream, 0))
+        train(run, "search", training, data, config.epochs, config.start_epoch)
+        return training
+
+    def before_step(self, _step: int) -> None:
+        """Count the layers' densities in the forward pass of this step."""
+        self._counted += 1
+        for name, share in super().layer_densities().items():
+            self._summed[name] = self._summed.get(name, 0.0) + share
+
     def update(self) -> None:
         """Take the optimizer's step on the unpruned weights."""
         torch._foreach_mul_([parameter.grad for parameter in self._masked], self._factors)
@@ -60,9 +86,6 @@ class MovingMasks(WeightTraining):
         """Mask the pruned weights and count the step."""
         super().after_step()
         self.step += 1
-        self._counted += 1
-        for name, share in super().layer_densities().items():
-            self._summed[name] = self._summed.get(name, 0.0) + share
 
     def before_epoch(self, _epoch: int) -> None:
         """Begin to average the layers' densities."""

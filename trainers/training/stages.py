@@ -39,7 +39,7 @@ def stages_of(config: Config) -> list[Stage]:
     if facts.search == "rounds":  # the last round is the trained ticket
         trained, length = search, config.iter_period
     elif facts.search == "sparse":  # the search trains the ticket
-        trained, length = search, config.epochs
+        trained, length = search, config.epochs - config.start_epoch
     elif config.skip_fine_tune:
         return search
     else:

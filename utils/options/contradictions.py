@@ -5,7 +5,7 @@ The rules stand in `args_helper.CONTRADICTIONS` and, for those of one algorithm,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
@@ -21,10 +21,3 @@ class Contradiction(NamedTuple):
     options: tuple[str, ...]
     holds: Callable[[Any], object]
     text: str
-
-
-def contradictions(config: Any, rules: Iterable[Contradiction]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield the options concerned and the complaint of every rule that a config breaks."""
-    for rule in rules:
-        if rule.holds(config):
-            yield rule.options, rule.text.format(c=config)

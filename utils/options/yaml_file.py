@@ -6,6 +6,7 @@ files are nested, and `read_document` constructs them whole.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ def read_document(path: Path, title: str) -> Any:
         UserError: as for `read_nodes`, or a value cannot be constructed.
     """
     node = read_nodes(path, title)
+    for key in _repeated_keys(node):
+        raise UserError(f"{path}:{key.start_mark.line + 1}: {abbreviate(key.value)} stands there twice")
     try:
         return None if node is None else yaml.SafeLoader("").construct_document(node)
     except (yaml.YAMLError, ValueError, ArithmeticError, TypeError, LookupError) as error:  # from constructors
@@ -89,6 +92,20 @@ def _scalar(node: yaml.Node) -> Any:
         return loader.construct_object(node)
     except OverflowError as error:  # 1:1:...:1.0, a base-60 number
         raise ValueError(str(error)) from error
+
+
+def _repeated_keys(root: yaml.Node | None) -> Iterator[yaml.Node]:
+    """Yield the keys that a mapping has for a second time: YAML would take the last of their values."""
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, yaml.CollectionNode) and id(node) not in seen:
+            seen.add(id(node))  # aliases lead to the same node
+            pairs = node.value if isinstance(node, yaml.MappingNode) else [(None, part) for part in node.value]
+            keys = [key for key, _ in pairs if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+            names = [key.value for key in keys]
+            yield from (key for place, key in enumerate(keys) if key.value in names[:place])
+            waiting += [part for _, part in pairs]
 
 
 def _kind(node: yaml.Node) -> str:

@@ -113,9 +113,10 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()
-        write_atomic(checkpoint_path(self._folder, stage), content, make_room=lambda: self._step_back(stage))
+        # The copy first: a process that is killed in between makes the epoch, and the copy, again.
         if finished_epoch is not None and self._is_copied(stage, finished_epoch):
             write_atomic(checkpoint_path(self._folder, f"{stage}_epoch_{finished_epoch:03d}"), content)
+        write_atomic(checkpoint_path(self._folder, stage), content, make_room=lambda: self._step_back(stage))
         self._stored = time.monotonic()
 
     def _step_back(self, stage: str) -> None:

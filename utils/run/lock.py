@@ -18,6 +18,9 @@ try:
 except ImportError:  # Windows has no fcntl
     fcntl = None
 
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+"""What file systems without locks answer."""
+
 PATIENCE = 6.0
 """Seconds to wait for a lock: the data workers of a killed process outlive it, and its lock, by up to 5."""
 
@@ -38,7 +41,9 @@ def locked(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
         lock.acquire(timeout=patience)
     except Timeout as error:
         raise UserError(f"{folder} is in use by another process: let it end, or stop it first") from error
-    except NotImplementedError:  # some network file systems have no locks
+    except (NotImplementedError, OSError) as error:  # some network file systems have no locks
+        if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
+            raise
         warnings.warn(f"the file system of {folder} has no locks: see to it that no two processes use it", stacklevel=3)
     try:
         yield
@@ -77,7 +82,7 @@ class Claim:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            if error.errno not in NO_LOCKS:
                 os.close(handle)
                 raise Timeout(str(path)) from error
             warnings.warn(f"the file system of {path.parent} has no locks: start one process only", stacklevel=3)
