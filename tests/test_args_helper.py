@@ -567,6 +567,8 @@ CONTRADICTIONS = [
       for algo in ("imp", "cts")),
     *((f"--round {how} --algo {algo}", f"round {how} takes scores as probabilities, which those of {algo} are not",
        f"--round {how}") for how, algo in (("prob", "ep"), ("naive_prob", "global_ep"), ("prob", "global_ep_iter"))),
+    ("--regularization bin_entropy --algo ep", "regularization bin_entropy is for scores in [0, 1]",
+     "--regularization L2 --algo ep"),
     *((f"--invert_sanity_check --algo {algo}", f"invert_sanity_check is for hc_iter: {algo} would find the same ticket",
        "--invert_sanity_check") for algo in ("hc", "ep", "snip", "imp")),
     ("--lmbda auto --algo ep", "lmbda auto is for hc_iter: give ep a number", "--lmbda auto"),
@@ -586,7 +588,7 @@ CONTRADICTIONS = [
     ("--weights DEFAULT", "weights are torchvision's, for networks such as torchvision/resnet18",
      "--weights DEFAULT --arch torchvision/resnet18"),
     ("--weights DEFAULT --arch torchvision/vgg11 --pretrained x", "weights and pretrained both say where to start from",
-     "--arch torchvision/vgg11 --pretrained x"),
+     "--evaluate --weights DEFAULT --arch torchvision/vgg11 --pretrained x"),
     *((f"--arch torchvision/vgg11 --{option}",
        f"torchvision/vgg11 comes as it is: {option.split()[0]} is for the tool's own networks", f"--{option}")
       for option in ("width 2", "bias true", "bn_type AffineBatchNorm", "hidden_size 9")),
@@ -609,6 +611,7 @@ CONTRADICTIONS = [
     *((f"--rewind_score --rewind_to_epoch {before} --start_epoch {start}", f"{before} lies before start_epoch {start}",
        f"--rewind_score --rewind_to_epoch {near} --start_epoch {start}")
       for before, start, near in ((1, 2, 2), (0, 1, -1))),
+    ("--algo ep --prune_rate 0", "algo ep needs a prune_rate between 0 and 1, not 0", "--algo ep --prune_rate -1"),
     ("--algo imp --prune_rate 1", "algo imp needs a prune_rate between 0 and 1, not 1", "--algo imp --prune_rate -1"),
     ("--algo imp --imp_rounds 0", "imp_rounds 0 is neither −1 nor at least 1", "--algo imp --imp_rounds 1"),
     ("--algo imp --imp_resume_round 1", "imp_resume_round needs --imp_resume_folder",
@@ -706,6 +709,13 @@ def begun(tmp_path):
     config = parse_args("--lr 0.1 --wd 0.2 --trial_num 2 --workers 3 --name first --milestones 3 7".split())
     (folder / "config.yml").write_text(config.to_yaml())
     return str(folder)
+
+
+def test_a_mode_among_the_flags_takes_the_place_of_that_in_the_file(tmp_path):
+    path = written(tmp_path, "export: true\nlr: 0.3\n")
+    config = parse_args(["--config", path, "--evaluate", "--pretrained", "x"])
+    assert (config.export, config.evaluate, config.lr) == (False, True, 0.3)
+    assert parse_args(["--config", path, "--no-evaluate"]).export
 
 
 def test_resuming_takes_the_stored_options_and_those_given_that_do_not_affect_the_result(begun):

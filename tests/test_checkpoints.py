@@ -64,6 +64,13 @@ def test_copies_are_kept_of_the_epochs_asked_for(tmp_path, there, options, kept)
     assert there() == {"search": {"epoch": 4}, "finetune": {"epoch": 4}, **copies}
 
 
+def test_a_kill_between_a_checkpoint_and_its_copy_loses_no_copy(run, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(checkpoints, "write_atomic", lambda path, *_, **__: written.append(path.stem))
+    Run(tmp_path, tmp_path, seed=1, keeping=Keeping(copies_every=1)).save("search", {}, finished_epoch=0)
+    assert written == ["search_epoch_000", "search"]
+
+
 def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_is_taken(run):
     states = [{"epoch": epoch, "weights": torch.randn(500)} for epoch in (1, 2)]
     for state in states:

@@ -31,6 +31,8 @@ def _search(tmp_path: Path, *words: str) -> ConcreteSearch:
 def test_logits_begin_at_the_odds_of_the_density_and_the_learning_rate_drops_after_88_percent(tmp_path):
     search = _search(tmp_path, "--epochs", "50")
     assert [search.lr(epoch) for epoch in (0, 43, 44, 49)] == pytest.approx([0.1, 0.1, 0.01, 0.01])
+    assert _search(tmp_path, "--epochs", "1").lr(0) == pytest.approx(0.1)
+    assert _search(tmp_path, "--epochs", "50", "--milestones", "").lr(49) == pytest.approx(0.1)
     assert torch.sigmoid(search.flat.scores).tolist() == pytest.approx([DENSITY] * 8)
 
 

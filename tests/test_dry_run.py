@@ -50,12 +50,20 @@ def test_every_algorithm_can_be_planned(algo, done, places):
     assert "all of it    about" in done(*SMALL, *places, *words).out
 
 
+def test_the_search_is_timed_and_not_the_dense_epochs_before_it(done, places, monkeypatch):
+    timed = []
+    monkeypatch.setattr("trainers.dry_run.load_algorithm", lambda _: lambda *given: timed.append(given[2].rewind_epoch))
+    done(*SMALL, *places, "--algo", "cts", "--rewind_epoch", "1", "--dry_run")
+    assert timed == [0]
+
+
 @pytest.mark.parametrize(
     ("words", "promises"),
     [
         ("--algo snip", True), ("--algo imp --imp_rounds 2 --prune_rate 0.4", False), ("--algo training", False),
         ("--algo random_subnet --prune_rate 0.3", False), ("--algo smart_ratio --smart_ratio 0.5", False),
-        ("--algo hc", False), ("--override_prune_rate --prune_rate 0.5", False),
+        ("--algo hc", False), ("--algo snip --override_prune_rate", True),
+        ("--imp_rounds 20", True), ("--override_prune_rate --prune_rate 0.5", False),
     ],
 )  # fmt: skip
 def test_a_plan_promises_a_target_only_where_it_decides(words, promises):

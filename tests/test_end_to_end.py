@@ -171,7 +171,8 @@ def test_trials_run_one_after_another_and_are_summed_up(done, places, tmp_path):
     after = [one["test_acc_after_finetune"] for one in summaries]
     assert trials["figures"]["test_acc_after_finetune"]["mean"] == pytest.approx(sum(after) / 3)
     assert isinstance(trials["checks"]["mask_shuffle"]["passes"], bool)
-    assert summaries[2]["checks"]["mask_shuffle"]["passes"] == trials["checks"]["mask_shuffle"]["passes"]
+    verdict = trials["checks"]["mask_shuffle"]
+    assert all(verdict.items() <= one["checks"]["mask_shuffle"].items() for one in summaries)
     assert "(n = 3)" in outcome.out
 
 

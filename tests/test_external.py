@@ -96,6 +96,13 @@ def test_pretrained_weights_are_loaded_and_a_classifier_of_other_classes_is_draw
     assert network["fc.weight"].shape == (classes, 512)
 
 
+def test_weights_of_a_network_with_auxiliary_classifiers_are_loaded_without_those(monkeypatch):
+    state = torchvision.models.googlenet(init_weights=False).state_dict()
+    monkeypatch.setattr(torchvision.models.GoogLeNet_Weights, "get_state_dict", lambda *_, **__: state)
+    network = build("torchvision/googlenet", (3, 64, 64), weights="DEFAULT").state_dict()
+    assert torch.equal(network["conv1.conv.weight"], state["conv1.conv.weight"])
+
+
 def test_weights_that_there_are_not_are_refused_with_those_there_are():
     said = "weights: 'IMAGENET1K_V2' is not one of those of torchvision/resnet18: IMAGENET1K_V1, DEFAULT; did you mean "
     assert complaint("torchvision/resnet18", weights="IMAGENET1K_V2") == f"{said}'IMAGENET1K_V1'?"
@@ -211,9 +218,12 @@ def test_a_file_that_is_not_there_or_fails_is_refused(own):
     for text, said in (
         ("x = 1\nimport no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module' (line 2)"),
         ("def net(:\n", "SyntaxError: "),
+        ("import sys\nsys.exit(0)\n", "SystemExit: 0 (line 2)"),
     ):
         own.write_text(text)
         assert complaint(f"{own}:net").startswith(f"{own} cannot be used: {said}")
+    own.write_text("upper = str.upper\ndef net(spec): ...\n")  # `upper` belongs to no module
+    assert complaint(f"{own}:nets") == f"there is no function nets in {own}; did you mean 'net'?"
 
 
 @pytest.mark.parametrize("arch", ["torchvison/resnet18", "torchvision/", "nets.py:2 x", "nets.py:", "resnet2Normal"])

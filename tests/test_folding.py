@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import same_bits
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from args_helper import parse_args
 from data.spec import DataSpec
@@ -65,7 +66,25 @@ class Twice(nn.Module):
         return (self.third(other) + other).mean((2, 3))
 
 
-@pytest.mark.parametrize("kind", [Branching, Twice])
+class Scaled(nn.Sequential):
+    """Has a tensor that is neither a parameter nor a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2))
+        self.scale = torch.tensor([2.0])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images * self.scale * torch.tensor(0.5))
+
+
+class Normed(nn.Sequential):
+    """Computes the weights of its convolution anew at every call."""
+
+    def __init__(self) -> None:
+        super().__init__(weight_norm(nn.Conv2d(3, 2, 3)), nn.BatchNorm2d(2))
+
+
+@pytest.mark.parametrize("kind", [Branching, Twice, Scaled, Normed])
 def test_what_cannot_be_folded_is_used_as_it_is(kind: type[nn.Module]) -> None:
     net = kind()
     agree(net, FoldedNetwork(net), 3)

@@ -206,6 +206,10 @@ def test_the_moving_threshold_follows_the_lowest_unpruned_scores():
     assert found() == (7 / 20, "1000000111")  # ⌈0.3 · 7⌉ = 3 of 5, 6, 7, 8, 9, 10 and 18
 
 
+def test_a_moving_threshold_without_prunings_ahead_switches_nothing_off():
+    assert bits(pair(*MOVING, "--target_sparsity", "100", scores=[0.5] * 14).naive_mask()) == "1" * 14
+
+
 def test_the_moving_threshold_is_judged_by_and_hands_over_the_gem(run):
     gem = int(flat(search(run, *MOVING, "--lr", "0.01").gem).sum())
     assert 20 < gem <= 57 - 29  # 57 are left, of which half, and what is tied with them, is switched off

@@ -165,9 +165,17 @@ def test_a_round_without_the_weights_to_rewind_to_is_refused_and_another_rewind_
     words = [*THREE, "--imp_resume_folder", copy, "--imp_resume_round", "1"]
     used = done(*words, "--imp_rewind_iter", "2", *places).err
     assert f"imp_rewind_iter is not used: later rounds rewind to the weights in {copy}" in used
+    first = [*THREE, "--imp_resume_folder", copy, "--imp_resume_round", "0", "--name", "first", *places]
+    assert f"rewind to the weights in {copy}" in done(*first, "--imp_rewind_iter", "4").err
     (copy / "rounds" / "rewind.safetensors").unlink()
     words += ["--name", "again", *places]
     assert "rewind.safetensors to rewind to after round 1" in refusal(*words)
+    done(*THREE, *places, "--imp_rewind_iter", "9", "--name", "late")  # after the epoch that the next run goes on from
+    late = copy.with_name("results") / "late" / "trial_1"
+    (late / "rounds" / "rewind.safetensors").unlink()
+    early = ["--imp_resume_folder", late, "--imp_resume_round", "0"]
+    early += ["--imp_resume_epoch", "1", "--imp_rewind_iter", "3", "--name", "early"]
+    assert "rewind.safetensors to rewind to after round 0" in refusal(*THREE, *places, *early)
     done(*words, "--imp_no_rewind")
 
 

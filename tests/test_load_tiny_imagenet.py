@@ -184,6 +184,8 @@ def test_an_archive_that_is_damaged_or_would_write_elsewhere_is_refused(original
     [("0.JPEG\tn00000000\n", "some images of val have no annotation"),
      ("9.JPEG\tn00000000\n", "names '9.JPEG' of class 'n00000000', which is not there"),
      ("0.JPEG\tn77\n", "names '0.JPEG' of class 'n77', which is not there"),
+     ("0.JPEG\t..\n", "names '0.JPEG' of class '..'"), ("0.JPEG\n", "names '0.JPEG' of class ''"),
+     ("0.JPEG\t../train/n00000000\n", "names '0.JPEG' of class '../train/n00000000'"),
      ("../../wnids.txt\tn00000000\n", "names '../../wnids.txt'")],
 )  # fmt: skip
 def test_annotations_that_do_not_fit_leave_nothing_half_arranged(lines, says, tmp_path):

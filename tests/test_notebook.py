@@ -8,6 +8,7 @@ import pytest
 from args_helper import parse_args
 from data.load import load_data
 from tests.conftest import PROJECT, epoch_row, read_rows
+from tests.small_sets import put_tree
 from trainers import mine
 from trainers.notebook import Mined
 from trainers.training.loop import evaluate
@@ -36,6 +37,13 @@ def test_the_model_of_a_run_has_the_accuracy_that_the_run_tells(finished):
     assert not any(one.requires_grad for one in run.model.parameters())
 
 
+def test_the_model_of_a_run_on_folders_has_the_classes_of_the_folders(ran, tmp_path):
+    put_tree(tmp_path / "in", each=10, height=8, width=8)
+    folder = ran("--dataset", "ImageFolder", "--data", tmp_path / "in", "--algo", "random", "--skip_sanity_checks")
+    run = Mined(folder, parse_args(["--resume", str(folder)]))
+    assert evaluate(run.model, load_data(run.config).test) == pytest.approx(run.summary["test_acc_after_finetune"])
+
+
 def test_a_wrong_option_is_answered_by_the_argument_that_was_meant():
     with pytest.raises(UserError, match=r"lrr=: no such option; did you mean lr=0\.1\?"):
         mine(lrr=0.1)
@@ -44,7 +52,7 @@ def test_a_wrong_option_is_answered_by_the_argument_that_was_meant():
 
 
 @pytest.mark.parametrize(
-    "option", [{"report": "x"}, {"dry_run": True}, {"sweep": "x.yml"}, {"resume": "x"}, {"export": True}]
+    "option", [{"report": "x"}, {"dry_run": True}, {"sweep": "x.yml"}, {"resume": "x"}, {"max_time": "9m"}]
 )
 def test_what_only_a_command_does_is_not_ignored(monkeypatch, option):
     monkeypatch.setattr("trainers.notebook.run_trials", lambda *_, **__: pytest.fail("a run was begun"))

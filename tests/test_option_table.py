@@ -29,7 +29,7 @@ def test_what_stands_around_the_markers_stays_and_what_stands_between_them_goes(
     assert with_table(f"before\n{BEGIN}old{END}\nafter") == f"before\n{BEGIN}\n\n{option_table()}\n\n{END}\nafter"
 
 
-@pytest.mark.parametrize("text", ["", BEGIN, f"{END}{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}"])
+@pytest.mark.parametrize("text", ["", BEGIN, END + BEGIN, 2 * (BEGIN + END), 2 * BEGIN + END, END + BEGIN + END])
 def test_a_text_without_its_two_markers_is_refused(text):
     with pytest.raises(UserError, match="which have to stand in the text once each"):
         with_table(text)

@@ -1,19 +1,21 @@
 """One protocol for all: the dense reference, checks of finished runs and claimed tickets, a user's own algorithm."""
 
 import json
+import os
 import shutil
+import signal
 
 import pytest
 import torch
 from conftest import PROJECT, SMALL, raising, read_rows, same_bits, summary_of, timeless
 
-from args_helper import parse_args
+from args_helper import config_of, parse_args
 from models.build import build_model
 from trainers import missing_checks, pipeline
 from trainers.checks.controls import CHECKS
 from trainers.results.references import dense_config
 from trainers.tickets.file import TICKET, read_ticket
-from utils.errors import Diverged, Stopped
+from utils.errors import Diverged, Stopped, UserError
 from utils.files import write_csv
 from utils.run.stopping import Stopping
 
@@ -71,6 +73,56 @@ def test_the_dense_run_is_trained_as_the_ticket_is():
     words = "--algo imp --lr 0.3 --iter_period 4 --lr_gamma 0.5 --wd 0.01 --init signed_constant"
     dense = dense_config(parse_args(words.split()))
     assert (dense.lr, dense.epochs, dense.gamma, dense.wd, dense.init) == (0.3, 4, 0.5, 0.01, "signed_constant")
+
+
+def test_the_dense_run_is_of_the_same_weights_whatever_the_run_was_resumed_with():
+    dense = dense_config(config_of({"scale_fan": True, "prune_rate": 0.3, "resumed_with": "lr 0.1 → 0.2"}))
+    assert (dense.scale_fan, dense.prune_rate, dense.resumed_with) == (True, 0.3, None)
+
+
+def test_a_taken_folder_of_the_dense_run_says_how_to_do_without_it(unchecked, refusal, places):
+    unchecked("--lr", "0.3", name="one_dense")
+    said = refusal(*RANDOM, "--skip_sanity_checks", *places, "--name", "one", "--with_dense")
+    assert "leave the dense network out by --no-with_dense" in said
+
+
+# ---- what is finished and what is not ------------------------------------------------------------------------------
+
+
+def test_a_run_whose_config_is_gone_is_not_mixed_with_another(unchecked, refusal, places):
+    (unchecked() / "config.yml").unlink()
+    assert "holds a run whose config.yml is missing" in refusal(*RANDOM, *places, "--seed", 7)
+
+
+def test_a_signal_after_the_last_step_of_a_trial_keeps_the_next_from_beginning(call, places, trial, monkeypatch):
+    words = [*RANDOM, *places, "--skip_sanity_checks", "--num_trial", 2]
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "last_screen", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        assert call(*words).code == 143
+    second = trial().with_name("trial_2")
+    assert (trial() / "summary.json").exists() and not second.exists()
+    assert call(*words).code == 0 and second.exists()
+
+
+def test_a_run_is_finished_only_when_all_of_it_is_written(call, done, places, trial, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "write_png", raising(UserError("the disk is full")))
+        assert call(*RANDOM, *places).code == 2
+    done("--resume", trial())
+    assert (trial() / "curves.png").exists()
+
+
+def test_a_finished_stage_is_not_lengthened_without_a_word(unchecked, done):
+    folder = unchecked()
+    (folder / "summary.json").unlink()
+    said = done("--resume", folder, "--fine_tune_epochs", 3, "--resume_anyway").err
+    assert "finetune had ended after 1 epochs and stays so, not 3" in said
+
+
+def test_events_of_another_run_in_the_same_place_are_told_of(unchecked, done, places):
+    unchecked()
+    said = done(*RANDOM, "--skip_sanity_checks", *places[2:], "--results_dir", f"{places[1]}_2").err
+    assert "has events of another run, or of one that is gone" in said
 
 
 # ---- checks --------------------------------------------------------------------------------------------------------
@@ -211,12 +263,17 @@ def test_an_inverted_run_is_set_beside_the_run_it_inverts(ran, done, trial):
     assert summary_of(trial("inverted")) == inverted  # the comparison stays
 
 
-def test_a_ticket_that_was_found_without_training_is_not_searched_for_again(call, done, places, trial, monkeypatch):
-    snip = [*SMALL, "--algo", "snip", "--skip_sanity_checks", *places]
-    done(*snip, "--name", "whole")
+@pytest.mark.parametrize("algo", ["snip", "mine.py:all_of_it"])
+def test_a_ticket_that_was_found_without_training_is_not_searched_for_again(
+    algo, call, done, places, trial, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OWN)
+    words = [*SMALL, "--algo", algo, "--skip_sanity_checks", *places]
+    done(*words, "--name", "whole")
     with monkeypatch.context() as stopping:
         stopping.setattr(Stopping, "asked", property(lambda _: 143))
-        assert call(*snip, "--name", "stopped").code == 143
+        assert call(*words, "--name", "stopped").code == 143
     # On another machine its scores, and so its masks, may be others.
     monkeypatch.setattr("trainers.pipeline.load_algorithm", lambda _: raising(AssertionError))
     done("--resume", trial("stopped"))
@@ -280,6 +337,12 @@ def told(net, data, config, run):
 def all_of_it(net, data, config, run):
     return all_of(net)
 
+def maskless(net, data, config, run):
+    return all_of(net, masks=None)
+
+def costly(net, data, config, run):
+    return all_of(net, facts={"scoring_flops": "many"})
+
 def hiding(net, data, config, run):
     return all_of(net, facts={"seconds": "long"})
 """
@@ -303,6 +366,8 @@ def test_the_guides_algorithm_of_ones_own_runs_under_the_same_protocol(ran, tmp_
         ("strange", "returned dict, not a Ticket"),
         ("misshapen", "masks['fc.weight'] is not a boolean tensor of the shape"),
         ("cut", "its state is not the plain network's whole state_dict"),
+        ("maskless", "its state, masks and gem have to map names to tensors"),
+        ("costly", "its scoring_flops are no whole number"),
         ("told", "its facts are not values of JSON"),
         ("hiding", "the summary has a field of its own for seconds"),
     ],
@@ -321,7 +386,7 @@ def test_a_run_does_not_go_on_with_a_changed_algorithm_of_ones_own(done, refusal
     own = [*RANDOM, "--skip_sanity_checks", "--algo", f"{path}:all_of_it", *places]
     done(*own)
     path.write_text(f"{OWN}\n# changed")
-    for words, way in ((own, "give --name"), (["--resume", trial()], "move it away")):
+    for words, way in ((own, "give --name"), (["--resume", trial()], "put that one back")):
         said = refusal(*words)  # also of a finished run: its results are not those of the new file
         assert f"begun with another file {path}:all_of_it (algo) than is there now" in said and way in said
     (trial() / "summary.json").unlink()

@@ -17,10 +17,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 from torch import nn
 
-from args_helper import parse_args
+from args_helper import config_of, parse_args
 from tests.conftest import PROJECT, SMALL, read_rows
 from trainers.benchmark import __main__ as benchmark
-from trainers.results.run_folder import resolved
+from trainers.results.run_folder import decided, resolved
 from trainers.sweeping.units import Unit
 from trainers.training.optim import decay_groups, flat_gradients
 from utils.distributed.launch import Launch
@@ -234,6 +234,12 @@ def test_batch_norm_parameters_are_spared_the_decay_if_asked():
 def test_the_device_is_the_one_wanted_or_the_gpu_that_is_there(monkeypatch, wanted, gpu, no_cuda, gpus, chosen):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert choose_device(wanted, gpu, no_cuda) == chosen
+
+
+def test_a_run_that_was_begun_on_a_cpu_goes_on_in_its_precision_on_a_gpu(monkeypatch):
+    monkeypatch.setattr("trainers.results.run_folder.choose_device", lambda *_: "cuda")
+    found = [decided(config_of({"mixed_precision": True, "resume": resume})).precision for resume in (None, "x")]
+    assert found == ["bf16", "fp32"]
 
 
 def test_a_device_that_is_not_there_is_an_error(monkeypatch):

@@ -119,17 +119,19 @@ def test_pruned_weights_stay_0_and_gather_no_momentum():
         assert part[pruned].eq(0).all() and training.optimizer.state[part]["momentum_buffer"][pruned].eq(0).all()
 
 
-def test_a_layers_density_is_the_mean_over_the_steps_of_the_epoch():
+@pytest.mark.parametrize(("kind", "words"), [(GradualPruning, "--algo gmp"), (Alternating, "--acdc_phase 0.25")])
+def test_a_layers_density_is_the_mean_over_the_forward_passes_of_the_epoch(kind, words):
     net = Toy()
-    training = _training(GradualPruning, _config("--algo", "gmp"), net, all_kept(prunable_parameters(net)))
-    training.before_epoch(0)
-    shares = []
-    for _ in range(STEPS):
-        _step(training)
-        shares.append({name: kept / size for name, (kept, size) in per_layer(training.masks).items()})
-    assert shares[0]["conv"] == 1 > shares[-1]["conv"]
-    means = {name: sum(one[name] for one in shares) / STEPS for name in shares[0]}
-    assert training.layer_densities() == pytest.approx(means)
+    training, means = _training(kind, _config(*words.split()), net, all_kept(prunable_parameters(net))), []
+    for epoch in range(4):
+        training.before_epoch(epoch)
+        shares = []
+        for _ in range(STEPS):
+            shares.append({name: kept / size for name, (kept, size) in per_layer(training.masks).items()})
+            _step(training)
+        means.append({name: sum(one[name] for one in shares) / STEPS for name in shares[0]})
+        assert training.layer_densities() == pytest.approx(means[-1])
+    assert means[0]["conv"] == 1 > means[-1]["conv"]
 
 
 def test_a_training_that_is_too_short_to_replace_a_weight_is_warned_of(done, places):

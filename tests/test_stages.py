@@ -19,7 +19,7 @@ CASES = [
     "--algo hc_iter --start_epoch 1 --skip_sanity_checks", "--algo hc --unflag_before_finetune",
     "--algo ep --skip_fine_tune", "--algo training --start_epoch 1 --skip_fine_tune",
     "--algo cts --rewind_epoch 1", "--algo imp --imp_rounds 2 --skip_fine_tune",
-    "--algo imp --imp_rounds 1",
+    "--algo imp --imp_rounds 1", "--algo gmp --start_epoch 1",
 ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from trainers.sweeping.metrics import is_below_median, misses_target
 from trainers.sweeping.plan import SearchSpace, plan
 from trainers.sweeping.sweep_file import runs_of
 from trainers.sweeping.units import Claims
-from utils.errors import SweepStopped, UserError
+from utils.errors import Stopped, UserError
 from utils.files import write_csv, write_json
 from utils.run.lock import Claim
 
@@ -98,6 +98,16 @@ def test_every_sweep_of_the_project_names_its_command_and_has_runs_that_can_be_r
         ({"runs": {"a": {"report": ["x"]}}}, "a: report is not for a sweep, which runs new trials"),
         ({"options": {"config": "x.yml"}}, "a: config is not for a sweep, which runs new trials: leave it out"),
         ({"runs": {"a": None, "b": {"evaluate": True, "ticket": "x"}}}, "b: evaluate is not for a sweep"),
+        ("runs:\n  a: {lr: 0.1}\n  a: {lr: 0.2}", "FILE:3: a stands there twice"),
+        ("runs: {a: &one {lr: 0.1, lr: 0.2}, b: *one}", "FILE:1: lr stands there twice"),
+        (
+            {
+                "search": {"prune_rate": [0.2, 0.5]},
+                "options": {"algo": "imp"},
+                "study": {"metric": "val_acc_after_finetune"},
+            },
+            "with another prune_rate an epoch is not comparable",
+        ),
         ("[1]", "the file: "),
         ("runs: {[1]: {}}", "cannot read the sweep FILE: found unhashable key"),
         ("runs: !!int ''", "cannot read the sweep FILE: "),
@@ -267,7 +277,7 @@ def test_a_worker_passes_on_what_it_is_sent_and_ends_with_the_code_of_its_run(tm
     (tmp_path / "child.py").write_text(CHILD)
     monkeypatch.setattr(worker, "MAIN", tmp_path / "child.py")
     before, trials = signal.getsignal(signal.SIGUSR1), _trials(tmp_path, 2)
-    with pytest.raises(SweepStopped) as stopped:
+    with pytest.raises(Stopped) as stopped:
         worker.work([trials], Claims(tmp_path / "s"))
     assert stopped.value.exit_code == 138
     assert signal.getsignal(signal.SIGUSR1) == before
@@ -311,6 +321,15 @@ def test_a_search_finds_the_best_and_writes_it_down_ready_to_use(sweep, tmp_path
     assert confirmed == place / "a" / f"lmbda_{best}" / "trial_1"
     assert "val_acc_before_finetune" in (place / "best_a.yml").read_text()
     assert f"the best of {len(drawn)} runs (0 ended early) with seed 7" in search.outcome
+
+
+def test_a_search_whose_runs_are_all_refused_says_why(sweep):
+    pairs = {"warmup_length": [5, 6], "epochs": [4, 5]}
+    options = {name: value for name, value in TINY.items() if name != "epochs"}
+    (search,) = _searches(sweep(options=options, search=pairs, study={"pruner": "none"}))
+    assert search.take() is None
+    (problem,) = search._claims.problems.values()
+    assert "a warm-up of" in problem
 
 
 def test_listed_values_are_each_run_once_where_the_trials_suffice(sweep):

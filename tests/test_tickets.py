@@ -22,6 +22,7 @@ from trainers import load_ticket
 from trainers.tickets.file import read_ticket, write_ticket
 from trainers.tickets.format import _digest, is_ticket_file, read_stored, write_stored
 from trainers.tickets.ticket import Ticket
+from trainers.tickets.trained import trained
 from trainers.training.loop import evaluate
 from utils.errors import UserError
 from utils.masks import masked_state, random_masks
@@ -113,6 +114,11 @@ def test_the_draw_of_another_generator_is_refused(stored, path, monkeypatch):
     with pytest.raises(UserError, match=r"drawn from a seed.*other weights are drawn.*--store_weights"):
         read_ticket(path)
     assert same_bits(read_stored(path).ticket.masks, stored.masks)  # which need no weights
+
+
+def test_a_trained_network_is_loaded_where_other_weights_are_drawn(finished, monkeypatch):
+    monkeypatch.setattr("trainers.tickets.redraw.derive_rng", lambda *_: torch.Generator().manual_seed(5))
+    assert trained(finished, parse_args(["--resume", str(finished)])).is_trained
 
 
 def test_every_damaged_byte_is_noticed(stored, path):

@@ -173,8 +173,11 @@ def test_trials_without_fine_tuning_have_no_accuracy_after_it(tmp_path):
 
 def test_an_inverted_run_is_judged_as_the_check_of_the_run_it_inverts(tmp_path):
     finish(tmp_path, *(summary(k, 50.0 + k, inverts={"test_acc_after_finetune": 90.0}) for k in (1, 2, 3)))
-    verdict = write_trials(tmp_path / "trial_1", "abc")["checks"]["score_inversion"]
+    trials = write_trials(tmp_path / "trial_1", "abc")
+    verdict = trials["checks"]["score_inversion"]
     assert (verdict["margin"], verdict["passes"]) == (38.0, True)
+    trials["figures"]["gap_to_dense"]["mean"] = 45.0  # of the inverted runs
+    assert "dense" not in trials_screen(trials).splitlines()[-1]
 
 
 def test_the_screen_over_trials_is_a_table(tmp_path):
@@ -259,8 +262,10 @@ def test_the_last_screen_tells_what_there_is(changes, longer, said):
 
 
 def test_a_sweep_judges_a_check_by_the_trials_that_ran_it(tmp_path):
-    finish(tmp_path, summary(1, 90.0, {"mask_shuffle": 80.0}), summary(2, 91.0), summary(3, 92.0))
+    beside = {"dense": {"test_acc_after_finetune": 95.0, "gap": 5.0}}
+    finish(tmp_path, summary(1, 90.0, {"mask_shuffle": 80.0}, **beside), summary(2, 91.0), summary(3, 92.0))
     (row,) = comparison_table({"a|b": (tmp_path / "trial_1", "abc")}, ["mask_shuffle"])
     assert (row["trials"], row["mask_shuffle_trials"]) == (3, 1)
     lines = write_comparison(tmp_path, [row])
+    assert "| 91.00 ± 1.00 | 5.00 (n = 1) |" in lines
     assert "| a\\|b |" in lines and "| +10.00, undecided |" in lines
