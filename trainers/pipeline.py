@@ -85,7 +85,7 @@ def _run_trials(config: Config, go_on: bool) -> Path:
         else:
             asked = _run_trial(trial, folder)
             if asked and (number < last or config.with_dense):  # the signal came after the trial's last step
-                raise Stopped(f"stopped after {folder}, which is finished", asked)
+                raise Stopped(f"stopped after {folder}, which is finished; the same command goes on", asked)
         if config.with_dense and not config.algorithm.is_dense and rank_zero_only(find_dense)(trial) is None:
             dense = dense_config(trial).model_copy(update={"num_trial": 1})
             way_out = "move it away, or leave the dense network out by --no-with_dense"

@@ -102,10 +102,13 @@ def _repeated_keys(root: yaml.Node | None) -> Iterator[yaml.Node]:
         if isinstance(node, yaml.CollectionNode) and id(node) not in seen:
             seen.add(id(node))  # aliases lead to the same node
             pairs = node.value if isinstance(node, yaml.MappingNode) else [(None, part) for part in node.value]
-            keys = [key for key, _ in pairs if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-            names = [key.value for key in keys]
-            yield from (key for place, key in enumerate(keys) if key.value in names[:place])
-            waiting += [part for _, part in pairs]
+            known: set[str] = set()
+            for key, part in pairs:
+                if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                    if key.value in known:
+                        yield key
+                    known.add(key.value)
+                waiting.append(part)
 
 
 def _kind(node: yaml.Node) -> str:
