@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_sets import put_images
 from torch import nn
+from toys import complaint
 
 from args_helper import Config, parse_args
 from data.load import load_data
@@ -23,7 +24,6 @@ from trainers.tickets.file import read_ticket, write_ticket
 from trainers.tickets.format import _digest, is_ticket_file, read_stored, write_stored
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import evaluate
-from utils.errors import UserError
 from utils.masks import masked_state, random_masks
 
 METRICS = {"test_acc_before_finetune": 12.5}
@@ -110,8 +110,7 @@ def test_a_ticket_of_resnet20_takes_about_ten_thousand_bytes(path):
 
 def test_the_draw_of_another_generator_is_refused(stored, path, monkeypatch):
     monkeypatch.setattr("trainers.tickets.redraw.derive_rng", lambda *_: torch.Generator().manual_seed(5))
-    with pytest.raises(UserError, match=r"drawn from a seed.*other weights are drawn.*--store_weights"):
-        read_ticket(path)
+    assert re.search("drawn from a seed.*other weights are drawn.*--store_weights", complaint(read_ticket, path))
     assert same_bits(read_stored(path).ticket.masks, stored.masks)  # which need no weights
 
 
@@ -121,8 +120,7 @@ def test_every_damaged_byte_is_noticed(stored, path):
     flipped = (content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :] for place in places)
     for damaged in (*flipped, content[: len(content) // 2]):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match="not a ticket, or is damaged"):
-            read_ticket(path)
+        assert "not a ticket, or is damaged" in complaint(read_ticket, path)
 
 
 def test_tickets_of_the_first_format_are_read(path):
@@ -148,8 +146,7 @@ def test_what_is_no_ticket_is_told_from_one(stored, path, tmp_path):
         ({"format": "rare gems ticket 2", "about": "{}"}, "checksum"),
     ):
         save_file(load_file(path), other, header)
-        with pytest.raises(UserError, match=said):
-            read_ticket(other)
+        assert said in complaint(read_ticket, other)
 
 
 HOSTILE = {
@@ -206,9 +203,8 @@ def test_the_guides_three_lines_evaluate_a_ticket(finished, monkeypatch):
 def test_a_network_that_does_not_fit_stays_as_it_was(finished):
     model = build_model(parse_args([*SMALL, "--width", "0.5"]))
     before = plain_state(model)
-    said = "does not fit the network.*made with dataset Digits, arch resnet20, width 0.25"
-    with pytest.raises(UserError, match=said):
-        load_ticket(finished / "ticket.safetensors", model)
+    said = complaint(load_ticket, finished / "ticket.safetensors", model)
+    assert re.search(r"does not fit the network.*made with dataset Digits, arch resnet20, width 0\.25", said)
     assert same_bits(plain_state(model), before)
 
 
