@@ -8,8 +8,6 @@ summary. Half of the kills come at a random moment of the whole run, half in a r
 short ones (a pruning, a half-written checkpoint) are hit as often as long ones.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import mmap

@@ -7,8 +7,6 @@ canary and files that existed before. An audit hook sees what a case writes, ren
 process that it starts. The cases are the same every time; a failing case is minimised.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Write run folders by hand, as finished and unfinished runs leave them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Every way to find a ticket: exact counts, hand-computed scores, golden figures, and nothing left changed behind."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

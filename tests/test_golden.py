@@ -3,8 +3,6 @@
 Counts are matched exactly, figures to 1e-4; a score that rounding noise moves across 0.5 is allowed for.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path

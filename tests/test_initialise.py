@@ -1,7 +1,5 @@
 """Draws of weights and scores: their values, spread, fans and seeds."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

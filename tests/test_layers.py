@@ -1,7 +1,5 @@
 """Masked layers and the rules by which scores become masks, on tensors worked out by hand."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

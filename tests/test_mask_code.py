@@ -1,7 +1,5 @@
 """The code of masks: by hand, back and forth at every density, near the entropy, and never unpacked beyond the mask."""
 
-from __future__ import annotations
-
 import zlib
 
 import numpy as np

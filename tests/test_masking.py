@@ -1,7 +1,5 @@
 """Masking as a transformation of any network, and all scores of a network as one vector."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 
 import pytest

@@ -1,7 +1,5 @@
 """Prunings and counts on vectors small enough to read."""
 
-from __future__ import annotations
-
 import json
 import math
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """Every network of the table: names, sizes, options, seeds, and a step under masks."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Learning rates and prunings by epoch, against published figures and against their definitions."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from pathlib import Path

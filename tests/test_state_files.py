@@ -1,7 +1,5 @@
 """State_dicts from files: what is read, what is refused and how that is said."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import warnings

@@ -1,7 +1,5 @@
 """What tickets have in common: by hand, of independent masks, and of files."""
 
-from __future__ import annotations
-
 from itertools import combinations
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Verdicts over trials, and the summaries, tables and screens that tell of them."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

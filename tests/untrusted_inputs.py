@@ -1,7 +1,5 @@
 """Hypothesis strategies for untrusted inputs: configs, command lines, tickets, checkpoints, images, results."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
