@@ -53,12 +53,10 @@ def _edge_popup(words: str) -> EdgePopup:
 
 @pytest.mark.parametrize(
     ("words", "trainings"),
-    [
-        ("hc", 2), ("hc_iter", 2), ("hc_iter --freeze_weights false", 2),
-        ("hc_iter --optimizer adam --fine_tune_optimizer adam --bias", 2), ("ep", 2), ("global_ep", 2),
-        ("global_ep_iter", 2), ("cts --rewind_epoch 2", 3), ("imp --imp_rounds 2 --iter_period 3", 2),
-        ("training", 1), ("snip", 1),
-    ],
+    [("hc", 2), ("hc_iter", 2), ("hc_iter --freeze_weights false", 2),
+     ("hc_iter --optimizer adam --fine_tune_optimizer adam --bias", 2), ("ep", 2), ("global_ep", 2),
+     ("global_ep_iter", 2), ("cts --rewind_epoch 2", 3), ("imp --imp_rounds 2 --iter_period 3", 2), ("training", 1),
+     ("snip", 1)],
 )  # fmt: skip
 def test_gradients_are_there_before_the_first_step_and_stay_where_they_are(words, trainings, ran, monkeypatch):
     """Of every training: what a CUDA graph of the first backward pass allocates, the next replay overwrites."""
@@ -146,15 +144,10 @@ def test_a_begun_search_goes_on_with_the_count_of_its_biases():
 
 @pytest.mark.parametrize(
     ("words", "density"),
-    [
-        ("ep --target_sparsity 20", 0.2),
-        ("ep --prune_rate 0.3", 0.3),
-        ("ep --prune_rate 0.3 --target_sparsity 20", 0.2),
-        ("ep --prune_rate 0.3 --target_sparsity 20 --override_prune_rate", 0.3),
-        ("global_ep --prune_rate 0.3", 0.7),
-        ("global_ep --target_sparsity 20", 0.2),
-    ],
-)
+    [("ep --target_sparsity 20", 0.2), ("ep --prune_rate 0.3", 0.3), ("ep --prune_rate 0.3 --target_sparsity 20", 0.2),
+     ("ep --prune_rate 0.3 --target_sparsity 20 --override_prune_rate", 0.3), ("global_ep --prune_rate 0.3", 0.7),
+     ("global_ep --target_sparsity 20", 0.2)],
+)  # fmt: skip
 def test_the_fraction_kept_is_the_target_or_the_prune_rate_as_given(words, density):
     search = _edge_popup(f"--algo {words}")
     assert search.flat.share(search.naive_mask()) == pytest.approx(density, abs=2e-4)
@@ -162,11 +155,9 @@ def test_the_fraction_kept_is_the_target_or_the_prune_rate_as_given(words, densi
 
 @pytest.mark.parametrize(
     ("words", "density", "prunings"),
-    [
-        ("--epochs 10 --iter_period 2 --target_sparsity 5", 0.05, [1, 1, 1, 1, 1, 2, 2, 3, 3, 4, 4]),
-        ("--epochs 6 --iter_period 1 --iter_start 2 --target_sparsity 20", 0.2, [1, 1, 1, 1, 1, 2, 3]),
-    ],
-)
+    [("--epochs 10 --iter_period 2 --target_sparsity 5", 0.05, [1, 1, 1, 1, 1, 2, 2, 3, 3, 4, 4]),
+     ("--epochs 6 --iter_period 1 --iter_start 2 --target_sparsity 20", 0.2, [1, 1, 1, 1, 1, 2, 3])],
+)  # fmt: skip
 def test_the_global_fraction_rises_at_every_period_and_ends_at_the_target(words, density, prunings):
     search = _edge_popup(f"--algo global_ep_iter {words}")
     kept = [1 - search.pruned_fraction(epoch) for epoch in range(len(prunings))]

@@ -155,17 +155,9 @@ def test_the_threshold_gives_way_where_fewer_than_the_target_would_be_on(scores,
 
 @pytest.mark.parametrize(
     "words",
-    [
-        "--target_sparsity 20",
-        "--target_sparsity 1",
-        "--optimizer adam --lr 0.01",
-        "--arch FC --hidden_size 40",
-        "--arch Conv2 --width 0.1 --bias",
-        "--prune_type BottomK",
-        "--epochs 3",
-        "--iter_period 3 --lr_policy cosine_lr",
-    ],
-)
+    ["--target_sparsity 20", "--target_sparsity 1", "--optimizer adam --lr 0.01", "--arch FC --hidden_size 40",
+     "--arch Conv2 --width 0.1 --bias", "--prune_type BottomK", "--epochs 3", "--iter_period 3 --lr_policy cosine_lr"],
+)  # fmt: skip
 def test_a_search_ends_at_its_target_with_every_weight_of_it_switched_on(words, ran):
     own = ["--lmbda", "auto", "--epochs", "6", "--device", "cpu", "--prune_type", "ExactBottomK", *words.split()]
     folder = ran(*own, "--skip_fine_tune")

@@ -52,11 +52,9 @@ def test_every_algorithm_can_be_planned(algo, done, places):
 
 @pytest.mark.parametrize(
     ("words", "promises"),
-    [
-        ("--algo snip", True), ("--algo imp --imp_rounds 2 --prune_rate 0.4", False), ("--algo training", False),
-        ("--algo random_subnet --prune_rate 0.3", False), ("--algo smart_ratio --smart_ratio 0.5", False),
-        ("--algo hc", False), ("--override_prune_rate --prune_rate 0.5", False),
-    ],
+    [("--algo snip", True), ("--algo imp --imp_rounds 2 --prune_rate 0.4", False), ("--algo training", False),
+     ("--algo random_subnet --prune_rate 0.3", False), ("--algo smart_ratio --smart_ratio 0.5", False),
+     ("--algo hc", False), ("--override_prune_rate --prune_rate 0.5", False)],
 )  # fmt: skip
 def test_a_plan_promises_a_target_only_where_it_decides(words, promises):
     assert any("are to remain" in line for line in _layers({"a": (4, 5)}, parse_args(words.split()))) == promises
@@ -102,12 +100,10 @@ def test_the_plan_of_a_search_that_begins_late_goes_by_what_is_left():
 
 @pytest.mark.parametrize(
     ("words", "when"),
-    [
-        ("--algo acdc --epochs 10 --acdc_phase 0.1 --start_epoch 5", ["before 6", "before 8"]),
-        ("--algo acdc --epochs 10 --acdc_phase 0.1 --start_epoch 4", ["before 4", "before 6", "before 8"]),
-        ("--algo global_ep_iter --epochs 20 --iter_period 5 --start_epoch 12", ["from 12", "from 16"]),
-    ],
-)
+    [("--algo acdc --epochs 10 --acdc_phase 0.1 --start_epoch 5", ["before 6", "before 8"]),
+     ("--algo acdc --epochs 10 --acdc_phase 0.1 --start_epoch 4", ["before 4", "before 6", "before 8"]),
+     ("--algo global_ep_iter --epochs 20 --iter_period 5 --start_epoch 12", ["from 12", "from 16"])],
+)  # fmt: skip
 def test_a_plan_tells_no_pruning_before_the_search_begins(words, when):
     assert [" ".join(line.split()[0:3:2]) for line in prunings(words, 1000, 1000)[1:]] == when
 

@@ -53,14 +53,12 @@ def test_the_fuzzers_see_code_that_runs_files_that_change_and_tracebacks(code, p
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [
-        ("[" * 3000, "nested too deeply"), ("lr: 1 #" + "x" * 2**18, "larger than 256 KiB"),
-        ("lr: !!int ''", "neither a plain value nor a list of them (int)"), ("lr: &a [*a]", "neither a plain value"),
-        ("lr: 1" + ":59" * 400 + ".5", "too large"), ("seed: 0x" + "f" * 6000, "a number of about 7200 digits"),
-        ("seed: 1e300", "is too large"),
-        ('name: "a\\0b"', "no text"), ('name: "\\ud800"', "no text"), ("data: !!binary aGk=", "neither a plain value"),
-        ("? [a]\n: 1", "is not a list of options"), (bomb(30, 10).rpartition("\n?")[0], "neither a plain value"),
-    ],
+    [("[" * 3000, "nested too deeply"), ("lr: 1 #" + "x" * 2**18, "larger than 256 KiB"),
+     ("lr: !!int ''", "neither a plain value nor a list of them (int)"), ("lr: &a [*a]", "neither a plain value"),
+     ("lr: 1" + ":59" * 400 + ".5", "too large"), ("seed: 0x" + "f" * 6000, "a number of about 7200 digits"),
+     ("seed: 1e300", "is too large"), ('name: "a\\0b"', "no text"), ('name: "\\ud800"', "no text"),
+     ("data: !!binary aGk=", "neither a plain value"), ("? [a]\n: 1", "is not a list of options"),
+     (bomb(30, 10).rpartition("\n?")[0], "neither a plain value")],
 )  # fmt: skip
 def test_yaml_of_a_strangers_making_is_refused_in_short(text, said, refusal, tmp_path):
     file = tmp_path / "some.yml"
@@ -136,12 +134,10 @@ BUFFERS = {0: {"momentum_buffer": torch.zeros(3)}}
 
 @pytest.mark.parametrize(
     ("at", "value"),
-    [
-        ("epoch", "abc"), ("epoch", 1), ("step", 3), ("meter", [0.0]), ("rows", [{"a": 1}]), ("cost", {"epochs": 1}),
-        ("training", {}), ("training network", {}), ("training over", "yes"), ("training thin", 5),
-        ("training snapshot", torch.zeros(3)), ("training optimizer", {"state": BUFFERS, "param_groups": []}),
-        ("training optimizer state", BUFFERS),
-    ],
+    [("epoch", "abc"), ("epoch", 1), ("step", 3), ("meter", [0.0]), ("rows", [{"a": 1}]), ("cost", {"epochs": 1}),
+     ("training", {}), ("training network", {}), ("training over", "yes"), ("training thin", 5),
+     ("training snapshot", torch.zeros(3)), ("training optimizer", {"state": BUFFERS, "param_groups": []}),
+     ("training optimizer state", BUFFERS)],
 )  # fmt: skip
 def test_a_checkpoint_of_something_else_is_not_gone_on_from(at, value, place):
     tree = torch.load(place.search, weights_only=True)

@@ -137,15 +137,13 @@ TIED[1].weight = TIED[0].weight
 
 @pytest.mark.parametrize(
     ("network", "says"),
-    [
-        (nn.Sequential(nn.ReLU()), "the network has nothing to mask"),
-        (TIED, "two layers of the network share one weight"),
-        (keep_dense(nn.Sequential(nn.Linear(2, 2)), True, True), "the network has nothing to mask"),
-        (nn.Linear(3, 2), "is the whole network"),
-        (nn.Sequential(SHARED, nn.ReLU(), SHARED), "cannot mask layer '2', which is also 0"),
-    ],
+    [(nn.Sequential(nn.ReLU()), "the network has nothing to mask"),
+     (TIED, "two layers of the network share one weight"),
+     (keep_dense(nn.Sequential(nn.Linear(2, 2)), True, True), "the network has nothing to mask"),
+     (nn.Linear(3, 2), "is the whole network"),
+     (nn.Sequential(SHARED, nn.ReLU(), SHARED), "cannot mask layer '2', which is also 0")],
     ids=["none", "one weight", "dense", "one layer", "two names"],
-)
+)  # fmt: skip
 def test_what_cannot_be_masked_is_refused_and_left_as_it_was(network, says):
     assert says in complaint(to_masked, network)
     assert not masked_layers(network)

@@ -231,15 +231,10 @@ def test_a_random_ticket_never_passes_against_its_own_shuffle(ran):
 
 @pytest.mark.parametrize(
     ("words", "applied"),
-    [
-        ("", []),
-        ("--shuffle", ["mask_shuffle"]),
-        ("--shuffle --chg_weight", ["weight_shuffle"]),
-        ("--reinit", ["weight_reinit"]),
-        ("--reinit --chg_mask", ["mask_shuffle"]),
-        ("--shuffle --chg_mask --chg_weight", ["mask_shuffle", "weight_shuffle"]),
-    ],
-)
+    [("", []), ("--shuffle", ["mask_shuffle"]), ("--shuffle --chg_weight", ["weight_shuffle"]),
+     ("--reinit", ["weight_reinit"]), ("--reinit --chg_mask", ["mask_shuffle"]),
+     ("--shuffle --chg_mask --chg_weight", ["mask_shuffle", "weight_shuffle"])],
+)  # fmt: skip
 def test_a_random_subnet_has_the_check_applied_that_is_asked_for(words, applied, ran):
     options = ["--random_subnet", "--prune_rate", 0.3, "--skip_fine_tune"]
     plain, changed = ran(*options, name="plain"), ran(*options, *words.split(), name="changed")
@@ -297,16 +292,12 @@ def test_the_guides_algorithm_of_ones_own_runs_under_the_same_protocol(ran, tmp_
 
 @pytest.mark.parametrize(
     ("function", "said"),
-    [
-        ("find_tickets", "there is no function find_tickets in"),
-        ("broken", "ZeroDivisionError: division by zero (line 6)"),
-        ("strange", "returned dict, not a Ticket"),
-        ("misshapen", "masks['fc.weight'] is not a boolean tensor of the shape"),
-        ("cut", "its state is not the plain network's whole state_dict"),
-        ("told", "its facts are not values of JSON"),
-        ("hiding", "the summary has a field of its own for seconds"),
-    ],
-)
+    [("find_tickets", "there is no function find_tickets in"),
+     ("broken", "ZeroDivisionError: division by zero (line 6)"), ("strange", "returned dict, not a Ticket"),
+     ("misshapen", "masks['fc.weight'] is not a boolean tensor of the shape"),
+     ("cut", "its state is not the plain network's whole state_dict"), ("told", "its facts are not values of JSON"),
+     ("hiding", "the summary has a field of its own for seconds")],
+)  # fmt: skip
 def test_what_is_wrong_with_ones_own_algorithm_is_said(function, said, refusal, places, tmp_path):
     (tmp_path / "mine.py").write_text(OWN)
     (tmp_path / "runs" / "trial_1").mkdir(parents=True)  # of a run whose results are elsewhere

@@ -56,14 +56,11 @@ def saved(content: Any, folder: Path, old: bool = False) -> Path:
 
 @pytest.mark.parametrize(
     "wrapped",
-    [
-        lambda state: state,
-        lambda state: {"state_dict": state, "epoch": 3},
-        lambda state: {f"module.{name}": value for name, value in state.items()},
-        lambda state: {"epoch": 3, "rows": [], "training": {"network": state, "optimizer": {"state": {}}}},
-    ],
+    [lambda state: state, lambda state: {"state_dict": state, "epoch": 3},
+     lambda state: {f"module.{name}": value for name, value in state.items()},
+     lambda state: {"epoch": 3, "rows": [], "training": {"network": state, "optimizer": {"state": {}}}}],
     ids=["bare", "state_dict", "DataParallel", "our checkpoint"],
-)
+)  # fmt: skip
 def test_a_state_is_found_in_every_form_of_file(wrapped, tmp_path):
     state = plain_state(masked_network())
     assert same_bits(read_state(saved(wrapped(state), tmp_path)), state)

@@ -59,11 +59,9 @@ def stored(path: Path) -> Ticket:
 
 @pytest.mark.parametrize(
     "words",
-    [
-        "", "--init kaiming_normal --scale_fan --prune_rate 0.3", "--bias", "--bn_type AffineBatchNorm", "--fixed_init",
-        "--first_layer_dense --last_layer_dense", "--arch FC --hidden_size 7 --init standard",
-        "--width 1 --dataset CIFAR10 --arch torchvision/shufflenet_v2_x0_5",
-    ],
+    ["", "--init kaiming_normal --scale_fan --prune_rate 0.3", "--bias", "--bn_type AffineBatchNorm", "--fixed_init",
+     "--first_layer_dense --last_layer_dense", "--arch FC --hidden_size 7 --init standard",
+     "--width 1 --dataset CIFAR10 --arch torchvision/shufflenet_v2_x0_5"],
 )  # fmt: skip
 def test_weights_as_drawn_are_drawn_again_to_the_bit(words, path):
     ticket, net, config = made(*words.split())
