@@ -132,15 +132,13 @@ def test_the_prunings_planned_for_global_edge_popup_are_those_it_makes(start):
 
 @pytest.mark.parametrize(
     ("words", "parts", "whole"),
-    [
-        ("--epochs 100 --fine_tune_epochs 50 --num_trial 3",
-         [("search", 100, 100, "3 min"), ("fine-tuning", 50, 50, "75.0 s"), ("checks", 150, 50, "4 min")],
-         "8 min a trial, 25 min for 3"),
-        ("--algo imp --iter_period 160 --target_sparsity 1.44",
-         [("search", 3_360, 50, "84 min"), ("checks", 480, 50, "12 min")], "1 h 36 min"),
-        ("--algo cts --epochs 20 --fine_tune_epochs 30 --rewind_epoch 5 --skip_sanity_checks",
-         [("rewinding", 5, 50, "7.5 s"), ("search", 20, 100, "40.0 s"), ("fine-tuning", 25, 50, "37.5 s")], "85.0 s"),
-    ],
+    [("--epochs 100 --fine_tune_epochs 50 --num_trial 3",
+      [("search", 100, 100, "3 min"), ("fine-tuning", 50, 50, "75.0 s"), ("checks", 150, 50, "4 min")],
+      "8 min a trial, 25 min for 3"),
+     ("--algo imp --iter_period 160 --target_sparsity 1.44",
+      [("search", 3_360, 50, "84 min"), ("checks", 480, 50, "12 min")], "1 h 36 min"),
+     ("--algo cts --epochs 20 --fine_tune_epochs 30 --rewind_epoch 5 --skip_sanity_checks",
+      [("rewinding", 5, 50, "7.5 s"), ("search", 20, 100, "40.0 s"), ("fine-tuning", 25, 50, "37.5 s")], "85.0 s")],
 )  # fmt: skip
 def test_what_a_run_costs_is_the_sum_over_its_stages(words, parts, whole):
     data, timing = SimpleNamespace(train=range(10)), Timing(search=0.1, scoring=0.0, weights=0.05, evaluation=1.0)

@@ -73,10 +73,8 @@ def test_tensorboard_shows_the_run(finished):
         "weights_remaining_percent", "unpruned_percent",
     } <= set(search.Tags()["scalars"])  # fmt: skip
     rows = [row for row in read_rows(finished / "acc_and_sparsity.csv") if row["phase"] == "search"]
-    for tag, epochs in (
-        ("mask/changed_in_epoch", [1, 2, 3]), ("mask/distance_to_last_pruning", [2, 3]),  # pruned after 1 to 3
-    ):  # fmt: skip
-        assert [event.step for event in search.Scalars(tag)] == epochs
+    moves = {"mask/changed_in_epoch": [1, 2, 3], "mask/distance_to_last_pruning": [2, 3]}  # pruned after 1 to 3
+    assert {tag: [event.step for event in search.Scalars(tag)] for tag in moves} == moves
     assert all(event.value > 0 for event in search.Scalars("throughput/images_a_second"))
     assert all(0 <= event.value <= 100 for event in search.Scalars("throughput/waiting_for_data_percent"))
     assert [(event.step, event.value) for event in against.Scalars("against_density/accuracy/test")] == [

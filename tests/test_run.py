@@ -143,9 +143,8 @@ def test_a_signal_asks_to_stop_and_the_run_leaves_when_it_has_saved(run, signum,
         assert run.asked("search") == (code, False)
         run.stop(code)
     assert raised.value.exit_code == code
-    assert str(raised.value) == (
-        f"stopped by {signal.Signals(signum).name}; go on with: python main.py --resume {run.folder}"
-    )
+    said = f"stopped by {signal.Signals(signum).name}; go on with: python main.py --resume {run.folder}"
+    assert str(raised.value) == said
 
 
 def test_a_second_signal_stops_at_once(run):
@@ -213,9 +212,8 @@ def test_flat_gradients_are_laid_out_as_their_parameters_are():
 
 
 def test_batch_norm_parameters_are_spared_the_decay_if_asked():
-    net = nn.Sequential(
-        nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), nn.LayerNorm(2)
-    )
+    inner = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), inner, nn.LayerNorm(2))
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     everything, spared = {*names.values()}, {"1.weight", "1.bias", "2.1.weight", "2.1.bias"}
     for options, wanted in (((), [(everything, 0.3)]), ((True,), [(everything - spared, 0.3), (spared, 0.0)])):

@@ -143,22 +143,20 @@ def refused(load: Any, network: nn.Module, state: dict[str, Tensor]) -> str:
 
 @pytest.mark.parametrize(
     ("load", "classes", "name", "shape", "says"),
-    [
-        (load_weights, 3, "3.weight", None, "3.weight is missing"),
-        (load_weights, 3, "7.weight", (2,), "7.weight is not of this network"),
-        (load_weights, 3, "3.weight", (8, 3), "3.weight has shape (8, 3) where (3, 8) is needed"),
-        (load_weights, 3, "3.bias", (1,), "3.bias has shape (1,) where (3,) is needed"),
-        (load_weights, 3, "1.running_var", None, "1.running_var is missing"),
-        (load_weights, 5, "3.bias", (4,), "{}; 3.bias has shape (4,) where (3,) is needed"),
-        (load_weights, 5, "3.bias", None, "3.bias is missing; {}"),
-        (load_weights, 5, "3.weight", (5, 7), "3.weight has shape (5, 7) where (3, 8) is needed; 3.bias has shape (5,) "
-         "where (3,) is needed"),
-        (load_weights, 5, "0.weight", (9, 1, 3, 3), "0.weight has shape (9, 1, 3, 3) where (2, 1, 3, 3) is needed; {}; "
-         "3.bias has shape (5,) where (3,) is needed"),
-        (load_scores, 3, "3.flag", None, "3.flag is missing"),
-        (load_scores, 3, "0.scores", (2, 1, 5, 5), "0.scores has shape (2, 1, 5, 5) where (2, 1, 3, 3) is needed"),
-        (load_scores, 3, "9.scores", (1,), "9.scores is not of this network"),
-    ],
+    [(load_weights, 3, "3.weight", None, "3.weight is missing"),
+     (load_weights, 3, "7.weight", (2,), "7.weight is not of this network"),
+     (load_weights, 3, "3.weight", (8, 3), "3.weight has shape (8, 3) where (3, 8) is needed"),
+     (load_weights, 3, "3.bias", (1,), "3.bias has shape (1,) where (3,) is needed"),
+     (load_weights, 3, "1.running_var", None, "1.running_var is missing"),
+     (load_weights, 5, "3.bias", (4,), "{}; 3.bias has shape (4,) where (3,) is needed"),
+     (load_weights, 5, "3.bias", None, "3.bias is missing; {}"),
+     (load_weights, 5, "3.weight", (5, 7), "3.weight has shape (5, 7) where (3, 8) is needed; 3.bias has shape (5,) "
+      "where (3,) is needed"),
+     (load_weights, 5, "0.weight", (9, 1, 3, 3), "0.weight has shape (9, 1, 3, 3) where (2, 1, 3, 3) is needed; {}; "
+      "3.bias has shape (5,) where (3,) is needed"),
+     (load_scores, 3, "3.flag", None, "3.flag is missing"),
+     (load_scores, 3, "0.scores", (2, 1, 5, 5), "0.scores has shape (2, 1, 5, 5) where (2, 1, 3, 3) is needed"),
+     (load_scores, 3, "9.scores", (1,), "9.scores is not of this network")],
 )  # fmt: skip
 def test_what_does_not_fit_is_named_and_the_network_is_left_as_it_was(load, classes, name, shape, says):
     state = {**masked_network(1, classes).state_dict(), name: torch.ones(shape or ())}

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_sets import put_images
 from torch import nn
-from toys import complaint
+from toys import complaint, seeded
 
 from args_helper import Config, parse_args
 from data.load import load_data
@@ -34,11 +34,9 @@ def made(*words: str, density: float = 0.05) -> tuple[Ticket, nn.Module, Config]
     config = parse_args([*SMALL, *words])
     net = build_model(config)
     state = plain_state(net)
-    for name, value in state.items():
-        if "running" in name:
-            state[name] = torch.rand(value.shape, generator=torch.Generator().manual_seed(1))
+    state |= {name: torch.rand(value.shape, generator=seeded(1)) for name, value in state.items() if "running" in name}
     parameters = prunable_parameters(net)
-    generator = torch.Generator().manual_seed(2)
+    generator = seeded(2)
     masks = random_masks(parameters, {n: max(1, int(density * p.numel())) for n, p in parameters.items()}, generator)
     gem = {name: mask & (torch.rand(mask.shape, generator=generator) < 0.7) for name, mask in masks.items()}
     return Ticket(state, masks, gem, {"rescued": False}), net, config

@@ -51,14 +51,12 @@ def test_mnist_is_unpacked_from_the_files_as_they_are_downloaded(tmp_path, monke
 
 @pytest.mark.parametrize(
     ("name", "title", "why", "files"),
-    [
-        ("CIFAR10", "CIFAR-10", "<urlopen error no route to host>", "cifar-10-python.tar.gz, or the folder "
-         "cifar-10-batches-py that it unpacks to,"),
-        ("CIFAR100", "CIFAR-100", "<urlopen error no route to host>", "cifar-100-python.tar.gz, or the folder "
-         "cifar-100-python that it unpacks to,"),
-        ("MNIST", "MNIST", "Error downloading train-images-idx3-ubyte.gz: .*", "the folder MNIST/raw with "
-         "{train,t10k}-{images-idx3,labels-idx1}-ubyte, gzipped or not,"),
-    ],
+    [("CIFAR10", "CIFAR-10", "<urlopen error no route to host>", "cifar-10-python.tar.gz, or the folder "
+      "cifar-10-batches-py that it unpacks to,"),
+     ("CIFAR100", "CIFAR-100", "<urlopen error no route to host>", "cifar-100-python.tar.gz, or the folder "
+      "cifar-100-python that it unpacks to,"),
+     ("MNIST", "MNIST", "Error downloading train-images-idx3-ubyte.gz: .*", "the folder MNIST/raw with "
+      "{train,t10k}-{images-idx3,labels-idx1}-ubyte, gzipped or not,")],
 )  # fmt: skip
 def test_a_set_without_files_and_without_a_network_is_one_clear_message(name, title, why, files, tmp_path):
     place = tmp_path / "nowhere"
