@@ -27,9 +27,9 @@ AUTO = ["--lmbda", "auto", "--epochs", "8", "--iter_period", "1", "--wd", "0", "
 STEPS = 50
 
 
-def _search(*words: str) -> GemMiner:
+def _search(*words: str, net: nn.Module | None = None, steps: int = STEPS) -> GemMiner:
     config = parse_args([*AUTO, *words])
-    return GemMiner(to_masked(Toy()), config, AutoLambda(config, STEPS))
+    return GemMiner(to_masked(net or Toy()), config, AutoLambda(config, steps))
 
 
 # ---- the strength --------------------------------------------------------------------------------------------------
@@ -37,18 +37,16 @@ def _search(*words: str) -> GemMiner:
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [
-        ("", math.log(2) * (1 - 0.9) / (2 * 2 * STEPS * 0.1)),  # a quarter of 8 epochs
-        ("--epochs 20", math.log(2) * (1 - 0.9) / (2 * 200 * 0.1)),  # a tenth would be 100 steps
-        ("--epochs 80", math.log(2) * (1 - 0.9) / (2 * 8 * STEPS * 0.1)),  # a tenth
-        ("--momentum 0.5", math.log(2) * (1 - 0.5) / (2 * 2 * STEPS * 0.1)),
-        ("--optimizer adam", math.log(2) / (2 * 2 * STEPS * 0.1)),
-        ("--start_epoch 4", math.log(2) * 0.1 / (2 * 1 * STEPS * 0.1)),  # of the 4 epochs that are left
-        ("--epochs 2", math.log(2) * 0.1 / (2 * 1 * STEPS * 0.1)),  # never less than an epoch
-        ("--momentum 0.99", (1 - 0.99**0.5) ** 2 / (2 * 0.1)),  # more would carry scores past 0
-        ("--lr_policy multistep_lr --milestones 1", math.log(2) * 0.1 / (2 * STEPS * (0.1 + 0.01))),
-    ],
-)
+    [("", math.log(2) * (1 - 0.9) / (2 * 2 * STEPS * 0.1)),  # a quarter of 8 epochs
+     ("--epochs 20", math.log(2) * (1 - 0.9) / (2 * 200 * 0.1)),  # a tenth would be 100 steps
+     ("--epochs 80", math.log(2) * (1 - 0.9) / (2 * 8 * STEPS * 0.1)),  # a tenth
+     ("--momentum 0.5", math.log(2) * (1 - 0.5) / (2 * 2 * STEPS * 0.1)),
+     ("--optimizer adam", math.log(2) / (2 * 2 * STEPS * 0.1)),
+     ("--start_epoch 4", math.log(2) * 0.1 / (2 * 1 * STEPS * 0.1)),  # of the 4 epochs that are left
+     ("--epochs 2", math.log(2) * 0.1 / (2 * 1 * STEPS * 0.1)),  # never less than an epoch
+     ("--momentum 0.99", (1 - 0.99**0.5) ** 2 / (2 * 0.1)),  # more would carry scores past 0
+     ("--lr_policy multistep_lr --milestones 1", math.log(2) * 0.1 / (2 * STEPS * (0.1 + 0.01)))],
+)  # fmt: skip
 def test_lambda_follows_from_the_learning_rates_before_the_arrival(words, expected):
     assert AutoLambda(parse_args([*AUTO, *words.split()]), STEPS).first == pytest.approx(expected)
 
@@ -104,11 +102,9 @@ def test_lambda_is_part_of_the_checkpoint_and_earlier_checkpoints_begin_with_the
 @pytest.mark.parametrize("target", [5.0, 1.44, 0.59, 0.3])
 @pytest.mark.parametrize("epochs", [40, 150, 300])
 def test_under_constant_gradients_the_search_comes_to_its_target_and_stays(epochs, target):
-    steps = 20
-    config = parse_args([*AUTO, "--epochs", str(epochs), "--lr_policy", "cosine_lr", "--target_sparsity", str(target),
-                         "--prune_type", "ExactBottomK"])  # fmt: skip
-    net = nn.Sequential(nn.Linear(200, 100, bias=False), nn.Flatten())
-    search = GemMiner(to_masked(net), config, AutoLambda(config, steps))
+    steps, net = 20, nn.Sequential(nn.Linear(200, 100, bias=False), nn.Flatten())
+    words = f"--epochs {epochs} --lr_policy cosine_lr --target_sparsity {target} --prune_type ExactBottomK"
+    search = _search(*words.split(), net=net, steps=steps)
     draw = torch.Generator().manual_seed(0)
     search.flat.scores.data.uniform_(generator=draw)
     # As many as a power law has pull by more than λ; by 352/20 more than in searches on CIFAR-10, with their steps.
@@ -135,17 +131,14 @@ def test_under_constant_gradients_the_search_comes_to_its_target_and_stays(epoch
 
 @pytest.mark.parametrize(
     ("scores", "pruned", "on", "threshold"),
-    [
-        ([0.9, 0.8, 0.7, 0.2], 0, 3, 0.5),  # more than the target: the usual threshold
-        ([0.9, 0.3, 0.2, 0.1], 0, 2, 0.2),  # fewer would be on: the second highest comes with it
-        ([0.9, 0.3, 0.2, 0.1], 1, 2, 0.1),  # the highest is pruned: the next two
-        ([0.9, 0.3, 0.0, 0.0], 2, 2, -1.0),  # no more than the target are unpruned: all are on, even those at 0
-    ],
-)
+    [([0.9, 0.8, 0.7, 0.2], 0, 3, 0.5),  # more than the target: the usual threshold
+     ([0.9, 0.3, 0.2, 0.1], 0, 2, 0.2),  # fewer would be on: the second highest comes with it
+     ([0.9, 0.3, 0.2, 0.1], 1, 2, 0.1),  # the highest is pruned: the next two
+     ([0.9, 0.3, 0.0, 0.0], 2, 2, -1.0)],  # no more than the target are unpruned: all are on, even those at 0
+)  # fmt: skip
 def test_the_threshold_gives_way_where_fewer_than_the_target_would_be_on(scores, pruned, on, threshold):
     net = nn.Sequential(nn.Linear(4, 1, bias=False), nn.Flatten())
-    config = parse_args([*AUTO, "--target_sparsity", "50"])
-    search = GemMiner(to_masked(net), config, AutoLambda(config, STEPS))
+    search = _search("--target_sparsity", "50", net=net)
     search.flat.scores.data.copy_(torch.tensor(scores))
     search.flat.flags[:pruned] = False
     search._flags_changed()
@@ -179,20 +172,16 @@ def test_a_search_stopped_in_an_epoch_goes_on_to_the_same_bits(same_after_a_stop
 
 @pytest.mark.parametrize(
     ("words", "told"),
-    [
-        ("--algo ep", "lmbda auto is for hc_iter: give ep a number"),
-        ("--regularization L1", "lmbda auto is that of the penalty L2, not of L1"),
-        ("--hc_quantized false", "lmbda auto needs rounded scores: set hc_quantized"),
-        ("--bottom_k_on_forward", "lmbda auto and bottom_k_on_forward both move the threshold: choose one"),
-        ("--invert_sanity_check", "lmbda auto keeps the highest scores switched on"),
-        (
-            "--override_prune_rate --prune_rate 0.2",
-            "lmbda auto holds the target, which override_prune_rate leaves aside",
-        ),
-        ("--prune_type FixThresholding", "lmbda auto holds the target, of which FixThresholding knows nothing"),
-    ],
-)
-def test_what_auto_cannot_be_used_with_is_told(words, told):
+    [("--algo ep", "lmbda auto is for hc_iter: give ep a number"),
+     ("--regularization L1", "lmbda auto is that of the penalty L2, not of L1"),
+     ("--hc_quantized false", "lmbda auto needs rounded scores: set hc_quantized"),
+     ("--bottom_k_on_forward", "lmbda auto and bottom_k_on_forward both move the threshold: choose one"),
+     ("--invert_sanity_check", "lmbda auto keeps the highest scores switched on"),
+     ("--override_prune_rate --prune_rate 0.2", "lmbda auto holds the target, which override_prune_rate leaves aside"),
+     ("--prune_type FixThresholding", "lmbda auto holds the target, of which FixThresholding knows nothing"),
+     ("--lmbda atuo", "'atuo' is neither auto nor a number"), ("--lmbda -1", "-1 is too small")],
+)  # fmt: skip
+def test_what_auto_cannot_be_used_with_and_what_is_no_lambda_is_told(words, told):
     assert told in complaint(parse_args, [*AUTO, *words.split()])
 
 
@@ -202,13 +191,6 @@ def test_a_search_that_has_begun_does_not_change_between_auto_and_a_number(befor
     resumed = ["--resume", str(tmp_path), "--resume_anyway"]
     assert "lmbda" in complaint(parse_args, [*resumed, "--lmbda", after])
     assert parse_args([*resumed, "--lr", "0.3"]).lr == 0.3
-
-
-@pytest.mark.parametrize(
-    ("given", "told"), [("atuo", "'atuo' is neither auto nor a number"), ("-1", "-1 is too small")]
-)
-def test_another_lambda_is_refused(given, told):
-    assert told in complaint(parse_args, ["--lmbda", given])
 
 
 # ---- BatchNorm's statistics ----------------------------------------------------------------------------------------

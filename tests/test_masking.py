@@ -124,12 +124,6 @@ def test_ends_that_stay_dense_are_neither_masked_nor_pruned_and_compute_as_befor
     assert (type(network[0]) is DenseConv, type(network[5]) is DenseLinear) == (first, last)
 
 
-def test_a_fully_connected_convolution_can_stay_dense():
-    network = keep_dense(small_network()[:5], False, True)
-    assert type(network[4][0]) is DenseConv
-    assert list(prunable_parameters(network)) == ["0.weight", "0.bias"]
-
-
 SHARED = nn.Linear(2, 2)
 TIED = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
 TIED[1].weight = TIED[0].weight

@@ -14,7 +14,6 @@ from trainers.checks.controls import CHECKS
 from trainers.results.references import dense_config
 from trainers.tickets.file import TICKET, read_ticket
 from utils.errors import Diverged, Stopped
-from utils.files import write_csv
 from utils.run.stopping import Stopping
 
 GUIDE = (PROJECT / "trainers" / "algorithms" / "README.md").read_text(encoding="utf-8")
@@ -96,9 +95,7 @@ def test_missing_checks_of_finished_runs_are_made_up_for(done, ran, unchecked, m
     assert json.loads((later.parent / "trials.json").read_text())["checks"]["mask_shuffle"]["trials"] == 1
 
 
-def test_checks_are_made_where_the_command_says_and_a_damaged_run_does_not_stop_the_others(
-    refusal, unchecked, made_up, tmp_path
-):
+def test_checks_are_made_where_asked_and_a_damaged_run_does_not_stop_others(refusal, unchecked, made_up, tmp_path):
     damaged, whole = (unchecked(name=name) for name in ("damaged", "whole"))
     (damaged / "summary.json").write_text("{}")
     logs = tmp_path / "elsewhere"
@@ -319,8 +316,3 @@ def test_a_run_does_not_go_on_with_a_changed_algorithm_of_ones_own(done, refusal
     assert "than is there now" in refusal("--resume", trial(), "--resume_anyway", "--fine_tune_lr", 0.05)
     path.write_text(OWN)
     done("--resume", trial(), "--skip_sanity_checks")
-
-
-def test_a_table_without_rows_is_no_file(tmp_path):
-    write_csv(tmp_path / "none.csv", [])
-    assert list(tmp_path.iterdir()) == []
