@@ -8,8 +8,6 @@ summary. Half of the kills come at a random moment of the whole run, half in a r
 short ones (a pruning, a half-written checkpoint) are hit as often as long ones.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import mmap
@@ -39,16 +37,11 @@ from utils.errors import UserError
 from utils.run.run import Run
 
 SCENARIOS = {
-    "gem_miner": [*SMALL, "--unflag_before_finetune"],
-    "gem_miner, adam, stored within epochs": [
-        *SMALL, "--optimizer", "adam", "--accumulate", "2", "--checkpoint_every", "0.05s", "--skip_sanity_checks",
-    ],
-    "imp": [
-        *SMALL, "--algo", "imp", "--iter_period", "2", "--imp_rounds", "3", "--imp_rewind_iter", "3", "--prune_rate",
-        "0.4",
-    ],
-    "cts": [*SMALL, "--algo", "cts", "--rewind_epoch", "1", "--skip_sanity_checks"],
-}  # fmt: skip
+    "gem_miner": "--unflag_before_finetune",
+    "gem_miner, adam, often stored": "--optimizer adam --accumulate 2 --checkpoint_every 0.05s --skip_sanity_checks",
+    "imp": "--algo imp --iter_period 2 --imp_rounds 3 --imp_rewind_iter 3 --prune_rate 0.4",
+    "cts": "--algo cts --rewind_epoch 1 --skip_sanity_checks",
+}
 PLACES = ("between", "a step", "an evaluation", "a pruning", "writing a file", "replacing a file")
 STAGES = ("before", "search", "finetune", "check", "after")
 MOST_KILLS = 3
@@ -168,17 +161,17 @@ def run(kills: int, seed: int, root: Path) -> tuple[Counter[tuple[str, str]], li
     """
     chance, names = random.Random(seed), itertools.cycle(SCENARIOS)
     wholes = {}
-    for name, words in SCENARIOS.items():
+    for name in SCENARIOS:
         place = root / f"whole {name}"
         place.mkdir(parents=True)
-        seconds = undisturbed([*words, *_places(place)], place)
+        seconds = undisturbed(_words(name, place), place)
         wholes[name] = (timeless(place / "results" / "trial_1"), seconds)
     done: Counter[tuple[str, str]] = Counter()
     lost = []
     while done.total() < kills:
         name, place = next(names), Path(tempfile.mkdtemp(dir=root))
         whole, seconds = wholes[name]
-        told = disturbed([*SCENARIOS[name], *_places(place)], place, chance, seconds)
+        told = disturbed(_words(name, place), place, chance, seconds)
         done += told
         if same_bits(timeless(place / "results" / "trial_1"), whole):
             shutil.rmtree(place)
@@ -188,8 +181,10 @@ def run(kills: int, seed: int, root: Path) -> tuple[Counter[tuple[str, str]], li
     return done, lost
 
 
-def _places(place: Path) -> list[str]:
-    return ["--results_dir", str(place / "results"), "--log_dir", str(place / "runs")]
+def _words(name: str, place: Path) -> list[str]:
+    """The command line of a scenario."""
+    own = SCENARIOS[name].split()
+    return [*SMALL, *own, "--results_dir", str(place / "results"), "--log_dir", str(place / "runs")]
 
 
 def table(done: Counter[tuple[str, str]]) -> str:

@@ -7,8 +7,6 @@ canary and files that existed before. An audit hook sees what a case writes, ren
 process that it starts. The cases are the same every time; a failing case is minimised.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil
@@ -167,6 +165,15 @@ MNIST_FILES = [
     "../processed/training.pt", "../processed/test.pt",
 ]  # fmt: skip
 MNIST_RAW = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 28, 0, 0, 0, 28]) + bytes(2 * 28 * 28)
+SIDES = [8, 8, 8, 0, 1, 100]
+PARTS = st.lists(CLASSES, min_size=2, max_size=2)
+
+
+def _pack_files(place: Place) -> st.SearchStrategy[tuple[Path, bytes, str]]:
+    """Draw another content for one file of a pack, and the data set to read the pack as."""
+    files = [pack / name for pack in place.packs for name in (INDEX, SHARD.format(0))]
+    datasets = st.sampled_from(["ImageFolder", "ImageNet"])
+    return st.one_of([st.tuples(st.just(path), tensor_files(path), datasets) for path in files])
 
 
 FUZZERS = {
@@ -176,41 +183,18 @@ FUZZERS = {
     "tickets, pickled": (partial(try_file, name="ticket.pt", flag="--ticket"), lambda place: checkpoints(place.search)),
     "networks": (try_file, lambda place: checkpoints(place.search)),
     "checkpoints": (try_resume, lambda place: checkpoints(place.search)),
-    "summaries": (
-        partial(try_run, name="summary.json", trials=2),
-        lambda place: json_files(place.run / "summary.json"),
-    ),
-    "run folders": (
-        partial(try_run, name="config.yml", trials=1),
-        lambda place: CONFIGS | mutated((place.run / "config.yml").read_bytes()),
-    ),
-    "image folders": (
-        try_images,
-        lambda _: st.tuples(
-            st.sampled_from(list(LAYOUTS)),
-            st.lists(CLASSES, min_size=2, max_size=2),
-            st.sampled_from([8, 8, 8, 0, 1, 100]),
-        ),
-    ),
+    "summaries": (partial(try_run, name="summary.json", trials=2),
+                  lambda place: json_files(place.run / "summary.json")),
+    "run folders": (partial(try_run, name="config.yml", trials=1),
+                    lambda place: CONFIGS | mutated((place.run / "config.yml").read_bytes())),
+    "image folders": (try_images, lambda _: st.tuples(st.sampled_from([*LAYOUTS]), PARTS, st.sampled_from(SIDES))),
     "decoded images": (try_cache, lambda place: tensor_files(place.cache)),
-    "packs": (
-        try_pack,
-        lambda place: st.one_of(
-            [
-                st.tuples(st.just(path), tensor_files(path), st.sampled_from(["ImageFolder", "ImageNet"]))
-                for pack in place.packs
-                for path in (pack / INDEX, pack / SHARD.format(0))
-            ]
-        ),
-    ),
-    "packing": (try_packing, lambda _: st.tuples(st.lists(CLASSES, min_size=2, max_size=2), st.booleans())),
-    "MNIST": (
-        try_mnist,
-        lambda place: st.tuples(
-            st.sampled_from(MNIST_FILES), mutated(MNIST_RAW) | mutated(MNIST_RAW[:16]) | checkpoints(place.search)
-        ),
-    ),
-}
+    "packs": (try_pack, _pack_files),
+    "packing": (try_packing, lambda _: st.tuples(PARTS, st.booleans())),
+    "MNIST": (try_mnist, lambda place: st.tuples(
+        st.sampled_from(MNIST_FILES), mutated(MNIST_RAW) | mutated(MNIST_RAW[:16]) | checkpoints(place.search),
+    )),
+}  # fmt: skip
 """Name -> the function that tries a case, and place -> the strategy that draws cases."""
 
 

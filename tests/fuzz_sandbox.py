@@ -1,7 +1,5 @@
 """The sandbox for the cases of `tests.fuzz`, and a watch on what they write and start."""
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -1,7 +1,5 @@
 """Write run folders by hand, as finished and unfinished runs leave them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -50,6 +48,5 @@ def make_trials(root: Path, name: str, accuracies: list[float], **options: Any) 
     checks = {key.removeprefix("check_"): options.pop(key) for key in list(options) if key.startswith("check_")}
     for number, accuracy in enumerate(accuracies, start=1):
         controls = {check: {"test_acc_after_finetune": control[number - 1]} for check, control in checks.items()}
-        make_run(
-            root / name / f"trial_{number}", accuracy, trial_num=number, name=name, says_checks=controls, **options
-        )
+        folder = root / name / f"trial_{number}"
+        make_run(folder, accuracy, trial_num=number, name=name, says_checks=controls, **options)

@@ -16,15 +16,8 @@ from data.load import Splits
 from data.spec import DataSpec, ImageSet
 from models.masking import FlatScores, plain_state, to_masked
 from models.state_files import read_state
+from trainers.analysis import mode_connectivity as paths
 from trainers.analysis.evaluate import nonzero_percent
-from trainers.analysis.mode_connectivity import (
-    barrier,
-    factor_path,
-    loss_and_accuracy,
-    masked_path,
-    measured_path,
-    straight_path,
-)
 from trainers.analysis.network_file import NetworkFile, opened_network, read_network
 from trainers.analysis.rounding import hamming
 from trainers.results.run_folder import resolved
@@ -61,17 +54,16 @@ def scored(scores, weight):
 
 
 def test_the_barrier_is_the_rise_above_the_line_between_the_ends():
-    assert barrier([0.0, 0.5, 1.0], [1.0, 4.0, 3.0]) == (2.0, 0.5)
-    assert barrier([0.0, 0.25, 0.5, 1.0], [0.0, 2.0, 2.5, 4.0]) == (1.0, 0.25)
-    assert barrier([0.0, 0.5, 1.0], [1.0, 0.5, 3.0])[0] == 0.0  # a path that sags has none
+    assert paths.barrier([0.0, 0.5, 1.0], [1.0, 4.0, 3.0]) == (2.0, 0.5)
+    assert paths.barrier([0.0, 0.25, 0.5, 1.0], [0.0, 2.0, 2.5, 4.0]) == (1.0, 0.25)
+    assert paths.barrier([0.0, 0.5, 1.0], [1.0, 0.5, 3.0])[0] == 0.0  # a path that sags has none
 
 
 def test_weights_go_straight_between_their_very_bits_and_counts_stay_the_first_ones():
     first, second = torch.randn(2, 1000, generator=seeded())
-    path = straight_path(
-        {"a": first, "b": first, "c": torch.tensor([1.0, -2.0]), "count": torch.tensor(7)},
-        {"a": second, "b": first, "c": torch.tensor([3.0, 2.0]), "count": torch.tensor(9)},
-    )
+    begin = {"a": first, "b": first, "c": torch.tensor([1.0, -2.0]), "count": torch.tensor(7)}
+    end = {"a": second, "b": first, "c": torch.tensor([3.0, 2.0]), "count": torch.tensor(9)}
+    path = paths.straight_path(begin, end)
     assert torch.equal(path(0.0)["a"], first) and torch.equal(path(1.0)["a"], second)
     assert path(0.25)["c"].tolist() == [1.5, -1.0]
     assert all(torch.equal(path(t / 10)["b"], first) and path(t / 10)["count"] == 7 for t in range(11))
@@ -79,7 +71,8 @@ def test_weights_go_straight_between_their_very_bits_and_counts_stay_the_first_o
 
 def test_losses_and_accuracies_along_a_line_are_those_found_by_hand():
     data = pixels(torch.full((7,), 255), torch.zeros(7, dtype=torch.int64), 3)
-    rows = measured_path(line(0.0), straight_path(line(2.0).state_dict(), line(-1.5).state_dict()), data, seed=1)
+    path = paths.straight_path(line(2.0).state_dict(), line(-1.5).state_dict())
+    rows = paths.measured_path(line(0.0), path, data, seed=1)
     assert [row["t"] for row in rows] == [point / 10 for point in range(11)]
     for row in rows:
         weight = 2.0 - 3.5 * row["t"]
@@ -92,8 +85,8 @@ def test_losses_and_accuracies_along_a_line_are_those_found_by_hand():
 
 def test_linear_factors_are_weighed_and_drawn_ones_change_over_once():
     first, second = torch.rand(2, 10_000, generator=seeded())
-    assert torch.allclose(factor_path(first, second, "linear", seeded())(0.3), 0.7 * first + 0.3 * second)
-    path, before = factor_path(first, second, "prob", seeded(1)), torch.zeros(10_000, dtype=torch.bool)
+    assert torch.allclose(paths.factor_path(first, second, "linear", seeded())(0.3), 0.7 * first + 0.3 * second)
+    path, before = paths.factor_path(first, second, "prob", seeded(1)), torch.zeros(10_000, dtype=torch.bool)
     for t in (0.0, 0.2, 0.5, 0.9, 1.0):
         crossed = path(t) == second
         assert torch.equal(path(t), torch.where(crossed, second, first)) and not (before & ~crossed).any()
@@ -103,14 +96,12 @@ def test_linear_factors_are_weighed_and_drawn_ones_change_over_once():
 
 @pytest.mark.parametrize(
     ("how", "last", "expected"),
-    [
-        ("linear", [1.0, 0.0], {0.0: [[2.0, 2.0]], 0.5: [[3.0, 1.5]], 1.0: [[4.0, 0.0]]}),
-        ("prob", [0.0, 0.0], {0.0: [[2.0, 2.0]], 1.0: [[0.0, 0.0]]}),
-    ],
-)
+    [("linear", [1.0, 0.0], {0.0: [[2.0, 2.0]], 0.5: [[3.0, 1.5]], 1.0: [[4.0, 0.0]]}),
+     ("prob", [0.0, 0.0], {0.0: [[2.0, 2.0]], 1.0: [[0.0, 0.0]]})],
+)  # fmt: skip
 def test_masks_go_their_way_over_weights_that_go_theirs(how, last, expected):
     config = parse_args(["--how_to_connect", how, "--interpolate", how])
-    path = masked_path(scored([1.0, 1.0], 2.0), scored(last, 4.0), config)
+    path = paths.masked_path(scored([1.0, 1.0], 2.0), scored(last, 4.0), config)
     assert {t: path(t)["1.weight"].tolist() for t in expected} == expected
 
 
@@ -122,10 +113,8 @@ def test_renewed_statistics_are_the_means_over_all_images_of_those_of_the_batche
     net = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm2d(1, affine=False, momentum=0.3))
     net[1].running_mean.fill_(99.0)
     renew_statistics(net, [(part, torch.zeros(len(part))) for part in parts])
-    mean, variance = (
-        sum(len(part) * getattr(part, name)().item() for part in parts if len(part) > 1) / 25
-        for name in ("mean", "var")
-    )
+    taken = [part for part in parts if len(part) > 1]
+    mean, variance = (sum(len(part) * of(part).item() for part in taken) / 25 for of in (torch.mean, torch.var))
     assert net[1].running_mean.item() == pytest.approx(mean, abs=1e-6)
     assert net[1].running_var.item() == pytest.approx(variance, rel=1e-5)
     assert net[1].momentum == 0.3
@@ -139,10 +128,10 @@ def test_statistics_are_renewed_within_a_path_and_at_its_ends_only_when_asked(re
     net = nn.Sequential(nn.BatchNorm2d(1, affine=False), *line(1.0))
     net[0].running_mean.fill_(5.0)
     state = {name: value.clone() for name, value in net.state_dict().items()}
-    given = loss_and_accuracy(net, data.test)[0]
-    rows = measured_path(net, lambda t: state, data, seed=1, renew_ends=renew_ends)
+    given = paths.loss_and_accuracy(net, data.test)[0]
+    rows = paths.measured_path(net, lambda t: state, data, seed=1, renew_ends=renew_ends)
     renew_statistics(net, data.train.epoch(seeded()))
-    renewed = loss_and_accuracy(net, data.test)[0]
+    renewed = paths.loss_and_accuracy(net, data.test)[0]
     assert abs(given - renewed) > 0.05
     end = renewed if renew_ends else given
     assert [row["test_loss"] for row in rows] == pytest.approx([end, *[renewed] * 9, end], rel=1e-5)
@@ -216,7 +205,7 @@ def under_own_statistics(file, mode, factors):
     found = read_network(net, str(file))
     net.load_state_dict(found.under(factors(found.flat)))
     renew_statistics(net, data.train.epoch(derive_rng(42, mode, "batches")))
-    return loss_and_accuracy(net, data.test)
+    return paths.loss_and_accuracy(net, data.test)
 
 
 def zeros_and_ones(scores):
@@ -307,7 +296,7 @@ def test_mode_connect_joins_trained_tickets_whose_ends_are_the_files_own(trials,
         assert float(rows[at]["test_acc"]) == summary_of(run)["test_acc_after_finetune"]
         assert kept[at] == pytest.approx(summary_of(run)["weights_remaining_percent"])
     assert kept[5] > kept[0]
-    height, where = barrier(t, loss)
+    height, where = paths.barrier(t, loss)
     assert figure(out, "test loss")[4:] == [pytest.approx(height, abs=1e-4), where]
     assert (tmp_path / "results" / "joined" / "mode_connect.png").read_bytes().startswith(b"\x89PNG")
 

@@ -9,7 +9,7 @@ import torch
 from conftest import SMALL, read_rows, same_bits, summary_of, timeless
 from small_sets import put_tree
 from torch import nn
-from toys import Toy, splits
+from toys import Toy, complaint, splits
 
 from args_helper import parse_args
 from data.load import load_data
@@ -21,16 +21,15 @@ from trainers.tickets.file import TICKET, read_ticket
 from trainers.tickets.ticket import Ticket
 from trainers.training.batchnorm import with_own_statistics
 from trainers.training.position import restore
-from utils.errors import UserError
 from utils.rng import derive_rng
 
 AUTO = ["--lmbda", "auto", "--epochs", "8", "--iter_period", "1", "--wd", "0", "--lr", "0.1"]
 STEPS = 50
 
 
-def _search(*words: str) -> GemMiner:
+def _search(*words: str, net: nn.Module | None = None, steps: int = STEPS) -> GemMiner:
     config = parse_args([*AUTO, *words])
-    return GemMiner(to_masked(Toy()), config, AutoLambda(config, STEPS))
+    return GemMiner(to_masked(net or Toy()), config, AutoLambda(config, steps))
 
 
 # ---- the strength --------------------------------------------------------------------------------------------------
@@ -38,18 +37,16 @@ def _search(*words: str) -> GemMiner:
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [
-        ("", math.log(2) * (1 - 0.9) / (2 * 2 * STEPS * 0.1)),  # a quarter of 8 epochs
-        ("--epochs 20", math.log(2) * (1 - 0.9) / (2 * 200 * 0.1)),  # a tenth would be 100 steps
-        ("--epochs 80", math.log(2) * (1 - 0.9) / (2 * 8 * STEPS * 0.1)),  # a tenth
-        ("--momentum 0.5", math.log(2) * (1 - 0.5) / (2 * 2 * STEPS * 0.1)),
-        ("--optimizer adam", math.log(2) / (2 * 2 * STEPS * 0.1)),
-        ("--start_epoch 4", math.log(2) * 0.1 / (2 * 1 * STEPS * 0.1)),  # of the 4 epochs that are left
-        ("--epochs 2", math.log(2) * 0.1 / (2 * 1 * STEPS * 0.1)),  # never less than an epoch
-        ("--momentum 0.99", (1 - 0.99**0.5) ** 2 / (2 * 0.1)),  # more would carry scores past 0
-        ("--lr_policy multistep_lr --milestones 1", math.log(2) * 0.1 / (2 * STEPS * (0.1 + 0.01))),
-    ],
-)
+    [("", math.log(2) * (1 - 0.9) / (2 * 2 * STEPS * 0.1)),  # a quarter of 8 epochs
+     ("--epochs 20", math.log(2) * (1 - 0.9) / (2 * 200 * 0.1)),  # a tenth would be 100 steps
+     ("--epochs 80", math.log(2) * (1 - 0.9) / (2 * 8 * STEPS * 0.1)),  # a tenth
+     ("--momentum 0.5", math.log(2) * (1 - 0.5) / (2 * 2 * STEPS * 0.1)),
+     ("--optimizer adam", math.log(2) / (2 * 2 * STEPS * 0.1)),
+     ("--start_epoch 4", math.log(2) * 0.1 / (2 * 1 * STEPS * 0.1)),  # of the 4 epochs that are left
+     ("--epochs 2", math.log(2) * 0.1 / (2 * 1 * STEPS * 0.1)),  # never less than an epoch
+     ("--momentum 0.99", (1 - 0.99**0.5) ** 2 / (2 * 0.1)),  # more would carry scores past 0
+     ("--lr_policy multistep_lr --milestones 1", math.log(2) * 0.1 / (2 * STEPS * (0.1 + 0.01)))],
+)  # fmt: skip
 def test_lambda_follows_from_the_learning_rates_before_the_arrival(words, expected):
     assert AutoLambda(parse_args([*AUTO, *words.split()]), STEPS).first == pytest.approx(expected)
 
@@ -99,18 +96,15 @@ def test_lambda_is_part_of_the_checkpoint_and_earlier_checkpoints_begin_with_the
     restore(older, stored, "here")
     assert older.lmbda == older._auto.first and older.optimizer.param_groups[0]["weight_decay"] == 2 * older.lmbda
     del stored["tied"]  # every version stores it
-    with pytest.raises(UserError, match="tied"):
-        restore(_search(), stored, "here")
+    assert "tied" in complaint(restore, _search(), stored, "here")
 
 
 @pytest.mark.parametrize("target", [5.0, 1.44, 0.59, 0.3])
 @pytest.mark.parametrize("epochs", [40, 150, 300])
 def test_under_constant_gradients_the_search_comes_to_its_target_and_stays(epochs, target):
-    steps = 20
-    config = parse_args([*AUTO, "--epochs", str(epochs), "--lr_policy", "cosine_lr", "--target_sparsity", str(target),
-                         "--prune_type", "ExactBottomK"])  # fmt: skip
-    net = nn.Sequential(nn.Linear(200, 100, bias=False), nn.Flatten())
-    search = GemMiner(to_masked(net), config, AutoLambda(config, steps))
+    steps, net = 20, nn.Sequential(nn.Linear(200, 100, bias=False), nn.Flatten())
+    words = f"--epochs {epochs} --lr_policy cosine_lr --target_sparsity {target} --prune_type ExactBottomK"
+    search = _search(*words.split(), net=net, steps=steps)
     draw = torch.Generator().manual_seed(0)
     search.flat.scores.data.uniform_(generator=draw)
     # As many as a power law has pull by more than λ; by 352/20 more than in searches on CIFAR-10, with their steps.
@@ -137,17 +131,14 @@ def test_under_constant_gradients_the_search_comes_to_its_target_and_stays(epoch
 
 @pytest.mark.parametrize(
     ("scores", "pruned", "on", "threshold"),
-    [
-        ([0.9, 0.8, 0.7, 0.2], 0, 3, 0.5),  # more than the target: the usual threshold
-        ([0.9, 0.3, 0.2, 0.1], 0, 2, 0.2),  # fewer would be on: the second highest comes with it
-        ([0.9, 0.3, 0.2, 0.1], 1, 2, 0.1),  # the highest is pruned: the next two
-        ([0.9, 0.3, 0.0, 0.0], 2, 2, -1.0),  # no more than the target are unpruned: all are on, even those at 0
-    ],
-)
+    [([0.9, 0.8, 0.7, 0.2], 0, 3, 0.5),  # more than the target: the usual threshold
+     ([0.9, 0.3, 0.2, 0.1], 0, 2, 0.2),  # fewer would be on: the second highest comes with it
+     ([0.9, 0.3, 0.2, 0.1], 1, 2, 0.1),  # the highest is pruned: the next two
+     ([0.9, 0.3, 0.0, 0.0], 2, 2, -1.0)],  # no more than the target are unpruned: all are on, even those at 0
+)  # fmt: skip
 def test_the_threshold_gives_way_where_fewer_than_the_target_would_be_on(scores, pruned, on, threshold):
     net = nn.Sequential(nn.Linear(4, 1, bias=False), nn.Flatten())
-    config = parse_args([*AUTO, "--target_sparsity", "50"])
-    search = GemMiner(to_masked(net), config, AutoLambda(config, STEPS))
+    search = _search("--target_sparsity", "50", net=net)
     search.flat.scores.data.copy_(torch.tensor(scores))
     search.flat.flags[:pruned] = False
     search._flags_changed()
@@ -157,17 +148,9 @@ def test_the_threshold_gives_way_where_fewer_than_the_target_would_be_on(scores,
 
 @pytest.mark.parametrize(
     "words",
-    [
-        "--target_sparsity 20",
-        "--target_sparsity 1",
-        "--optimizer adam --lr 0.01",
-        "--arch FC --hidden_size 40",
-        "--arch Conv2 --width 0.1 --bias",
-        "--prune_type BottomK",
-        "--epochs 3",
-        "--iter_period 3 --lr_policy cosine_lr",
-    ],
-)
+    ["--target_sparsity 20", "--target_sparsity 1", "--optimizer adam --lr 0.01", "--arch FC --hidden_size 40",
+     "--arch Conv2 --width 0.1 --bias", "--prune_type BottomK", "--epochs 3", "--iter_period 3 --lr_policy cosine_lr"],
+)  # fmt: skip
 def test_a_search_ends_at_its_target_with_every_weight_of_it_switched_on(words, ran):
     own = ["--lmbda", "auto", "--epochs", "6", "--device", "cpu", "--prune_type", "ExactBottomK", *words.split()]
     folder = ran(*own, "--skip_fine_tune")
@@ -189,38 +172,25 @@ def test_a_search_stopped_in_an_epoch_goes_on_to_the_same_bits(same_after_a_stop
 
 @pytest.mark.parametrize(
     ("words", "told"),
-    [
-        ("--algo ep", "lmbda auto is for hc_iter: give ep a number"),
-        ("--regularization L1", "lmbda auto is that of the penalty L2, not of L1"),
-        ("--hc_quantized false", "lmbda auto needs rounded scores: set hc_quantized"),
-        ("--bottom_k_on_forward", "lmbda auto and bottom_k_on_forward both move the threshold: choose one"),
-        ("--invert_sanity_check", "lmbda auto keeps the highest scores switched on"),
-        (
-            "--override_prune_rate --prune_rate 0.2",
-            "lmbda auto holds the target, which override_prune_rate leaves aside",
-        ),
-        ("--prune_type FixThresholding", "lmbda auto holds the target, of which FixThresholding knows nothing"),
-    ],
-)
-def test_what_auto_cannot_be_used_with_is_told(words, told):
-    with pytest.raises(UserError, match=told):
-        parse_args([*AUTO, *words.split()])
+    [("--algo ep", "lmbda auto is for hc_iter: give ep a number"),
+     ("--regularization L1", "lmbda auto is that of the penalty L2, not of L1"),
+     ("--hc_quantized false", "lmbda auto needs rounded scores: set hc_quantized"),
+     ("--bottom_k_on_forward", "lmbda auto and bottom_k_on_forward both move the threshold: choose one"),
+     ("--invert_sanity_check", "lmbda auto keeps the highest scores switched on"),
+     ("--override_prune_rate --prune_rate 0.2", "lmbda auto holds the target, which override_prune_rate leaves aside"),
+     ("--prune_type FixThresholding", "lmbda auto holds the target, of which FixThresholding knows nothing"),
+     ("--lmbda atuo", "'atuo' is neither auto nor a number"), ("--lmbda -1", "-1 is too small")],
+)  # fmt: skip
+def test_what_auto_cannot_be_used_with_and_what_is_no_lambda_is_told(words, told):
+    assert told in complaint(parse_args, [*AUTO, *words.split()])
 
 
 @pytest.mark.parametrize(("before", "after"), [("auto", "0.001"), ("0.001", "auto")])
 def test_a_search_that_has_begun_does_not_change_between_auto_and_a_number(before, after, tmp_path):
     (tmp_path / "config.yml").write_text(parse_args([*SMALL, "--lmbda", before]).to_yaml())
-    with pytest.raises(UserError, match="lmbda"):
-        parse_args(["--resume", str(tmp_path), "--resume_anyway", "--lmbda", after])
-    assert parse_args(["--resume", str(tmp_path), "--resume_anyway", "--lr", "0.3"]).lr == 0.3
-
-
-@pytest.mark.parametrize(
-    ("given", "told"), [("atuo", "'atuo' is neither auto nor a number"), ("-1", "-1 is too small")]
-)
-def test_another_lambda_is_refused(given, told):
-    with pytest.raises(UserError, match=told):
-        parse_args(["--lmbda", given])
+    resumed = ["--resume", str(tmp_path), "--resume_anyway"]
+    assert "lmbda" in complaint(parse_args, [*resumed, "--lmbda", after])
+    assert parse_args([*resumed, "--lr", "0.3"]).lr == 0.3
 
 
 # ---- BatchNorm's statistics ----------------------------------------------------------------------------------------

@@ -48,10 +48,8 @@ def batches(request, tmp_path):
 
 @pytest.mark.parametrize(
     ("count", "size", "sizes"),
-    [
-        (12, 5, [5, 5, 2]), (10, 5, [5, 5]), (3, 5, [3]), (5, 5, [5]), (1, 5, [1]), (11, 5, [5, 6]), (6, 5, [6]),
-        (3, 2, [3]), (3, 1, [1, 1, 1]), (1, 1, [1]),
-    ],
+    [(12, 5, [5, 5, 2]), (10, 5, [5, 5]), (3, 5, [3]), (5, 5, [5]), (1, 5, [1]), (11, 5, [5, 6]), (6, 5, [6]),
+     (3, 2, [3]), (3, 1, [1, 1, 1]), (1, 1, [1])],
 )  # fmt: skip
 def test_each_image_comes_once_an_epoch_and_a_single_one_joins_the_batch_before(count, size, sizes, batches):
     train = batches(count, size)

@@ -59,17 +59,13 @@ def test_a_control_network_differs_within_layers_alone_and_by_its_own_generator_
 
 @pytest.mark.parametrize(
     ("words", "values"),
-    [
-        (["--init", "signed_constant"], {"conv.weight": [-1 / 3, 1 / 3], "hidden.weight": [-0.5, 0.5]}),  # ±√(2 / fan)
-        (
-            "--init unsigned_constant --mode fan_out --nonlinearity linear --scale_fan --prune_rate 0.75".split(),
-            {"out.weight": [(0.25 * 10) ** -0.5]},
-        ),
-    ],
-)
+    [("--init signed_constant", {"conv.weight": [-1 / 3, 1 / 3], "hidden.weight": [-0.5, 0.5]}),  # ±√(2 / fan)
+     ("--init unsigned_constant --mode fan_out --nonlinearity linear --scale_fan --prune_rate 0.75",
+      {"out.weight": [(0.25 * 10) ** -0.5]})],
+)  # fmt: skip
 def test_weights_and_biases_are_drawn_anew_by_the_runs_own_init(words, values):
     given = ticket()
-    control = weight_reinit(given, parse_args(words), seeded())
+    control = weight_reinit(given, parse_args(words.split()), seeded())
     assert same_bits(control.masks, given.masks)
     for name, expected in values.items():
         assert control.state[name].unique().tolist() == pytest.approx(expected)

@@ -1,7 +1,5 @@
 """What is computed in float64 is computed on the CPU where a device (MPS) has no float64."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

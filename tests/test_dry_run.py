@@ -59,12 +59,10 @@ def test_the_search_is_timed_and_not_the_dense_epochs_before_it(done, places, mo
 
 @pytest.mark.parametrize(
     ("words", "promises"),
-    [
-        ("--algo snip", True), ("--algo imp --imp_rounds 2 --prune_rate 0.4", False), ("--algo training", False),
-        ("--algo random_subnet --prune_rate 0.3", False), ("--algo smart_ratio --smart_ratio 0.5", False),
-        ("--algo hc", False), ("--algo snip --override_prune_rate", True),
-        ("--imp_rounds 20", True), ("--override_prune_rate --prune_rate 0.5", False),
-    ],
+    [("--algo snip", True), ("--algo imp --imp_rounds 2 --prune_rate 0.4", False), ("--algo training", False),
+     ("--algo random_subnet --prune_rate 0.3", False), ("--algo smart_ratio --smart_ratio 0.5", False),
+     ("--algo hc", False), ("--override_prune_rate --prune_rate 0.5", False), ("--imp_rounds 20", True),
+     ("--algo snip --override_prune_rate", True)],
 )  # fmt: skip
 def test_a_plan_promises_a_target_only_where_it_decides(words, promises):
     assert any("are to remain" in line for line in _layers({"a": (4, 5)}, parse_args(words.split()))) == promises
@@ -110,12 +108,10 @@ def test_the_plan_of_a_search_that_begins_late_goes_by_what_is_left():
 
 @pytest.mark.parametrize(
     ("words", "when"),
-    [
-        ("--algo acdc --epochs 10 --acdc_phase 0.1 --start_epoch 5", ["before 6", "before 8"]),
-        ("--algo acdc --epochs 10 --acdc_phase 0.1 --start_epoch 4", ["before 4", "before 6", "before 8"]),
-        ("--algo global_ep_iter --epochs 20 --iter_period 5 --start_epoch 12", ["from 12", "from 16"]),
-    ],
-)
+    [("--algo acdc --epochs 10 --acdc_phase 0.1 --start_epoch 5", ["before 6", "before 8"]),
+     ("--algo acdc --epochs 10 --acdc_phase 0.1 --start_epoch 4", ["before 4", "before 6", "before 8"]),
+     ("--algo global_ep_iter --epochs 20 --iter_period 5 --start_epoch 12", ["from 12", "from 16"])],
+)  # fmt: skip
 def test_a_plan_tells_no_pruning_before_the_search_begins(words, when):
     assert [" ".join(line.split()[0:3:2]) for line in prunings(words, 1000, 1000)[1:]] == when
 
@@ -144,15 +140,13 @@ def test_the_prunings_planned_for_global_edge_popup_are_those_it_makes(start):
 
 @pytest.mark.parametrize(
     ("words", "parts", "whole"),
-    [
-        ("--epochs 100 --fine_tune_epochs 50 --num_trial 3",
-         [("search", 100, 100, "3 min"), ("fine-tuning", 50, 50, "75.0 s"), ("checks", 150, 50, "4 min")],
-         "8 min a trial, 25 min for 3"),
-        ("--algo imp --iter_period 160 --target_sparsity 1.44",
-         [("search", 3_360, 50, "84 min"), ("checks", 480, 50, "12 min")], "1 h 36 min"),
-        ("--algo cts --epochs 20 --fine_tune_epochs 30 --rewind_epoch 5 --skip_sanity_checks",
-         [("rewinding", 5, 50, "7.5 s"), ("search", 20, 100, "40.0 s"), ("fine-tuning", 25, 50, "37.5 s")], "85.0 s"),
-    ],
+    [("--epochs 100 --fine_tune_epochs 50 --num_trial 3",
+      [("search", 100, 100, "3 min"), ("fine-tuning", 50, 50, "75.0 s"), ("checks", 150, 50, "4 min")],
+      "8 min a trial, 25 min for 3"),
+     ("--algo imp --iter_period 160 --target_sparsity 1.44",
+      [("search", 3_360, 50, "84 min"), ("checks", 480, 50, "12 min")], "1 h 36 min"),
+     ("--algo cts --epochs 20 --fine_tune_epochs 30 --rewind_epoch 5 --skip_sanity_checks",
+      [("rewinding", 5, 50, "7.5 s"), ("search", 20, 100, "40.0 s"), ("fine-tuning", 25, 50, "37.5 s")], "85.0 s")],
 )  # fmt: skip
 def test_what_a_run_costs_is_the_sum_over_its_stages(words, parts, whole):
     data, timing = SimpleNamespace(train=range(10)), Timing(search=0.1, scoring=0.0, weights=0.05, evaluation=1.0)

@@ -73,10 +73,8 @@ def test_tensorboard_shows_the_run(finished):
         "weights_remaining_percent", "unpruned_percent",
     } <= set(search.Tags()["scalars"])  # fmt: skip
     rows = [row for row in read_rows(finished / "acc_and_sparsity.csv") if row["phase"] == "search"]
-    for tag, epochs in (
-        ("mask/changed_in_epoch", [1, 2, 3]), ("mask/distance_to_last_pruning", [2, 3]),  # pruned after 1 to 3
-    ):  # fmt: skip
-        assert [event.step for event in search.Scalars(tag)] == epochs
+    moves = {"mask/changed_in_epoch": [1, 2, 3], "mask/distance_to_last_pruning": [2, 3]}  # pruned after 1 to 3
+    assert {tag: [event.step for event in search.Scalars(tag)] for tag in moves} == moves
     assert all(event.value > 0 for event in search.Scalars("throughput/images_a_second"))
     assert all(0 <= event.value <= 100 for event in search.Scalars("throughput/waiting_for_data_percent"))
     assert [(event.step, event.value) for event in against.Scalars("against_density/accuracy/test")] == [
@@ -145,12 +143,10 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(line, signum, code, finish
 
 @pytest.mark.parametrize(
     "options",
-    [
-        "--no-hc_quantized --arch Conv2 --width 0.1 --regularization var_red_1",
-        "--prune_type ExactBottomK --unflag_before_finetune --bn_type AffineBatchNorm --bias",
-        "--bottom_k_on_forward --optimizer adam --lr 0.01 --use_full_data",
-    ],
-)
+    ["--no-hc_quantized --arch Conv2 --width 0.1 --regularization var_red_1",
+     "--prune_type ExactBottomK --unflag_before_finetune --bn_type AffineBatchNorm --bias",
+     "--bottom_k_on_forward --optimizer adam --lr 0.01 --use_full_data"],
+)  # fmt: skip
 def test_searches_of_every_kind_run_to_their_end(options, ran):
     folder = ran("--epochs", 3, "--fine_tune_epochs", 1, *options.split())
     summary = summary_of(folder)
@@ -218,16 +214,13 @@ def test_without_an_argument_the_first_commands_are_told_and_nothing_runs(call, 
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [
-        ("--epochs 1", "would never prune"),
-        ("--target_sparsity 0", "has to be above 0"),
-        ("--dataset ImageFolder --data nowhere", "there is no folder nowhere/train"),
-        ("--pretrained nowhere.pt", "there is no file nowhere.pt"),
-        ("--device cuda --gpu 99", "there is no GPU number 99"),
-        ("--config nowhere.yml", "cannot read the config file nowhere.yml"),
-        ("--resume nowhere", "--resume nowhere: there is no config.yml in it, so it is not the folder of a run"),
-    ],
-)
+    [("--epochs 1", "would never prune"), ("--target_sparsity 0", "has to be above 0"),
+     ("--dataset ImageFolder --data nowhere", "there is no folder nowhere/train"),
+     ("--pretrained nowhere.pt", "there is no file nowhere.pt"),
+     ("--device cuda --gpu 99", "there is no GPU number 99"),
+     ("--config nowhere.yml", "cannot read the config file nowhere.yml"),
+     ("--resume nowhere", "--resume nowhere: there is no config.yml in it, so it is not the folder of a run")],
+)  # fmt: skip
 def test_bad_input_gets_one_message_and_leaves_nothing(options, says, call, places, tmp_path):
     outcome = call(*SMALL, *options.split(), *places)
     assert (outcome.code, outcome.err.count("error:"), list(tmp_path.iterdir())) == (2, 1, [])

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shlex
 import stat
 import tracemalloc
@@ -11,6 +12,7 @@ import pytest
 import torch
 from conftest import raising, same_bits
 from safetensors.torch import load_file
+from toys import complaint
 
 from utils.errors import UserError, resume_command
 from utils.files import read_json, safetensors_header, safetensors_parts, write_atomic, write_json
@@ -44,9 +46,8 @@ def test_the_new_file_is_whole_and_on_the_disk_before_it_takes_the_place_of_the_
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize(
-    ("step", "error"), [("fsync", FULL), ("replace", FULL), ("chmod", FULL), ("fsync", KeyboardInterrupt())], ids=repr
-)
+@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
+@pytest.mark.parametrize("error", [FULL, KeyboardInterrupt()], ids=repr)
 def test_a_full_disk_is_said_and_like_an_interruption_leaves_the_old_file_alone(step, error, tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_text("old")
@@ -74,8 +75,8 @@ def test_a_file_of_tensors_is_written_without_a_copy_of_them(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=rf"cannot write {tmp_path}/file/below: "):
-        write_atomic(tmp_path / "file" / "below", "text")
+    below = tmp_path / "file" / "below"
+    assert f"cannot write {below}: " in complaint(write_atomic, below, "text")
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
@@ -101,16 +102,12 @@ def test_json_is_readable_and_reads_back_and_what_is_none_is_not_written(tmp_pat
     assert path.stat().st_ino == before  # nothing to write: it may lie where nothing can be written
 
 
-@pytest.mark.parametrize(
-    ("raw", "said"), [(b'{"a": ', "Expecting value: line 1 column 7"), (b'{"a": "\xff"}', "can't decode byte 0xff")]
-)
+@pytest.mark.parametrize(("raw", "said"), [(b"[", "value: line 1 column 2"), (b"\xff", "can't decode byte 0xff")])
 def test_a_file_that_cannot_be_read_is_named_with_the_reason(raw, said, tmp_path):
     path = tmp_path / "x.json"
-    with pytest.raises(UserError, match=f"^cannot read {path}: .*No such file or directory"):
-        read_json(path)
+    assert re.match(f"cannot read {path}: .*No such file or directory", complaint(read_json, path))
     path.write_bytes(raw)
-    with pytest.raises(UserError, match=f"^cannot read {path}: .*{said}"):
-        read_json(path)
+    assert re.match(f"cannot read {path}: .*{said}", complaint(read_json, path))
 
 
 def test_the_command_to_go_on_can_be_pasted_into_a_shell():

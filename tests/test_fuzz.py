@@ -18,10 +18,11 @@ from data.decode import middle_square, read_image
 from tests import fuzz
 from tests.fuzz_sandbox import Place, Watch
 from tests.small_sets import put_cifar
+from tests.toys import complaint
 from tests.untrusted_inputs import EVIL, POSTSCRIPT, bomb, bomb_png, saved
 from trainers.results.run_folder import folder_of
 from trainers.tickets.file import read_ticket
-from utils.errors import UserError, abbreviate, printable
+from utils.errors import abbreviate, printable
 from utils.files import load_tensors
 
 CASES = {"checkpoints": 12, "image folders": 25, "decoded images": 20, "summaries": 20, "run folders": 10, "packs": 20}
@@ -52,14 +53,12 @@ def test_the_fuzzers_see_code_that_runs_files_that_change_and_tracebacks(code, p
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [
-        ("[" * 3000, "nested too deeply"), ("lr: 1 #" + "x" * 2**18, "larger than 256 KiB"),
-        ("lr: !!int ''", "neither a plain value nor a list of them (int)"), ("lr: &a [*a]", "neither a plain value"),
-        ("lr: 1" + ":59" * 400 + ".5", "too large"), ("seed: 0x" + "f" * 6000, "a number of about 7200 digits"),
-        ("seed: 1e300", "is too large"),
-        ('name: "a\\0b"', "no text"), ('name: "\\ud800"', "no text"), ("data: !!binary aGk=", "neither a plain value"),
-        ("? [a]\n: 1", "is not a list of options"), (bomb(30, 10).rpartition("\n?")[0], "neither a plain value"),
-    ],
+    [("[" * 3000, "nested too deeply"), ("lr: 1 #" + "x" * 2**18, "larger than 256 KiB"),
+     ("lr: !!int ''", "neither a plain value nor a list of them (int)"), ("lr: &a [*a]", "neither a plain value"),
+     ("lr: 1" + ":59" * 400 + ".5", "too large"), ("seed: 0x" + "f" * 6000, "a number of about 7200 digits"),
+     ("seed: 1e300", "is too large"), ('name: "a\\0b"', "no text"), ('name: "\\ud800"', "no text"),
+     ("data: !!binary aGk=", "neither a plain value"), ("? [a]\n: 1", "is not a list of options"),
+     (bomb(30, 10).rpartition("\n?")[0], "neither a plain value")],
 )  # fmt: skip
 def test_yaml_of_a_strangers_making_is_refused_in_short(text, said, refusal, tmp_path):
     file = tmp_path / "some.yml"
@@ -95,18 +94,15 @@ def test_a_message_has_no_signs_that_a_terminal_obeys():
 def test_a_pipe_is_no_checkpoint_and_no_image(tmp_path):
     os.mkfifo(tmp_path / "x.png")
     for read in (load_tensors, read_image):
-        with pytest.raises(UserError):
-            read(tmp_path / "x.png")
+        assert complaint(read, tmp_path / "x.png")
 
 
-@pytest.mark.parametrize("odd", ["sparse", "meta", "quantized", "nested"])
-def test_a_state_dict_of_tensors_without_plain_values_is_none(odd, place):
+def test_a_state_dict_of_tensors_without_plain_values_is_none(place):
     plain = torch.zeros(4, 64)
-    value = {
-        "sparse": plain.to_sparse(), "meta": plain.to("meta"), "nested": torch.nested.nested_tensor([plain, plain[:1]]),
-        "quantized": torch.quantize_per_tensor(plain, 0.1, 0, torch.qint8),
-    }[odd]  # fmt: skip
-    fuzz.try_file(place, saved({"linear.0.weight": value}))
+    nested = torch.nested.nested_tensor([plain, plain[:1]])
+    quantized = torch.quantize_per_tensor(plain, 0.1, 0, torch.qint8)
+    for value in (plain.to_sparse(), plain.to("meta"), nested, quantized):
+        fuzz.try_file(place, saved({"linear.0.weight": value}))
 
 
 @pytest.mark.parametrize(
@@ -117,8 +113,7 @@ def test_a_state_dict_of_tensors_without_plain_values_is_none(odd, place):
 def test_a_ticket_with_another_header_is_damaged(header, tmp_path):
     parts = {"state/w": torch.ones(2), "mask/w": torch.ones(2, dtype=torch.uint8)}
     save_file(parts, tmp_path / "t.safetensors", header)
-    with pytest.raises(UserError, match="is not a ticket, or is damaged"):
-        read_ticket(tmp_path / "t.safetensors")
+    assert "is not a ticket, or is damaged" in complaint(read_ticket, tmp_path / "t.safetensors")
 
 
 @pytest.mark.parametrize("about", ["[" * 100_000, "[1]", '{"options": [1]}'])
@@ -137,12 +132,10 @@ BUFFERS = {0: {"momentum_buffer": torch.zeros(3)}}
 
 @pytest.mark.parametrize(
     ("at", "value"),
-    [
-        ("epoch", "abc"), ("epoch", 1), ("step", 3), ("meter", [0.0]), ("rows", [{"a": 1}]), ("cost", {"epochs": 1}),
-        ("training", {}), ("training network", {}), ("training over", "yes"), ("training thin", 5),
-        ("training snapshot", torch.zeros(3)), ("training optimizer", {"state": BUFFERS, "param_groups": []}),
-        ("training optimizer state", BUFFERS),
-    ],
+    [("epoch", "abc"), ("epoch", 1), ("step", 3), ("meter", [0.0]), ("rows", [{"a": 1}]), ("cost", {"epochs": 1}),
+     ("training", {}), ("training network", {}), ("training over", "yes"), ("training thin", 5),
+     ("training snapshot", torch.zeros(3)), ("training optimizer", {"state": BUFFERS, "param_groups": []}),
+     ("training optimizer state", BUFFERS)],
 )  # fmt: skip
 def test_a_checkpoint_of_something_else_is_not_gone_on_from(at, value, place):
     tree = torch.load(place.search, weights_only=True)
@@ -172,8 +165,7 @@ def test_a_link_out_of_a_run_folder_is_not_written_through(link, place):
 )
 def test_an_image_that_would_run_or_grow_is_refused_by_its_header(content, said, tmp_path):
     (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(UserError, match=said):
-        read_image(tmp_path / "x.png")
+    assert said in complaint(read_image, tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 60_000), (3, 60_000, 1)])

@@ -3,8 +3,6 @@
 Counts are matched exactly, figures to 1e-4; a score that rounding noise moves across 0.5 is allowed for.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -137,10 +135,8 @@ def test_a_forward_and_backward_pass_gives_the_published_loss_logits_and_score_g
 @pytest.mark.parametrize(
     ("name", "compared", "threads"),
     # Without rounding in the forward pass small differences grow at every step.
-    [
-        ("resnet20_seed0", 12, 1), ("resnet20_adam_seed11", 12, 2), ("resnet20_unquantized_seed12", 5, 1),
-        ("WideResNet28_seed8", 12, 1),
-    ],
+    [("resnet20_seed0", 12, 1), ("resnet20_adam_seed11", 12, 2), ("resnet20_unquantized_seed12", 5, 1),
+     ("WideResNet28_seed8", 12, 1)],
 )  # fmt: skip
 def test_the_first_steps_of_a_search_have_the_published_losses_and_penalties(name, compared, threads, set_threads):
     set_threads(threads)
@@ -162,11 +158,8 @@ def test_the_first_steps_of_a_search_have_the_published_losses_and_penalties(nam
         assert np.abs(np.array(on) - wanted["on"]).max() <= 5
 
 
-KINDS = {
-    "BottomK": {},
-    "BottomK_inverted": {"invert_sanity_check": True},
-    "FixThresholding": {"prune_type": "FixThresholding"},
-}
+FIXED = "FixThresholding"
+KINDS = {"BottomK": {}, "BottomK_inverted": {"invert_sanity_check": True}, FIXED: {"prune_type": FIXED}}
 # The large networks take seconds, and what prunes them knows no network.
 LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("cResNet18_seed4", "vgg16_seed6")]
 

@@ -11,6 +11,7 @@ import torch
 from conftest import same_bits
 from PIL import Image
 from small_sets import drawn, put, put_tree
+from toys import complaint
 
 import data.sets.image_folder as image_folder
 from args_helper import Config
@@ -28,12 +29,6 @@ def config(root, **options):
 
 def load(root, **options):
     return image_folder.load(config(root, **options))
-
-
-def complaint(root, **options):
-    with pytest.raises(UserError) as raised:
-        load(root, **options)
-    return str(raised.value)
 
 
 @pytest.fixture
@@ -134,7 +129,7 @@ NOWHERE, STRANGE = "there is no folder {}; " + LAYOUT, "{} has a class 'dogs' th
 def test_a_folder_that_is_missing_or_of_no_class_is_named(tmp_path, split, moved, to, says):
     put_tree(tmp_path, ("train", "val", "test"))
     (tmp_path / split / moved).rename(tmp_path / to)
-    assert complaint(tmp_path) == says.format(tmp_path / split)
+    assert complaint(load, tmp_path) == says.format(tmp_path / split)
 
 
 @pytest.mark.parametrize("empty", ["train", "val", "test"])
@@ -142,7 +137,7 @@ def test_a_folder_without_images_is_named(tmp_path, empty):
     put_tree(tmp_path, ("train", "val", "test"))
     for path in (tmp_path / empty).glob("*/*"):
         path.rename(path.with_suffix(".txt"))
-    assert complaint(tmp_path) == f"there are no images in {tmp_path / empty}; {LAYOUT}"
+    assert complaint(load, tmp_path) == f"there are no images in {tmp_path / empty}; {LAYOUT}"
 
 
 # ---- decoding ------------------------------------------------------------------------------------------------------
@@ -160,7 +155,7 @@ SIZE = "{} is 5×6 where others are 4×4; give --image-size to bring all to one 
 )  # fmt: skip
 def test_an_image_of_another_size_or_of_32_bits_is_refused(tmp_path, pixels, place, image, says):
     says = says.format(put(tmp_path / place, image))
-    assert complaint(tmp_path) == says
+    assert complaint(load, tmp_path) == says
 
 
 def test_image_size_makes_squares_of_images_of_any_size(tmp_path, pixels):
@@ -233,7 +228,7 @@ def test_a_damaged_image_is_named(tmp_path, place, damage, size):
     put_tree(tmp_path, height=16, width=16)
     path = tmp_path / place
     path.write_bytes(damage(path.read_bytes()))
-    message = complaint(tmp_path, image_size=size)
+    message = complaint(load, tmp_path, image_size=size)
     assert message.startswith(f"{path} is not a readable image (")
     assert message.endswith("); mend or remove it")
 
@@ -243,7 +238,7 @@ def test_a_set_too_large_to_hold_decoded_is_refused(tmp_path, pixels, monkeypatc
     monkeypatch.setattr(decoded, "LARGEST_BYTES", 8 * 3 * 4 * 4)  # all splits together, not each
     assert len(load(tmp_path).train) == 4
     says = "8 images of 5×5 take more than 0 GiB decoded; give a smaller --image-size, or pack the images (--pack)"
-    assert complaint(tmp_path, image_size=5).startswith(says)
+    assert complaint(load, tmp_path, image_size=5).startswith(says)
 
 
 def test_decoding_holds_no_second_copy_of_the_images(tmp_path, monkeypatch):
@@ -326,7 +321,7 @@ def test_what_an_older_version_decoded_is_not_taken(tmp_path, pixels, monkeypatc
     load(tmp_path)
     monkeypatch.undo()
     spoil_all(tmp_path)
-    assert "is not a readable image" in complaint(tmp_path)
+    assert "is not a readable image" in complaint(load, tmp_path)
 
 
 def test_images_that_are_added_and_removed_are_seen(tmp_path, pixels):

@@ -1,7 +1,5 @@
 """Masked layers and the rules by which scores become masks, on tensors worked out by hand."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -22,12 +20,10 @@ def small_layer(rule: Round | Soft, bias: bool = False) -> SubnetLinear:
 
 @pytest.mark.parametrize(
     ("rule", "effective", "out", "of_weight", "of_image"),
-    [
-        (Round(0.5), [[1.0, 0.0], [0.0, 0.0]], [[1.0, 0.0]], [[5.0, 0.0], [0.0, 0.0]], [[5.0, 0.0]]),
-        (Soft(), [[0.6, -0.8], [1.5, 0.0]], [[-7.4, 1.5]], [[3.0, 20.0], [3.5, 0.0]], [[13.5, -4.0]]),
-    ],
+    [(Round(0.5), [[1.0, 0.0], [0.0, 0.0]], [[1.0, 0.0]], [[5.0, 0.0], [0.0, 0.0]], [[5.0, 0.0]]),
+     (Soft(), [[0.6, -0.8], [1.5, 0.0]], [[-7.4, 1.5]], [[3.0, 20.0], [3.5, 0.0]], [[13.5, -4.0]])],
     ids=["round", "soft"],
-)
+)  # fmt: skip
 def test_a_rule_gives_factors_and_the_gradients_of_scores_weights_and_images(rule, effective, out, of_weight, of_image):
     layer, image = small_layer(rule), torch.tensor([[1.0, 10.0]], requires_grad=True)
     torch.testing.assert_close(layer.effective_weight(), torch.tensor(effective))

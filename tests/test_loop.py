@@ -6,7 +6,6 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +19,7 @@ from args_helper import parse_args
 from data.load import Splits
 from models.initialise import draw_scores
 from models.layers import Round, Soft
-from models.masking import to_masked
+from models.masking import prunable_parameters, to_masked
 from tests import toys
 from tests.conftest import same_bits
 from tests.toys import SPEC, Toy
@@ -45,9 +44,8 @@ def splits(batch_size: int = 8) -> Splits:
 
 
 def masks() -> dict[str, Tensor]:
-    generator, net = torch.Generator().manual_seed(3), Toy()
-    parts = {name: net.get_parameter(name) for name in ("conv.weight", "out.weight")}
-    return {name: torch.rand(part.shape, generator=generator) < 0.5 for name, part in parts.items()}
+    draw = toys.seeded(3)
+    return {name: torch.rand(part.shape, generator=draw) < 0.5 for name, part in prunable_parameters(Toy()).items()}
 
 
 def training_weights(optimizer: str = "sgd", lr: float = 0.05) -> WeightTraining:
@@ -119,7 +117,7 @@ def test_an_epoch_trains_then_measures_then_prunes(run):
     training = Recording(Toy())
     train(run, "search", training, splits(batch_size=14), 2)
     step = ["forward", "penalty", "update", "after_step"]
-    assert training.calls == list(chain(*(
+    assert training.calls == list(itertools.chain(*(
         [f"before_epoch {epoch}", "before_step 0", *step, "before_step 1", *step, "after_steps", "measure",
          f"after_epoch {epoch}"]
         for epoch in (0, 1)
@@ -169,10 +167,10 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(parts):
     torch.testing.assert_close(split.network.state_dict(), whole.network.state_dict())
 
 
-@pytest.mark.parametrize(
-    ("count", "parts", "most"),
-    [(8, 1, 8), (8, 4, 2), (11, 4, 3), (10, 4, 3), (9, 4, 2), (7, 2, 4), (3, 8, 3), (0, 2, 0)],
-)
+PARTS = [(8, 1, 8), (8, 4, 2), (11, 4, 3), (10, 4, 3), (9, 4, 2), (7, 2, 4), (3, 8, 3), (0, 2, 0)]
+
+
+@pytest.mark.parametrize(("count", "parts", "most"), PARTS)
 def test_the_size_that_most_parts_have_is_what_is_compiled(count, parts, most, run, monkeypatch):
     sizes = [len(part) for part in torch.arange(count).tensor_split(ranks.in_parts(count, parts))]
     assert sizes.count(most) == max(map(sizes.count, sizes))
@@ -246,8 +244,15 @@ def test_an_epoch_of_many_steps_waits_no_more_often_than_one_of_few(kind, tmp_pa
 # ---- stopping and going on -----------------------------------------------------------------------------------------
 
 
-def stop_in_step(training: Training, number: int) -> None:
-    """Let SIGTERM arrive in the number-th step (0-based, over all epochs) of a training."""
+def trained(folder: Path, training: Training, epochs: int = 3) -> list[dict]:
+    """Train the search of the run in this folder; return its rows without their seconds."""
+    with begun(folder).until_stopped() as run:
+        train(run, "search", training, splits(), epochs)
+    return [{**row, "seconds": None} for row in run.rows("search")]
+
+
+def stopped(folder: Path, training: Training, number: int) -> Stopped:
+    """Let SIGTERM arrive in the number-th step (0-based, over all epochs) of a training; return how it ends."""
     before_step, steps = training.before_step, itertools.count()
 
     def stopping(step: int) -> None:
@@ -256,19 +261,8 @@ def stop_in_step(training: Training, number: int) -> None:
         before_step(step)
 
     training.before_step = stopping
-
-
-def trained(folder: Path, training: Training, epochs: int = 3, stage: str = "search") -> list[dict]:
-    """Train a stage of the run in this folder; return its rows without their seconds."""
-    with begun(folder).until_stopped() as run:
-        train(run, stage, training, splits(), epochs)
-    return [{**row, "seconds": None} for row in run.rows(stage)]
-
-
-def stopped(folder: Path, training: Training, step: int, stage: str = "search") -> Stopped:
-    stop_in_step(training, step)
     with pytest.raises(Stopped) as raised:
-        trained(folder, training, stage=stage)
+        trained(folder, training)
     return raised.value
 
 

@@ -1,7 +1,5 @@
 """Prunings and counts on vectors small enough to read."""
 
-from __future__ import annotations
-
 import json
 import math
 from fractions import Fraction
@@ -46,15 +44,11 @@ def test_the_kth_lowest_value_by_hand(kind):
     assert [kth_lowest(values, k).item() for k in range(1, 6)] == [-1.0, -1.0, 0.5, 3.0, inf]
 
 
-@pytest.mark.parametrize(
-    "prune",
-    [lambda rank, unpruned: prune_lowest(rank, unpruned, 0.4), lambda rank, _: TopKInLayer(0.3).mask(rank, None)],
-)
-def test_a_gpu_sorts_and_finds_the_same(prune):
+def test_a_gpu_sorts_and_finds_the_same():
     rank = torch.randint(20, (100,), generator=seeded()).float()  # many of them tied
     unpruned = torch.rand(100, generator=seeded(2)) < 0.8
-    kept = prune(rank, unpruned)
-    assert torch.equal(prune(rank.as_subclass(OnGPU), unpruned).as_subclass(Tensor), kept)
+    for prune in (lambda rank: prune_lowest(rank, unpruned, 0.4), lambda rank: TopKInLayer(0.3).mask(rank, None)):
+        assert torch.equal(prune(rank.as_subclass(OnGPU)).as_subclass(Tensor), prune(rank))
 
 
 def test_counts_are_those_of_exact_arithmetic_on_the_decimal_that_was_written():
@@ -74,16 +68,14 @@ FIVE, TIED = [0.5, 0.1, 0.9, 0.3, 0.7], [0.0, 0.0, 0.0, 0.4, 0.8, 0.0]
 
 @pytest.mark.parametrize(
     ("rank", "unpruned", "fraction", "kept"),
-    [
-        # The fraction is rounded up.
-        (FIVE, "11111", 0.2, "10111"), (FIVE, "11111", 0.21, "10101"), (FIVE, "11111", 0.4, "10101"),
-        # Only unpruned places count, and none comes back.
-        (FIVE, "10101", 1 / 3, "00101"), (FIVE, "10011", 1 / 3, "10001"),
-        # Ties at the last rank all go.
-        (TIED, "111111", 0.1, "000110"), (TIED, "111110", 0.1, "000110"), ([1.0] * 4, "1111", 0.25, "0000"),
-        (TIED, "001110", 0.0, "001110"), (TIED, "001110", 1.0, "000000"), (TIED, "000000", 0.5, "000000"),
-        ([-0.5, -inf, 0.0, inf], "1111", 0.5, "0011"),
-    ],
+    # The fraction is rounded up.
+    [(FIVE, "11111", 0.2, "10111"), (FIVE, "11111", 0.21, "10101"), (FIVE, "11111", 0.4, "10101"),
+     # Only unpruned places count, and none comes back.
+     (FIVE, "10101", 1 / 3, "00101"), (FIVE, "10011", 1 / 3, "10001"),
+     # Ties at the last rank all go.
+     (TIED, "111111", 0.1, "000110"), (TIED, "111110", 0.1, "000110"), ([1.0] * 4, "1111", 0.25, "0000"),
+     (TIED, "001110", 0.0, "001110"), (TIED, "001110", 1.0, "000000"), (TIED, "000000", 0.5, "000000"),
+     ([-0.5, -inf, 0.0, inf], "1111", 0.5, "0011")],
 )  # fmt: skip
 def test_the_lowest_fraction_goes(rank, unpruned, fraction, kept):
     assert torch.equal(prune_lowest(torch.tensor(rank), bools(unpruned), fraction), bools(kept))
@@ -118,11 +110,9 @@ def test_which_of_the_tied_places_go_is_drawn():
 # ---- what masks hold -----------------------------------------------------------------------------------------------
 
 MASKS = {
-    "conv.weight": bools("1100").view(2, 2),
-    "conv.bias": bools("10"),
-    "fc.weight": bools("100000").view(2, 3),
-    "fc.bias": bools("11"),
-}
+    "conv.weight": bools("1100").view(2, 2), "conv.bias": bools("10"),
+    "fc.weight": bools("100000").view(2, 3), "fc.bias": bools("11"),
+}  # fmt: skip
 
 
 def test_biases_are_not_counted_among_the_weights_and_counts_can_be_written_as_json():

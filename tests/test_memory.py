@@ -22,9 +22,8 @@ print(used - peak_memory(cpu))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the options are glibc's")
-@pytest.mark.parametrize(
-    ("how", "size"), [("kept", 2**24), ("returned", 2**28)]
-)  # an old glibc keeps up to 2**25 bytes
+# An old glibc keeps up to 2**25 bytes.
+@pytest.mark.parametrize(("how", "size"), [("kept", 2**24), ("returned", 2**28)])
 def test_kept_memory_is_used_again_without_a_page_fault_and_counts_as_free(how, size):
     command = [sys.executable, "-c", MEASURE, how, str(size)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)

@@ -18,9 +18,7 @@ def begun(places, tmp_path):
     return (tmp_path / "results" / "moved" / "trial_1").rename(tmp_path / "results" / "moved" / "renamed")
 
 
-def test_a_run_on_images_goes_on_under_another_name_with_its_images_elsewhere_to_the_same_bits(
-    done, refusal, places, tmp_path
-):
+def test_a_run_that_was_moved_goes_on_with_its_images_elsewhere_to_the_same_bits(done, refusal, places, tmp_path):
     put_images(tmp_path / "images", {"train/a": 30, "train/b": 30, "test/a": 5, "test/b": 5})
     words = [*SHORT, "--dataset", "ImageFolder", "--data", tmp_path / "images", "--batch_size", "8", *places]
     done(*words, "--name", "whole")

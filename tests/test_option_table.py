@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from args_helper import OPTIONS
+from tests.toys import complaint
 from trainers.option_table import option_table, with_table
-from utils.errors import UserError
 
 BEGIN, END = "<!-- options: begin -->", "<!-- options: end -->"
 WRITTEN = (Path(__file__).parent.parent / "configs" / "OPTIONS.md").read_text(encoding="utf-8")
@@ -31,5 +31,4 @@ def test_what_stands_around_the_markers_stays_and_what_stands_between_them_goes(
 
 @pytest.mark.parametrize("text", ["", BEGIN, END + BEGIN, 2 * (BEGIN + END), 2 * BEGIN + END, END + BEGIN + END])
 def test_a_text_without_its_two_markers_is_refused(text):
-    with pytest.raises(UserError, match="which have to stand in the text once each"):
-        with_table(text)
+    assert "which have to stand in the text once each" in complaint(with_table, text)

@@ -16,7 +16,6 @@ from trainers.checks.controls import CHECKS
 from trainers.results.references import dense_config
 from trainers.tickets.file import TICKET, read_ticket
 from utils.errors import Diverged, Stopped, UserError
-from utils.files import write_csv
 from utils.run.stopping import Stopping
 
 GUIDE = (PROJECT / "trainers" / "algorithms" / "README.md").read_text(encoding="utf-8")
@@ -148,9 +147,7 @@ def test_missing_checks_of_finished_runs_are_made_up_for(done, ran, unchecked, m
     assert json.loads((later.parent / "trials.json").read_text())["checks"]["mask_shuffle"]["trials"] == 1
 
 
-def test_checks_are_made_where_the_command_says_and_a_damaged_run_does_not_stop_the_others(
-    refusal, unchecked, made_up, tmp_path
-):
+def test_checks_are_made_where_asked_and_a_damaged_run_does_not_stop_others(refusal, unchecked, made_up, tmp_path):
     damaged, whole = (unchecked(name=name) for name in ("damaged", "whole"))
     (damaged / "summary.json").write_text("{}")
     logs = tmp_path / "elsewhere"
@@ -288,15 +285,10 @@ def test_a_random_ticket_never_passes_against_its_own_shuffle(ran):
 
 @pytest.mark.parametrize(
     ("words", "applied"),
-    [
-        ("", []),
-        ("--shuffle", ["mask_shuffle"]),
-        ("--shuffle --chg_weight", ["weight_shuffle"]),
-        ("--reinit", ["weight_reinit"]),
-        ("--reinit --chg_mask", ["mask_shuffle"]),
-        ("--shuffle --chg_mask --chg_weight", ["mask_shuffle", "weight_shuffle"]),
-    ],
-)
+    [("", []), ("--shuffle", ["mask_shuffle"]), ("--shuffle --chg_weight", ["weight_shuffle"]),
+     ("--reinit", ["weight_reinit"]), ("--reinit --chg_mask", ["mask_shuffle"]),
+     ("--shuffle --chg_mask --chg_weight", ["mask_shuffle", "weight_shuffle"])],
+)  # fmt: skip
 def test_a_random_subnet_has_the_check_applied_that_is_asked_for(words, applied, ran):
     options = ["--random_subnet", "--prune_rate", 0.3, "--skip_fine_tune"]
     plain, changed = ran(*options, name="plain"), ran(*options, *words.split(), name="changed")
@@ -360,18 +352,13 @@ def test_the_guides_algorithm_of_ones_own_runs_under_the_same_protocol(ran, tmp_
 
 @pytest.mark.parametrize(
     ("function", "said"),
-    [
-        ("find_tickets", "there is no function find_tickets in"),
-        ("broken", "ZeroDivisionError: division by zero (line 6)"),
-        ("strange", "returned dict, not a Ticket"),
-        ("misshapen", "masks['fc.weight'] is not a boolean tensor of the shape"),
-        ("cut", "its state is not the plain network's whole state_dict"),
-        ("maskless", "its state, masks and gem have to map names to tensors"),
-        ("costly", "its scoring_flops are no whole number"),
-        ("told", "its facts are not values of JSON"),
-        ("hiding", "the summary has a field of its own for seconds"),
-    ],
-)
+    [("find_tickets", "there is no function find_tickets in"),
+     ("broken", "ZeroDivisionError: division by zero (line 6)"), ("strange", "returned dict, not a Ticket"),
+     ("misshapen", "masks['fc.weight'] is not a boolean tensor of the shape"),
+     ("cut", "its state is not the plain network's whole state_dict"), ("told", "its facts are not values of JSON"),
+     ("maskless", "its state, masks and gem have to map names to tensors"),
+     ("costly", "its scoring_flops are no whole number"), ("hiding", "the summary has a field of its own for seconds")],
+)  # fmt: skip
 def test_what_is_wrong_with_ones_own_algorithm_is_said(function, said, refusal, places, tmp_path):
     (tmp_path / "mine.py").write_text(OWN)
     (tmp_path / "runs" / "trial_1").mkdir(parents=True)  # of a run whose results are elsewhere
@@ -393,8 +380,3 @@ def test_a_run_does_not_go_on_with_a_changed_algorithm_of_ones_own(done, refusal
     assert "than is there now" in refusal("--resume", trial(), "--resume_anyway", "--fine_tune_lr", 0.05)
     path.write_text(OWN)
     done("--resume", trial(), "--skip_sanity_checks")
-
-
-def test_a_table_without_rows_is_no_file(tmp_path):
-    write_csv(tmp_path / "none.csv", [])
-    assert list(tmp_path.iterdir()) == []

@@ -89,9 +89,7 @@ def forked(function: Callable[[], Any], world: int, port: int) -> list[Any]:
     ("count", "sizes"), [(0, [0] * 4), (1, [1, 0, 0, 0]), (3, [3, 0, 0, 0]), (4, [2, 2, 0, 0]), (7, [3, 2, 2, 0]),
                          (8, [2, 2, 2, 2]), (11, [3, 3, 3, 2])],
 )  # fmt: skip
-def test_every_rank_has_two_images_of_a_batch_or_none_and_the_parts_are_those_that_tensor_split_makes(
-    count, sizes, monkeypatch
-):
+def test_every_rank_has_two_images_of_a_batch_or_none_and_together_they_have_all(count, sizes, monkeypatch):
     monkeypatch.setattr(ranks, "world_size", lambda: 4)
     parts = []
     for rank in range(4):
@@ -162,10 +160,8 @@ def test_a_rank_that_differs_ends_all_and_is_named(port):
         return "nobody has noticed"
 
     one, other = shared(one_differs, 2, port)
-    assert one == other
-    assert one.startswith(
-        "DistributedError: rank 1 has another bias than rank 0 has, after epoch 3 of search: the run ends"
-    )
+    said = "DistributedError: rank 1 has another bias than rank 0 has, after epoch 3 of search: the run ends"
+    assert one == other and one.startswith(said)
 
 
 def test_statistics_of_batch_norm_are_averaged(port):
@@ -195,9 +191,10 @@ def test_only_what_torchrun_says_counts(tell):
     assert resume_command(Path("here")) == "torchrun --nproc-per-node=2 ... main.py --resume here"
 
 
-@pytest.mark.parametrize(
-    ("asked", "is_told"), [("multiprocessing_distributed: true", 1), ("world_size: 4\nrank: 0", 1), ("rank: -1", 0)]
-)
+ASKED = [("multiprocessing_distributed: true", 1), ("world_size: 4\nrank: 0", 1), ("rank: -1", 0)]
+
+
+@pytest.mark.parametrize(("asked", "is_told"), ASKED)
 def test_a_file_that_asks_for_several_processes_is_told_how_to_start_them_in_one_line(asked, is_told, call, tmp_path):
     (tmp_path / "old.yml").write_text(f"{asked}\ndist_backend: nccl\nevaluate: true\npretrained: none.pt\n")
     told = call("--config", tmp_path / "old.yml").err.splitlines()[:-1]

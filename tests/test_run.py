@@ -19,6 +19,7 @@ from torch import nn
 
 from args_helper import config_of, parse_args
 from tests.conftest import PROJECT, SMALL, read_rows
+from tests.toys import complaint
 from trainers.benchmark import __main__ as benchmark
 from trainers.results.run_folder import decided, resolved
 from trainers.sweeping.units import Unit
@@ -142,9 +143,8 @@ def test_a_signal_asks_to_stop_and_the_run_leaves_when_it_has_saved(run, signum,
         assert run.asked("search") == (code, False)
         run.stop(code)
     assert raised.value.exit_code == code
-    assert str(raised.value) == (
-        f"stopped by {signal.Signals(signum).name}; go on with: python main.py --resume {run.folder}"
-    )
+    said = f"stopped by {signal.Signals(signum).name}; go on with: python main.py --resume {run.folder}"
+    assert str(raised.value) == said
 
 
 def test_a_second_signal_stops_at_once(run):
@@ -212,9 +212,8 @@ def test_flat_gradients_are_laid_out_as_their_parameters_are():
 
 
 def test_batch_norm_parameters_are_spared_the_decay_if_asked():
-    net = nn.Sequential(
-        nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), nn.LayerNorm(2)
-    )
+    inner = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), inner, nn.LayerNorm(2))
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     everything, spared = {*names.values()}, {"1.weight", "1.bias", "2.1.weight", "2.1.bias"}
     for options, wanted in (((), [(everything, 0.3)]), ((True,), [(everything - spared, 0.3), (spared, 0.0)])):
@@ -245,10 +244,9 @@ def test_a_run_that_was_begun_on_a_cpu_goes_on_in_its_precision_on_a_gpu(monkeyp
 def test_a_device_that_is_not_there_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"^device cuda: there is no GPU number 2 here; give --gpu 0 or --device cpu$"):
-        choose_device("cuda", 2, False)
-    with pytest.raises(UserError, match=r"^device mps: there is none here; give --device cpu$"):
-        choose_device("mps", 0, False)
+    cuda, mps = (complaint(choose_device, device, gpu, False) for device, gpu in (("cuda", 2), ("mps", 0)))
+    assert cuda == "device cuda: there is no GPU number 2 here; give --gpu 0 or --device cpu"
+    assert mps == "device mps: there is none here; give --device cpu"
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("mps", 0, False) == "mps"
 

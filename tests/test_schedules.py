@@ -1,7 +1,5 @@
 """Learning rates and prunings by epoch, against published figures and against their definitions."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from pathlib import Path
@@ -29,23 +27,19 @@ def test_learning_rates_are_the_published_ones(case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("policy", "options", "factors"),
-    [
-        # Without published milestones, a half and two thirds of the epochs.
-        ("multistep_lr", {}, [1]),
-        ("multistep_lr", {}, [1, 1, 1, 0.1, 0.01, 0.01, 0.01]),
-        ("multistep_lr", {}, [1, 1, 1, 1, 0.1, 0.01, 0.01, 0.01]),
-        ("multistep_lr", {"gamma": 0.5, "milestones": [1, 3]}, [1, 0.5, 0.5, 0.25, 0.25]),
-        ("multistep_lr", {"gamma": 0.5, "milestones": [3, 1]}, [1, 0.5, 0.5, 0.25]),
-        ("multistep_lr", {"milestones": []}, [1, 1, 1, 1]),
-        ("constant_lr", {"gamma": 0.5, "milestones": [1]}, [1, 1, 1, 1]),
-        ("cosine_lr", {"gamma": 0.5, "milestones": [1]}, COSINE_OF_4),
-        # A warm-up never starts at zero; the cosine runs over the rest, and milestones stay where they are.
-        ("constant_lr", {"warmup": 4}, [0.25, 0.5, 0.75, 1, 1, 1]),
-        ("cosine_lr", {"warmup": 4}, [0.25, 0.5, 0.75, 1, *COSINE_OF_4]),
-        ("multistep_lr", {"warmup": 2}, [0.5, 1, 1, 0.1, 0.01, 0.01]),
-        ("cosine_lr", {"warmup": 2}, [0.5, 1.0]),
-    ],
-)
+    # Without published milestones, a half and two thirds of the epochs.
+    [("multistep_lr", {}, [1]), ("multistep_lr", {}, [1, 1, 1, 0.1, 0.01, 0.01, 0.01]),
+     ("multistep_lr", {}, [1, 1, 1, 1, 0.1, 0.01, 0.01, 0.01]),
+     ("multistep_lr", {"gamma": 0.5, "milestones": [1, 3]}, [1, 0.5, 0.5, 0.25, 0.25]),
+     ("multistep_lr", {"gamma": 0.5, "milestones": [3, 1]}, [1, 0.5, 0.5, 0.25]),
+     ("multistep_lr", {"milestones": []}, [1, 1, 1, 1]),
+     ("constant_lr", {"gamma": 0.5, "milestones": [1]}, [1, 1, 1, 1]),
+     ("cosine_lr", {"gamma": 0.5, "milestones": [1]}, COSINE_OF_4),
+     # A warm-up never starts at zero; the cosine runs over the rest, and milestones stay where they are.
+     ("constant_lr", {"warmup": 4}, [0.25, 0.5, 0.75, 1, 1, 1]),
+     ("cosine_lr", {"warmup": 4}, [0.25, 0.5, 0.75, 1, *COSINE_OF_4]),
+     ("multistep_lr", {"warmup": 2}, [0.5, 1, 1, 0.1, 0.01, 0.01]), ("cosine_lr", {"warmup": 2}, [0.5, 1.0])],
+)  # fmt: skip
 def test_learning_rates_by_hand(policy: str, options: dict[str, Any], factors: list[float]) -> None:
     factor = lr_factor(policy, len(factors), **options)
     assert [factor(epoch) for epoch in range(len(factors))] == pytest.approx(factors, rel=1e-12)

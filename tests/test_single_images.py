@@ -11,16 +11,13 @@ TRAINING = "--arch ResNet18 --width 0.05 --epochs 1 --algo training".split()
 
 @pytest.mark.parametrize(
     "words",
-    [
-        ["--batch_size", "431"],  # three such batches, and one image
-        ["--batch_size", "64", "--accumulate", "13"],  # the last batch has 14 images
-        ["--algo", "grasp", "--score_parts", "100", "--skip_fine_tune"],  # 10 images of every class
-        ["--algo", "snip", "--score_parts", "256", "--skip_fine_tune"],
-    ],
-    ids=str,
-)
+    ["--batch_size 431",  # three such batches, and one image
+     "--batch_size 64 --accumulate 13",  # the last batch has 14 images
+     "--algo grasp --score_parts 100 --skip_fine_tune",  # 10 images of every class
+     "--algo snip --score_parts 256 --skip_fine_tune"],
+)  # fmt: skip
 def test_no_part_of_a_batch_is_a_single_image(words, ran):
-    ran(*TRAINING, *words)
+    ran(*TRAINING, *words.split())
 
 
 def test_a_batch_of_one_in_a_streamed_set_is_joined_to_the_one_before(ran, tmp_path):
@@ -32,12 +29,10 @@ def test_a_batch_of_one_in_a_streamed_set_is_joined_to_the_one_before(ran, tmp_p
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [
-        ("--batch_size 1", "batch_size 1: this network has a BatchNorm on maps of 1×1 pixels"),
-        ("--batch_size 1 --dry_run", "batch_size 1: this network has a BatchNorm on maps of 1×1 pixels"),
-        ("--dataset ImageFolder --use_full_data", "a training set of one image: this network has a BatchNorm"),
-    ],
-)
+    [("--batch_size 1", "batch_size 1: this network has a BatchNorm on maps of 1×1 pixels"),
+     ("--batch_size 1 --dry_run", "batch_size 1: this network has a BatchNorm on maps of 1×1 pixels"),
+     ("--dataset ImageFolder --use_full_data", "a training set of one image: this network has a BatchNorm")],
+)  # fmt: skip
 def test_training_on_single_images_is_refused_at_the_start(words, said, refusal, places, tmp_path):
     put_images(tmp_path / "images", {"train/a": 1, "test/a": 1})
     told = refusal(*SMALL, *TRAINING, "--data", tmp_path / "images", *words.split(), *places)

@@ -1,7 +1,5 @@
 """What tickets have in common: by hand, of independent masks, and of files."""
 
-from __future__ import annotations
-
 from itertools import combinations
 from pathlib import Path
 
@@ -54,8 +52,6 @@ def test_files_are_compared_two_by_two(done, refusal, places, tmp_path):
     rows = read_rows(tmp_path / "results" / "compare_tickets.csv")
     assert [(row["one"], row["other"]) for row in rows[::4]] == list(combinations(map(str, files), 2))
     other = stored(tmp_path / "other.safetensors", {"a.weight": bits("11")})
-    for wrong, said in (
-        (other, "tickets of different networks: they differ in a.weight, a.bias"),
-        (tmp_path / "none", "there is no ticket"),
-    ):
-        assert said in refusal("--compare_tickets", files[0], wrong, *places)
+    said = "tickets of different networks: they differ in a.weight, a.bias"
+    assert said in refusal("--compare_tickets", files[0], other, *places)
+    assert "there is no ticket" in refusal("--compare_tickets", files[0], tmp_path / "none", *places)

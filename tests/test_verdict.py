@@ -1,7 +1,5 @@
 """Verdicts over trials, and the summaries, tables and screens that tell of them."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil
@@ -24,19 +22,14 @@ T_TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 
 @pytest.mark.parametrize(
     ("ticket", "check", "margin", "sd", "passes"),
-    [
-        ([90, 91, 92], [85, 86.5, 86.5], 5, 0.5, True),
-        ([90, 91, 92], [89, 89, 89], 2, 1, False),  # better on average, but 0 lies in the interval
-        ([85, 86.5, 86.5], [90, 91, 92], -5, 0.5, False),  # worse beyond doubt
-        ([80, 80, 80, 80], [78, 77, 75, 74], 4, math.sqrt(10 / 3), True),
-        ([3, 4, 5, 6, 7], [1, 2, 3, 4, 5], 2, 0, True),
-        ([70, 71, 72], [70, 71, 72], 0, 0, False),
-        ([10, 50, 90], [9, 48.9, 89.1], 1, 0.1, True),  # far apart from trial to trial: compared in pairs
-        ([91, 93], [90, 90], 2, math.sqrt(2), None),
-        ([91, 93], [90, 92], 1, 0, None),  # two trials have no verdict, however clear
-        ([70, 70, 70], [70, 70, 69.9], 0.1 / 3, 0.1 / math.sqrt(3), False),
-    ],
-)
+    [([90, 91, 92], [85, 86.5, 86.5], 5, 0.5, True),
+     ([90, 91, 92], [89, 89, 89], 2, 1, False),  # better on average, but 0 lies in the interval
+     ([85, 86.5, 86.5], [90, 91, 92], -5, 0.5, False),  # worse beyond doubt
+     ([80, 80, 80, 80], [78, 77, 75, 74], 4, math.sqrt(10 / 3), True), ([3, 4, 5, 6, 7], [1, 2, 3, 4, 5], 2, 0, True),
+     ([10, 50, 90], [9, 48.9, 89.1], 1, 0.1, True),  # far apart from trial to trial: compared in pairs
+     ([91, 93], [90, 90], 2, math.sqrt(2), None), ([91, 93], [90, 92], 1, 0, None),  # two trials have no verdict
+     ([70, 70, 70], [70, 70, 69.9], 0.1 / 3, 0.1 / math.sqrt(3), False), ([70, 71, 72], [70, 71, 72], 0, 0, False)],
+)  # fmt: skip
 def test_the_interval_is_that_of_the_paired_t_test(ticket, check, margin, sd, passes):
     verdict, n = judge(ticket, check), len(ticket)
     half = T_TABLE[n - 1] * sd / math.sqrt(n)

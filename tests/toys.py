@@ -1,9 +1,8 @@
-"""A network of 228 weights on random 4×4 images of three classes: small enough to follow every weight."""
+"""A network of 228 weights on random 4×4 images of three classes, and what is said of a call that is refused."""
 
-from __future__ import annotations
+from collections.abc import Callable, Iterable
 
-from collections.abc import Iterable
-
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -11,12 +10,13 @@ from data.batches import PlainBatches, TrainBatches
 from data.load import Splits
 from data.spec import DataSpec, ImageSet
 from models.initialise import WeightDraw, draw_weights
+from utils.errors import UserError
 
 SPEC = DataSpec(shape=(1, 4, 4), classes=("a", "b", "c"), mean=(0.5,), std=(0.25,))
 
 
 class Toy(nn.Module):
-    """A convolution, an affine batch norm and a linear layer: 36 + 192 weights, 4 + 3 biases."""
+    """A convolution, an affine batch norm and a linear layer: 36 + 192 weights, 4 + 3 biases; one can follow each."""
 
     def __init__(self, bias: bool = False, seed: int = 1) -> None:
         super().__init__()
@@ -43,6 +43,13 @@ def splits(count: int, batch_size: int = 8, *, val: bool = True, spec: DataSpec 
     """Make `count` training images, and 30 for validation (without `val`: none) and testing."""
     plain = [PlainBatches(images(30, seed), spec) for seed in (1, 2)]
     return Splits(spec, TrainBatches(images(count, 0), spec, batch_size), plain[0] if val else None, plain[1])
+
+
+def complaint(call: Callable[..., object], *given: object, **options: object) -> str:
+    """What the `UserError` says that a call has to end with."""
+    with pytest.raises(UserError) as raised:
+        call(*given, **options)
+    return str(raised.value)
 
 
 def whole(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

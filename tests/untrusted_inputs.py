@@ -1,7 +1,5 @@
 """Hypothesis strategies for untrusted inputs: configs, command lines, tickets, checkpoints, images, results."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -37,9 +35,8 @@ def _edited(raw: bytes, edit: tuple[str, float, int, bytes]) -> bytes:
 
 _FRACTION = st.floats(0, 1, exclude_max=True)
 _KIND = st.sampled_from(["replaced", "replaced", "inserted", "removed", "doubled", "cut off"])
-EDITS = st.lists(
-    st.tuples(_KIND, _FRACTION, st.integers(1, 40), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6
-)
+_EDIT = st.tuples(_KIND, _FRACTION, st.integers(1, 40), st.binary(min_size=1, max_size=8))
+EDITS = st.lists(_EDIT, min_size=1, max_size=6)
 
 
 def mutated(base: bytes | st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
