@@ -29,8 +29,7 @@ def comparison_table(experiments: Mapping[str, tuple[Path, str]], checks: Sequen
 
     Returns:
         All rows with the same keys: `run`, `trials`, mean, sd and n of each of `METRICS` (percent; the gap in points),
-        and for each check `trials`, `margin`, `low`, `high` and `passes` of its verdict, None where it was not
-        run.
+        and for each check `trials`, `margin`, `low`, `high` and `passes` of its verdict, None where it was not run.
     """
     rows = []
     for name, (folder, config_hash) in experiments.items():
