@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -31,6 +32,8 @@ CACHE = ".decoded_{size}.safetensors"
 DECODING = 3
 # Largest decoded set: more would not fit beside the network on typical machines.
 LARGEST_BYTES = 8 * 2**30
+# Seconds after its last write when a half-written cache is taken for one of a process that was killed.
+ABANDONED = 600
 
 
 def read_decoded(root: Path, parts: dict[str, StoredImages], size: int, config: Config) -> dict[str, ImageSet]:
@@ -128,9 +131,10 @@ def _is_whole(decoded: dict[str, Tensor], parts: dict[str, StoredImages], size: 
 
 
 def _write_cache(cache: Path, fingerprint: str, decoded: dict[str, Tensor]) -> None:
-    for left in cache.parent.glob(f".{cache.name}.*{SCRATCH}"):  # by a process that was killed
+    for left in cache.parent.glob(f".{cache.name}.*{SCRATCH}"):
         with suppress(OSError):
-            left.unlink()
+            if time.time() - left.stat().st_mtime > ABANDONED:  # else another run may be writing it
+                left.unlink()
     try:
         write_atomic(cache, safetensors_parts(decoded, {"fingerprint": fingerprint}))
     except UserError as error:

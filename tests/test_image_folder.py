@@ -363,10 +363,12 @@ def test_a_damaged_cache_is_made_anew(tmp_path, pixels, damage):
     cache = tmp_path / ".decoded_native.safetensors"
     whole = cache.read_bytes()
     cache.write_bytes(damage(whole))
-    left = tmp_path / f".{cache.name}.x{SCRATCH}"  # by a process that was killed
-    left.touch()
+    left, written = (tmp_path / f".{cache.name}.{name}{SCRATCH}" for name in "xy")  # one by a process that was killed
+    for path in (left, written):
+        path.touch()
+    os.utime(left, (10**9, 10**9))
     assert same_images(load(tmp_path).train.images, pixels["train"])
-    assert cache.read_bytes() == whole and not left.exists()
+    assert cache.read_bytes() == whole and not left.exists() and written.exists()
 
 
 def test_a_folder_that_cannot_be_written_to_only_warns(tmp_path, pixels, monkeypatch):
