@@ -122,6 +122,20 @@ def test_what_is_wrong_with_a_sweep_is_said_before_anything_runs(content, said, 
     assert [one.name for one in tmp_path.iterdir()] == ["s.yml"]
 
 
+def test_names_of_runs_and_texts_stay_as_they_are_written(sweep):
+    words = sweep()
+    Path(words[1]).write_text(
+        "options: {batch_size: 1_0}\nvary: {run-idx: [&own 1_44, 0x1F]}\n"
+        "runs: {1_44: {data: 2024}, 010: {data: *own}, yes: {epochs: *own}}"
+    )
+    runs, _ = plan(Path(words[1]), {})
+    idx = ("1_44", "0x1F")
+    assert [run.name for run in runs] == [f"{name}/run_idx_{one}" for name in ("1_44", "010", "yes") for one in idx]
+    assert [run.config.run_idx for run in runs] == [*idx] * 3
+    assert [run.config.data for run in runs[:4:2]] == ["2024", "1_44"]
+    assert {(run.config.batch_size, run.config.epochs) for run in runs[4:]} == {(10, 144)}
+
+
 def test_a_config_beside_a_sweep_is_refused_as_it_would_override_what_the_runs_differ_in(sweep, refusal):
     words = [*sweep(), "--config", PROJECT / "configs/quickstart.yml", "--dry_run"]
     assert "a sweep has its options in" in refusal(*words)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from args_helper import DECLARED, Config
 from utils.errors import UserError, did_you_mean
 from utils.options.parser import Given, validated
+from utils.options.types import allowed
 from utils.options.yaml_file import read_document
 
 
@@ -19,6 +20,9 @@ def _canonical(name: str) -> str:
     name = name.replace("-", "_")
     return DECLARED.canonical.get(name, name)
 
+
+TEXTS = frozenset(name for name, field in DECLARED.fields.items() if allowed(field) == "text")
+"""The options whose values are texts, such as `run_idx: 1_44`, which YAML reads as 144."""
 
 Option = Annotated[str, AfterValidator(_canonical)]
 Options = dict[Option, Any]
@@ -119,7 +123,7 @@ def named(name: str, chosen: Mapping[str, Any]) -> str:
 def read_sweep(path: Path) -> Sweep:
     """Raises: UserError: the file cannot be read, or has the wrong format."""
     try:
-        return Sweep.model_validate(read_document(path, "sweep"))
+        return Sweep.model_validate(read_document(path, "sweep", TEXTS))
     except ValidationError as error:
         known = [*Sweep.model_fields, *Study.model_fields, *Range.model_fields]
         problems = []

@@ -6,7 +6,7 @@ files are nested, and `read_document` constructs them whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import yaml
 from utils.errors import UserError, abbreviate
 
 LARGEST_BYTES = 2**18
-_TEXT = "tag:yaml.org,2002:str"
+_TEXT, *_NUMBERS = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float"))
+_PLAIN = {*_NUMBERS, *(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "null", "timestamp"))}
 
 
 def read_nodes(path: Path, title: str) -> yaml.Node | None:
@@ -42,12 +43,13 @@ def read_nodes(path: Path, title: str) -> yaml.Node | None:
         raise UserError(f"{path} is nested too deeply: it is no {title}") from error
 
 
-def read_document(path: Path, title: str) -> Any:
+def read_document(path: Path, title: str, texts: Container[str] = ()) -> Any:
     """Read a YAML file that holds more than options, with aliases and merged mappings resolved.
 
     Args:
         path: the file.
         title: what kind of file it is, for messages.
+        texts: keys whose values are texts: numbers among them stay as they are written, as do all keys.
 
     Returns:
         Dictionaries, lists and plain values, not validated; None for an empty file.
@@ -56,8 +58,19 @@ def read_document(path: Path, title: str) -> Any:
         UserError: as for `read_nodes`, or a value cannot be constructed.
     """
     node = read_nodes(path, title)
-    for key in _repeated_keys(node):
-        raise UserError(f"{path}:{key.start_mark.line + 1}: {abbreviate(key.value)} stands there twice")
+    for mapping in _mappings(node):
+        known: set[str] = set()
+        for number, (key, value) in enumerate(mapping.value):
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in known:  # YAML would take the last of the values
+                    raise UserError(f"{path}:{key.start_mark.line + 1}: {abbreviate(key.value)} stands there twice")
+                known.add(key.value)
+                if key.value.replace("-", "_") in texts:
+                    if isinstance(value, yaml.SequenceNode):
+                        parts = [_as_text(part, _NUMBERS) for part in value.value]
+                        value = yaml.SequenceNode(value.tag, parts, value.start_mark)
+                    value = _as_text(value, _NUMBERS)
+                mapping.value[number] = _as_text(key, _PLAIN), value
     try:
         return None if node is None else yaml.SafeLoader("").construct_document(node)
     except (yaml.YAMLError, ValueError, ArithmeticError, TypeError, LookupError) as error:  # from constructors
@@ -94,21 +107,24 @@ def _scalar(node: yaml.Node) -> Any:
         raise ValueError(str(error)) from error
 
 
-def _repeated_keys(root: yaml.Node | None) -> Iterator[yaml.Node]:
-    """Yield the keys that a mapping has for a second time: YAML would take the last of their values."""
+def _mappings(root: yaml.Node | None) -> Iterator[yaml.MappingNode]:
+    """Yield each mapping of a document once."""
     waiting, seen = [root], set()
     while waiting:
         node = waiting.pop()
         if isinstance(node, yaml.CollectionNode) and id(node) not in seen:
             seen.add(id(node))  # aliases lead to the same node
-            pairs = node.value if isinstance(node, yaml.MappingNode) else [(None, part) for part in node.value]
-            known: set[str] = set()
-            for key, part in pairs:
-                if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                    if key.value in known:
-                        yield key
-                    known.add(key.value)
-                waiting.append(part)
+            if isinstance(node, yaml.MappingNode):
+                waiting += [part for _, part in node.value]
+                yield node
+            else:
+                waiting += node.value
+
+
+def _as_text(node: yaml.Node, tags: Container[str]) -> yaml.Node:
+    """Return a text of a scalar that has one of the tags, and any other node as it is; aliases of it do not change."""
+    is_one = isinstance(node, yaml.ScalarNode) and node.tag in tags
+    return yaml.ScalarNode(_TEXT, node.value, node.start_mark) if is_one else node
 
 
 def _kind(node: yaml.Node) -> str:
