@@ -132,7 +132,67 @@ def test_forward_flops_of_attention_are_counted_whole():
     assert forward_flops(net, (5, 2, 4))[""] == 2 * products
 
 
-@pytest.mark.parametrize("layer", [nn.ReLU6(), nn.Hardswish(), nn.Sigmoid(), nn.GroupNorm(1, 2), nn.BatchNorm2d(2)])
+class Elementwise(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, images):
+        return self.function(images)
+
+
+class Gated(nn.Module):
+    """Squeeze-and-excitation: 2×2 weights scale what 2×2 others let through, again and again."""
+
+    def __init__(self, blocks=1):
+        super().__init__()
+        self.ways, self.gates = (nn.ModuleList(nn.Conv2d(2, 2, 1) for _ in range(blocks)) for _ in range(2))
+        self.out = nn.Linear(2, 3)
+
+    def forward(self, images):
+        for way, gate in zip(self.ways, self.gates):
+            images = way(images) * gate(images.mean((2, 3), keepdim=True)).sigmoid()
+        return self.out(images.mean((2, 3)))
+
+
+def weights_of(net):
+    return {name: weight for name, weight in prunable_parameters(net).items() if name.endswith("weight")}
+
+
+def test_a_gate_that_is_pruned_lets_through_and_deep_ones_do_not_overflow():
+    net = Gated(blocks=12)
+    masks = all_kept(weights_of(net))
+    assert connectivity(net, masks, (2, 4, 4))["effective_weights_remaining"] == 12 * 8 + 6
+    masks["gates.5.weight"].zero_()
+    assert connectivity(net, masks, (2, 4, 4))["effective_weights_remaining"] == 12 * 8 + 6 - 4
+    masks["out.weight"].zero_()
+    assert connectivity(net, masks, (2, 4, 4))["effective_weights_remaining"] == 0
+
+
+@pytest.mark.parametrize("between", [nn.ReLU(), nn.Sigmoid()])
+def test_a_bias_or_the_middle_of_a_sigmoid_is_no_way_from_the_input(between):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), between, nn.Linear(5, 3))
+    masks = all_kept(weights_of(net))
+    assert connectivity(net, masks, (1, 2, 2))["effective_weights_remaining"] == 20 + 15
+    masks["1.weight"][1:] = False  # leaves one of five units
+    assert connectivity(net, masks, (1, 2, 2))["effective_weights_remaining"] == 4 + 3
+
+
+def test_the_values_of_weights_cut_nothing_off():
+    net = Gated()
+    masks = all_kept(weights_of(net))
+    for parameter in net.parameters():
+        parameter.data.zero_()
+    assert connectivity(net, masks, (2, 4, 4))["effective_weights_remaining"] == 8 + 6
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ReLU6(), nn.Hardswish(), nn.Sigmoid(), nn.Hardsigmoid(), nn.Tanh(), nn.GroupNorm(1, 2), nn.BatchNorm2d(2),
+        Elementwise(torch.tanh), Elementwise(lambda images: images.clamp(0, 1)),
+    ],
+)  # fmt: skip
 def test_saturation_and_normalisation_cut_nothing_off(layer):
     conv = nn.Conv2d(1, 2, 3, padding=1, bias=False)
     conv.weight.data.fill_(1000.0)
@@ -140,7 +200,7 @@ def test_saturation_and_normalisation_cut_nothing_off(layer):
     assert connectivity(net, all_kept(prunable_parameters(net)), (1, 2, 2))["effective_weights_remaining"] == 18 + 24
 
 
-@pytest.mark.parametrize("pooling", [nn.MaxPool2d(2), Pooling()])
+@pytest.mark.parametrize("pooling", [nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(1), Pooling()])
 def test_max_pooling_cuts_nothing_off(pooling):
     conv = nn.Conv2d(1, 2, 3, padding=1, bias=False)
     net = nn.Sequential(conv, pooling, nn.Flatten(), nn.Linear(2, 3, bias=False))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from models.masking import layer_parameters, prunable_parameters
@@ -38,12 +39,13 @@ def warn_of_thin_layers(masks: Masks, when: str, said: set[str]) -> None:
 def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[str, Any]:
     """Measure how much of a ticket lies on a path from input to output.
 
-    A kept weight is effective if the summed output has a non-zero gradient with respect to it, in the network of
-    |w| · mask, for an input of ones, in double precision. In that network normalisation and bounded activations are the
-    identity, and max pooling is average pooling.
+    A kept weight is effective if the share of the output that grows with the input depends on it: ∂²(summed output) /
+    ∂(weight) ∂(input) ≠ 0. This is asked of a network in double precision with positive weights, whatever the ticket's
+    are, for an input of ones. In it, normalisation and bounded activations are linear, max pooling is average pooling,
+    and each layer's output is scaled to at most 1.
 
     Args:
-        net: plain, of the ticket's architecture; only its layers are used.
+        net: plain, of the ticket's architecture; only its layers are used, not their values.
         masks: of the ticket.
         shape: (channels, height, width) of an image.
 
@@ -51,19 +53,24 @@ def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[s
         `effective_weights_remaining`, `effective_weights_remaining_percent`, `dead_layers` and `thin_layers` (names).
         Dead layers keep no weight; thin ones keep less than one per filter on average. Biases are not counted.
 
-    Source: effective density: Vysogorets & Kempe, JMLR 2023 (arXiv 2107.02306).
+    Source: effective density: Vysogorets & Kempe, JMLR 2023 (arXiv 2107.02306). Their gradient of the summed output
+    also counts what a bias reaches.
     """
     device = device_of_doubles(str(next(net.parameters()).device))
     flow = deepcopy(net).to(device).double().eval().requires_grad_(True)
     weights = prunable_parameters(flow)
+    drawing = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in layer_parameters(flow).items():
-            weight.abs_()
+            # Drawn, because with equal weights the sums of opposite paths, as in attention, could be 0.
+            weight.copy_(0.5 + torch.rand(weight.shape, generator=drawing, dtype=torch.float64))
             if name in masks:
                 weight.mul_(masks[name].to(weight.device))
-    with _AllPathsOpen():
-        output = flow(torch.ones(1, *shape, dtype=torch.float64, device=device)).sum()
-    gradients = torch.autograd.grad(output, list(weights.values()), allow_unused=True)
+    scale = torch.ones((), dtype=torch.float64, device=device, requires_grad=True)
+    with _AllPathsOpen(), sdpa_kernel(SDPBackend.MATH):  # no other attention can be differentiated twice
+        output = flow(scale.expand(1, *shape)).sum()
+        (slope,) = torch.autograd.grad(output, scale, create_graph=True)
+        gradients = torch.autograd.grad(slope, list(weights.values()), allow_unused=True)
     effective = sum(
         int((masks[name].to(device) & (gradient != 0)).sum())
         for name, gradient in zip(weights, gradients)
@@ -77,24 +84,29 @@ def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[s
     }
 
 
+_SCALED = frozenset({functional.linear, functional.conv1d, functional.conv2d, functional.conv3d})
 _AS_IDENTITY = frozenset({
     functional.batch_norm, functional.group_norm, functional.layer_norm, functional.instance_norm, functional.hardtanh,
-    functional.relu6, functional.hardswish, functional.hardsigmoid, torch.sigmoid,
+    functional.relu6, functional.hardswish, torch.tanh, Tensor.tanh, torch.clamp, Tensor.clamp,
 })  # fmt: skip
+_GATES = frozenset({torch.sigmoid, Tensor.sigmoid, functional.hardsigmoid})
 
 
 class _AllPathsOpen(TorchFunctionMode):
     """Replaces the functions that could hide a path that is there, whether a layer calls them or a network itself.
 
     Normalisation does so by negative scales and shifts, activations with an upper bound by their saturation, and max
-    pooling by the entries of a window that are not its maximum for this one input.
+    pooling by the entries of a window that are not its maximum for this one input. Gates multiply activations: many in
+    a row would overflow if each layer's output were not scaled.
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function in _AS_IDENTITY:
             return args[0]
-        replaced = _average_pooling if function is functional.max_pool2d else function
-        return replaced(*args, **(kwargs or {}))
+        if function in _GATES:
+            return args[0] + 0.5  # a gate without input is half open
+        output = _AVERAGES.get(function, function)(*args, **(kwargs or {}))
+        return output / output.detach().amax().clamp(min=1e-100) if function in _SCALED else output
 
 
 def _average_pooling(
@@ -105,3 +117,11 @@ def _average_pooling(
     if dilation not in (1, (1, 1)):
         return functional.max_pool2d(images, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
     return functional.avg_pool2d(images, kernel_size, stride, padding, ceil_mode)
+
+
+_AVERAGES = {
+    functional.max_pool2d: _average_pooling,
+    functional.adaptive_max_pool2d: lambda images, size, return_indices=False: functional.adaptive_avg_pool2d(
+        images, size
+    ),
+}
