@@ -93,14 +93,33 @@ def test_a_run_whose_config_is_gone_is_not_mixed_with_another(unchecked, refusal
     assert "holds a run whose config.yml is missing" in refusal(*RANDOM, *places, "--seed", 7)
 
 
-def test_a_signal_after_the_last_step_of_a_trial_keeps_the_next_from_beginning(call, places, trial, monkeypatch):
-    words = [*RANDOM, *places, "--skip_sanity_checks", "--num_trial", 2]
+@pytest.mark.parametrize(
+    ("words", "ends", "code"),
+    [
+        ("--num_trial 2", 1, 143),
+        ("--num_trial 2 --with_dense", 2, 143),
+        ("--with_dense", 1, 143),
+        ("--with_dense", 2, 0),
+    ],
+)
+def test_a_signal_after_the_last_step_of_a_trial_keeps_the_next_from_beginning(
+    words, ends, code, call, places, trial, monkeypatch
+):
+    def screen(*_):
+        ended.append(1)
+        if len(ended) == ends:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    words, ended = [*RANDOM, *places, "--skip_sanity_checks", *words.split()], []
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "last_screen", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        assert call(*words).code == 143
-    second = trial().with_name("trial_2")
-    assert (trial() / "summary.json").exists() and not second.exists()
-    assert call(*words).code == 0 and second.exists()
+        patch.setattr(pipeline, "last_screen", screen)
+        outcome = call(*words)
+        assert outcome.code == code and len(ended) == ends
+        assert outcome.err.count("the same command goes on") == (code == 143)
+    assert call(*words).code == 0
+    assert (trial().parent / "trials.json").exists() and trial().with_name("trial_2").exists() == (
+        "--num_trial" in words
+    )
 
 
 def test_a_run_is_finished_only_when_all_of_it_is_written(call, done, places, trial, monkeypatch):
@@ -271,8 +290,9 @@ def test_a_ticket_that_was_found_without_training_is_not_searched_for_again(
     with monkeypatch.context() as stopping:
         stopping.setattr(Stopping, "asked", property(lambda _: 143))
         assert call(*words, "--name", "stopped").code == 143
-    # On another machine its scores, and so its masks, may be others.
+    # On another machine its scores, and so its masks, may be others, and weights that are drawn from a seed, too.
     monkeypatch.setattr("trainers.pipeline.load_algorithm", lambda _: raising(AssertionError))
+    monkeypatch.setattr("trainers.tickets.file.drawn_again", raising(ValueError("drawn otherwise")))
     done("--resume", trial("stopped"))
     assert same_bits(timeless(trial("stopped")), timeless(trial("whole")))
 

@@ -32,7 +32,7 @@ from trainers.results.screens import dense_line, last_screen, trials_screen
 from trainers.results.summarise import log_outcome, related, summarise
 from trainers.results.summary import Outcome
 from trainers.results.trials import finished_trials, judged, write_summary, write_trials
-from trainers.tickets.file import TICKET, read_ticket, write_ticket
+from trainers.tickets.file import TICKET, read_own_ticket, write_ticket
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
 from trainers.training.batchnorm import refuse_single_images, with_own_statistics
@@ -77,23 +77,27 @@ def _run_trials(config: Config, go_on: bool) -> Path:
     last = config.trial_num + config.num_trial - 1
     for number in range(config.trial_num, last + 1):
         trial = trial_of(config, number)
-        folder = folder_of(trial)
+        folder, asked, left = folder_of(trial), 0, number < last
         resumed = go_on or (trial.resume is not None and number == config.trial_num)
         if is_finished(folder, trial, resumed):
             unsaved = config.save_model and not (folder / "model.safetensors").exists()
             print(f"{folder} is finished: nothing to do{'; --export writes its network' if unsaved else ''}")
         else:
             asked = _run_trial(trial, folder)
-            if asked and (number < last or config.with_dense):  # the signal came after the trial's last step
-                raise Stopped(f"stopped after {folder}, which is finished; the same command goes on", asked)
         if config.with_dense and not config.algorithm.is_dense and rank_zero_only(find_dense)(trial) is None:
             dense = dense_config(trial).model_copy(update={"num_trial": 1})
             way_out = "move it away, or leave the dense network out by --no-with_dense"
-            if not is_finished(folder_of(dense), dense, resumed=True, way_out=way_out):
+            if is_finished(folder_of(dense), dense, resumed=True, way_out=way_out):
+                pass
+            elif asked:
+                left = True
+            else:
                 try:
-                    _run_trial(dense, folder_of(dense))
+                    asked = _run_trial(dense, folder_of(dense))
                 except Stopped as stopped:  # the ticket's run is the one to go on with: it has the trials that are left
                     raise Stopped(stopped.why, stopped.exit_code, folder) from stopped
+        if asked and left:  # the signal came after the last step of a trial
+            raise Stopped(f"stopped after {folder}, which is finished", asked)
     report_trials(config, folder)
     return folder
 
@@ -146,7 +150,7 @@ def _conclude(run: Run, config: Config, ticket: Ticket, net: nn.Module, data: Sp
 
 def _found(find_ticket: Callable, net: nn.Module, data: Splits, config: Config, run: Run) -> tuple[Ticket, float]:
     """Return the ticket and the seconds of its search; the network is plain afterwards."""
-    if found := _found_before(run):
+    if found := _found_before(run, net):
         _check_kind(found[0], net, config)
         return found[0].to(data.train.device), found[1]
     started = time.perf_counter()
@@ -165,14 +169,14 @@ def _found(find_ticket: Callable, net: nn.Module, data: Splits, config: Config, 
 
 
 @rank_zero_only
-def _found_before(run: Run) -> tuple[Ticket, float] | None:
+def _found_before(run: Run, net: nn.Module) -> tuple[Ticket, float] | None:
     """The ticket that a search without stages has found, and its seconds; None if the run has not come so far.
 
     Repeated on another machine, the search may round to other masks than those whose training has begun.
     """
     kept, path = run.load("ticket"), run.folder / TICKET
     seconds = kept.get("seconds") if isinstance(kept, dict) else None
-    return (read_ticket(path)[0], seconds) if isinstance(seconds, float) and path.is_file() else None
+    return (read_own_ticket(path, net), seconds) if isinstance(seconds, float) and path.is_file() else None
 
 
 def _check_kind(ticket: Ticket, net: nn.Module, config: Config) -> None:

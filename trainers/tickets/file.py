@@ -66,6 +66,20 @@ def read_ticket(path: Path) -> tuple[Ticket, dict[str, Any]]:
     return _whole(stored, path), stored.about
 
 
+def read_own_ticket(path: Path, network: nn.Module) -> Ticket:
+    """Read a run's own ticket onto the CPU; weights that are not stored are those of the run's fresh network.
+
+    On another machine these may differ from the ones that the ticket was found on; its masks do not.
+
+    Raises:
+        UserError: the file does not exist, is no ticket or is damaged.
+    """
+    stored, own = read_stored(path), network.state_dict()
+    return stored.with_weights(
+        {name: own[name].to("cpu", copy=True) for name in (stored.draw or {"names": ()})["names"]}
+    )
+
+
 def _whole(stored: Stored, path: Path) -> Ticket:
     if stored.draw is None:
         return stored.ticket

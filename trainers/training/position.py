@@ -116,13 +116,14 @@ def restore(training: Training, stored: dict[str, Any], where: str) -> None:
 def _is_alike(stored: Any, own: Any) -> bool:
     """Whether a stored value has the type, and a tensor the shape, of the value in a fresh training.
 
-    What is empty or None in a fresh training may have been filled since.
+    What is empty or None in a fresh training may have been filled since, as it has where a divergence is looked for by
+    restoring the training that diverged.
     """
     if own is None:
         return stored is None or isinstance(stored, Tensor | float)
     if isinstance(own, Tensor):
         return isinstance(stored, Tensor) and stored.shape == own.shape and stored.layout == own.layout
-    if isinstance(own, dict) and own and isinstance(stored, dict) and "param_groups" not in own:
+    if isinstance(own, dict) and own and isinstance(stored, dict) and stored and "param_groups" not in own:
         return set(own) == set(stored) and all(_is_alike(stored[name], value) for name, value in own.items())
     return type(stored) is type(own) or (isinstance(own, float) and type(stored) is int)
 
