@@ -191,12 +191,12 @@ def _trials(tmp_path, count, **changed):
     return Trials("a", config_of(options, "test"), Claims(tmp_path / "s"))
 
 
-def _finish(task, **summary):
+def _finish(task, ended_early=False, **summary):
     """What a run that ends well leaves, as far as sweeps look at it."""
     task.unit.folder.mkdir(parents=True, exist_ok=True)
     (task.unit.folder / "config.yml").write_text(task.unit.asked.to_yaml())
     write_json(task.unit.folder / "summary.json", summary)
-    task.done(False)
+    task.done(ended_early)
     task.claim.release()
 
 
@@ -423,17 +423,21 @@ def test_the_ladder_ends_at_the_best_configs():
 
 def test_a_run_poorer_than_those_that_meet_the_target_is_ended_early(sweep):
     (search,) = _searches(sweep(options=TINY, search=LAMBDA, study={"trials": 6, "startup": 2}))
-    for accuracy, remaining in ((95, 40), (90, 40), (60, 20), (80, 20), (50, 20)):
+    for accuracy, remaining, ended_early in (
+        (95, 40, False), (90, 40, False), (60, 20, False), (80, 20, False), (50, 20, True), (50, 20, False)
+    ):  # fmt: skip
         task = search.take()
         rows = [epoch_row(epoch, accuracy) for epoch in range(10)]
         task.unit.folder.mkdir(parents=True)
         for epochs in (7, 10):  # half of the epochs and two more, and all
             write_csv(task.unit.folder / task.unit.asked.results_filename, rows[:epochs])
             assert task.should_stop_early() == ((accuracy, epochs) == (50, 10))
-        _finish(task, val_acc_before_finetune=accuracy, weights_remaining_percent=remaining)
+        assert not task.should_stop_early()  # each epoch is judged once, by the runs that are finished by then
+        _finish(task, ended_early, val_acc_before_finetune=accuracy, weights_remaining_percent=remaining)
     states = [(trial.state.name, trial.value) for trial in search._study.trials]
     missed = ("COMPLETE", 0)
-    assert states == [missed, missed, ("COMPLETE", 60), ("COMPLETE", 80), ("PRUNED", 50)]
+    # The last had finished before it could be stopped.
+    assert states == [missed, missed, ("COMPLETE", 60), ("COMPLETE", 80), ("PRUNED", 50), ("COMPLETE", 50)]
 
 
 def test_a_run_is_poor_below_the_median_in_three_epochs_in_a_row():

@@ -165,29 +165,35 @@ class Search:
 
     def _should_stop_early(self, trial: Trial, unit: Unit) -> bool:
         """Report each new epoch to the study; return whether one of them should end the run."""
+        known = set(self._state(trial).intermediate_values)
+        reported = self._report(trial, unit)
         finished = [
             one.intermediate_values
             for one in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             if one.intermediate_values and not one.user_attrs.get("missed")
         ]
         begin = self._settings.first_stop * max((max(values) for values in finished), default=0)
-        reported = self._state(trial).intermediate_values
+        return self._settings.pruner == "median" and any(
+            is_below_median(
+                {at: reported[at] for at in reported if begin < at <= epoch}, finished, self._settings.startup
+            )
+            for epoch in reported
+            if epoch > begin and epoch not in known
+        )
+
+    def _report(self, trial: Trial, unit: Unit) -> dict[int, float]:
+        """Report each new epoch to the study; return the accuracies of all reported ones."""
+        reported = dict(self._state(trial).intermediate_values)
         for epoch, accuracy in enumerate(accuracies(unit, self._settings.metric), start=1):
             if epoch not in reported:
                 trial.report(accuracy, epoch)
-                reported = {**reported, epoch: accuracy}
-            if self._settings.pruner == "median" and epoch > begin:
-                late = {at: value for at, value in reported.items() if begin < at <= epoch}
-                if is_below_median(late, finished, self._settings.startup):
-                    return True
-        return False
+                reported[epoch] = accuracy
+        return reported
 
     def _tell(self, trial: Trial, unit: Unit, ended_early: bool) -> None:
-        """Report the result of a run that has ended, early or normally.
-
-        A run that ended before its last epochs were reported is judged as if it were still running.
-        """
-        if ended_early or self._should_stop_early(trial, unit):
+        """Report the result of a run that has ended: a run that has finished counts, however low its curve was."""
+        self._report(trial, unit)
+        if ended_early:
             self._study.tell(trial.number, state=TrialState.PRUNED)
             print(f"== ended early: {unit.name} is below the median of the others", flush=True)
             return

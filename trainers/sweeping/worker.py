@@ -75,7 +75,7 @@ def _run(task: Task, options: Path, claims: Claims, asked: list[int]) -> None:
     try:
         code, ended_early = run_process(task, options, asked)
         if code == 0 or ended_early:
-            task.done(ended_early)
+            task.done(code != 0)  # 0: it had finished by the time it was asked to stop
         elif code == DIVERGED:
             if task.diverged():
                 claims.failed(task.unit, code)
