@@ -224,7 +224,13 @@ def test_layers_that_are_pruned_in_many_small_steps_end_at_the_exact_count():
 
 @pytest.mark.parametrize(
     ("epochs", "share", "phases"),
-    [(10, 0.1, "dd" + "sdsdsd" + "ss"), (20, 0.1, "dddd" + "ssddssddssdd" + "ssss"), (4, 0.05, "ddss"), (1, 0.05, "s")],
+    [
+        (10, 0.1, "dd" + "sds" + "dd" + "sss"),
+        (20, 0.1, "dddd" + "ssddss" + "dddd" + "ssssss"),
+        (100, 0.05, "d" * 10 + ("s" * 5 + "d" * 5) * 6 + "s" * 5 + "d" * 10 + "s" * 15),
+        (4, 0.05, "ddss"),
+        (1, 0.05, "s"),
+    ],
 )
 def test_phases_take_turns_after_a_dense_warm_up_and_end_sparse(epochs, share, phases):
     assert "".join("s" if is_sparse(epoch, epochs, share) else "d" for epoch in range(epochs)) == phases
@@ -234,7 +240,7 @@ def test_acdc_prunes_the_largest_weights_of_the_network_and_regrows_all_from_0()
     net = Toy()
     config = _config("--algo", "acdc", "--epochs", "10", "--acdc_phase", "0.1")
     training = _training(Alternating, config, net, all_kept(prunable_parameters(net)))
-    for epoch, density in zip(range(10), (228, 228, 57, 228, 57, 228, 57, 228, 57, 57)):
+    for epoch, density in zip(range(10), (228, 228, 57, 228, 57, 228, 228, 57, 57, 57)):
         weights = torch.cat([part.detach().abs().flatten() for part in prunable_parameters(net).values()])
         before = training.masks
         training.before_epoch(epoch)
@@ -242,6 +248,7 @@ def test_acdc_prunes_the_largest_weights_of_the_network_and_regrows_all_from_0()
         assert remaining(training.masks) == density
         if density == 57 and remaining(before) == 228:
             assert weights[masks].min() >= weights[~masks].max()
+        assert bool(training.optimizer.state) == (epoch > 0 and (density, remaining(before)) != (228, 57))
         assert all(part[~training.masks[name]].eq(0).all() for name, part in prunable_parameters(net).items())
         for _ in range(STEPS):
             _step(training)

@@ -1,7 +1,7 @@
 """AC/DC: alternate between training the whole network and training its largest weights only.
 
 Source: Peste et al., "AC/DC: Alternating Compressed/DeCompressed Training of Deep Neural Networks", NeurIPS 2021 (arXiv
-2106.12379), Algorithm 1.
+2106.12379), Algorithm 1; lengths of the last phases and the reset of momentum as in the authors' runs on ImageNet.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ class Alternating(MovingMasks):
 
     @torch.no_grad()
     def before_epoch(self, epoch: int) -> None:
-        """Prune to the target, or unprune all weights, if a phase begins; weights that were pruned begin at 0."""
+        """Prune to the target, or unprune all weights, if a phase begins.
+
+        In a dense phase, weights that were pruned begin at 0, and all weights without momentum.
+        """
         super().before_epoch(epoch)
         was_sparse = not all(kept == size for kept, size in self._layers.values())
         now_sparse = is_sparse(epoch, self._config.epochs, self._config.acdc_phase)
@@ -50,13 +53,14 @@ class Alternating(MovingMasks):
             self.set_masks(keep_highest(magnitudes, self._config.density, self.random_at(self.step)))
         elif was_sparse and not now_sparse:
             self.set_masks(all_kept(self.masks))
+            self.optimizer.state.clear()
 
 
 def is_sparse(epoch: int, epochs: int, share: float) -> bool:
     """Whether an epoch (0-based) belongs to a sparse phase.
 
-    A dense warm-up of two phases comes first, and a sparse phase of double length last; between them, sparse and dense
-    phases take turns.
+    A dense warm-up of two phases comes first; two phases that are dense and three that are sparse come last, or as many
+    as half of the training has room for; between them, sparse and dense phases take turns.
 
     Args:
         epoch: in question.
@@ -64,5 +68,5 @@ def is_sparse(epoch: int, epochs: int, share: float) -> bool:
         share: length of a phase as a fraction of the training.
     """
     phase = max(1, round(share * epochs))
-    last = max(1, min(2 * phase, epochs // 2))
-    return epoch >= epochs - last or (epoch >= 2 * phase and (epoch // phase) % 2 == 0)
+    left = epochs - max(1, min(3 * phase, epochs // 2)) - epoch  # until the last sparse phase
+    return left <= 0 or (left > 2 * phase <= epoch and (epoch // phase) % 2 == 0)
