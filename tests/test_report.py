@@ -2,15 +2,18 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
+from matplotlib.figure import Figure
 
 from args_helper import config_of
 from tests.conftest import read_rows, summary_of
 from tests.run_folders import make_run, make_trials
 from trainers.checks.verdict import judge
-from trainers.reporting.gather import DAMAGED, GOING_ON, gather
+from trainers.reporting.gather import DAMAGED, FINISHED, GOING_ON, gather
 from trainers.reporting.page import File, Part, Report, Section
+from trainers.reporting.plotting import _curve
 from trainers.reporting.published import PUBLISHED, beside_published, published_for
 from trainers.reporting.report import write_report
 from trainers.reporting.series import family_of, tasks_of
@@ -308,6 +311,20 @@ def test_what_a_search_steers_has_a_panel_and_what_stays_has_none(root, call):
     found = table(root, "epochs", "lmbda", "threshold")
     runs = [[",".join(row) for row in found[start : start + 4]] for start in (0, 4, 8)]
     assert sorted(runs) == sorted([*values, ",", ","] for values in steered.values())
+
+
+def test_the_mean_of_trials_is_over_the_same_epochs_though_a_search_ended_early():
+    def run(*course):
+        return SimpleNamespace(state=FINISHED, epochs=[
+            SimpleNamespace(phase=phase, epoch=epoch, test_acc=value) for phase, epoch, value in course
+        ])  # fmt: skip
+
+    short = run(("search", 0, 20), ("finetune", 0, 90), ("finetune", 1, 94))
+    whole = run(("search", 0, 10), ("search", 1, 40), ("finetune", 0, 80), ("finetune", 1, 90))
+    axes = Figure().subplots()
+    _curve(axes, SimpleNamespace(runs=[short, whole], density=5.0, target=5.0), "test_acc", {"color": "k"})
+    mean, divider = axes.lines
+    assert mean.get_ydata().tolist() == [15, 40, 85, 92] and divider.get_xdata().tolist() == [2.5]
 
 
 def test_names_of_any_kind_are_text_and_nothing_else(root, call):

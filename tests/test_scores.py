@@ -111,6 +111,13 @@ def test_a_penalty_has_the_value_and_the_slope_found_by_hand(name, a, b, value, 
     assert scores.grad.tolist() == pytest.approx(slope, rel=1e-6, abs=1e-7)
 
 
+def test_a_broken_power_of_scores_outside_their_range_is_a_number_and_does_not_pull():
+    scores = torch.tensor([-0.01, 0.5, 1.01], requires_grad=True)
+    found = PENALTIES["var_red_1"](scores, torch.ones(3), 1.5, 2.5)
+    found.backward()
+    assert found.item() == pytest.approx(0.0625) and scores.grad.tolist() == pytest.approx([0, -0.125, 0])
+
+
 def test_a_penalty_reaches_the_gradient_times_lambda_also_of_pruned_scores():
     training = learning("--regularization", "var_red_1", "--lmbda", "0.25", "--alpha", "2", "--alpha_prime", "3")
     scores = set_scores(training, torch.linspace(0, 1, 158))

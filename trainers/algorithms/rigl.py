@@ -22,17 +22,18 @@ from trainers.algorithms.random_mask import find_erk_ticket
 from trainers.tickets.ticket import Ticket
 from trainers.training.cost import forward_flops
 from trainers.training.moving_masks import PeriodicMasks, update_steps
-from utils.masks import prune_exactly
+from utils.masks import per_layer, prune_exactly
 from utils.run.run import Run
 
 
 def find_by_gradient(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
     """Drop the smallest weights of every layer, and grow those with the largest gradients."""
     training = _trained(Rigged, net, data, config, run)
-    # The gradients of all weights, also of pruned ones: as much as one more forward pass of the dense network.
+    # The gradients of pruned weights, which no other step needs: those of a whole layer take a forward pass's FLOPs.
     changes = sum(step >= config.start_epoch * len(data.train) for step in training.update_steps)
-    flops = changes * config.batch_size * forward_flops(net, data.spec.shape)[""]
-    return training.ticket(scoring_flops=flops)
+    flops = forward_flops(net, data.spec.shape)
+    pruned = sum(flops[name] * (1 - kept / size) for name, (kept, size) in per_layer(training.masks).items())
+    return training.ticket(scoring_flops=round(changes * config.batch_size * pruned))
 
 
 def find_at_random(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
@@ -104,7 +105,7 @@ def replaced(mask: Tensor, magnitudes: Tensor, growth: Tensor, share: float, gen
 
 
 def _trained(kind: type[Evolving], net: nn.Module, data: Splits, config: Config, run: Run) -> Evolving:
-    if config.update_every >= (last := update_steps(config, len(data.train))[-1]):
+    if config.update_every >= (last := update_steps(config, len(data.train)).stop - 1):
         told = f"update_every {config.update_every}: {config.algo} replaces hardly a weight in the {last} steps"
         warnings.warn(f"{told} in which it may (update_until); lower it, or train longer", stacklevel=3)
     return kind.searched(net, find_erk_ticket(net, data, config, run).masks, data, config, run, "grow")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
 from statistics import fmean
 from typing import Any
 
@@ -212,15 +211,17 @@ def draw_curves(task: Task) -> RenderedPlot | None:
 
 def _curve(axes: Axes, one: Experiment, metric: str, look: Mapping[str, Any]) -> None:
     """Draw a metric over the epochs that have it."""
-    courses = [(run, [value for epoch in run.epochs if (value := getattr(epoch, metric)) is not None])
-               for run in one.runs]  # fmt: skip
-    ended = [(run, course) for run, course in courses if run.state == FINISHED and course]
+    courses = [(run, {(epoch.phase, epoch.epoch): value for epoch in run.epochs
+                      if (value := getattr(epoch, metric)) is not None}) for run in one.runs]  # fmt: skip
+    ended = [course for run, course in courses if run.state == FINISHED and course]
     if ended:
-        spreads = [Spread.of(together) for together in zip_longest(*(course for _, course in ended))]
+        phases = list(dict.fromkeys(phase for course in ended for phase, _ in course))
+        points = sorted({point for course in ended for point in course}, key=lambda at: (phases.index(at[0]), at[1]))
+        spreads = [Spread.of(course.get(point) for course in ended) for point in points]
         epochs = range(1, len(spreads) + 1)
         alone = {"marker": "o"} if len(spreads) == 1 else {}  # a line of one point does not show
         axes.plot(epochs, [one.mean for one in spreads], label=percent(one.density), linewidth=1.2, **look, **alone)
-        searched = sum(epoch.phase.startswith("search") for epoch in ended[0][0].epochs)
+        searched = sum(phase.startswith("search") for phase, _ in points)
         if 0 < searched < len(spreads):
             axes.plot(searched + 0.5, fmean((spreads[searched - 1].mean, spreads[searched].mean)), "|", ms=13,
                       color=look["color"])  # fmt: skip
@@ -229,8 +230,9 @@ def _curve(axes: Axes, one: Experiment, metric: str, look: Mapping[str, Any]) ->
     aim = "" if one.target is None else f"{one.target:g}%, "
     for run, course in courses:
         if run.state != FINISHED and course:
-            axes.plot(range(1, len(course) + 1), course, linewidth=0.8, **look)
-            axes.plot(len(course), course[-1], ">", mfc="white", mec=look["color"], ms=7,
+            values = list(course.values())
+            axes.plot(range(1, len(values) + 1), values, linewidth=0.8, **look)
+            axes.plot(len(values), values[-1], ">", mfc="white", mec=look["color"], ms=7,
                       label=f"{aim}trial {run.trial}, {run.state}")  # fmt: skip
 
 

@@ -34,6 +34,12 @@ Penalty = Callable[[Tensor, Tensor, float, float], Tensor]
 """(scores in [0, 1], their weights, α, α′) -> the penalty, a scalar."""
 
 
+def _var_red_1(scores: Tensor, _weights: Tensor, a: float, b: float) -> Tensor:
+    # Between two projections scores may leave [0, 1], where a broken power is not a number.
+    s = torch.where((scores < 0) | (scores > 1), 0.0, scores)
+    return (s**a * (1 - s) ** b).sum()
+
+
 def _bin_entropy(scores: Tensor, _weights: Tensor, _a: float, _b: float) -> Tensor:
     # At 0 and 1 the entropy is 0 and its slope infinite: such scores are excluded, also from the gradient.
     inside = (scores > 0) & (scores < 1)
@@ -45,7 +51,7 @@ PENALTIES: dict[str, Penalty] = {
     "L2": lambda s, _w, _a, _b: s.square().sum(),
     "L1": lambda s, _w, _a, _b: s.abs().sum(),
     "L1_L2": lambda s, _w, _a, _b: s.abs().sum() + s.square().sum(),
-    "var_red_1": lambda s, _w, a, b: (s**a * (1 - s) ** b).sum(),
+    "var_red_1": _var_red_1,
     "var_red_2": lambda s, w, _a, _b: (w.square() * s * (1 - s)).sum(),
     "bin_entropy": _bin_entropy,
 }
