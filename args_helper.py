@@ -529,8 +529,9 @@ def _resumed(flags: dict[str, Given], problems: list[str]) -> Config:
     begun = read_yaml(DECLARED, stored, problems)
     source = flags.pop("config", None)
     from_file = read_yaml(DECLARED, Path(str(source.value)), problems) if source else {}
-    before = _make_config(begun, problems)
-    after = _make_config(overridden({**begun, **from_file}, flags), problems)
+    ran = (folder / "summary.json").is_file()
+    before = _make_config(begun, problems, ran)
+    after = _make_config(overridden({**begun, **from_file}, flags), problems, ran)
     if after.dataset in DEFINED_BY_PATH and after.data != before.data:
         first = before.data_at_first or before.data
         warnings.warn(f"--resume {folder}: the images in {after.data} have to be those of {first}", stacklevel=3)
@@ -543,8 +544,8 @@ def _resumed(flags: dict[str, Given], problems: list[str]) -> Config:
     return accepted(before, after, f"--resume {folder}", changeable)
 
 
-def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
-    """Validate all values together.
+def _make_config(given: dict[str, Given], problems: list[str], ran: bool = False) -> Config:
+    """Validate all values together; a run that has `ran` to its end may be of a version with fewer contradictions.
 
     Raises:
         UserError: there are problems, found before or now; the message lists all of them.
@@ -562,7 +563,7 @@ def _make_config(given: dict[str, Given], problems: list[str]) -> Config:
         warnings.warn(f"{where}: with a prune_rate of −1, not used, scale_fan leaves the fan as it is", stacklevel=3)
     config = config.model_copy(update=implied)
     own = () if any(getattr(config, mode) for mode in LOOKING) else config.algorithm.refused
-    for rule in (*CONTRADICTIONS, *own) if alone else (ONE_MODE,):
+    for rule in (*CONTRADICTIONS, *own) if alone and not ran else (ONE_MODE,):
         if not wrong.intersection(rule.options) and rule.holds(config):
             where = [given[name].where for name in rule.options if name in given]
             problems.append(f"{', '.join(where) or rule.options[0]}: {rule.text.format(c=config)}")

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 from conftest import PROJECT, read_rows, summary_of
+from run_folders import make_run
 
 BEGUN = PROJECT / "tests" / "golden" / "run_begun"
 
@@ -21,3 +22,12 @@ def test_a_run_that_an_earlier_version_began_comes_to_its_end(stage, stored, don
         assert float(row["train_loss"]) == pytest.approx(float(theirs["train_loss"]), rel=0.02)
         assert float(row["model_sparsity"]) == pytest.approx(float(theirs["model_sparsity"]), abs=0.5)
     assert summary_of(folder)["weights_remaining"] == pytest.approx(131, abs=1)
+
+
+def test_options_that_contradict_by_now_keep_no_finished_run_from_the_report(done, refusal, trial, tmp_path):
+    config = make_run(trial(), algo="ep", lmbda=1e-3) / "config.yml"
+    config.write_text(config.read_text().replace("regularization: none", "regularization: bin_entropy"))
+    assert "finished runs: 1, " in done("--report", tmp_path / "results").out
+    assert "is finished: nothing to do" in done("--resume", trial()).out
+    (trial() / "summary.json").unlink()
+    assert "bin_entropy is for scores in [0, 1]" in refusal("--resume", trial())

@@ -134,7 +134,7 @@ def is_finished(folder: Path, config: Config, resumed: bool, way_out: str | None
         if any((folder / name).exists() for name in ("checkpoints", "summary.json")):
             raise UserError(f"{folder} holds a run whose config.yml is missing; {way_out or _way_out(config)}")
         return False
-    there = parse_args(["--config", str(stored)])
+    there = parse_args(["--resume", str(folder)])
     finished = (folder / "summary.json").is_file()
     # `accepted` has allowed and noted what --resume_anyway changes of the resumed run.
     changed = config.resume is not None and config.resumed_with != there.resumed_with
