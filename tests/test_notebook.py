@@ -60,6 +60,13 @@ def test_what_only_a_command_does_is_not_ignored(monkeypatch, option):
         mine(**option)
 
 
+def test_a_time_limit_in_a_file_is_kept(monkeypatch, tmp_path):
+    (tmp_path / "mine.yml").write_text("max_time: 9m\n")
+    monkeypatch.setattr("trainers.notebook.run_trials", lambda config, **_: pytest.fail(config.max_time))
+    with pytest.raises(pytest.fail.Exception, match="9m"):
+        mine(tmp_path / "mine.yml")
+
+
 def test_metrics_are_those_of_the_table_by_whatever_name(tmp_path):
     names = ("tables/[own].txt", "tables/[own]_mask_shuffle.txt", "tables/other.txt", "[own].txt")
     for number, name in enumerate(names):

@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import data.packs.shards as shards
 from args_helper import parse_args
 from data.decode import read_image
 from data.load import load_data
+from data.packs.checking import image_files
 from data.packs.pack import INDEX, SHARD, read_pack
 from utils.errors import UserError
 from utils.run.lock import locked
@@ -351,6 +353,13 @@ def test_folders_that_a_pack_lacks_are_told_of(three_files):
         f"folders without images, which a pack leaves out: {three_files}/train/b",
         f"folders without a readable image, which the pack leaves out: {three_files}/test/a",
     ]
+
+
+def test_the_folder_of_a_pack_inside_the_images_is_not_told_of(three_files):
+    target = three_files / "packs" / "mine"
+    target.mkdir(parents=True)
+    with warnings.catch_warnings(action="error"):
+        assert len(image_files(three_files, without=target)) == 10
 
 
 def test_a_jpeg_with_harmless_damage_is_written_anew(tmp_path):

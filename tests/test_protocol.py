@@ -264,6 +264,9 @@ def test_a_run_does_not_go_on_with_another_ticket_of_the_same_path(done, refusal
         assert f"begun with another file {path} (ticket) than is there now" in refusal(*words)
     shutil.copy(one, path)
     done("--resume", trial("given"), "--skip_sanity_checks")
+    shutil.copy(other, path)  # of no use to the checks, which begin from the run's own ticket
+    done("--only_sanity", "--sanity_folder", trial("given"))
+    assert set(summary_of(trial("given"))["checks"]) == set(CHECKS)
 
 
 def test_an_inverted_run_is_set_beside_the_run_it_inverts(ran, done, trial):

@@ -129,7 +129,9 @@ def test_a_density_that_nothing_aimed_at_is_no_target(root, call):
         ("resnet20_sparsity_1_44_unflagT/", 1.44, "resnet20_unflagT"), ("mobilenetv2_ep_20/", 20, "mobilenetv2_ep"),
         ("s/imp/target_sparsity_0.5/lmbda_5", 0.5, "s/imp/lmbda_5"), ("resnet20/", 20, None), ("/run_15", 5, None),
         ("s/best_x_target_sparsity_5.0", 5, "s/best_x"), ("/5_run", 5, "run"), ("/_5_/x", 5, "_/x"), ("/", 5, None),
-        ("gm/iter_period_5", 5, None), ("gm/iter_period_5/5", 5, "gm/iter_period_5"),
+        ("digits/smart_ratio/target_sparsity_5", 5, "digits/smart_ratio"), ("smart_ratio_5", 5, "smart_ratio"),
+        ("reinit/target_sparsity_5", 5, "reinit"), ("gm/iter_period_5", 5, None),
+        ("gm/iter_period_5/5", 5, "gm/iter_period_5"),
         ("digits_5/gem/iter_period_5/target_sparsity_5", 5, "digits_5/gem/iter_period_5"),
     ],
 )  # fmt: skip

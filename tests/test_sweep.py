@@ -99,6 +99,7 @@ def test_every_sweep_of_the_project_names_its_command_and_has_runs_that_can_be_r
         ({"options": {"config": "x.yml"}}, "a: config is not for a sweep, which runs new trials: leave it out"),
         ({"runs": {"a": None, "b": {"evaluate": True, "ticket": "x"}}}, "b: evaluate is not for a sweep"),
         ("runs:\n  a: {lr: 0.1}\n  a: {lr: 0.2}", "FILE:3: a stands there twice"),
+        ("runs: {a: {bn-type: x, bn_type: y}}", "bn_type is given twice, in two spellings"),
         ("runs: {a: &one {lr: 0.1, lr: 0.2}, b: *one}", "FILE:1: lr stands there twice"),
         (
             {

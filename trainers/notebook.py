@@ -91,7 +91,7 @@ def mine(config: str | Path | None = None, **options: Any) -> Mined:
         Diverged: the loss or the weights are no longer finite.
     """
     asked = config_of(options, path=config)
-    if refused := [name for name in OF_COMMANDS if getattr(asked, name)]:
+    if refused := [name for name in OF_COMMANDS if options.get(name)]:
         told = "mine runs trials, and goes on with those that were begun"
         raise UserError(f"{', '.join(refused)}: for the command line only; {told}")
     folder = run_trials(asked, go_on=True)

@@ -241,7 +241,7 @@ def train_controls(run: Run, net: nn.Module, ticket: Ticket, data: Splits, confi
     if config.resumed_with:
         rows = (run.load(recipe.stage) or {}).get("rows", [])
         if not recipe.was_followed(rows, config.resumed_with):
-            changed = f"the run was resumed with {config.resumed_with}, after its ticket's training had begun"
+            changed = f"the run was resumed with {config.resumed_with}, perhaps within its ticket's training"
             warnings.warn(f"no sanity checks: {changed}; no control network can be trained like it", stacklevel=2)
             return {}
     checks = {}

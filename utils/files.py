@@ -42,7 +42,7 @@ def write_atomic(
     """
     raw = content.encode() if isinstance(content, str) else content
     # In the same folder, because a rename is atomic within one file system only.
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SCRATCH}")
+    scratch = path.parent / f".{path.name}.{secrets.token_hex(4)}{SCRATCH}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with scratch.open("xb") as file:

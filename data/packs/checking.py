@@ -101,11 +101,12 @@ def image_files(root: Path, without: Path | None = None) -> list[str]:
     for folder, inner, names in os.walk(root, followlinks=True, onerror=_raise):
         here = Path(folder).resolve()
         skipped = {here, *here.parents, without and without.resolve()}  # a link to a folder above would be a loop
+        is_leaf = not inner
         inner[:] = [name for name in inner if not name.startswith(".") and (here / name).resolve() not in skipped]
         images = sorted(name for name in names if is_image(name) and not name.startswith("."))
         if images:
             found[os.path.relpath(folder, root)] = images
-        elif not inner:
+        elif is_leaf:
             empty.append(os.path.relpath(folder, root))
     if not found:
         raise UserError(f"there are no images in {root}")

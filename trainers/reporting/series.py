@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from args_helper import OPTIONS, TASK_OPTIONS, Config
-from trainers.algorithms import facts_of
+from trainers.algorithms import ALGORITHMS, facts_of
 from trainers.checks.verdict import Verdict
 from trainers.reporting.gather import Outcome, RunRecord
 from trainers.results.trials import Spread, judge_checks
@@ -188,7 +188,8 @@ def family_of(config: Config) -> str | None:
     value = re.escape(f"{config.target_sparsity:g}").replace(r"\.", "[._]") + r"(?:\.0)?"
     for token in (rf"(?:target_)?sparsity_{value}", value):  # without the name: another option may have the same value
         for found in re.finditer(rf"^{token}(?:[/_-]|$)|[/_-]{token}(?=[/_-]|$)", place):
-            if not place[: found.start()].endswith(tuple(OPTIONS)):
+            before = place[: found.start()].rpartition("/")[2]
+            if token != value or before not in OPTIONS or before in ALGORITHMS:
                 return place[: found.start()] + place[found.end() :]
     return None
 

@@ -148,25 +148,30 @@ def is_finished(folder: Path, config: Config, resumed: bool, way_out: str | None
         raise UserError(
             f"{folder} holds another experiment, which differs in: {differing}; {way_out or _way_out(config)}"
         )
-    _refuse_changed_files(config, folder, way_out)
+    _refuse_changed_files(config, folder, way_out, finished)
     if not finished and not resumed:
         raise UserError(f"{folder} holds this run, unfinished; go on with it by: {resume_command(folder)}")
     return finished
 
 
-def _refuse_changed_files(config: Config, folder: Path, way_out: str | None) -> None:
+def _refuse_changed_files(config: Config, folder: Path, way_out: str | None, finished: bool = False) -> None:
     """Raises: UserError: a file that the run began from, or its own algorithm or network, has another content now."""
+    own_only = finished and config.resume  # control networks begin from the run's own ticket
     way_out = way_out or ("put that one back" if config.resume else _way_out(config))
     began = next(iter(_environments(folder)), {}).get("files")
     for name, found in _files(config).items():
-        if isinstance(began, dict) and began.get(name, found) != found:
+        if isinstance(began, dict) and began.get(name, found) != found and not (own_only and name in BEGUN_FROM):
             file = f"{getattr(config, name)} ({name})"
             raise UserError(f"{folder} was begun with another file {file} than is there now; {way_out}")
 
 
+BEGUN_FROM = ("ticket", "pretrained", "imp_rewind_model")
+"""The options that name a file with weights or masks to begin from."""
+
+
 def _files(config: Config) -> dict[str, str]:
     """Return, for every option that names a file to begin from or to run, its digest; a missing file is left out."""
-    paths = {name: Path(getattr(config, name) or "") for name in ("ticket", "pretrained", "imp_rewind_model")}
+    paths = {name: Path(getattr(config, name) or "") for name in BEGUN_FROM}
     paths |= {name: Path(getattr(config, name).rpartition(":")[0]) for name in ("algo", "arch")}  # path.py:function
     return {name: digest(path) for name, path in paths.items() if path.is_file()}
 

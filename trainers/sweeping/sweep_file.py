@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from args_helper import DECLARED, Config
 from utils.errors import UserError, did_you_mean
@@ -25,7 +25,17 @@ TEXTS = frozenset(name for name, field in DECLARED.fields.items() if allowed(fie
 """The options whose values are texts, such as `run_idx: 1_44`, which YAML reads as 144."""
 
 Option = Annotated[str, AfterValidator(_canonical)]
-Options = dict[Option, Any]
+
+
+def _once(options: Any) -> Any:
+    if isinstance(options, dict):
+        names = [_canonical(name) for name in options if isinstance(name, str)]
+        if doubled := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"{', '.join(sorted(doubled))} is given twice, in two spellings")
+    return options
+
+
+Options = Annotated[dict[Option, Any], BeforeValidator(_once)]
 
 
 class _Part(BaseModel):
@@ -111,7 +121,12 @@ def runs_of(path: Path, flags: Mapping[str, Any] = {}) -> Iterator[tuple[str, Op
 
 def _short(option: str, flag: Any, values: list[Any]) -> Any:
     """Return a flag's value as the file writes it, so that it names the same run; one that it lacks without `.0`."""
-    same = (value for value in values if getattr(validated(Config, {option: Given(value, "")}, [])[0], option) == flag)
+
+    def is_same(value: Any) -> bool:
+        config, wrong = validated(Config, {option: Given(value, "")}, [])
+        return option not in wrong and getattr(config, option) == flag
+
+    same = filter(is_same, values)
     return next(same, str(flag).removesuffix(".0") if isinstance(flag, float) else flag)
 
 

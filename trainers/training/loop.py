@@ -70,7 +70,7 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
             position, where = again, str(found)
         way_out = "begin again, or go on from there with --resume_anyway, at a lower learning rate"
         if stage.startswith("check/"):  # trained otherwise than the ticket, it would be no control
-            way_out = "--resume with --skip_sanity_checks ends the run without it"
+            way_out = "--resume with --skip_sanity_checks ends the run without any checks"
         raise Diverged(
             f"{stage} has diverged: {where} is not finite in epoch {position.epoch}, step {position.step}, at lr "
             f"{training.lr(position.epoch):g}. The last good checkpoint is kept in {run.folder}; {way_out}"
