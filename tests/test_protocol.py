@@ -49,6 +49,10 @@ def test_the_dense_network_is_trained_on_request_and_stands_beside_the_ticket(do
     assert not trial("other_dense").exists()
     assert summary_of(other)["dense"]["run"] == ticket["dense"]["run"]
     assert summary_of(unchecked("--width", "0.3", name="wide"))["dense"] is None
+    # One that is trained otherwise is compared with it, too, and gets a dense network of its own if that is asked for.
+    longer = ["--fine_tune_epochs", 2]
+    assert summary_of(unchecked(*longer, name="longer"))["dense"]["trained_alike"] is False
+    assert summary_of(unchecked(*longer, "--with_dense", name="own"))["dense"]["run"] == str(trial("own_dense"))
 
 
 def test_a_run_that_is_stopped_in_its_dense_run_goes_on_with_all_that_is_left(call, done, places, trial, monkeypatch):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from trainers.checks.verdict import Verdict, judge
+from trainers.results.references import Found
 from trainers.results.screens import last_screen, trials_screen
 from trainers.results.trials import beside_dense, finished_trials, judge_checks, siblings, write_summary, write_trials
 from trainers.sweeping.comparison import comparison_table, write_comparison
@@ -214,8 +215,9 @@ def test_the_last_screen_tells_the_run(tmp_path):
 
 def test_the_gap_to_dense_stands_beside_ticket_and_checks(tmp_path):
     one = summary(1, 90.0, {"mask_shuffle": 85.0})
-    beside = beside_dense(one, summary(1, 92.5), tmp_path / "dense")
-    assert beside["dense"] == {"test_acc_after_finetune": 92.5, "gap": 2.5, "run": str(tmp_path / "dense")}
+    beside = beside_dense(one, Found(tmp_path / "dense", summary(1, 92.5), is_alike=True))
+    found = {"test_acc_after_finetune": 92.5, "gap": 2.5, "run": str(tmp_path / "dense"), "trained_alike": True}
+    assert beside["dense"] == found
     assert beside["checks"]["mask_shuffle"]["gap_to_dense"] == 7.5
     [written] = finish(tmp_path, beside)
     assert "dense network 92.50%: the ticket is 2.50 points below it" in screen(written)
@@ -226,10 +228,12 @@ def test_the_gap_to_dense_stands_beside_ticket_and_checks(tmp_path):
     assert "±" not in said  # of one trial
     trials["figures"]["gap_to_dense"]["mean"] = -0.5
     assert "; the ticket is 0.50 above dense" in trials_screen(trials)
-    assert beside_dense(one, None, None) == one
+    assert beside_dense(one, None) == one
+    said = screen(beside_dense(one, Found(tmp_path, summary(1, 92.5), is_alike=False)))
+    assert f"dense network 92.50%: the ticket is 2.50 points below it; trained otherwise: {tmp_path}" in said
     # The dense run is elsewhere by now, and a check has been added: what was compared stays so.
     later = {**beside, "checks": {**beside["checks"], "weight_reinit": {"test_acc_after_finetune": 80.0}}}
-    kept = beside_dense(later, None, None)
+    kept = beside_dense(later, None)
     assert kept["dense"] == beside["dense"] and kept["checks"]["weight_reinit"]["gap_to_dense"] == 12.5
 
 

@@ -84,16 +84,14 @@ def _run_trials(config: Config, go_on: bool) -> Path:
             print(f"{folder} is finished: nothing to do{'; --export writes its network' if unsaved else ''}")
         else:
             asked = _run_trial(trial, folder)
-        if config.with_dense and not config.algorithm.is_dense and rank_zero_only(find_dense)(trial) is None:
+        has_dense = not config.with_dense or config.algorithm.is_dense
+        if not has_dense and not ((found := rank_zero_only(find_dense)(trial)) and found.is_alike):
             dense = dense_config(trial).model_copy(update={"num_trial": 1})
             way_out = "move it away, or leave the dense network out by --no-with_dense"
-            if is_finished(folder_of(dense), dense, resumed=True, way_out=way_out):
-                pass
-            elif asked:
-                left = True
-            else:
+            if not is_finished(folder_of(dense), dense, resumed=True, way_out=way_out):
+                left = left or bool(asked)
                 try:
-                    asked = _run_trial(dense, folder_of(dense))
+                    asked = asked or _run_trial(dense, folder_of(dense))
                 except Stopped as stopped:  # the ticket's run is the one to go on with: it has the trials that are left
                     raise Stopped(stopped.why, stopped.exit_code, folder) from stopped
         if asked and left:  # the signal came after the last step of a trial

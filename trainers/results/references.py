@@ -18,10 +18,11 @@ OF_MASKS = {"score_init", "freeze_weights", "conv_type"}
 
 
 class Found(NamedTuple):
-    """A finished run and its summary."""
+    """A finished run, its summary, and whether its network was trained as that of the run compared with it."""
 
     folder: Path
     summary: dict[str, Any]
+    is_alike: bool = True
 
 
 def dense_config(config: Config) -> Config:
@@ -59,7 +60,7 @@ def find_dense(config: Config) -> Found | None:
     """
     same = dense_config(config).config_hash
     found = [
-        one
+        one._replace(is_alike=one.summary["config_hash"] == same)
         for one in _finished(Path(config.results_dir))
         if one.summary["algo"] == DENSE
         and one.summary.get("task_hash") == config.task_hash
@@ -67,7 +68,7 @@ def find_dense(config: Config) -> Found | None:
     ]
 
     def worth(one: Found) -> tuple[bool, float]:
-        return one.summary["config_hash"] == same, one.summary["val_acc_after_finetune"] or 0.0
+        return one.is_alike, one.summary["val_acc_after_finetune"] or 0.0
 
     return max(found, key=worth, default=None)
 

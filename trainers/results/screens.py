@@ -48,7 +48,8 @@ def last_screen(summary: Summary, folder: Path, log_folder: Path) -> str:
 def dense_line(summary: Summary) -> str:
     """How far a ticket is from the dense network, in words."""
     accuracy, gap = summary["dense"]["test_acc_after_finetune"], summary["dense"]["gap"]
-    return f"{accuracy:.2f}%: the ticket is {abs(gap):.2f} points {'below' if gap >= 0 else 'above'} it"
+    otherwise = "" if summary["dense"].get("trained_alike", True) else f"; trained otherwise: {summary['dense']['run']}"
+    return f"{accuracy:.2f}%: the ticket is {abs(gap):.2f} points {'below' if gap >= 0 else 'above'} it{otherwise}"
 
 
 _PARTS = {"mask": "mask", "gem": "gem", "weights": "weights", "others": "BatchNorm", "header": "names and metrics"}

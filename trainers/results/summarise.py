@@ -99,7 +99,7 @@ def related(summary: Summary, config: Config) -> Summary:
         A copy with `dense` and, for an inversion, `inverts`; None where no such run has ever been finished.
     """
     dense = None if facts_of(summary["algo"]).is_dense else find_dense(config)
-    beside = beside_dense(summary, dense and dense.summary, dense and dense.folder)
+    beside = beside_dense(summary, dense)
     if not config.invert_sanity_check:
         return beside
     upright = find_upright(config)

@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from trainers.checks.verdict import Verdict, judge
+from trainers.results.references import Found
 from trainers.results.summary import AVERAGED, Summary, read_summary
 from utils.errors import UserError
 from utils.files import write_json
@@ -58,17 +59,16 @@ def judged(folder: Path, summary: Summary) -> Summary:
     return {**summary, "checks": checks}
 
 
-def beside_dense(summary: Summary, dense: Summary | None, dense_folder: Path | None) -> Summary:
+def beside_dense(summary: Summary, dense: Found | None) -> Summary:
     """Add the dense network's accuracy to a summary, and how far below it ticket and checks are (percentage points).
 
     Args:
         summary: of a ticket.
-        dense: of the dense run with the same data, network and trial; None if there is none, or none any more: then
-            the summary's own comparison stays.
-        dense_folder: that run's.
+        dense: the dense run with the same data, network and trial; None if there is none, or none any more: then the
+            summary's own comparison stays.
     """
     own, before = summary["test_acc_after_finetune"], summary.get("dense") or {}
-    reference = (dense or before).get("test_acc_after_finetune")
+    reference = (dense.summary if dense else before).get("test_acc_after_finetune")
     if reference is None or own is None:
         return {**summary, "dense": None}
     checks = {
@@ -78,7 +78,8 @@ def beside_dense(summary: Summary, dense: Summary | None, dense_folder: Path | N
     found = {
         "test_acc_after_finetune": reference,
         "gap": reference - own,
-        "run": str(dense_folder) if dense else before.get("run"),
+        "run": str(dense.folder) if dense else before.get("run"),
+        "trained_alike": dense.is_alike if dense else before.get("trained_alike", True),
     }
     return {**summary, "checks": checks, "dense": found}
 
