@@ -229,7 +229,7 @@ def test_the_gap_to_dense_stands_beside_ticket_and_checks(tmp_path):
     trials["figures"]["gap_to_dense"]["mean"] = -0.5
     assert "; the ticket is 0.50 above dense" in trials_screen(trials)
     assert beside_dense(one, None) == one
-    said = screen(beside_dense(one, Found(tmp_path, summary(1, 92.5), is_alike=False)))
+    said = screen(beside_dense(written, Found(tmp_path, summary(1, 92.5), is_alike=False)))
     assert f"dense network 92.50%: the ticket is 2.50 points below it; trained otherwise: {tmp_path}" in said
     # The dense run is elsewhere by now, and a check has been added: what was compared stays so.
     later = {**beside, "checks": {**beside["checks"], "weight_reinit": {"test_acc_after_finetune": 80.0}}}
