@@ -12,20 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from trainers.reporting.gather import FINISHED
-from trainers.reporting.plots import (  # fmt: skip
-    COLORS,
-    MARKERS,
-    PANEL,
-    RenderedPlot,
-    label,
-    legend,
-    line_styles,
-    log_axis,
-    marker_styles,
-    panels,
-    points,
-    render,
-)
+from trainers.reporting.plots import PANEL, RenderedPlot, label, legend, log_axis, panels, points, render, styles
 from trainers.reporting.series import Experiment, Task
 from trainers.reporting.tables import Row, prefixed
 from trainers.results.trials import Spread
@@ -63,7 +50,7 @@ def draw_accuracy(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
     tickets = _on_log_axis(ticket_rows, "weights_remaining_percent_mean")
     if not tickets:
         return None
-    series, look = _by(tickets, "series"), marker_styles([one.name for one in task.tickets])
+    series, look = _by(tickets, "series"), styles([one.name for one in task.tickets], "marker")
     ticks: list[float] = []  # at the points, unless their labels would touch
     for density in sorted({row["weights_remaining_percent_mean"] for row in tickets}):
         if not ticks or density / ticks[-1] > TOUCHING:
@@ -114,13 +101,12 @@ def draw_checks(rows: Sequence[Row]) -> RenderedPlot | None:
         return None
     tickets = _by(rows, "series", "weights_remaining_percent", "ticket_mean")
     checks = list(dict.fromkeys(row["check"] for row in rows))
-    look = {name: {"color": COLORS[(index + 1) % len(COLORS)], "marker": MARKERS[(index + 1) % len(MARKERS)]}
-            for index, name in enumerate(checks)}  # fmt: skip
+    look = styles(["ticket", *checks], "marker")
 
     def draw(figure: Figure, columns: int) -> None:
         axes = figure.subplots()
         for place, members in enumerate(tickets.values()):
-            _dot(axes, members[0], "ticket", place, {"color": COLORS[0], "marker": MARKERS[0], "label": "ticket"})
+            _dot(axes, members[0], "ticket", place, {**look["ticket"], "label": "ticket"})
             for row in members:
                 offset = 0.17 * (checks.index(row["check"]) + 1)
                 _dot(axes, row, "check_accuracy", place + offset, {**look[row["check"]], "label": row["check"]})
@@ -153,7 +139,7 @@ def draw_layers(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
     if not groups:
         return None
     layers = list(dict.fromkeys(row["layer"] for row in rows))
-    look = marker_styles([one.name for one in task.tickets])
+    look = styles([one.name for one in task.tickets], "marker")
     floor = 0.5 * min((row["density_percent_mean"] for row in rows if row["density_percent_mean"]), default=1.0)
 
     def draw(figure: Figure, columns: int) -> None:
@@ -195,7 +181,7 @@ def draw_curves(task: Task) -> RenderedPlot | None:
 
     def draw(figure: Figure, columns: int) -> None:
         for axes, (series, metric) in zip(panels(figure, len(shown), columns), shown):
-            look = line_styles([one.config_hash for one in series.experiments])
+            look = styles([one.config_hash for one in series.experiments], "linestyle")
             for one in series.experiments:
                 _curve(axes, one, metric, look[one.config_hash])
             axes.set_title(label(series.name))
@@ -241,7 +227,7 @@ def draw_costs(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
     rows = [row for row in rows if row["after_mean"] is not None]
     if not rows:
         return None
-    look = marker_styles([one.name for one in task.tickets])
+    look = styles([one.name for one in task.tickets], "marker")
     look |= {one.name: {"color": "black", "marker": "*", "markersize": 9} for one in task.dense}
     kinds = {"flops_dense": "training FLOPs, dense", "flops_masked": "training FLOPs, masked", "epochs": "epochs",
              "seconds": "seconds"}  # fmt: skip
