@@ -90,10 +90,6 @@ class Run:
         """Store a stage's state; see `Checkpoints.save`."""
         self._checkpoints.save(stage, state, finished_epoch)
 
-    def is_due(self, stage: str, finished_epoch: int | None = None) -> bool:
-        """Return whether it is time to store a stage; see `Checkpoints.is_due`."""
-        return self._checkpoints.is_due(stage, finished_epoch)
-
     # ---- rows and events -------------------------------------------------------------------------------------------
 
     def record(self, stage: str, rows: list[Row], cost: Row | None = None) -> None:
@@ -164,16 +160,16 @@ class Run:
                 writer.add_scalar(tag, value, step)
 
     @rank_zero_only
-    def log_layout(self, layout: Mapping[str, Any]) -> None:
-        """Configure which scalars TensorBoard shows in one chart; raises as `log` does."""
-        with self._events() as writer:
-            writer.add_custom_scalars(layout)
+    def log_beginning(self, options: str, layout: Mapping[str, Any]) -> None:
+        """Write the run's options (Markdown) to TensorBoard, and the charts that show several scalars; raises as `log`.
 
-    @rank_zero_only
-    def log_text(self, tag: str, text: str) -> None:
-        """Write a text (Markdown) about the whole run to TensorBoard; raises as `log` does."""
+        Args:
+            options: a text about the whole run.
+            layout: as `SummaryWriter.add_custom_scalars` takes it.
+        """
         with self._events() as writer:
-            writer.add_text(tag, text)
+            writer.add_text("config", options)
+            writer.add_custom_scalars(layout)
 
     def log_hparams(self, options: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Add the run to TensorBoard's table of hyperparameters; raises as `log` does."""
@@ -219,7 +215,7 @@ class Run:
             The exit code to `stop` with once all is saved (0: go on), and whether it is time to save in any case.
         """
         agree = self._agreement.soon if finished_epoch is None else self._agreement.now
-        due = rank() == 0 and self.is_due(stage, finished_epoch)
+        due = rank() == 0 and self._checkpoints.is_due(stage, finished_epoch)
         code, due = agree(self._stopping.asked, due)
         return code, bool(due)
 
