@@ -193,7 +193,9 @@ def evaluate(network: nn.Module, batches: Iterable[Batch] | None, precision: str
             predicted, parts = _predicted(network, images, parts)
         correct, count = correct + (predicted == labels).sum(), count + len(labels)
     network.train(was_training)
-    correct, count = ranks.all_reduce(int(correct), count)
+    counts = torch.tensor([int(correct), count])
+    ranks.all_reduce_in_place([counts])
+    correct, count = counts.tolist()
     return 100.0 * correct / count
 
 

@@ -133,16 +133,6 @@ def all_reduce_in_place(tensors: Sequence[Tensor]) -> None:
             work.wait()
 
 
-def all_reduce(*counts: int) -> list[int]:
-    """Return the sum of each number over the ranks."""
-    if not is_distributed():
-        return list(counts)
-    numbers = torch.tensor(counts)
-    with _together():
-        dist.all_reduce(numbers)
-    return numbers.tolist()
-
-
 class Agreement:
     """Numbers of which every rank gets the maximum over the ranks, at the same step on all of them."""
 
