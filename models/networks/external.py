@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torchvision import models as torchvision_models
 
 from models.masking import keep_idle_dense
@@ -102,11 +103,9 @@ def _check_output(network: nn.Module, spec: ModelSpec) -> None:
         UserError: the output has another shape or type.
     """
     was_training, called = network.training, set()
-    hooks = [module.register_forward_hook(lambda module, *_: called.add(module)) for module in network.modules()]
-    output = network.eval()(torch.zeros(2, *spec.shape))
+    with register_module_forward_hook(lambda module, *_: called.add(module)):
+        output = network.eval()(torch.zeros(2, *spec.shape))
     network.train(was_training)
-    for hook in hooks:
-        hook.remove()
     keep_idle_dense(network, called)
     found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if found != (2, spec.classes):
