@@ -12,7 +12,7 @@ from args_helper import OPTIONS, TASK_OPTIONS, Config
 from trainers.algorithms import ALGORITHMS, facts_of
 from trainers.checks.verdict import Verdict
 from trainers.reporting.gather import Outcome, RunRecord
-from trainers.results.trials import Spread, judge_checks
+from trainers.results.trials import Spread, check_pairs, judge_checks
 
 OF_A_TASK = set(TASK_OPTIONS) - {"seed", "bn_type"}
 """What all runs of a task share. A seed makes another experiment, and `bn_type` may be a rung of a ladder."""
@@ -66,13 +66,8 @@ class Experiment:
 
     def beside(self, check: str) -> tuple[Spread, Spread]:
         """Return test accuracy after training of tickets and of a check's networks, over the trials with this check."""
-        if check == "score_inversion":  # such an experiment is itself the check of another
-            inverted = [one for one in self.outcomes if one.inverts]
-            upright = Spread.of(one.inverts.test_acc_after_finetune for one in inverted)
-            return upright, Spread.of(one.test_acc_after_finetune for one in inverted)
-        checked = [one for one in self.outcomes if check in one.checks]
-        controls = Spread.of(one.checks[check].test_acc_after_finetune for one in checked)
-        return Spread.of(one.test_acc_after_finetune for one in checked), controls
+        pairs = check_pairs(one.model_dump() for one in self.outcomes).get(check, [])
+        return Spread.of(ticket for ticket, _ in pairs), Spread.of(control for _, control in pairs)
 
 
 @dataclass(frozen=True)
