@@ -79,7 +79,8 @@ class Search:
         trials = self._study.get_trials(deepcopy=False)
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         for trial in running:
-            if (task := self._claimed(self._trial(trial))) is not None:
+            own = Trial(self._study, trial._trial_id)  # no public function gives a trial that another process began
+            if (task := self._claimed(own)) is not None:
                 return task
         begun = sum(trial.state != TrialState.WAITING for trial in trials)
         for number in range(begun, self._settings.trials):
@@ -98,9 +99,6 @@ class Search:
 
     def _state(self, trial: Trial) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[trial.number]
-
-    def _trial(self, frozen: FrozenTrial) -> Trial:
-        return Trial(self._study, frozen._trial_id)  # no public function gives a trial that another process began
 
     def _claimed(self, trial: Trial) -> Task | None:
         """Claim a trial and return its task; None: another worker has claimed it, or it cannot be run."""

@@ -69,10 +69,8 @@ def process_group(device: torch.device, backend: str) -> Iterator[None]:
     try:
         yield
         broadcast(None)  # no rank leaves before all are done
-    except BaseException as error:
-        # All ranks stop together. After any other error a rank may be lost, and destroying the group could hang.
-        if isinstance(error, Stopped):
-            dist.destroy_process_group()
+    except Stopped:  # all ranks stop together; after any other error a rank may be lost, and this could hang
+        dist.destroy_process_group()
         raise
     dist.destroy_process_group()
 

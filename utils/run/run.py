@@ -125,14 +125,6 @@ class Run:
         kind, _, check = stage.partition("/")
         return self._csv_name.with_stem(f"{self._csv_name.stem}_{check}") if kind == "check" else self._csv_name
 
-    def _writer(self, stage: str, first_epoch: int | None = None) -> Any:
-        """Return a stage's TensorBoard writer; it drops an earlier attempt's events from `first_epoch` on."""
-        if stage not in self._writers:
-            from torch.utils.tensorboard import SummaryWriter  # takes a second to import
-
-            self._writers[stage] = SummaryWriter(str(self.log_folder / stage), purge_step=first_epoch)
-        return self._writers[stage]
-
     @rank_zero_only
     def log(self, stage: str, epoch: int, scalars: Mapping[str, float], histograms: Mapping[str, Any]) -> None:
         """Write an epoch's scalars and histograms to TensorBoard.
@@ -178,9 +170,16 @@ class Run:
 
     @contextmanager
     def _events(self, stage: str = "", first_epoch: int | None = None) -> Iterator[Any]:
-        """Lend the block a stage's writer, and flush it; a `UserError` says where events cannot be written."""
+        """Lend the block a stage's writer, and flush it; a `UserError` says where events cannot be written.
+
+        A new writer drops an earlier attempt's events from `first_epoch` on.
+        """
         try:
-            yield (writer := self._writer(stage, first_epoch))
+            if stage not in self._writers:
+                from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+                self._writers[stage] = SummaryWriter(str(self.log_folder / stage), purge_step=first_epoch)
+            yield (writer := self._writers[stage])
             writer.flush()
         except OSError as error:
             raise UserError(
