@@ -13,7 +13,7 @@ from torchvision import models as torchvision_models
 from models.masking import keep_idle_dense
 from models.spec import ModelSpec
 from utils.errors import UserError, did_you_mean
-from utils.registry import complaint, load_function
+from utils.registry import load_function, reported
 
 # Auxiliary classifiers would change the output in training. `init_weights` is off because the tool draws weights.
 _NO_AUXILIARY: dict[str, Any] = {"aux_logits": False, "init_weights": False}
@@ -84,15 +84,11 @@ def own_network(place: str, spec: ModelSpec) -> nn.Module:
         UserError: the file or function does not exist, or does not return a network that maps these images to logits.
     """
     factory, path = load_function(place), Path(place.rpartition(":")[0])
-    try:
+    with reported(path, f"arch: {place} fails"):
         network = factory(spec)
         if not isinstance(network, nn.Module):
             raise UserError(f"arch: {place} has to return a torch.nn.Module, not {type(network).__name__}")
         _check_output(network, spec)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"arch: {place} fails: {complaint(error, path)}") from error
     return network
 
 
