@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from statistics import fmean
 from typing import Any
 
@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from trainers.reporting.gather import FINISHED
 from trainers.reporting.plots import PANEL, RenderedPlot, label, legend, log_axis, panels, points, render, styles
-from trainers.reporting.series import Experiment, Task
+from trainers.reporting.series import Experiment, Task, grouped
 from trainers.reporting.tables import Row, prefixed
 from trainers.results.trials import Spread
 
@@ -30,14 +30,6 @@ def percent(density: float) -> str:
     return f"{density:.3g}%" if density >= 10 or density < 0.1 else f"{density:.2f}".rstrip("0").rstrip(".") + "%"
 
 
-def _by(rows: Iterable[Row], *keys: str) -> dict[Any, list[Row]]:
-    """Group rows by one key or several, in order of first appearance."""
-    groups: dict[Any, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row[keys[0]] if len(keys) == 1 else tuple(row[key] for key in keys)].append(row)
-    return groups
-
-
 def _on_log_axis(rows: Iterable[Row], key: str) -> list[Row]:
     """Keep the rows with a positive value; a random mask may have kept no weight at all."""
     return [row for row in rows if row[key] > 0]
@@ -50,7 +42,7 @@ def draw_accuracy(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
     tickets = _on_log_axis(ticket_rows, "weights_remaining_percent_mean")
     if not tickets:
         return None
-    series, look = _by(tickets, "series"), styles([one.name for one in task.tickets], "marker")
+    series, look = grouped(tickets, itemgetter("series")), styles([one.name for one in task.tickets], "marker")
     ticks: list[float] = []  # at the points, unless their labels would touch
     for density in sorted({row["weights_remaining_percent_mean"] for row in tickets}):
         if not ticks or density / ticks[-1] > TOUCHING:
@@ -99,7 +91,7 @@ def draw_checks(rows: Sequence[Row]) -> RenderedPlot | None:
     """Plot every ticket's accuracy, with the accuracies of its checks on lines below it."""
     if not rows:
         return None
-    tickets = _by(rows, "series", "weights_remaining_percent", "ticket_mean")
+    tickets = grouped(rows, itemgetter("series", "weights_remaining_percent", "ticket_mean"))
     checks = list(dict.fromkeys(row["check"] for row in rows))
     look = styles(["ticket", *checks], "marker")
 
@@ -145,7 +137,7 @@ def draw_layers(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
     def draw(figure: Figure, columns: int) -> None:
         for axes, group in zip(panels(figure, len(groups), columns, sharey=True), groups):
             # A line for each experiment: two densities of a series may share a panel.
-            lines = _by(group, "series", "config_hash")
+            lines = grouped(group, itemgetter("series", "config_hash"))
             for name, members in ((name, lines[key]) for name in look for key in lines if key[0] == name):
                 # A log axis cannot show a layer without weights: it gets a hollow marker at the bottom.
                 at = [layers.index(row["layer"]) for row in members]
@@ -234,7 +226,7 @@ def draw_costs(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
 
     def draw(figure: Figure, columns: int) -> None:
         for axes, (key, about) in zip(panels(figure, len(kinds), columns, sharey=True), kinds.items()):
-            for name, members in _by(rows, "series").items():
+            for name, members in grouped(rows, itemgetter("series")).items():
                 points(axes, members, key, "after", label=label(name), **look[name])
                 if name not in {one.name for one in task.dense}:
                     _written(axes, members, f"{key}_mean")

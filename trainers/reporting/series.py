@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from args_helper import OPTIONS, TASK_OPTIONS, Config
 from trainers.algorithms import ALGORITHMS, facts_of
@@ -14,6 +14,7 @@ from trainers.checks.verdict import Verdict
 from trainers.reporting.gather import Outcome, RunRecord
 from trainers.results.trials import Spread, check_pairs, judge_checks
 
+Item = TypeVar("Item")
 OF_A_TASK = set(TASK_OPTIONS) - {"seed", "bn_type"}
 """What all runs of a task share. A seed makes another experiment, and `bn_type` may be a rung of a ladder."""
 MOST_OPTIONS = 3
@@ -139,10 +140,16 @@ def tasks_of(runs: Sequence[RunRecord]) -> list[Task]:
     Args:
         runs: as gathered; each trial once.
     """
-    by_task: dict[str, list[RunRecord]] = defaultdict(list)
-    for run in runs:
-        by_task[_title(run.config)].append(run)
+    by_task = grouped(runs, lambda run: _title(run.config))
     return [Task(title, members[0].config, _series(members)) for title, members in by_task.items()]
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Any]) -> dict[Any, list[Item]]:
+    """Group items by a key, in order of first appearance."""
+    groups: dict[Any, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return groups
 
 
 def _title(config: Config) -> str:
@@ -154,11 +161,8 @@ def _title(config: Config) -> str:
 
 
 def _series(runs: Sequence[RunRecord]) -> tuple[Series, ...]:
-    by_hash: dict[str, list[RunRecord]] = defaultdict(list)
-    for run in runs:
-        by_hash[run.config_hash].append(run)
     by_key: dict[tuple, list[Experiment]] = defaultdict(list)
-    for name, members in by_hash.items():
+    for name, members in grouped(runs, lambda run: run.config_hash).items():
         experiment = Experiment(name, tuple(sorted(members, key=lambda run: run.trial)))
         family = family_of(experiment.config)
         key = (experiment.config.algo, family) if family else _by_options(experiment)
