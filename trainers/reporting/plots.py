@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
@@ -12,6 +11,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+from trainers.results.curves import image_of
 
 # Okabe and Ito's colours without yellow, which is too light for lines, and black, which marks the dense network. Six
 # colours and seven markers give 42 different pairs.
@@ -51,7 +52,9 @@ def render(draw: Draw, panels: int, height: float = PANEL[1]) -> RenderedPlot:
     """
     with matplotlib.rc_context(DEFAULTS):
         wide, narrow = (_figure(draw, panels, columns, height) for columns in (2, 1))
-        return RenderedPlot(_svg(wide), _svg(narrow), _png(wide))
+        undated = {"Date": None, "Creator": None}
+        svgs = (image_of(figure, "svg", metadata=undated).decode() for figure in (wide, narrow))
+        return RenderedPlot(*svgs, image_of(wide, "png", dpi=200, metadata={"Software": None}))
 
 
 def _figure(draw: Draw, panels: int, columns: int, height: float) -> Figure:
@@ -59,18 +62,6 @@ def _figure(draw: Draw, panels: int, columns: int, height: float) -> Figure:
     figure = Figure(figsize=(PANEL[0] * columns, rows * height + 0.4), layout="constrained")
     draw(figure, min(columns, panels))
     return figure
-
-
-def _svg(figure: Figure) -> str:
-    image = io.StringIO()
-    figure.savefig(image, format="svg", metadata={"Date": None, "Creator": None})
-    return image.getvalue()
-
-
-def _png(figure: Figure) -> bytes:
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=200, metadata={"Software": None})
-    return image.getvalue()
 
 
 # ---- parts that plots share ----------------------------------------------------------------------------------------
