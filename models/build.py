@@ -1,4 +1,4 @@
-"""Builds a network by name and draws its weights.
+"""Builds a network by name, draws its weights, and masks it with scores for a search.
 
 The same config gives the same weights on every rank and kind of device. Which layers stay dense and which biases have
 no mask is marked before the draw, and changes none of its numbers.
@@ -12,10 +12,10 @@ from args_helper import Config
 from data.load import declared_spec
 from data.spec import DataSpec
 from models import MODELS, TORCHVISION, WITHOUT_MASKS
-from models.initialise import WeightDraw, draw_weights
-from models.masking import keep_dense, leave_biases, require_prunable
+from models.initialise import WeightDraw, draw_scores, draw_weights
+from models.masking import keep_dense, leave_biases, require_prunable, to_masked
 from models.spec import ModelSpec
-from models.state_files import load_weights, read_state
+from models.state_files import load_scores, load_weights, read_state
 from utils.registry import load_named
 from utils.rng import derive_rng, seeding_torch
 
@@ -24,7 +24,7 @@ def build_model(config: Config, spec: DataSpec | None = None) -> nn.Module:
     """Build the plain network that a config names, on the default device, with weights drawn from the config's seed.
 
     With `weights` (torchvision) or `pretrained` (a file), weights and BatchNorm are then loaded from there; the search
-    loads the file's scores and flags, if it has any.
+    loads the file's scores and flags, if it has any (`mask_with_scores`).
 
     Args:
         config: gives `arch`, the layer options, and the init.
@@ -54,6 +54,23 @@ def build_model(config: Config, spec: DataSpec | None = None) -> nn.Module:
     if config.pretrained:
         load_weights(network, read_state(config.pretrained), config.pretrained)
     return network
+
+
+def mask_with_scores(network: nn.Module, config: Config, how: str) -> None:
+    """Mask a network in place, with scores drawn from the config's seed, or those in `pretrained` if it has any.
+
+    Args:
+        network: plain.
+        config: gives the seed and `pretrained`.
+        how: scores are drawn, as for `draw_scores`.
+
+    Raises:
+        UserError: `pretrained` does not fit, or see `to_masked`.
+    """
+    to_masked(network)
+    draw_scores(network, derive_rng(config.init_seed, "init", "scores"), how)
+    if config.pretrained:
+        load_scores(network, read_state(config.pretrained), config.pretrained)
 
 
 def _network(arch: str, spec: ModelSpec) -> nn.Module:

@@ -9,7 +9,7 @@ import torch
 from tests.conftest import same_bits
 from tests.toys import complaint
 from utils.run import checkpoints
-from utils.run.checkpoints import Keeping
+from utils.run.checkpoints import Checkpoints, Keeping
 from utils.run.run import Run
 
 
@@ -112,10 +112,10 @@ def test_a_crash_between_stepping_back_and_storing_costs_one_checkpoint(run):
 def test_a_stage_is_stored_every_so_many_epochs_or_seconds(tmp_path, monkeypatch, options, due):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    run = Run(tmp_path, tmp_path, seed=1, keeping=Keeping(**options))
+    stored = Checkpoints(tmp_path, Keeping(**options))
     for epoch in range(4):
         clock.now += 10.0
-        assert run.is_due("search") is ("every_seconds" in options and epoch == 2)  # within an epoch
-        assert run.is_due("search", epoch) is (epoch in due)
+        assert stored.is_due("search") is ("every_seconds" in options and epoch == 2)  # within an epoch
+        assert stored.is_due("search", epoch) is (epoch in due)
         if epoch in due:
-            run.save("search", {"epoch": epoch}, epoch)
+            stored.save("search", {"epoch": epoch}, epoch)

@@ -127,16 +127,16 @@ def everything_told() -> list[Any]:
         return inner(), ranks.is_distributed()
 
     agreement = ranks.Agreement()
-    tensors = [torch.tensor([1.0, rank]), torch.tensor([[2.0]])]
+    tensors = [torch.tensor([1.0, rank]), torch.tensor([[2.0]]), torch.tensor([rank, 1])]
     ranks.all_reduce_in_place(tensors)
-    told = [ranks.broadcast(rank + 5), ranks.all_gather(rank), ranks.all_reduce(rank, 1), outer(), calls]
+    told = [ranks.broadcast(rank + 5), ranks.all_gather(rank), outer(), calls]
     agreed = [agreement.soon(rank, 0), agreement.soon(9, 0), agreement.soon(0, rank)]
     return [*told, [tensor.tolist() for tensor in tensors], *agreed, agreement.now(0, 0), agreement.now(0, 0)]
 
 
 def test_what_ranks_tell_one_another(port):
-    same = [5, [0, 1, 2], [3, 3], ("of 0", False)]
-    sums, agreed = [[3.0, 3.0], [[6.0]]], [[0, 0], [2, 0], [0, 0], [0, 2], [0, 0]]
+    same = [5, [0, 1, 2], ("of 0", False)]
+    sums, agreed = [[3.0, 3.0], [[6.0]], [3, 3]], [[0, 0], [2, 0], [0, 0], [0, 2], [0, 0]]
     answers = shared(everything_told, 3, port)
     assert answers == [[*same, ["inner"] if rank == 0 else [], sums, *agreed] for rank in range(3)]
 

@@ -126,7 +126,8 @@ def _run_trial(config: Config, folder: Path) -> int:
         recipe = ticket.recipe or Recipe.of_tuning(config)
         if not config.skip_fine_tune or recipe.stage != "finetune":  # else the search has already trained it
             tuned = train_ticket(run, recipe.stage, net, ticket, data, recipe)
-            sizes = rank_zero_only(write_ticket)(*written, {**before, **_accuracies(tuned)})
+            after = {f"{split}_acc_after_finetune": tuned[f"{split}_acc"] for split in ("test", "val")}
+            sizes = rank_zero_only(write_ticket)(*written, {**before, **after})
             if config.save_model:
                 _write_model(folder / "model.safetensors", net)
             if not config.skip_sanity_checks:
@@ -217,10 +218,6 @@ def _untrained_accuracies(net: nn.Module, ticket: Ticket, data: Splits, precisio
     net.load_state_dict(masked_state(ticket.state, ticket.untrained))
     folded, splits = FoldedNetwork(net).refreshed(), {"test": data.test, "val": data.val}
     return {f"{name}_acc_before_finetune": evaluate(folded, split, precision) for name, split in splits.items()}
-
-
-def _accuracies(tuned: Row) -> Row:
-    return {f"{split}_acc_after_finetune": tuned[f"{split}_acc"] for split in ("test", "val")}
 
 
 @rank_zero_only

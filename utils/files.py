@@ -81,23 +81,31 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, raw)
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as a CSV table with the columns of the first row, atomically; write no file if there are no rows.
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as a CSV table with the columns of the first row.
 
     Args:
-        path: the file.
         rows: column -> value; None becomes an empty cell, and floats are written in full precision.
 
     Raises:
         ValueError: a later row has a column that the first one lacks.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as a CSV table (see `as_csv`) atomically; write no file if there are no rows.
+
+    Raises:
+        ValueError: as for `as_csv`.
         UserError: as for `write_atomic`.
     """
     if rows:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomic(path, text.getvalue())
+        write_atomic(path, as_csv(rows))
 
 
 def digest(path: Path) -> str:

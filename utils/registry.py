@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError, did_you_mean
+from utils.errors import Diverged, Stopped, UserError, did_you_mean
 
 
 def load_named(place: str) -> Callable[..., Any]:
@@ -51,6 +52,25 @@ def load_function(place: str) -> Callable[..., Any]:
         names = [name for name, value in own if callable(value)]
         raise UserError(f"there is no function {function} in {path}{did_you_mean(function, names)}")
     return found
+
+
+@contextmanager
+def reported(path: Path, failed: str) -> Iterator[None]:
+    """Report what goes wrong in a user's file as one message, with its line; for a block, or to decorate a function.
+
+    Args:
+        path: the file.
+        failed: what failed, in words; begins the message.
+
+    Raises:
+        UserError: any error other than those of this tool.
+    """
+    try:
+        yield
+    except (UserError, Stopped, Diverged):
+        raise
+    except Exception as error:
+        raise UserError(f"{failed}: {complaint(error, path)}") from error
 
 
 def complaint(error: BaseException, path: Path) -> str:

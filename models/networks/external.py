@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torchvision import models as torchvision_models
 
 from models.masking import keep_idle_dense
 from models.spec import ModelSpec
 from utils.errors import UserError, did_you_mean
-from utils.registry import complaint, load_function
+from utils.registry import load_function, reported
 
 # Auxiliary classifiers would change the output in training. `init_weights` is off because the tool draws weights.
 _NO_AUXILIARY: dict[str, Any] = {"aux_logits": False, "init_weights": False}
@@ -83,15 +84,11 @@ def own_network(place: str, spec: ModelSpec) -> nn.Module:
         UserError: the file or function does not exist, or does not return a network that maps these images to logits.
     """
     factory, path = load_function(place), Path(place.rpartition(":")[0])
-    try:
+    with reported(path, f"arch: {place} fails"):
         network = factory(spec)
         if not isinstance(network, nn.Module):
             raise UserError(f"arch: {place} has to return a torch.nn.Module, not {type(network).__name__}")
         _check_output(network, spec)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"arch: {place} fails: {complaint(error, path)}") from error
     return network
 
 
@@ -102,11 +99,9 @@ def _check_output(network: nn.Module, spec: ModelSpec) -> None:
         UserError: the output has another shape or type.
     """
     was_training, called = network.training, set()
-    hooks = [module.register_forward_hook(lambda module, *_: called.add(module)) for module in network.modules()]
-    output = network.eval()(torch.zeros(2, *spec.shape))
+    with register_module_forward_hook(lambda module, *_: called.add(module)):
+        output = network.eval()(torch.zeros(2, *spec.shape))
     network.train(was_training)
-    for hook in hooks:
-        hook.remove()
     keep_idle_dense(network, called)
     found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if found != (2, spec.classes):

@@ -1,4 +1,4 @@
-"""ResNets and wide ResNets of four stages, for large images (7×7 stem) and small ones (3×3 stem).
+"""ResNets and wide ResNets, for large images (7×7 stem) and small ones (3×3 stem).
 
 Layers have torchvision's names, but in networks for small images a block's projection is called `shortcut` instead of
 `downsample`, as in published state_dicts.
@@ -102,35 +102,40 @@ class Bottleneck(Block):
 
 
 class ResNet(nn.Module):
-    """A ResNet of four stages of 64, 128, 256 and 512 channels (times the block's expansion).
+    """A ResNet; each stage has twice the channels of the one before.
 
-    Maps have 1/4, 1/8, 1/16 and 1/32 of the image's sides in the four stages, with the small stem 1, 1/2, 1/4 and 1/8.
+    Maps have 1/4, 1/8, 1/16 and 1/32 of the image's sides in the stages, with the small stem 1, 1/2, 1/4 and 1/8.
 
     Args:
         layout: layer options and kind of stem.
         block: `BasicBlock` or `Bottleneck`.
         depths: number of blocks in each stage.
+        base: channels of the stem and, times the block's expansion, of the first stage.
     """
 
-    def __init__(self, layout: Layout, block: type[BasicBlock | Bottleneck], depths: tuple[int, int, int, int]) -> None:
+    def __init__(
+        self, layout: Layout, block: type[BasicBlock | Bottleneck], depths: tuple[int, ...], base: int = 64
+    ) -> None:
         super().__init__()
-        spec, channels = layout.spec, layout.spec.scaled(64)
+        spec, channels = layout.spec, layout.spec.scaled(base)
         stem = {"kernel": 3} if layout.small else {"kernel": 7, "stride": 2}
         self.conv1, self.bn1 = layout.conv(spec.channels, channels, **stem), layout.norm(channels)
         self.maxpool = nn.Identity() if layout.small else nn.MaxPool2d(3, 2, padding=1)
+        self._stages = [f"layer{stage + 1}" for stage in range(len(depths))]
         for stage, depth in enumerate(depths):
             blocks = []
             for place in range(depth):
                 stride = 2 if stage > 0 and place == 0 else 1
-                blocks.append(block(layout, channels, 64 * 2**stage, stride))
-                channels = spec.scaled(64 * 2**stage * block.expansion)
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+                blocks.append(block(layout, channels, base * 2**stage, stride))
+                channels = spec.scaled(base * 2**stage * block.expansion)
+            self.add_module(self._stages[stage], nn.Sequential(*blocks))
         self.fc = FullyConnected(channels, spec.classes, 1, bias=spec.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B, classes)."""
         out = self.maxpool(F.relu(self.bn1(self.conv1(images))))
-        out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
+        for stage in self._stages:
+            out = self.get_submodule(stage)(out)
         return self.fc(F.adaptive_avg_pool2d(out, 1)).flatten(1)
 
 

@@ -61,38 +61,24 @@ MOVING_THRESHOLD = (
 )
 """Of an algorithm that can round scores at a threshold that follows its prunings."""
 
-AUTO_LAMBDA = (
+AUTO_LAMBDA = tuple(
     Contradiction(
-        ("lmbda", "regularization"),
-        lambda c: c.lmbda == "auto" and c.regularization != "L2",
-        "lmbda auto is that of the penalty L2, not of {c.regularization}",
-    ),
-    Contradiction(
-        ("lmbda", "hc_quantized"),
-        lambda c: c.lmbda == "auto" and not c.hc_quantized,
-        "lmbda auto needs rounded scores: set hc_quantized",
-    ),
-    Contradiction(
-        ("lmbda", "bottom_k_on_forward"),
-        lambda c: c.lmbda == "auto" and c.bottom_k_on_forward,
-        "lmbda auto and bottom_k_on_forward both move the threshold: choose one",
-    ),
-    Contradiction(
-        ("lmbda", "invert_sanity_check"),
-        lambda c: c.lmbda == "auto" and c.invert_sanity_check,
-        "lmbda auto keeps the highest scores switched on, which invert_sanity_check prunes: give a number",
-    ),
-    Contradiction(
-        ("lmbda", "prune_type"),
-        lambda c: c.lmbda == "auto" and c.prune_type == "FixThresholding",
-        "lmbda auto holds the target, of which FixThresholding knows nothing: leave prune_type out",
-    ),
-    Contradiction(
-        ("lmbda", "override_prune_rate"),
-        lambda c: c.lmbda == "auto" and c.override_prune_rate,
-        "lmbda auto holds the target, which override_prune_rate leaves aside: give a number, or a target_sparsity",
-    ),
-)
+        ("lmbda", name), lambda c, forbids=forbids: c.lmbda == "auto" and forbids(c), f"lmbda auto {complaint}"
+    )
+    for name, forbids, complaint in (
+        ("regularization", lambda c: c.regularization != "L2", "is that of the penalty L2, not of {c.regularization}"),
+        ("hc_quantized", lambda c: not c.hc_quantized, "needs rounded scores: set hc_quantized"),
+        ("bottom_k_on_forward", lambda c: c.bottom_k_on_forward,
+         "and bottom_k_on_forward both move the threshold: choose one"),
+        ("invert_sanity_check", lambda c: c.invert_sanity_check,
+         "keeps the highest scores switched on, which invert_sanity_check prunes: give a number"),
+        ("prune_type", lambda c: c.prune_type == "FixThresholding",
+         "holds the target, of which FixThresholding knows nothing: leave prune_type out"),
+        ("override_prune_rate", lambda c: c.override_prune_rate,
+         "holds the target, which override_prune_rate leaves aside: give a number, or a target_sparsity"),
+    )
+)  # fmt: skip
+"""Of an algorithm that can steer λ by itself."""
 
 FRACTION_IF_GIVEN = (
     Contradiction(("prune_rate", "algo"), lambda c: c.override_prune_rate and not 0 < c.prune_rate < 1, _NO_FRACTION),

@@ -25,15 +25,13 @@ from torch import nn
 
 from args_helper import Config
 from data.load import Splits
-from models.initialise import draw_scores
+from models.build import mask_with_scores
 from models.layers import GlobalThreshold, Rule, TopKInLayer
-from models.masking import plain_state, to_masked
-from models.state_files import load_scores, read_state
+from models.masking import plain_state
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import train
 from trainers.training.scores import ScoreTraining
 from utils.masks import ceil_count, kth_lowest
-from utils.rng import derive_rng
 from utils.run.run import Run
 
 
@@ -52,11 +50,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     Raises:
         UserError: `pretrained` does not fit the network, or see `train`, which also raises Stopped and Diverged.
     """
-    to_masked(net)
-    draw_scores(net, derive_rng(config.init_seed, "init", "scores"), "signed")
-    if config.pretrained:
-        load_scores(net, read_state(config.pretrained), config.pretrained)
-
+    mask_with_scores(net, config, "signed")
     search = EdgePopup(net, config)
     search.flat.flags.fill_(True)  # those of `pretrained` do not apply: edge-popup prunes nothing for good
     train(run, "search", search, data, config.epochs, config.start_epoch)

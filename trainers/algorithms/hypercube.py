@@ -28,15 +28,13 @@ from torch import nn
 
 from args_helper import Config
 from data.load import Splits
-from models.initialise import draw_scores
-from models.masking import plain_state, to_masked
-from models.state_files import load_scores, read_state
+from models.build import mask_with_scores
+from models.masking import plain_state
 from trainers.algorithms.auto_lambda import AutoLambda
 from trainers.algorithms.gem_miner import GemMiner, exact_count, pruning_rate_from, prunings_ahead
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import train
 from utils.masks import ceil_count, floor_count
-from utils.rng import derive_rng
 from utils.run.run import Run
 
 
@@ -57,11 +55,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     Raises:
         UserError: `pretrained` does not fit the network, or see `train`, which also raises Stopped and Diverged.
     """
-    to_masked(net)
-    draw_scores(net, derive_rng(config.init_seed, "init", "scores"), config.score_init)
-    if config.pretrained:
-        load_scores(net, read_state(config.pretrained), config.pretrained)
-
+    mask_with_scores(net, config, config.score_init)
     search = GemMiner(net, config, AutoLambda(config, len(data.train)) if config.lmbda == "auto" else None)
     train(run, "search", search, data, config.epochs, config.start_epoch)
 

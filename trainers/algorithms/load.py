@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -15,8 +14,7 @@ from args_helper import Config
 from data.load import Splits
 from trainers.algorithms import ALGORITHMS
 from trainers.tickets.ticket import Ticket
-from utils.errors import Diverged, Stopped, UserError
-from utils.registry import complaint, load_function, load_named
+from utils.registry import load_function, load_named, reported
 from utils.run.run import Run
 
 FindTicket = Callable[[nn.Module, Splits, Config, Run], Ticket]
@@ -34,20 +32,7 @@ def load_algorithm(name: str) -> FindTicket:
     Raises:
         UserError: the file cannot be used or has no such function. A user's function raises it too when it fails.
     """
-    if name not in ALGORITHMS:
-        return _guarded(load_function(name), Path(name.rpartition(":")[0]))
-    return load_named(ALGORITHMS[name].function)
-
-
-def _guarded(find_ticket: FindTicket, path: Path) -> FindTicket:
-    """Wrap a user's function: what goes wrong in it is reported as one message that names its file and line."""
-
-    def guarded(*args: Any) -> Ticket:
-        try:
-            return find_ticket(*args)
-        except (UserError, Stopped, Diverged):
-            raise
-        except Exception as error:
-            raise UserError(f"the algorithm in {path} failed: {complaint(error, path)}") from error
-
-    return guarded
+    if name in ALGORITHMS:
+        return load_named(ALGORITHMS[name].function)
+    path = Path(name.rpartition(":")[0])
+    return reported(path, f"the algorithm in {path} failed")(load_function(name))

@@ -81,13 +81,13 @@ def theirs_with_memory_kept(root: Path) -> Iterable[Batch]:
     return theirs(root)
 
 
-def ours(root: Path, workers: int = 0, batch: int = BATCH) -> Iterable[Batch]:
+def ours(root: Path) -> Iterable[Batch]:
     """One epoch of this project's batches of the same images, from a folder or a pack."""
     keep_freed_memory()
-    return load_data(_config(root, workers, batch)).train.epoch(torch.Generator().manual_seed(0))
+    return load_data(_config(root)).train.epoch(torch.Generator().manual_seed(0))
 
 
-def _config(root: Path, workers: int, batch: int) -> Config:
+def _config(root: Path, workers: int = 0, batch: int = BATCH) -> Config:
     return config_of({"dataset": "ImageNet", "data": str(root), "workers": workers, "batch_size": batch,
                       "device": "cpu", "use_full_data": True, "arch": "ResNet18"})  # fmt: skip
 
@@ -120,14 +120,14 @@ def _rate(epoch: Callable[[Path], Iterable[Batch]], root: Path) -> float:
     return count / (time.perf_counter() - started)
 
 
-def memory_growth(root: Path, epochs: int = 5) -> float:
-    """Return by how many MiB the process's peak memory grows from the second epoch on, over `epochs` more.
+def memory_growth(root: Path) -> float:
+    """Return by how many MiB the process's peak memory grows from the second epoch on, over five more.
 
     Call it in a process of its own: what a process did before may have had a higher peak.
     """
     torch.set_num_threads(1)
     peaks = []
-    for _ in range(epochs + 2):
+    for _ in range(7):
         for _ in ours(root):
             pass
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

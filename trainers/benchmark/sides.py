@@ -6,9 +6,9 @@ for the device before and after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
-from typing import Any
+from itertools import chain, count
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,8 @@ class OurSide:
         self._tuning = WeightTraining(tuned, Ticket(plain_state(tuned), start.masks), Recipe.of_tuning(config))
         self.search.full_batch = self._tuning.full_batch = most_parts(config.batch_size, config.accumulate)
         self._folded = FoldedNetwork(deepcopy(start.dense))
-        self._batches = endless(lambda seed: data.train.epoch(torch.Generator().manual_seed(seed)))
+        epochs = (data.train.epoch(torch.Generator().manual_seed(seed)) for seed in count(1))
+        self._batches = chain.from_iterable(epochs)
         self._batch = next(self._batches)
 
     def prepare_process(self) -> None:
@@ -147,7 +148,7 @@ class PlainSide:
         self._tuned, recipe = deepcopy(start.dense), Recipe.of_tuning(config)
         self._factors = {name: mask.float() for name, mask in start.masks.items()}
         self._tuner = torch.optim.SGD(self._tuned.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.wd)
-        self._batches = endless(lambda _: self._epoch())
+        self._batches = chain.from_iterable(self._epoch() for _ in count())
         images, labels = next(data.train.epoch(torch.Generator().manual_seed(1)))
         self._batch = images.contiguous(), labels
 
@@ -210,10 +211,3 @@ def images_of(part: str, data: Splits) -> int:
     if part.startswith("evaluation"):
         return len(data.test)
     return len(data.train.images) if part.endswith("epoch") else data.train.batch_size
-
-
-def endless(epoch: Callable[[int], Iterator[Any]]) -> Iterator[Any]:
-    """Yield the batches of epoch after epoch; `epoch` receives its number, from 1."""
-    seed = 0
-    while True:
-        yield from epoch(seed := seed + 1)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from itertools import cycle
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
+from trainers.results.curves import image_of
+
 # Okabe and Ito's colours without yellow, which is too light for lines, and black, which marks the dense network. Six
 # colours and seven markers give 42 different pairs.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-STROKES = ("-", "--", "-.", ":")
-STYLE = {
+STYLES = {"marker": ("o", "s", "^", "D", "v", "P", "X"), "linestyle": ("-", "--", "-.", ":")}
+DEFAULTS = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#E3E3E3",
     "axes.axisbelow": True, "lines.markersize": 6, "errorbar.capsize": 3,
     "text.parse_math": False,  # a run's name may contain dollar signs
@@ -49,9 +50,11 @@ def render(draw: Draw, panels: int, height: float = PANEL[1]) -> RenderedPlot:
     Returns:
         The plot, without a date or version in its files, so that the same data give the same bytes.
     """
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(DEFAULTS):
         wide, narrow = (_figure(draw, panels, columns, height) for columns in (2, 1))
-        return RenderedPlot(_svg(wide), _svg(narrow), _png(wide))
+        undated = {"Date": None, "Creator": None}
+        svgs = (image_of(figure, "svg", metadata=undated).decode() for figure in (wide, narrow))
+        return RenderedPlot(*svgs, image_of(wide, "png", dpi=200, metadata={"Software": None}))
 
 
 def _figure(draw: Draw, panels: int, columns: int, height: float) -> Figure:
@@ -59,18 +62,6 @@ def _figure(draw: Draw, panels: int, columns: int, height: float) -> Figure:
     figure = Figure(figsize=(PANEL[0] * columns, rows * height + 0.4), layout="constrained")
     draw(figure, min(columns, panels))
     return figure
-
-
-def _svg(figure: Figure) -> str:
-    image = io.StringIO()
-    figure.savefig(image, format="svg", metadata={"Date": None, "Creator": None})
-    return image.getvalue()
-
-
-def _png(figure: Figure) -> bytes:
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=200, metadata={"Software": None})
-    return image.getvalue()
 
 
 # ---- parts that plots share ----------------------------------------------------------------------------------------
@@ -84,20 +75,10 @@ def panels(figure: Figure, number: int, columns: int, **sharing: Any) -> list[Ax
     return list(grid[:number])
 
 
-def marker_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Assign a colour and a marker to every name."""
-    return {
-        name: {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)]}
-        for index, name in enumerate(names)
-    }
-
-
-def line_styles(names: Sequence[Any]) -> dict[Any, dict[str, Any]]:
-    """Assign a colour and a line style to every name."""
-    return {
-        name: {"color": COLORS[index % len(COLORS)], "linestyle": STROKES[index % len(STROKES)]}
-        for index, name in enumerate(names)
-    }
+def styles(names: Sequence[Any], kind: Literal["marker", "linestyle"]) -> dict[Any, dict[str, Any]]:
+    """Assign a colour and a marker or line style to every name."""
+    looks = zip(names, cycle(COLORS), cycle(STYLES[kind]))
+    return {name: {"color": color, kind: look} for name, color, look in looks}
 
 
 def legend(figure: Figure) -> None:

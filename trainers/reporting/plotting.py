@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from statistics import fmean
 from typing import Any
 
@@ -12,21 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from trainers.reporting.gather import FINISHED
-from trainers.reporting.plots import (  # fmt: skip
-    COLORS,
-    MARKERS,
-    PANEL,
-    RenderedPlot,
-    label,
-    legend,
-    line_styles,
-    log_axis,
-    marker_styles,
-    panels,
-    points,
-    render,
-)
-from trainers.reporting.series import Experiment, Task
+from trainers.reporting.plots import PANEL, RenderedPlot, label, legend, log_axis, panels, points, render, styles
+from trainers.reporting.series import Experiment, Task, grouped
 from trainers.reporting.tables import Row, prefixed
 from trainers.results.trials import Spread
 
@@ -43,14 +30,6 @@ def percent(density: float) -> str:
     return f"{density:.3g}%" if density >= 10 or density < 0.1 else f"{density:.2f}".rstrip("0").rstrip(".") + "%"
 
 
-def _by(rows: Iterable[Row], *keys: str) -> dict[Any, list[Row]]:
-    """Group rows by one key or several, in order of first appearance."""
-    groups: dict[Any, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row[keys[0]] if len(keys) == 1 else tuple(row[key] for key in keys)].append(row)
-    return groups
-
-
 def _on_log_axis(rows: Iterable[Row], key: str) -> list[Row]:
     """Keep the rows with a positive value; a random mask may have kept no weight at all."""
     return [row for row in rows if row[key] > 0]
@@ -63,7 +42,7 @@ def draw_accuracy(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
     tickets = _on_log_axis(ticket_rows, "weights_remaining_percent_mean")
     if not tickets:
         return None
-    series, look = _by(tickets, "series"), marker_styles([one.name for one in task.tickets])
+    series, look = grouped(tickets, itemgetter("series")), styles([one.name for one in task.tickets], "marker")
     ticks: list[float] = []  # at the points, unless their labels would touch
     for density in sorted({row["weights_remaining_percent_mean"] for row in tickets}):
         if not ticks or density / ticks[-1] > TOUCHING:
@@ -112,15 +91,14 @@ def draw_checks(rows: Sequence[Row]) -> RenderedPlot | None:
     """Plot every ticket's accuracy, with the accuracies of its checks on lines below it."""
     if not rows:
         return None
-    tickets = _by(rows, "series", "weights_remaining_percent", "ticket_mean")
+    tickets = grouped(rows, itemgetter("series", "weights_remaining_percent", "ticket_mean"))
     checks = list(dict.fromkeys(row["check"] for row in rows))
-    look = {name: {"color": COLORS[(index + 1) % len(COLORS)], "marker": MARKERS[(index + 1) % len(MARKERS)]}
-            for index, name in enumerate(checks)}  # fmt: skip
+    look = styles(["ticket", *checks], "marker")
 
     def draw(figure: Figure, columns: int) -> None:
         axes = figure.subplots()
         for place, members in enumerate(tickets.values()):
-            _dot(axes, members[0], "ticket", place, {"color": COLORS[0], "marker": MARKERS[0], "label": "ticket"})
+            _dot(axes, members[0], "ticket", place, {**look["ticket"], "label": "ticket"})
             for row in members:
                 offset = 0.17 * (checks.index(row["check"]) + 1)
                 _dot(axes, row, "check_accuracy", place + offset, {**look[row["check"]], "label": row["check"]})
@@ -153,13 +131,13 @@ def draw_layers(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
     if not groups:
         return None
     layers = list(dict.fromkeys(row["layer"] for row in rows))
-    look = marker_styles([one.name for one in task.tickets])
+    look = styles([one.name for one in task.tickets], "marker")
     floor = 0.5 * min((row["density_percent_mean"] for row in rows if row["density_percent_mean"]), default=1.0)
 
     def draw(figure: Figure, columns: int) -> None:
         for axes, group in zip(panels(figure, len(groups), columns, sharey=True), groups):
             # A line for each experiment: two densities of a series may share a panel.
-            lines = _by(group, "series", "config_hash")
+            lines = grouped(group, itemgetter("series", "config_hash"))
             for name, members in ((name, lines[key]) for name in look for key in lines if key[0] == name):
                 # A log axis cannot show a layer without weights: it gets a hollow marker at the bottom.
                 at = [layers.index(row["layer"]) for row in members]
@@ -195,7 +173,7 @@ def draw_curves(task: Task) -> RenderedPlot | None:
 
     def draw(figure: Figure, columns: int) -> None:
         for axes, (series, metric) in zip(panels(figure, len(shown), columns), shown):
-            look = line_styles([one.config_hash for one in series.experiments])
+            look = styles([one.config_hash for one in series.experiments], "linestyle")
             for one in series.experiments:
                 _curve(axes, one, metric, look[one.config_hash])
             axes.set_title(label(series.name))
@@ -241,14 +219,14 @@ def draw_costs(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
     rows = [row for row in rows if row["after_mean"] is not None]
     if not rows:
         return None
-    look = marker_styles([one.name for one in task.tickets])
+    look = styles([one.name for one in task.tickets], "marker")
     look |= {one.name: {"color": "black", "marker": "*", "markersize": 9} for one in task.dense}
     kinds = {"flops_dense": "training FLOPs, dense", "flops_masked": "training FLOPs, masked", "epochs": "epochs",
              "seconds": "seconds"}  # fmt: skip
 
     def draw(figure: Figure, columns: int) -> None:
         for axes, (key, about) in zip(panels(figure, len(kinds), columns, sharey=True), kinds.items()):
-            for name, members in _by(rows, "series").items():
+            for name, members in grouped(rows, itemgetter("series")).items():
                 points(axes, members, key, "after", label=label(name), **look[name])
                 if name not in {one.name for one in task.dense}:
                     _written(axes, members, f"{key}_mean")

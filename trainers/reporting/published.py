@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,10 @@ class Published:
     density: float
     epochs: int | None = None
 
-    @property
+    @cached_property
     def config(self) -> Config:
         """The paper's setting."""
-        return _config(self.file)
+        return parse_args(["--config", str(CONFIGS / self.file)])
 
 
 SHORT = "resnet20/resnet20_sparsity_{}_unflagT.yml"
@@ -68,11 +68,6 @@ PUBLISHED = (
     Published("Gem-Miner", SHORT.format("0_59"), AFTER, 66.15, 0.59, 150),
     Published("Gem-Miner", SHORT.format("0_59"), BEFORE, 45.30, 0.59, 150),
 )
-
-
-@cache
-def _config(file: str) -> Config:
-    return parse_args(["--config", str(CONFIGS / file)])
 
 
 def published_for(config: Config) -> list[Published]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from args_helper import OPTIONS, TASK_OPTIONS, Config
 from trainers.algorithms import ALGORITHMS, facts_of
 from trainers.checks.verdict import Verdict
 from trainers.reporting.gather import Outcome, RunRecord
-from trainers.results.trials import Spread, judge_checks
+from trainers.results.trials import Spread, check_pairs, judge_checks
 
+Item = TypeVar("Item")
 OF_A_TASK = set(TASK_OPTIONS) - {"seed", "bn_type"}
 """What all runs of a task share. A seed makes another experiment, and `bn_type` may be a rung of a ladder."""
 MOST_OPTIONS = 3
@@ -66,13 +67,8 @@ class Experiment:
 
     def beside(self, check: str) -> tuple[Spread, Spread]:
         """Return test accuracy after training of tickets and of a check's networks, over the trials with this check."""
-        if check == "score_inversion":  # such an experiment is itself the check of another
-            inverted = [one for one in self.outcomes if one.inverts]
-            upright = Spread.of(one.inverts.test_acc_after_finetune for one in inverted)
-            return upright, Spread.of(one.test_acc_after_finetune for one in inverted)
-        checked = [one for one in self.outcomes if check in one.checks]
-        controls = Spread.of(one.checks[check].test_acc_after_finetune for one in checked)
-        return Spread.of(one.test_acc_after_finetune for one in checked), controls
+        pairs = check_pairs(one.model_dump() for one in self.outcomes).get(check, [])
+        return Spread.of(ticket for ticket, _ in pairs), Spread.of(control for _, control in pairs)
 
 
 @dataclass(frozen=True)
@@ -144,10 +140,16 @@ def tasks_of(runs: Sequence[RunRecord]) -> list[Task]:
     Args:
         runs: as gathered; each trial once.
     """
-    by_task: dict[str, list[RunRecord]] = defaultdict(list)
-    for run in runs:
-        by_task[_title(run.config)].append(run)
+    by_task = grouped(runs, lambda run: _title(run.config))
     return [Task(title, members[0].config, _series(members)) for title, members in by_task.items()]
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Any]) -> dict[Any, list[Item]]:
+    """Group items by a key, in order of first appearance."""
+    groups: dict[Any, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return groups
 
 
 def _title(config: Config) -> str:
@@ -159,11 +161,8 @@ def _title(config: Config) -> str:
 
 
 def _series(runs: Sequence[RunRecord]) -> tuple[Series, ...]:
-    by_hash: dict[str, list[RunRecord]] = defaultdict(list)
-    for run in runs:
-        by_hash[run.config_hash].append(run)
     by_key: dict[tuple, list[Experiment]] = defaultdict(list)
-    for name, members in by_hash.items():
+    for name, members in grouped(runs, lambda run: run.config_hash).items():
         experiment = Experiment(name, tuple(sorted(members, key=lambda run: run.trial)))
         family = family_of(experiment.config)
         key = (experiment.config.algo, family) if family else _by_options(experiment)

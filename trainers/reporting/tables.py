@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from utils.files import as_csv
 from utils.markdown import markdown_table
 
 Row = Mapping[str, Any]
@@ -50,12 +49,7 @@ class Table:
 
     def csv(self) -> str:
         """Return the rows as CSV, numbers unrounded."""
-        text = io.StringIO()
-        names = [name for name in self.rows[0] if name != "links"] if self.rows else []
-        writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return text.getvalue()
+        return as_csv([{name: value for name, value in row.items() if name != "links"} for row in self.rows])
 
     def markdown(self) -> str:
         """Return the table in GitHub's Markdown."""

@@ -48,9 +48,14 @@ def curves(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Fig
 
 def write_png(path: Path, figure: Figure) -> None:
     """Write a plot to a PNG file atomically (see `write_atomic`)."""
+    write_atomic(path, image_of(figure, "png", dpi=150))
+
+
+def image_of(figure: Figure, form: str, **options: Any) -> bytes:
+    """Return a plot as an image file: `form` is `png` or `svg`, and `options` are those of `Figure.savefig`."""
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150)
-    write_atomic(path, image.getvalue())
+    figure.savefig(image, format=form, **options)
+    return image.getvalue()
 
 
 def _title(summary: Mapping[str, Any]) -> str:

@@ -302,8 +302,7 @@ def opened(config: Config, folder: Path, images: dict[str, int]) -> Iterator[Run
                 told = f"{log_folder} has events of another run, or of one that is gone"
                 warnings.warn(f"{told}, and TensorBoard will mix them: --log_dir gives another place", stacklevel=3)
             _record(config, folder, images)
-            run.log_text("config", f"```yaml\n{config.to_yaml()}```")
-            run.log_layout(LAYOUT)
+            run.log_beginning(f"```yaml\n{config.to_yaml()}```", LAYOUT)
             yield run
     except UserError:
         if rank() == 0 and begun and folder in made and not (folder / "checkpoints").exists():

@@ -21,6 +21,10 @@ from utils.distributed.collectives import world_size
 from utils.masks import kept_count, per_layer, remaining, total
 from utils.run.run import Run
 
+OF_CONFIG = ("algo", "arch", "dataset", "target_sparsity", "precision", "config_hash", "task_hash")
+OF_OUTCOME = ("test_acc_before_finetune", "val_acc_before_finetune", "checks", "ticket_bytes")
+"""Fields of the summary that have the same name in the config, and in what `trainers.pipeline` measured."""
+
 
 def summarise(
     config: Config, run: Run, ticket: Ticket, net: nn.Module, data: Splits, outcome: dict[str, Any]
@@ -48,34 +52,25 @@ def summarise(
         facts["density_reason"] = None
     searching = run.seconds("search") if run.rows("search") else outcome["search_seconds"]
     described = Outcome.model_validate({
-        "algo": config.algo,
-        "arch": config.arch,
-        "dataset": config.dataset,
+        **{name: getattr(config, name) for name in OF_CONFIG},
+        **{name: outcome[name] for name in OF_OUTCOME},
         "classes": len(data.spec.classes),
         "trial": config.trial_num,
         "seed": config.effective_seed,
-        "target_sparsity": config.target_sparsity,
         "weights_total": whole,
         "weights_remaining": kept,
         "weights_remaining_percent": 100.0 * kept / whole,
         "gem_weights_remaining": None if ticket.gem is None else remaining(ticket.gem),
         **connectivity(net, ticket.masks, data.spec.shape),
         "layers": per_layer(ticket.masks),
-        "test_acc_before_finetune": outcome["test_acc_before_finetune"],
-        "val_acc_before_finetune": outcome["val_acc_before_finetune"],
         "test_acc_after_finetune": tuned and tuned["test_acc"],
         "val_acc_after_finetune": tuned and tuned["val_acc"],
-        "checks": outcome["checks"],
-        "ticket_bytes": outcome["ticket_bytes"],
         "seconds": run.seconds("finetune", "check") + searching,
         "search_seconds": searching,
         "finetune_seconds": run.seconds("finetune"),
         "cost": _cost(run, forward_flops(net, data.spec.shape), searching, scoring),
         "device": devices(run.folder),
-        "precision": config.precision,
         "world_size": world_size(),
-        "config_hash": config.config_hash,
-        "task_hash": config.task_hash,
     })  # fmt: skip
     return {**described.model_dump(exclude_unset=True), **facts}
 

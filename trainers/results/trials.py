@@ -107,14 +107,12 @@ def finished_trials(folder: Path, config_hash: str) -> dict[Path, Summary]:
     return dict(found[number] for number in sorted(found))
 
 
-def judge_checks(summaries: Iterable[Summary]) -> dict[str, Verdict]:
-    """The verdict on every check over the trials that ran it.
+def check_pairs(summaries: Iterable[Summary]) -> dict[str, list[tuple[float, float]]]:
+    """Check -> the accuracies of the ticket and of its control network, of every trial that ran it.
 
     Args:
-        summaries: of trials of one experiment, whose check accuracies and ticket accuracies are paired trial by trial.
-
-    Returns:
-        Check -> verdict; of inverted runs `score_inversion`, in which the upright run is the ticket.
+        summaries: of trials of one experiment; of inverted runs, the check is `score_inversion`, in which the upright
+            run is the ticket.
     """
     pairs: dict[str, list[tuple[float, float]]] = {}
     for one in summaries:
@@ -124,7 +122,12 @@ def judge_checks(summaries: Iterable[Summary]) -> dict[str, Verdict]:
         if one.get("inverts"):  # an inverted run is itself the check of another
             pair = (one["inverts"]["test_acc_after_finetune"], one["test_acc_after_finetune"])
             pairs.setdefault("score_inversion", []).append(pair)
-    return {name: judge(*zip(*paired)) for name, paired in pairs.items()}
+    return pairs
+
+
+def judge_checks(summaries: Iterable[Summary]) -> dict[str, Verdict]:
+    """The verdict on every check over the trials that ran it, paired trial by trial (see `check_pairs`)."""
+    return {name: judge(*zip(*paired)) for name, paired in check_pairs(summaries).items()}
 
 
 def write_trials(folder: Path, config_hash: str) -> dict[str, Any]:

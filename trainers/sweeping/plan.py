@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from args_helper import FLAGS_ONLY, OPTIONS, Config, config_of
 from trainers.results.run_folder import folder_of
 from trainers.sweeping.sweep_file import Options, Range, Study, Sweep, read_sweep, runs_of
 from utils.errors import UserError, did_you_mean
 from utils.options.modes import MODES
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
 
 LENGTHS = ("epochs", "iter_period", "fine_tune_epochs", "imp_rounds", "start_epoch", "rewind_epoch")
 """Options that change how far into a run a given epoch is."""
@@ -28,6 +31,37 @@ class SearchSpace(NamedTuple):
     values: tuple[Any, ...]
     is_range: bool = False
     log: bool = False
+
+    def suggested(self, trial: Trial, name: str) -> Any:
+        """Return the option's value, after `as_written`, in a trial of a study; draw it unless that was done before.
+
+        Args:
+            trial: of the study.
+            name: of the option.
+        """
+        if not self.is_range:
+            return self.as_written(trial.suggest_categorical(name, [label(value) for value in self.values]))
+        low, high = self.values
+        suggest = trial.suggest_int if isinstance(low, int) else trial.suggest_float
+        return self.as_written(suggest(name, low, high, log=self.log))
+
+    def as_written(self, drawn: Any) -> Any:
+        """Convert what was drawn to the option's value; numbers get three digits, as a person would write them.
+
+        Args:
+            drawn: as the study stores it: a number, or the `label` of a value; rounding does not leave the bounds.
+        """
+        if not self.is_range:
+            return next(value for value in self.values if label(value) == drawn)
+        if isinstance(drawn, int):
+            return drawn
+        low, high = self.values
+        return min(max(float(f"{drawn:.3g}"), low), high)
+
+
+def label(value: Any) -> Any:
+    """Return what a study stores for a listed value: Optuna takes no lists."""
+    return value if isinstance(value, str | bool | int | float) else str(value)
 
 
 class Planned(NamedTuple):

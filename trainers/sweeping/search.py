@@ -19,8 +19,7 @@ from args_helper import config_of
 from trainers.sweeping.config_files import write_found
 from trainers.sweeping.grid import Trials
 from trainers.sweeping.metrics import accuracies, is_below_median, misses_target
-from trainers.sweeping.plan import Planned
-from trainers.sweeping.sampling import as_written, label, suggested
+from trainers.sweeping.plan import Planned, label
 from trainers.sweeping.sweep_file import Options, Study, named
 from trainers.sweeping.units import WORKER, Claims, Task, Unit
 from utils.errors import UserError
@@ -79,7 +78,8 @@ class Search:
         trials = self._study.get_trials(deepcopy=False)
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         for trial in running:
-            if (task := self._claimed(self._trial(trial))) is not None:
+            own = Trial(self._study, trial._trial_id)  # no public function gives a trial that another process began
+            if (task := self._claimed(own)) is not None:
                 return task
         begun = sum(trial.state != TrialState.WAITING for trial in trials)
         for number in range(begun, self._settings.trials):
@@ -98,9 +98,6 @@ class Search:
 
     def _state(self, trial: Trial) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[trial.number]
-
-    def _trial(self, frozen: FrozenTrial) -> Trial:
-        return Trial(self._study, frozen._trial_id)  # no public function gives a trial that another process began
 
     def _claimed(self, trial: Trial) -> Task | None:
         """Claim a trial and return its task; None: another worker has claimed it, or it cannot be run."""
@@ -133,7 +130,7 @@ class Search:
         self._study.sampler = optuna.samplers.TPESampler(
             n_startup_trials=self._settings.startup, seed=int.from_bytes(seed[:4], "little")
         )
-        return {name: suggested(trial, name, sought) for name, sought in self._planned.sought.items()}
+        return {name: space.suggested(trial, name) for name, space in self._planned.sought.items()}
 
     def _unit(self, params: Options, number: int) -> Unit:
         """Raises: UserError: these values contradict one another."""
@@ -158,8 +155,7 @@ class Search:
         return False
 
     def _values(self, trial: FrozenTrial) -> Options:
-        sought = self._planned.sought
-        return {name: as_written(value, sought[name]) for name, value in trial.params.items()}
+        return {name: self._planned.sought[name].as_written(value) for name, value in trial.params.items()}
 
     # ---- during and after a run ------------------------------------------------------------------------------------
 

@@ -13,9 +13,8 @@ import re
 import signal
 import socket
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -25,7 +24,7 @@ from trainers.results.run_folder import decided, folder_of
 from trainers.sweeping.config_files import stated
 from utils.errors import UserError
 from utils.files import read_json, write_atomic, write_json
-from utils.run.lock import Claim, is_locked
+from utils.run.lock import Claim, is_locked, locked
 
 DIVERGED = 3
 """Exit code of a run whose loss became NaN or infinite."""
@@ -116,19 +115,14 @@ class Claims:
             return None
         return claim
 
-    @contextmanager
-    def exclusive(self, name: str) -> Iterator[None]:
+    def exclusive(self, name: str) -> AbstractContextManager[None]:
         """Keep other workers out of the part of this name while the context is open; for short work only.
 
         It waits without a limit. A worker that dies inside frees it.
         """
-        path = self._place("parts", name, ".lock")
-        while (claim := Claim.of(path)) is None:
-            time.sleep(0.05)
-        try:
-            yield
-        finally:
-            claim.release()
+        part = self._place("parts", name, "")
+        part.mkdir(parents=True, exist_ok=True)
+        return locked(part, patience=-1)
 
     def options_file(self, unit: Unit, seconds: float | None = None) -> Path:
         """Write the unit's options, with a time limit, to a file of this worker; the unit's process reads it."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from trainers.sweeping.units import DIVERGED, Claims, Job, Task
 from utils.errors import Stopped
-from utils.run.stopping import OUT_OF_TIME, SIGNALS, STARTED
+from utils.run.stopping import OUT_OF_TIME, SIGNALS, STARTED, handled_by
 
 STOPPED = "the sweep was stopped"
 MAIN = Path(__file__).resolve().parents[2] / "main.py"
@@ -34,7 +33,8 @@ def work(jobs: Sequence[Job], claims: Claims, limit: float | None = None) -> Non
         Stopped: this worker, or its run, was asked to stop, or ran out of time.
     """
     waiting = False
-    with _asked_to_stop() as asked:
+    asked: list[int] = []
+    with handled_by(lambda signum, _frame: asked.append(signum)):
         while not all(job.over for job in jobs):
             if asked:
                 raise Stopped(STOPPED, 128 + asked[0])
@@ -52,18 +52,6 @@ def work(jobs: Sequence[Job], claims: Claims, limit: float | None = None) -> Non
                     print("== all that is left is in work by other workers: waiting for them", flush=True)
                 waiting = True
                 time.sleep(WAIT)
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """Collect, while the context is open, the signals that ask this process to stop."""
-    asked: list[int] = []
-    previous = {name: signal.signal(name, lambda signum, _frame: asked.append(signum)) for name in SIGNALS}
-    try:
-        yield asked
-    finally:
-        for name, handler in previous.items():
-            signal.signal(name, handler)
 
 
 def _run(task: Task, options: Path, claims: Claims, asked: list[int]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -56,13 +56,11 @@ def watched(network: nn.Module, optimizer: Optimizer) -> Iterator[None]:
     """
     leaves = {name: module for name, module in network.named_modules() if not any(module.children())}
     found: list[str] = []
-    hooks = [module.register_forward_hook(_looking_at(name, found)) for name, module in leaves.items()]
-    hooks.append(optimizer.register_step_pre_hook(lambda *_: _tell(found)))
-    try:
+    with ExitStack() as hooks:
+        for name, module in leaves.items():
+            hooks.enter_context(module.register_forward_hook(_looking_at(name, found)))
+        hooks.enter_context(optimizer.register_step_pre_hook(lambda *_: _tell(found)))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _looking_at(layer: str, found: list[str]) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from trainers.training.divergence import NotFinite, warn_of_collapse, watched
 from trainers.training.epoch_row import EpochRow
 from trainers.training.position import Position
 from trainers.training.tensorboard import Timed, show
-from trainers.training.training import Draw, Training
+from trainers.training.training import Training
 from utils.distributed import collectives as ranks
 from utils.distributed.consistency import assert_same_on_all_ranks
 from utils.environment import mixed
@@ -82,7 +83,7 @@ def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, 
     with run.progress(stage, epochs, len(data.train)) as progress:
         while position.epoch < epochs and not training.over:
             epoch, started = position.epoch, time.perf_counter()
-            draw = _drawing(run, stage, epoch)
+            draw = partial(run.rng, stage, epoch=epoch)
             for group in training.optimizer.param_groups:
                 group["lr"] = training.lr(epoch)
             if position.step == 0:  # else the epoch was resumed, and what this hook did is in the restored state
@@ -193,7 +194,9 @@ def evaluate(network: nn.Module, batches: Iterable[Batch] | None, precision: str
             predicted, parts = _predicted(network, images, parts)
         correct, count = correct + (predicted == labels).sum(), count + len(labels)
     network.train(was_training)
-    correct, count = ranks.all_reduce(int(correct), count)
+    counts = torch.tensor([int(correct), count])
+    ranks.all_reduce_in_place([counts])
+    correct, count = counts.tolist()
     return 100.0 * correct / count
 
 
@@ -206,10 +209,6 @@ def _predicted(network: nn.Module, images: Tensor, parts: int) -> tuple[Tensor, 
             if not is_out_of_memory(error) or parts >= len(images):
                 raise
             parts *= 2
-
-
-def _drawing(run: Run, stage: str, epoch: int) -> Draw:
-    return lambda stream: run.rng(stage, stream, epoch)
 
 
 def _metrics(row: Row) -> dict[str, str]:

@@ -97,9 +97,8 @@ class ScoreTraining(Training):
         self._penalty_in_loss = PENALTIES.get(_BEYOND_DECAY.get(config.regularization, config.regularization))
         recipe = self.recipe(config)
         optimizer = self._optimizer(network, recipe)
-        super().__init__(network, optimizer, recipe.rate, recipe.label_smoothing, recipe.precision)
+        super().__init__(network, optimizer, recipe)
         self.flat.share_gradient()  # the line above has given the flat scores another gradient tensor
-        self.accumulate = recipe.accumulate
         self.pruned_now = False
         self._moves = MaskMoves()
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from data.load import Splits
+from trainers.tickets.recipe import Recipe
 from trainers.training.optim import flat_gradients
 from utils.environment import mixed
 from utils.run.run import Row
@@ -45,11 +46,11 @@ class Training:
     Args:
         network: whose forward pass is trained.
         optimizer: over the parameters that learn.
-        lr: epoch (0-based) -> its learning rate.
-        label_smoothing: of the cross-entropy.
-        precision: of forward passes, in training and in evaluation.
+        recipe: its learning rates, label smoothing, precision and number of parts of a batch.
 
     Attributes:
+        lr: epoch (0-based) -> its learning rate.
+        precision: of forward passes, in training and in evaluation.
         over: set at the end of an epoch to end the stage early.
         younger_state: names in `state` that checkpoints of earlier versions may lack.
         accumulate: number of parts in which a batch goes through the network; its gradient is their mean.
@@ -61,22 +62,15 @@ class Training:
     over = False
     younger_state: tuple[str, ...] = ()
     has_teacher = False
-    accumulate = 1
     full_batch: int | None = None
 
-    def __init__(
-        self,
-        network: nn.Module,
-        optimizer: Optimizer,
-        lr: Callable[[int], float],
-        label_smoothing: float = 0.0,
-        precision: str = "fp32",
-    ) -> None:
+    def __init__(self, network: nn.Module, optimizer: Optimizer, recipe: Recipe) -> None:
         self.network = network
         self.optimizer = optimizer
-        self.lr = lr
-        self._label_smoothing = label_smoothing
-        self.precision = precision
+        self.lr = recipe.rate
+        self._label_smoothing = recipe.label_smoothing
+        self.precision = recipe.precision
+        self.accumulate = recipe.accumulate
         # Allocated before the first step: otherwise, the first backward pass of a compiled network would make them
         # outputs of its recorded CUDA graph, whose memory the next replay overwrites.
         self.gradients = flat_gradients([one for group in optimizer.param_groups for one in group["params"]])

@@ -33,8 +33,7 @@ class WeightTraining(Training):
         network.load_state_dict(ticket.state)
         network.requires_grad_(True)
         optimizer = optimizer_of(recipe, decay_groups(network, recipe.wd, recipe.no_bn_decay))
-        super().__init__(network, optimizer, recipe.rate, recipe.label_smoothing, recipe.precision)
-        self.accumulate = recipe.accumulate
+        super().__init__(network, optimizer, recipe)
         self._folded = FoldedNetwork(network)
         parameters = dict(network.named_parameters())
         self._masked = [parameters[name] for name in ticket.masks]

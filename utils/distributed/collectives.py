@@ -69,10 +69,8 @@ def process_group(device: torch.device, backend: str) -> Iterator[None]:
     try:
         yield
         broadcast(None)  # no rank leaves before all are done
-    except BaseException as error:
-        # All ranks stop together. After any other error a rank may be lost, and destroying the group could hang.
-        if isinstance(error, Stopped):
-            dist.destroy_process_group()
+    except Stopped:  # all ranks stop together; after any other error a rank may be lost, and this could hang
+        dist.destroy_process_group()
         raise
     dist.destroy_process_group()
 
@@ -131,16 +129,6 @@ def all_reduce_in_place(tensors: Sequence[Tensor]) -> None:
     with _together():
         for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
             work.wait()
-
-
-def all_reduce(*counts: int) -> list[int]:
-    """Return the sum of each number over the ranks."""
-    if not is_distributed():
-        return list(counts)
-    numbers = torch.tensor(counts)
-    with _together():
-        dist.all_reduce(numbers)
-    return numbers.tolist()
 
 
 class Agreement:

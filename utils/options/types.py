@@ -30,11 +30,7 @@ class Choices:
     names: tuple[str, ...]
 
 
-def one_of(
-    *names: str,
-    aliases: Mapping[Any, str] | None = None,
-    also: Mapping[str, str] | None = None,
-) -> Any:
+def one_of(*names: str, aliases: Mapping[Any, str] = {}, also: Mapping[str, str] = {}) -> Any:
     """Make the type of an option that allows only these names.
 
     Args:
@@ -45,17 +41,17 @@ def one_of(
     Returns:
         A type whose values are strings: the allowed name, with aliases replaced.
     """
-    described = ", ".join((*names, *(also or {})))
+    described = ", ".join((*names, *also))
 
     def check(given: Any) -> str:
         if not isinstance(given, str | bool | int | float):
             raise ValueError(f"{abbreviate(given)} is not one of {described}")
-        name = (aliases or {}).get(given, given)
-        if name in names or any(re.fullmatch(pattern, abbreviate(name)) for pattern in (also or {}).values()):
+        name = aliases.get(given, given)
+        if name in names or any(re.fullmatch(pattern, abbreviate(name)) for pattern in also.values()):
             return name
         raise _NotOneOf(f"'{abbreviate(given)}' is not one of {described}", nearest(abbreviate(given), names))
 
-    return Annotated[str, BeforeValidator(check), Choices((*names, *(also or {})))]
+    return Annotated[str, BeforeValidator(check), Choices((*names, *also))]
 
 
 class _NotOneOf(ValueError):

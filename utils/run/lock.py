@@ -30,7 +30,7 @@ def locked(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     """Lock an existing folder for the block.
 
     Args:
-        folder: of a run, a pack or a downloaded set.
+        folder: of a run, a pack, a downloaded set or a part of a sweep.
         patience: seconds to wait for the lock; -1: until it is free.
 
     Raises:

@@ -90,10 +90,6 @@ class Run:
         """Store a stage's state; see `Checkpoints.save`."""
         self._checkpoints.save(stage, state, finished_epoch)
 
-    def is_due(self, stage: str, finished_epoch: int | None = None) -> bool:
-        """Return whether it is time to store a stage; see `Checkpoints.is_due`."""
-        return self._checkpoints.is_due(stage, finished_epoch)
-
     # ---- rows and events -------------------------------------------------------------------------------------------
 
     def record(self, stage: str, rows: list[Row], cost: Row | None = None) -> None:
@@ -129,14 +125,6 @@ class Run:
         kind, _, check = stage.partition("/")
         return self._csv_name.with_stem(f"{self._csv_name.stem}_{check}") if kind == "check" else self._csv_name
 
-    def _writer(self, stage: str, first_epoch: int | None = None) -> Any:
-        """Return a stage's TensorBoard writer; it drops an earlier attempt's events from `first_epoch` on."""
-        if stage not in self._writers:
-            from torch.utils.tensorboard import SummaryWriter  # takes a second to import
-
-            self._writers[stage] = SummaryWriter(str(self.log_folder / stage), purge_step=first_epoch)
-        return self._writers[stage]
-
     @rank_zero_only
     def log(self, stage: str, epoch: int, scalars: Mapping[str, float], histograms: Mapping[str, Any]) -> None:
         """Write an epoch's scalars and histograms to TensorBoard.
@@ -164,16 +152,16 @@ class Run:
                 writer.add_scalar(tag, value, step)
 
     @rank_zero_only
-    def log_layout(self, layout: Mapping[str, Any]) -> None:
-        """Configure which scalars TensorBoard shows in one chart; raises as `log` does."""
-        with self._events() as writer:
-            writer.add_custom_scalars(layout)
+    def log_beginning(self, options: str, layout: Mapping[str, Any]) -> None:
+        """Write the run's options (Markdown) to TensorBoard, and the charts that show several scalars; raises as `log`.
 
-    @rank_zero_only
-    def log_text(self, tag: str, text: str) -> None:
-        """Write a text (Markdown) about the whole run to TensorBoard; raises as `log` does."""
+        Args:
+            options: a text about the whole run.
+            layout: as `SummaryWriter.add_custom_scalars` takes it.
+        """
         with self._events() as writer:
-            writer.add_text(tag, text)
+            writer.add_text("config", options)
+            writer.add_custom_scalars(layout)
 
     def log_hparams(self, options: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Add the run to TensorBoard's table of hyperparameters; raises as `log` does."""
@@ -182,9 +170,16 @@ class Run:
 
     @contextmanager
     def _events(self, stage: str = "", first_epoch: int | None = None) -> Iterator[Any]:
-        """Lend the block a stage's writer, and flush it; a `UserError` says where events cannot be written."""
+        """Lend the block a stage's writer, and flush it; a `UserError` says where events cannot be written.
+
+        A new writer drops an earlier attempt's events from `first_epoch` on.
+        """
         try:
-            yield (writer := self._writer(stage, first_epoch))
+            if stage not in self._writers:
+                from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+                self._writers[stage] = SummaryWriter(str(self.log_folder / stage), purge_step=first_epoch)
+            yield (writer := self._writers[stage])
             writer.flush()
         except OSError as error:
             raise UserError(
@@ -219,7 +214,7 @@ class Run:
             The exit code to `stop` with once all is saved (0: go on), and whether it is time to save in any case.
         """
         agree = self._agreement.soon if finished_epoch is None else self._agreement.now
-        due = rank() == 0 and self.is_due(stage, finished_epoch)
+        due = rank() == 0 and self._checkpoints.is_due(stage, finished_epoch)
         code, due = agree(self._stopping.asked, due)
         return code, bool(due)
 

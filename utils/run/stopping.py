@@ -6,8 +6,8 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -33,6 +33,20 @@ def seconds_of(text: str) -> float | None:
     return sum(float(part) * _UNITS[unit] for part, unit in re.findall(r"([\d.]+)([dhms])", text)) or None
 
 
+@contextmanager
+def handled_by(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Call a handler for every signal of `SIGNALS` that comes in the block; outside the main thread it does nothing."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
+        yield
+        return
+    previous = {name: signal.signal(name, handler) for name in SIGNALS}
+    try:
+        yield
+    finally:
+        for name, before in previous.items():
+            signal.signal(name, signal.SIG_DFL if before is None else before)
+
+
 class Stopping:
     """Tells a run between its steps whether to stop.
 
@@ -51,18 +65,9 @@ class Stopping:
         self._asked_last: float | None = None
         self._longest_pause = 0.0
 
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Install signal handlers for the block: the first signal asks to stop, a second one interrupts at once."""
-        if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
-            yield
-            return
-        previous = {name: signal.signal(name, self._take) for name in SIGNALS}
-        try:
-            yield
-        finally:
-            for name, handler in previous.items():
-                signal.signal(name, signal.SIG_DFL if handler is None else handler)
+    def installed(self) -> AbstractContextManager[None]:
+        """Handle signals for the block: the first signal asks to stop, a second one interrupts at once."""
+        return handled_by(self._take)
 
     def _take(self, signum: int, _frame: FrameType | None) -> None:
         """Note the first signal and no more, because a step may be half done; interrupt at a later one."""
