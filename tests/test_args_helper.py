@@ -560,8 +560,8 @@ CONTRADICTIONS = [
        f"ImageFolder): those of {name} have one size", f"--image_size 16 --dataset {other}")
       for name, other in (("Digits", "ImageFolder"), ("MNIST", "Caltech101"), ("CIFAR10", "TinyImageNet"),
                           ("CIFAR100", "ImageNet"))),
-    ("--warmup_length 9 --epochs 9", "a warm-up of 9 epochs fills all 9", "--warmup_length 8 --epochs 9"),
-    ("--warmup_length 5 --iter_period 5 --algo imp", "a warm-up of 5 epochs fills all 5 of a round",
+    ("--warmup_length 9 --epochs 9", "warmup_length 9 has to be below epochs, 9", "--warmup_length 8 --epochs 9"),
+    ("--warmup_length 5 --iter_period 5 --algo imp", "warmup_length 5 has to be below iter_period, 5",
      "--warmup_length 5 --iter_period 6 --epochs 5 --algo imp"),
     *((f"--start_epoch 1 --algo {algo}", f"{algo} begins at epoch 0: leave start_epoch out", "--start_epoch 1")
       for algo in ("imp", "cts")),
@@ -577,7 +577,7 @@ CONTRADICTIONS = [
      "--algo smart_ratio --first_layer_dense"),
     ("--epochs 1 --mode_connect --pretrained x", "mode_connect needs two networks",
      "--epochs 1 --mode_connect --pretrained x --pretrained2 y"),
-    ("--start_epoch 9 --epochs 9", "start_epoch 9 lies beyond all 9 epochs", "--start_epoch 8 --epochs 9"),
+    ("--start_epoch 9 --epochs 9", "start_epoch 9 has to be below epochs, 9", "--start_epoch 8 --epochs 9"),
     ("--nesterov --momentum 0", "nesterov needs a momentum above 0", "--nesterov --momentum 0.1"),
     ("--nesterov --momentum 0 --optimizer adam --fine_tune_optimizer sgd", "nesterov needs a momentum above 0",
      "--nesterov --momentum 0 --optimizer adam --fine_tune_optimizer adam"),
@@ -598,9 +598,9 @@ CONTRADICTIONS = [
      "bottom_k_on_forward ranks weights only: it cannot be had with bias", "--bias --hc_quantized"),
     ("--bottom_k_on_forward --algo hc --hc_quantized",
      "bottom_k_on_forward takes its fraction from the prunings of hc_iter", "--algo hc --hc_quantized"),
-    *(("--epochs 5 --iter_period 5", "hc_iter would never prune: of 5 epochs, none after", near)
+    *(("--epochs 5 --iter_period 5", "the first pruning follows epoch 5 (counted from 0), and epochs is 5", near)
       for near in ("--epochs 6 --iter_period 5", "--epochs 5 --iter_period 5 --algo hc")),
-    ("--epochs 11 --iter_start 10", "none after iter_start 10 is a multiple of iter_period 5",
+    ("--epochs 11 --iter_start 10", "hc_iter would never prune: the first pruning follows epoch 15",
      "--epochs 11 --iter_start 9"),
     *((f"--override_prune_rate --prune_rate {rate}", "hc_iter would never prune, or prune everything: each pruning "
        f"removes a fraction of {rate}, which has to lie between 0 and 1", near)
@@ -625,7 +625,7 @@ CONTRADICTIONS = [
     ("--chg_mask", "chg_mask and chg_weight say what shuffle or reinit is of", "--chg_mask --reinit"),
     ("--algo given", "algo given is a ticket from a file", "--ticket x"),
     ("--algo cts --target_sparsity 100", "algo cts needs a target_sparsity below 100", "--algo cts"),
-    ("--algo cts --rewind_epoch 3 --epochs 3", "rewind_epoch 3 leaves none of the 3 epochs of fine-tuning",
+    ("--algo cts --rewind_epoch 3 --epochs 3", "rewind_epoch 3 has to be below fine_tune_epochs, 3",
      "--algo cts --rewind_epoch 2 --epochs 3"),
     ("--pack a --check_data b", "each of these says what to do: give one of them", "--pack a"),
     ("--report a --dry_run", "each of these says what to do: give one of them", "--sweep a --dry_run"),
