@@ -537,7 +537,9 @@ def test_an_unknown_name_is_refused_with_the_nearest(given, nearest, tmp_path):
     ("words", "said"),
     [
         ("-x", "-x: no such option"),
-        ("some.yml", "some.yml: not expected; an option is written --name value"),
+        ("some.yml",
+         "some.yml: not expected; an option is written --name value; did you mean --config some.yml?"),
+        ("word", "word: not expected; an option is written --name value"),
         *((words, f"{words.split()[0]}: a value is missing")
           for words in ("--lr", "--lr --noise", "--config", "--resume", "--dataset")),
         ("--no-noise=true", "argument --no_noise: ignored explicit argument 'true'"),
@@ -680,7 +682,10 @@ NO_OPTIONS = "FILE is not a list of options: it should have lines such as 'lr: 0
         ("lr: 0.1\nwd: a: b\n", r"FILE is not YAML: .*, line 2, column \d+"),
         ("lr: 0.1\nmilestones: [1\nwd: 2\n", r"FILE is not YAML: .*, line 3, column \d+"),
         ("lr: 'open\n\n", r"FILE is not YAML: .*, line 3, column \d+"),
-        ("\tlr: 1\n", r"FILE is not YAML: .*, line 1, column \d+"),
+        ("\tlr: 1\n", r"FILE is not YAML: .*, line 1, column \d+ \(line 1: indent with spaces, not with a tab\)"),
+        ("lr: 1\ndataset:Digits\nwd: 2\n", r"FILE is not YAML: .* \(line 2: is a space missing after 'dataset:'\?\)"),
+        ("dataset:Digits\n", rf"{NO_OPTIONS} \(line 1: is a space missing after 'dataset:'\?\)"),
+        ("runs:\n  a: {lr: 1}\n", "--config FILE: it is a sweep file: --sweep FILE"),
         ("lr: 1\n---\nlr: 2\n", r"FILE is not YAML: .*, line 2, column \d+"),
         ("- lr\n- wd\n", NO_OPTIONS),
         ("just words\n", NO_OPTIONS),
@@ -692,7 +697,10 @@ def test_a_file_that_is_no_list_of_options_is_refused_with_the_line(text, said, 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     missing, latin = tmp_path / "none.yml", tmp_path / "latin.yml"
-    assert complaint("--config", str(missing)) == f"cannot read the config file {missing}: No such file or directory"
+    said = f"cannot read the config file {missing}: No such file or directory"
+    assert complaint("--config", str(missing)) == f"{said}; --list configs shows them"
+    (tmp_path / "nine.yml").touch()
+    assert complaint("--config", str(missing)) == f"{said}; did you mean 'nine.yml'?"
     assert complaint("--config", str(tmp_path)) == f"cannot read the config file {tmp_path}: Is a directory"
     latin.write_bytes("name: schön\n".encode("latin-1"))
     assert "utf-8" in complaint("--config", str(latin))

@@ -158,8 +158,8 @@ def test_a_folder_without_images_is_named(tmp_path, empty):
 
 
 BITS = (
-    "{0} has pixels of 32 bits (mode X), of which black and white are not known; save it with 8 or 16 bits; --check_data "
-    "{0.parent.parent} names all such images"
+    "{0} has pixels of 32 bits (mode X), of which black and white are not known; save it with 8 or 16 bits; "
+    "--check_data {0.parent.parent} names all such images"
 )
 SIZE = "{} is 6×5 where others are 4×4; give --image-size to bring all to one size"
 

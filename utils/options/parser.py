@@ -22,9 +22,12 @@ from pydantic.fields import FieldInfo
 from utils.errors import UserError, abbreviate, nearest
 from utils.options.messages import complaint, corrected
 from utils.options.types import Options, allowed, choices_of, is_bool, is_list
-from utils.options.yaml_file import plain_value, read_nodes
+from utils.options.yaml_file import plain_value, read_nodes, slip
 
 Kind = TypeVar("Kind", bound=Options)
+
+SWEEP_KEYS = ("options", "vary", "search", "study", "runs")
+"""What a sweep file has at its top; no option has one of these names."""
 
 MISSING = object()
 """Stands for the value of a flag that was given without a value."""
@@ -120,7 +123,8 @@ def read_flags(declared: Declarations, argv: list[str] | None) -> tuple[dict[str
             value = value if equals or after.startswith("-") else after
             problems.append(declared.unknown(flag, flag.lstrip("-"), value or None))
         elif not before.startswith("-"):  # otherwise it is the value of an unknown flag
-            problems.append(f"{word}: not expected; an option is written --name value")
+            meant = f"; did you mean --config {word}?" if word.endswith((".yml", ".yaml")) else ""
+            problems.append(f"{word}: not expected; an option is written --name value{meant}")
     return flags, problems
 
 
@@ -212,7 +216,11 @@ def read_yaml(declared: Declarations, path: Path, problems: list[str]) -> dict[s
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode) or not all(isinstance(key, yaml.ScalarNode) for key, _ in root.value):
-        raise UserError(f"{path} is not a list of options: it should have lines such as 'lr: 0.1'")
+        raise UserError(
+            f"{path} is not a list of options: it should have lines such as 'lr: 0.1'{slip(root.start_mark)}"
+        )
+    if any(key.value in SWEEP_KEYS and isinstance(value, yaml.MappingNode) for key, value in root.value):
+        raise UserError(f"--config {path}: it is a sweep file: --sweep {path}")
     options: dict[str, Given] = {}
     seen: dict[str, str] = {}
     for key, value in root.value:
