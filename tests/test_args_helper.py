@@ -157,7 +157,7 @@ def test_help_shows_every_option_with_its_meaning_and_default(capsys, monkeypatc
     assert entries["lr"].endswith("initial learning rate of the search [0.001; number, > 0]")
     assert "a line each, and end" in entries["list"] and "[]" not in entries["list"]
     assert entries["freeze_weights"].endswith("[true]")
-    assert "-p [FREQ]" in entries["print_freq"]
+    assert "-p N" in entries["print_freq"]
     assert "constant_lr|cosine_lr|multistep_lr" in entries["lr_policy"]
 
 
@@ -343,7 +343,7 @@ PENALTIES = "none, L2, L1, L1_L2, var_red_1, var_red_2, bin_entropy"
         ("lr_policy: cosine", "'cosine' is not one of constant_lr, cosine_lr, multistep_lr; did you mean "
          "'lr_policy: cosine_lr'?"),
         ("regularization: l2", f"'l2' is not one of {PENALTIES}; did you mean 'regularization: L2'?"),
-        ("device: gpu", "'gpu' is not one of auto, cpu, cuda, mps; did you mean 'device: cpu'?"),
+        ("device: gpu", "'gpu' is not one of auto, cpu, cuda, mps; did you mean 'device: cuda'?"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_with_its_line_and_what_is_allowed(text, said, tmp_path):
@@ -354,13 +354,23 @@ def test_a_wrong_value_is_refused_with_its_line_and_what_is_allowed(text, said, 
 
 @pytest.mark.parametrize(
     ("name", "given", "nearest"),
-    [("dataset", "CIFAR-10", "CIFAR10"), ("arch", "resnet_20", "resnet20"), ("algo", "hciter", "hc_iter")],
+    [
+        ("dataset", "CIFAR-10", "CIFAR10"),
+        ("arch", "resnet_20", "resnet20"),
+        ("algo", "hciter", "hc_iter"),
+        ("algo", "Gem-Miner", "hc_iter"),
+        ("algo", "mine:find_ticket", "mine.py:find_ticket"),
+        ("arch", "mynet.py", "mynet.py:<function>"),
+        ("init", "he", "kaiming_normal"),
+    ],
 )
 def test_an_unknown_name_of_many_is_answered_by_the_nearest(name, given, nearest, tmp_path):
     in_file, flag = complaint_about(tmp_path, f"{name}: {given}"), complaint(f"--{name}", given)
     for where, message, meant in ((f"{name} (FILE:1)", in_file, f"{name}: "), (f"--{name}", flag, f"--{name} ")):
         assert message.startswith(f"a problem with the options:\n  {where}: '{given}' is not one of ")
-        assert message.endswith(f"; did you mean '{meant}{nearest}'?") and f" {nearest}, " in message
+        assert message.endswith(f"; did you mean '{meant}{nearest}'?") and (
+            f" {nearest}, " in message or ".py" in nearest
+        )
 
 
 def test_every_number_has_its_bounds_tested():
@@ -765,6 +775,15 @@ def test_a_run_goes_on_with_other_options_when_asked_to_and_is_no_longer_the_sam
 def test_some_options_cannot_change_in_a_run_that_has_begun(begun):
     message = complaint("--resume", begun, "--lr", "0.3", "--arch", "resnet32", "--seed", "1", "--resume_anyway")
     assert message.endswith("lr 0.1 → 0.3; a run that has begun cannot change seed, arch")
+    (Path(begun) / "summary.json").touch()
+    message = complaint("--resume", begun, "--lr", "0.3", "--resume_anyway")
+    assert "the run is finished, and cannot go on with lr 0.1 → 0.3; --ticket" in message
+
+
+def test_a_folder_of_trials_is_told_to_be_none_with_the_trials_in_it(begun, tmp_path):
+    assert complaint("--resume", str(tmp_path)).endswith(
+        "the folder of a run; its trials are trial_2: give one of them"
+    )
 
 
 def test_a_run_on_a_folder_of_images_goes_on_with_them_elsewhere_as_the_same_experiment(tmp_path):

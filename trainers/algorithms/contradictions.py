@@ -192,7 +192,8 @@ BY_MAGNITUDE = (
     Contradiction(
         ("prune_type", "algo"),
         lambda c: c.prune_type == "FixThresholding",
-        "{c.algo} prunes by LocalBottomK (each layer) or ExactBottomK (the whole network), not by {c.prune_type}",
+        "{c.algo} prunes by LocalBottomK (each layer), BottomK or ExactBottomK (both the whole network), not by "
+        "{c.prune_type}",
     ),
 )
 """Of an algorithm that prunes the smallest weights, layer by layer or in the whole network."""

@@ -7,6 +7,7 @@ name or value raises nothing here: it becomes an entry in one list of problems, 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import warnings
 from collections.abc import Mapping
@@ -160,6 +161,12 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        text = super()._format_args(action, default_metavar)
+        return text if action.const is True else text.strip("[]")  # only switches may come without a value
+
+
 def _parser(declared: Declarations) -> argparse.ArgumentParser:
     parser = _Parser(
         usage="python main.py --config FILE.yml [--option value ...]",
@@ -167,7 +174,7 @@ def _parser(declared: Declarations) -> argparse.ArgumentParser:
         epilog="Options may be written with - or _. A flag beats the YAML file, which beats the default.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,  # the result holds only what was given, not the defaults
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
     for group in declared.groups:
         section = parser.add_argument_group(group.__doc__)
@@ -192,7 +199,8 @@ def _add_flag(section: argparse._ArgumentGroup, name: str, field: FieldInfo) -> 
         section.add_argument(f"--no_{name}", dest=name, action="store_const", const=False, help=argparse.SUPPRESS)
         return
     choices = choices_of(field)
-    kind = "|".join(choices) if choices else name.rpartition("_")[2].upper()
+    of_number = {"whole": "N", "number": "X"}.get(re.split("[ ,]", allowed(field))[0])
+    kind = "|".join(choices) if choices else of_number or name.rpartition("_")[2].upper()
     # Values are optional for argparse, whose own error would end the program at the first flag without one.
     arity = {"nargs": "*"} if is_list(field) else {"nargs": "?", "const": MISSING}
     section.add_argument(*spellings, metavar=kind, help=text, **arity)

@@ -34,6 +34,7 @@ def one_of(
     *names: str,
     aliases: Mapping[Any, str] | None = None,
     also: Mapping[str, str] | None = None,
+    meant: Mapping[str, str] | None = None,
 ) -> Any:
     """Make the type of an option that allows only these names.
 
@@ -41,6 +42,7 @@ def one_of(
         names: the allowed names.
         aliases: other spelling -> allowed name.
         also: further allowed values, as description -> regular expression that matches the whole value.
+        meant: what else a name is called, in lower case, without - and _ -> the name, to suggest it.
 
     Returns:
         A type whose values are strings: the allowed name, with aliases replaced.
@@ -53,7 +55,11 @@ def one_of(
         name = (aliases or {}).get(given, given)
         if name in names or any(re.fullmatch(pattern, abbreviate(name)) for pattern in (also or {}).values()):
             return name
-        raise _NotOneOf(f"'{abbreviate(given)}' is not one of {described}", nearest(abbreviate(given), names))
+        text = abbreviate(given)
+        near = (meant or {}).get(re.sub("[-_ ]", "", text).lower())
+        if also and (own := re.fullmatch(r"([\w./-]+?)(\.py|:\w+)", text)):  # half the name of a user's function
+            near = f"{text}:<function>" if own[2] == ".py" else f"{own[1]}.py{own[2]}"
+        raise _NotOneOf(f"'{text}' is not one of {described}", near or nearest(text, names))
 
     return Annotated[str, BeforeValidator(check), Choices((*names, *(also or {})))]
 
