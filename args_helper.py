@@ -20,7 +20,7 @@ from data import DATASETS, DEFINED_BY_PATH, OF_FOLDERS
 from models import MODELS, TORCHVISION, WITHOUT_MASKS
 from trainers.algorithms import ALGORITHMS, DENSE, FROM_FILE, Algorithm, facts_of
 from utils.errors import UserError
-from utils.options.changes import accepted
+from utils.options.changes import accepted, stored_config
 from utils.options.contradictions import Contradiction
 from utils.options.modes import LOOKING, ONE_MODE, overridden
 from utils.options.parser import Declarations, Given, read_flags, read_yaml, validated
@@ -32,7 +32,7 @@ from utils.schedules import pruning_epochs, pruning_rate
 OWN_FILE = {"<file>.py:<function>": r".+\.py:\w+"}
 """Description -> pattern of a user's own algorithm or network, which is allowed in place of a built-in name."""
 
-Device = one_of("auto", "cpu", "cuda", "mps")
+Device = one_of("auto", "cpu", "cuda", "mps", meant={"gpu": "cuda"})
 Precision = one_of("fp32", "tf32", "bf16")
 Switch = one_of("auto", "on", "off", aliases={True: "on", False: "off"})
 Backend = one_of("nccl", "gloo")
@@ -49,10 +49,11 @@ LayerKind = one_of("SubnetConv", "DenseConv", aliases={"None": "SubnetConv"})
 BatchNorm = one_of("NonAffineBatchNorm", "AffineBatchNorm", "LearnedBatchNorm")
 Init = one_of(
     "signed_constant", "unsigned_constant", "kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_constant",
-    "standard",
+    "standard", meant={"he": "kaiming_normal"},
 )  # fmt: skip
 Nonlinearity = one_of("relu", "leaky_relu", "tanh", "sigmoid", "selu", "linear")
-AlgorithmName = one_of(*ALGORITHMS, aliases={"wt": DENSE, "dense": DENSE}, also=OWN_FILE)
+ALSO_CALLED = {"gemminer": "hc_iter"}
+AlgorithmName = one_of(*ALGORITHMS, aliases={"wt": DENSE, "dense": DENSE}, also=OWN_FILE, meant=ALSO_CALLED)
 OptimizerName = one_of("sgd", "adam")
 LrPolicy = one_of("constant_lr", "cosine_lr", "multistep_lr", aliases={"None": "constant_lr"})
 Regularization = one_of(
@@ -69,7 +70,7 @@ Mixed = one_of("prob", "linear")
 
 
 class RunOptions(Options):
-    """Run: where it is kept, its seed, its device"""
+    """Run (where it is kept, its seed, its device)"""
 
     config: str | None = option(None, "YAML file with options", affects=False)
     name: Inside | None = option(None, "folder of the run's trials under results_dir", affects=False)
@@ -199,7 +200,7 @@ class SearchOptions(Options):
 
 
 class ImpOptions(Options):
-    """Iterative magnitude pruning (algo imp): rounds of iter_period epochs"""
+    """Iterative magnitude pruning (algo imp), in rounds of iter_period epochs"""
 
     imp_rounds: Int = option(-1, "rounds, of prune_rate (0.2 unless given) each; −1: as many as the target needs")
     imp_rewind_iter: Int | None = option(None, "step of round 0 to rewind to; default: 1000 or 5% of it", ge=0)
@@ -442,9 +443,9 @@ CONTRADICTIONS = (
     Contradiction(("no_cuda", "device"), lambda c: c.no_cuda and c.device not in ("auto", "cpu"),
                   "no_cuda is to use the CPU, and device {c.device} is not the CPU"),
     Contradiction(("warmup_length", "epochs"), lambda c: c.algorithm.search != "rounds" and c.warmup_length >= c.epochs,
-                  "a warm-up of {c.warmup_length} epochs fills all {c.epochs}"),
+                  "warmup_length {c.warmup_length} has to be below epochs, {c.epochs}"),
     Contradiction(("start_epoch", "epochs"), lambda c: c.start_epoch >= c.epochs,
-                  "start_epoch {c.start_epoch} lies beyond all {c.epochs} epochs"),
+                  "start_epoch {c.start_epoch} has to be below epochs, {c.epochs}"),
     Contradiction(("nesterov", "momentum", "optimizer", "fine_tune_optimizer"),
                   lambda c: c.nesterov and c.momentum == 0 and "sgd" in (c.optimizer, c.fine_tune_optimizer),
                   "nesterov needs a momentum above 0"),
@@ -524,9 +525,7 @@ def config_of(options: Mapping[str, Any], source: str | None = None, path: str |
 
 def _resumed(flags: dict[str, Given], problems: list[str]) -> Config:
     folder = Path(str(flags["resume"].value))
-    if not (stored := folder / "config.yml").is_file():
-        raise UserError(f"--resume {folder}: there is no config.yml in it, so it is not the folder of a run")
-    begun = read_yaml(DECLARED, stored, problems)
+    begun = read_yaml(DECLARED, stored_config(folder), problems)
     source = flags.pop("config", None)
     from_file = read_yaml(DECLARED, Path(str(source.value)), problems) if source else {}
     ran = (folder / "summary.json").is_file()

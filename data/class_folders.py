@@ -120,7 +120,7 @@ def find_part(
     """
     strange = sorted({*folder.folders()} - {*classes, aside})
     if strange:
-        raise UserError(f"{folder} has a class '{strange[0]}' that train/ has not{did_you_mean(strange[0], classes)}")
+        raise UserError(f"the class '{strange[0]}' is in {folder} but not in train/{did_you_mean(strange[0], classes)}")
     labels = [label for label, name in enumerate(classes) if (folder / name).is_dir()]
     places = [classes[label] for label in labels]
     places = [f"{name}/{inner}" if inner and (folder / name / inner).is_dir() else name for name in places]

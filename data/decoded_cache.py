@@ -72,7 +72,7 @@ def _refuse_too_large(count: int, shape: tuple[int, ...]) -> None:
     height, width = shape
     if count * 3 * height * width > LARGEST_BYTES:
         raise UserError(
-            f"{count:,} images of {height}×{width} take more than {LARGEST_BYTES / 2**30:.0f} GiB decoded; "
+            f"{count:,} images of {width}×{height} take more than {LARGEST_BYTES / 2**30:.0f} GiB decoded; "
             "give a smaller --image-size, or pack the images (--pack), and photographs are read from the disk"
         )
 
@@ -84,7 +84,7 @@ def _fill(place: Tensor, index: int, part: StoredImages, size: int) -> None:
     else:
         pixels = part.pixels(index)
     if pixels.shape != place.shape:
-        own, others = ("×".join(map(str, image.shape[1:])) for image in (pixels, place))
+        own, others = (f"{image.shape[2]}×{image.shape[1]}" for image in (pixels, place))
         told = f"{part.path(index)} is {own} where others are {others}"
         raise UserError(f"{told}; give --image-size to bring all to one size")
     place.copy_(pixels)

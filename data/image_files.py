@@ -48,7 +48,10 @@ class ImageFiles:
 
     def pixels(self, index: int, surplus: Callable[[int, int], float] | None = None) -> Tensor:
         """Read the image at an index, (3, height, width) uint8; see `read_image`."""
-        return read_image(self.path(index), surplus)
+        try:
+            return read_image(self.path(index), surplus)
+        except UserError as error:
+            raise UserError(f"{error}; --check_data {self.root} names all such images") from error
 
     def stamps(self, root: Path) -> list[tuple[str, int, int]]:
         """Return each file's path relative to `root`, its size, and its modification time; contents are not read.

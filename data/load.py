@@ -16,7 +16,7 @@ from args_helper import Config
 from data import DATASETS
 from data.batches import PlainBatches, TrainBatches
 from data.spec import DataSpec, ImageSet, Source
-from utils.errors import UserError
+from utils.errors import UserError, counted
 from utils.rng import derive_rng
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def divide(source: Source, config: Config) -> Splits:
         train, val = train.subset(order[source.val_size :].sort().values), train.subset(order[: source.val_size])
     if not len(train) or not len(source.test):
         raise UserError(
-            f"the data in {config.data} are too few: {len(train)} images to train on and {len(source.test)} to test on"
+            f"the data in {config.data} are too few: {counted(len(train), 'image')} to train on and "
+            f"{len(source.test)} to test on"
         )
     spec, size, device = source.spec, config.batch_size, config.torch_device
     if isinstance(train, ImageSet):

@@ -49,6 +49,6 @@ class ModelSpec:
         if min(height, width) < 2**count:
             poolings = "1 pooling" if count == 1 else f"{count} poolings"
             raise UserError(
-                f"images of {height}×{width} are too small for {poolings} by 2: "
+                f"images of {width}×{height} are too small for {poolings} by 2: "
                 f"{2**count}×{2**count} is the smallest size"
             )

@@ -223,7 +223,7 @@ def run(name: str, place: Place, cases: int) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Try thousands of bad inputs, and see that each ends in one message.")
     parser.add_argument("--cases", type=int, default=1000)
-    parser.add_argument("--only", nargs="*", metavar="NAME", help="of a fuzzer")
+    parser.add_argument("--only", nargs="*", choices=FUZZERS, metavar="NAME", help="of a fuzzer")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         place = Place(Path(scratch), Watch())

@@ -117,7 +117,7 @@ def test_a_new_algorithm_is_one_file_and_one_row(tmp_path):
 
     asked = ["--algo", "smallest", *SMALL, "--fine_tune_epochs", "1"]
     assert "smallest " in run("--list", "algorithms")
-    assert "fine-tuning  1 epochs" in run(*asked, "--dry_run")
+    assert "fine-tuning  1 epoch" in run(*asked, "--dry_run")
     assert "sanity checks" in run(*asked)
     assert json.loads((project / "results" / "trial_1" / "summary.json").read_text())["algo"] == "smallest"
     run("--report", "results")

@@ -157,7 +157,7 @@ def test_help_shows_every_option_with_its_meaning_and_default(capsys, monkeypatc
     assert entries["lr"].endswith("initial learning rate of the search [0.001; number, > 0]")
     assert "a line each, and end" in entries["list"] and "[]" not in entries["list"]
     assert entries["freeze_weights"].endswith("[true]")
-    assert "-p [FREQ]" in entries["print_freq"]
+    assert "-p N" in entries["print_freq"]
     assert "constant_lr|cosine_lr|multistep_lr" in entries["lr_policy"]
 
 
@@ -343,7 +343,7 @@ PENALTIES = "none, L2, L1, L1_L2, var_red_1, var_red_2, bin_entropy"
         ("lr_policy: cosine", "'cosine' is not one of constant_lr, cosine_lr, multistep_lr; did you mean "
          "'lr_policy: cosine_lr'?"),
         ("regularization: l2", f"'l2' is not one of {PENALTIES}; did you mean 'regularization: L2'?"),
-        ("device: gpu", "'gpu' is not one of auto, cpu, cuda, mps; did you mean 'device: cpu'?"),
+        ("device: gpu", "'gpu' is not one of auto, cpu, cuda, mps; did you mean 'device: cuda'?"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_with_its_line_and_what_is_allowed(text, said, tmp_path):
@@ -354,13 +354,23 @@ def test_a_wrong_value_is_refused_with_its_line_and_what_is_allowed(text, said, 
 
 @pytest.mark.parametrize(
     ("name", "given", "nearest"),
-    [("dataset", "CIFAR-10", "CIFAR10"), ("arch", "resnet_20", "resnet20"), ("algo", "hciter", "hc_iter")],
+    [
+        ("dataset", "CIFAR-10", "CIFAR10"),
+        ("arch", "resnet_20", "resnet20"),
+        ("algo", "hciter", "hc_iter"),
+        ("algo", "Gem-Miner", "hc_iter"),
+        ("algo", "mine:find_ticket", "mine.py:find_ticket"),
+        ("arch", "mynet.py", "mynet.py:<function>"),
+        ("init", "he", "kaiming_normal"),
+    ],
 )
 def test_an_unknown_name_of_many_is_answered_by_the_nearest(name, given, nearest, tmp_path):
     in_file, flag = complaint_about(tmp_path, f"{name}: {given}"), complaint(f"--{name}", given)
     for where, message, meant in ((f"{name} (FILE:1)", in_file, f"{name}: "), (f"--{name}", flag, f"--{name} ")):
         assert message.startswith(f"a problem with the options:\n  {where}: '{given}' is not one of ")
-        assert message.endswith(f"; did you mean '{meant}{nearest}'?") and f" {nearest}, " in message
+        assert message.endswith(f"; did you mean '{meant}{nearest}'?") and (
+            f" {nearest}, " in message or ".py" in nearest
+        )
 
 
 def test_every_number_has_its_bounds_tested():
@@ -537,7 +547,9 @@ def test_an_unknown_name_is_refused_with_the_nearest(given, nearest, tmp_path):
     ("words", "said"),
     [
         ("-x", "-x: no such option"),
-        ("some.yml", "some.yml: not expected; an option is written --name value"),
+        ("some.yml",
+         "some.yml: not expected; an option is written --name value; did you mean --config some.yml?"),
+        ("word", "word: not expected; an option is written --name value"),
         *((words, f"{words.split()[0]}: a value is missing")
           for words in ("--lr", "--lr --noise", "--config", "--resume", "--dataset")),
         ("--no-noise=true", "argument --no_noise: ignored explicit argument 'true'"),
@@ -560,8 +572,8 @@ CONTRADICTIONS = [
        f"ImageFolder): those of {name} have one size", f"--image_size 16 --dataset {other}")
       for name, other in (("Digits", "ImageFolder"), ("MNIST", "Caltech101"), ("CIFAR10", "TinyImageNet"),
                           ("CIFAR100", "ImageNet"))),
-    ("--warmup_length 9 --epochs 9", "a warm-up of 9 epochs fills all 9", "--warmup_length 8 --epochs 9"),
-    ("--warmup_length 5 --iter_period 5 --algo imp", "a warm-up of 5 epochs fills all 5 of a round",
+    ("--warmup_length 9 --epochs 9", "warmup_length 9 has to be below epochs, 9", "--warmup_length 8 --epochs 9"),
+    ("--warmup_length 5 --iter_period 5 --algo imp", "warmup_length 5 has to be below iter_period, 5",
      "--warmup_length 5 --iter_period 6 --epochs 5 --algo imp"),
     *((f"--start_epoch 1 --algo {algo}", f"{algo} begins at epoch 0: leave start_epoch out", "--start_epoch 1")
       for algo in ("imp", "cts")),
@@ -577,7 +589,7 @@ CONTRADICTIONS = [
      "--algo smart_ratio --first_layer_dense"),
     ("--epochs 1 --mode_connect --pretrained x", "mode_connect needs two networks",
      "--epochs 1 --mode_connect --pretrained x --pretrained2 y"),
-    ("--start_epoch 9 --epochs 9", "start_epoch 9 lies beyond all 9 epochs", "--start_epoch 8 --epochs 9"),
+    ("--start_epoch 9 --epochs 9", "start_epoch 9 has to be below epochs, 9", "--start_epoch 8 --epochs 9"),
     ("--nesterov --momentum 0", "nesterov needs a momentum above 0", "--nesterov --momentum 0.1"),
     ("--nesterov --momentum 0 --optimizer adam --fine_tune_optimizer sgd", "nesterov needs a momentum above 0",
      "--nesterov --momentum 0 --optimizer adam --fine_tune_optimizer adam"),
@@ -598,9 +610,9 @@ CONTRADICTIONS = [
      "bottom_k_on_forward ranks weights only: it cannot be had with bias", "--bias --hc_quantized"),
     ("--bottom_k_on_forward --algo hc --hc_quantized",
      "bottom_k_on_forward takes its fraction from the prunings of hc_iter", "--algo hc --hc_quantized"),
-    *(("--epochs 5 --iter_period 5", "hc_iter would never prune: of 5 epochs, none after", near)
+    *(("--epochs 5 --iter_period 5", "the first pruning follows epoch 5 (counted from 0), and epochs is 5", near)
       for near in ("--epochs 6 --iter_period 5", "--epochs 5 --iter_period 5 --algo hc")),
-    ("--epochs 11 --iter_start 10", "none after iter_start 10 is a multiple of iter_period 5",
+    ("--epochs 11 --iter_start 10", "hc_iter would never prune: the first pruning follows epoch 15",
      "--epochs 11 --iter_start 9"),
     *((f"--override_prune_rate --prune_rate {rate}", "hc_iter would never prune, or prune everything: each pruning "
        f"removes a fraction of {rate}, which has to lie between 0 and 1", near)
@@ -625,7 +637,7 @@ CONTRADICTIONS = [
     ("--chg_mask", "chg_mask and chg_weight say what shuffle or reinit is of", "--chg_mask --reinit"),
     ("--algo given", "algo given is a ticket from a file", "--ticket x"),
     ("--algo cts --target_sparsity 100", "algo cts needs a target_sparsity below 100", "--algo cts"),
-    ("--algo cts --rewind_epoch 3 --epochs 3", "rewind_epoch 3 leaves none of the 3 epochs of fine-tuning",
+    ("--algo cts --rewind_epoch 3 --epochs 3", "rewind_epoch 3 has to be below fine_tune_epochs, 3",
      "--algo cts --rewind_epoch 2 --epochs 3"),
     ("--pack a --check_data b", "each of these says what to do: give one of them", "--pack a"),
     ("--report a --dry_run", "each of these says what to do: give one of them", "--sweep a --dry_run"),
@@ -680,7 +692,10 @@ NO_OPTIONS = "FILE is not a list of options: it should have lines such as 'lr: 0
         ("lr: 0.1\nwd: a: b\n", r"FILE is not YAML: .*, line 2, column \d+"),
         ("lr: 0.1\nmilestones: [1\nwd: 2\n", r"FILE is not YAML: .*, line 3, column \d+"),
         ("lr: 'open\n\n", r"FILE is not YAML: .*, line 3, column \d+"),
-        ("\tlr: 1\n", r"FILE is not YAML: .*, line 1, column \d+"),
+        ("\tlr: 1\n", r"FILE is not YAML: .*, line 1, column \d+ \(line 1: indent with spaces, not with a tab\)"),
+        ("lr: 1\ndataset:Digits\nwd: 2\n", r"FILE is not YAML: .* \(line 2: is a space missing after 'dataset:'\?\)"),
+        ("dataset:Digits\n", rf"{NO_OPTIONS} \(line 1: is a space missing after 'dataset:'\?\)"),
+        ("runs:\n  a: {lr: 1}\n", "--config FILE: it is a sweep file: --sweep FILE"),
         ("lr: 1\n---\nlr: 2\n", r"FILE is not YAML: .*, line 2, column \d+"),
         ("- lr\n- wd\n", NO_OPTIONS),
         ("just words\n", NO_OPTIONS),
@@ -692,7 +707,10 @@ def test_a_file_that_is_no_list_of_options_is_refused_with_the_line(text, said, 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     missing, latin = tmp_path / "none.yml", tmp_path / "latin.yml"
-    assert complaint("--config", str(missing)) == f"cannot read the config file {missing}: No such file or directory"
+    said = f"cannot read the config file {missing}: No such file or directory"
+    assert complaint("--config", str(missing)) == f"{said}; --list configs shows them"
+    (tmp_path / "nine.yml").touch()
+    assert complaint("--config", str(missing)) == f"{said}; did you mean 'nine.yml'?"
     assert complaint("--config", str(tmp_path)) == f"cannot read the config file {tmp_path}: Is a directory"
     latin.write_bytes("name: schön\n".encode("latin-1"))
     assert "utf-8" in complaint("--config", str(latin))
@@ -757,6 +775,15 @@ def test_a_run_goes_on_with_other_options_when_asked_to_and_is_no_longer_the_sam
 def test_some_options_cannot_change_in_a_run_that_has_begun(begun):
     message = complaint("--resume", begun, "--lr", "0.3", "--arch", "resnet32", "--seed", "1", "--resume_anyway")
     assert message.endswith("lr 0.1 → 0.3; a run that has begun cannot change seed, arch")
+    (Path(begun) / "summary.json").touch()
+    message = complaint("--resume", begun, "--lr", "0.3", "--resume_anyway")
+    assert "the run is finished, and cannot go on with lr 0.1 → 0.3; --ticket" in message
+
+
+def test_a_folder_of_trials_is_told_to_be_none_with_the_trials_in_it(begun, tmp_path):
+    assert complaint("--resume", str(tmp_path)).endswith(
+        "the folder of a run; its trials are trial_2: give one of them"
+    )
 
 
 def test_a_run_on_a_folder_of_images_goes_on_with_them_elsewhere_as_the_same_experiment(tmp_path):

@@ -70,13 +70,13 @@ def test_the_benchmark_runs_by_one_command_and_writes_what_it_prints(measured):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("--repeats 0", "0 is below 1"),
-        ("--images -1", "-1 is below 0"),
+        ("--repeats x", "--repeats: 'x' is not a whole number of at least 1"),
+        ("--images -1", "--images: '-1' is not a whole number of at least 0"),
         ("--lmbda auto", "the plain loop has a fixed λ"),
         ("--bias", "--bias: the plain loop has only False"),
         ("--algo snip", "--algo: the plain loop has only hc_iter"),
         ("--arch FC", "--arch FC: the plain loop masks convolutions only"),
-        ("--only steps", "there is no part 'steps'"),
+        ("--only steps --data nowhere --dataset ImageFolder", "there is no part 'steps'"),
         ("--dataset ImageNet --data {}", "--dataset ImageNet: the plain loop needs a set that is held in memory"),
         ("--only pruning --json /dev/null/x.json", "error: cannot write /dev/null/x.json: "),
     ],
@@ -91,7 +91,7 @@ def test_what_the_benchmark_cannot_measure_or_write_is_refused(words, says, tmp_
     assert code == 2 and says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("words", "says"), [("--repeats 0", "0 is below 1"), ("--images 39", "39 is below 40")])
+@pytest.mark.parametrize(("words", "says"), [("--repeats 0", "at least 1"), ("--images 39", "at least 40")])
 def test_too_little_to_read_is_refused(words, says, capsys):
     with pytest.raises(SystemExit):
         loading(words.split())

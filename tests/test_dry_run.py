@@ -155,6 +155,8 @@ def test_what_a_run_costs_is_the_sum_over_its_stages(words, parts, whole):
           for part, epochs, ms, clock in parts),
         f"all of it    about {whole}, by 10 timed steps of each kind",
     ]  # fmt: skip
+    untimed = list(_costs(parse_args(words.split()), data, timing._replace(search=None)))
+    assert ("search       too short to time: not counted here" in untimed) == ("imp" not in words)
 
 
 @pytest.mark.parametrize(("kind", "names"), [("algorithms", ALGORITHMS), ("models", MODELS), ("datasets", DATASETS)])

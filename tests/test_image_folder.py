@@ -118,18 +118,32 @@ def test_images_deeper_than_a_class_and_empty_classes_are_named_in_one_warning_e
 
 
 LAYOUT = "an ImageFolder has train/<class>/*.jpg, test/<class>/*.jpg and, if you like, val/<class>/*.jpg under --data"
-NOWHERE, STRANGE = "there is no folder {}; " + LAYOUT, "{} has a class 'dogs' that train/ has not; did you mean 'dog'?"
+NOWHERE = "there is no folder {}; " + LAYOUT
+STRANGE = "the class 'dogs' is in {} but not in train/; did you mean 'dog'?"
+SINGLE = "{} has one class only, 'cat': a network tells two or more apart"
 
 
 @pytest.mark.parametrize(
     ("split", "moved", "to", "says"),
-    [("train", "", "away", NOWHERE), ("test", "", "away", NOWHERE), ("val", "dog", "val/dogs", STRANGE),
-     ("test", "dog", "test/dogs", STRANGE)],
+    [("train", "", "Train", NOWHERE.replace("; an", "; rename TOP/Train to it; an")),
+     ("train", "", "away", NOWHERE), ("test", "", "away", NOWHERE), ("val", "dog", "val/dogs", STRANGE),
+     ("test", "dog", "test/dogs", STRANGE), ("train", "dog", "train/.dog", SINGLE)],
 )  # fmt: skip
 def test_a_folder_that_is_missing_or_of_no_class_is_named(tmp_path, split, moved, to, says):
     put_tree(tmp_path, ("train", "val", "test"))
     (tmp_path / split / moved).rename(tmp_path / to)
-    assert complaint(load, tmp_path) == says.format(tmp_path / split)
+    assert complaint(load, tmp_path) == says.format(tmp_path / split).replace("TOP", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("validation", "val"), ("dev", "val"), ("Valid", "val"), ("more", None), (".val", "hidden")]
+)
+def test_a_folder_beside_the_splits_is_told_to_be_unread_with_the_split_it_may_be(tmp_path, name, meant):
+    put_tree(tmp_path, ("train", "test", name))
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        load(tmp_path)
+    hint = f"; did you mean '{meant}'?" if meant else ""
+    assert [str(one.message) for one in caught] == [f"{tmp_path / name} is not read{hint}"] * (meant != "hidden")
 
 
 @pytest.mark.parametrize("empty", ["train", "val", "test"])
@@ -143,8 +157,11 @@ def test_a_folder_without_images_is_named(tmp_path, empty):
 # ---- decoding ------------------------------------------------------------------------------------------------------
 
 
-BITS = "{} has pixels of 32 bits (mode X), of which black and white are not known; save it with 8 or 16 bits"
-SIZE = "{} is 5×6 where others are 4×4; give --image-size to bring all to one size"
+BITS = (
+    "{0} has pixels of 32 bits (mode X), of which black and white are not known; save it with 8 or 16 bits; "
+    "--check_data {0.parent.parent} names all such images"
+)
+SIZE = "{} is 6×5 where others are 4×4; give --image-size to bring all to one size"
 
 
 @pytest.mark.parametrize(
@@ -206,6 +223,7 @@ def test_sixteen_bits_that_pil_hands_over_as_32_are_read_as_sixteen(tmp_path, pi
     assert same_images(load(tmp_path).train.images[0], in_colour((200,) * 3, 4))
 
 
+@pytest.mark.filterwarnings("ignore:classes without images")
 @pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (6, 3), (3, 2), (8, 1)])
 def test_an_image_is_turned_upright_as_its_exif_data_says_before_sizes_are_compared(tmp_path, orientation, turns):
     exif, image = Image.Exif(), drawn(5, height=6, width=4)
@@ -213,6 +231,7 @@ def test_an_image_is_turned_upright_as_its_exif_data_says_before_sizes_are_compa
     for number in range(2):
         put(tmp_path / f"train/cat/{number}.png", image, exif=exif)
     put(tmp_path / "test/cat/0.png", np.rot90(image, turns))
+    (tmp_path / "train/dog").mkdir()
     source = load(tmp_path)
     assert same_images(source.train.images, torch.stack([upright(np.rot90(image, turns))] * 2))
     assert source.spec.shape == (3, *np.rot90(image, turns).shape[:2])
@@ -230,7 +249,8 @@ def test_a_damaged_image_is_named(tmp_path, place, damage, size):
     path.write_bytes(damage(path.read_bytes()))
     message = complaint(load, tmp_path, image_size=size)
     assert message.startswith(f"{path} is not a readable image (")
-    assert message.endswith("); mend or remove it")
+    root = path.parent.parent
+    assert message.endswith(f"); mend or remove it; --check_data {root} names all such images")
 
 
 def test_a_set_too_large_to_hold_decoded_is_refused(tmp_path, pixels, monkeypatch):
@@ -336,13 +356,14 @@ def test_images_that_are_added_and_removed_are_seen(tmp_path, pixels):
 
 
 def test_a_renamed_image_is_seen_though_sizes_and_times_are_all_the_same(tmp_path):
-    put(tmp_path / "test/a/0.png", drawn(0))
+    for place in ("test/a", "train/b"):
+        put(tmp_path / place / "0.png", drawn(0))
     for number in range(3):
         path = put(tmp_path / f"train/a/{number}.bmp", drawn(number))
         os.utime(path, ns=(10**18, 10**18))
     before = load(tmp_path).train.images
     (tmp_path / "train/a/0.bmp").rename(tmp_path / "train/a/3.bmp")
-    assert torch.equal(load(tmp_path).train.images, before[[1, 2, 0]])
+    assert torch.equal(load(tmp_path).train.images, before[[1, 2, 0, 3]])
 
 
 @pytest.mark.parametrize(("kind", "later"), [("BMP", 1), ("PNG", 0)], ids=["by its time", "by its size"])

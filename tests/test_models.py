@@ -257,7 +257,7 @@ def test_a_network_all_of_whose_layers_stay_dense_is_refused(tmp_path):
 )  # fmt: skip
 def test_images_too_small_for_the_poolings_are_refused(arch, shape, poolings):
     least, (height, width) = SIDES[arch], shape
-    message = f"images of {height}×{width} are too small for {poolings} by 2: {least}×{least} is the smallest size"
+    message = f"images of {width}×{height} are too small for {poolings} by 2: {least}×{least} is the smallest size"
     assert message in complaint(build_model, config(arch), spec_of(3, *shape))
 
 

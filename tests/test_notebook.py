@@ -44,7 +44,9 @@ def test_the_model_of_a_run_on_folders_has_the_classes_of_the_folders(ran, tmp_p
     assert evaluate(run.model, load_data(run.config).test) == pytest.approx(run.summary["test_acc_after_finetune"])
 
 
-def test_a_wrong_option_is_answered_by_the_argument_that_was_meant():
+def test_a_wrong_option_is_answered_by_the_argument_that_was_meant(finished):
+    with pytest.raises(UserError, match='to run this one beside it, give name="run_2"'):
+        mine(results_dir=str(finished.parent), lr=0.3)
     with pytest.raises(UserError, match=r"lrr=: no such option; did you mean lr=0\.1\?"):
         mine(lrr=0.1)
     with pytest.raises(UserError, match=r"arch=: 'resnet_20' is not one of .*; did you mean arch='resnet20'\?"):

@@ -134,9 +134,12 @@ def test_a_layers_density_is_the_mean_over_the_forward_passes_of_the_epoch(kind,
     assert means[0]["conv"] == 1 > means[-1]["conv"]
 
 
-def test_a_training_that_is_too_short_to_replace_a_weight_is_warned_of(done, places):
-    said = done(*SMALL, *places, "--algo", "set", "--skip_sanity_checks").err
-    assert "update_every 100: set replaces hardly a weight in the 18 steps" in said
+@pytest.mark.parametrize(
+    ("algo", "told"), [("set", "set changes them once, at step 18, where it replaces next to no weight; lower"),
+                       ("gmp", "update_every 100: the first 18 steps (update_until) have room for 1 pruning, too")],
+)  # fmt: skip
+def test_a_training_that_is_too_short_for_its_changes_of_the_masks_is_warned_of(algo, told, done, places):
+    assert told in done(*SMALL, *places, "--algo", algo, "--skip_sanity_checks", "--fine_tune_epochs", 1).err
 
 
 def test_a_training_without_momentum_is_restored_after_its_masks_have_changed():

@@ -75,9 +75,14 @@ def test_every_sweep_of_the_project_names_its_command_and_has_runs_that_can_be_r
     [
         ({"runs": {"a": {"lrr": 1}}}, "lrr (FILE, a): no such option; did you mean 'lr: 1'?"),
         ({"runs": {"a": {}, "b": {}, "c": {}}, "options": {"lr": -1}}, "above 0 (and in 2 other runs)"),
-        ({"option": {}}, "option: Extra inputs are not permitted; did you mean 'options'?"),
+        ({"option": {}}, "option: no such key; allowed: options, vary, search, study, runs; did you mean 'options'?"),
         ({"search": {"lambda": [1, 2]}}, "search.lambda: no such option; did you mean 'lmbda'?"),
-        ({"search": {"lmbda": {"low": 1}}}, "search.lmbda.high: Field required"),
+        ({"search": {"lmbda": {"low": 1}}}, "search.lmbda.high: is missing"),
+        ({"search": {"lmbda": {"min": 1}}}, "search.lmbda.min: no such key; allowed: low, high, log"),
+        ({"search": {"lmbda": 1}}, "search.lmbda: has to be a mapping of low, high, log, or a list of values"),
+        ({"runs": {"a": [1]}}, "runs.a: has to be a mapping of options to values"),
+        ({"study": {"trials": 0, "pruner": "x"}}, "study.trials: 0 is too small: it has to be at least 1"),
+        ("lr: 0.1", "--sweep FILE: it is the config of one run: --config FILE"),
         ({"search": {"lmbda": {"low": 1, "high": "1e-3"}}}, "search.lmbda: low 1 has to be below high 1e-3"),
         ({"search": {"lmbda": {"low": 0, "high": 1, "log": True}}}, "low has to be above 0 on a log scale, not 0"),
         ({"search": {"optimizer": ["sgd", "adm"]}}, "'adm' is not one of sgd, adam; did you mean 'optimizer: adam'?"),
@@ -93,7 +98,7 @@ def test_every_sweep_of_the_project_names_its_command_and_has_runs_that_can_be_r
         ({"search": LAMBDA, "options": {"use_full_data": True}}, "use_full_data holds out no validation images"),
         ({"search": {"lr": [1, 2]}, "options": {"algo": "snip"}}, "study.metric: val_acc_after_finetune"),
         ({"study": {"trials": 3}}, "study: there is no search for it to go by"),
-        ({"runs": {}}, "runs: Dictionary should have at least 1 item"),
+        ({"runs": {}}, "runs: needs at least 1"),
         ({"runs": {"a": {"name": "x"}, "b": {"name": "x"}}}, "b: its trials would lie where those of a do"),
         ({"runs": {"a": {"report": ["x"]}}}, "a: report is not for a sweep, which runs new trials"),
         ({"options": {"config": "x.yml"}}, "a: config is not for a sweep, which runs new trials: leave it out"),
@@ -140,6 +145,7 @@ def test_names_of_runs_and_texts_stay_as_they_are_written(sweep):
 def test_a_config_beside_a_sweep_is_refused_as_it_would_override_what_the_runs_differ_in(sweep, refusal):
     words = [*sweep(), "--config", PROJECT / "configs/quickstart.yml", "--dry_run"]
     assert "a sweep has its options in" in refusal(*words)
+    assert refusal(*sweep(runs={"a": None, "b": None}), "--name", "c").startswith("error: --name: the runs of a sweep")
 
 
 def test_what_a_run_or_a_flag_states_however_it_is_written_is_neither_varied_nor_searched(sweep):
@@ -168,7 +174,7 @@ def test_flags_of_a_sweep_are_completed_and_checked_with_the_options_of_each_run
 
 def test_a_flag_that_a_run_cannot_use_is_refused_for_this_run(sweep, refusal):
     words = sweep(runs={"a": None, "b": {"epochs": 4, "iter_period": 1}})
-    assert f"epochs ({words[1]}, b): a warm-up of 4 epochs fills all 4" in refusal(*words, "--warmup_length", 4)
+    assert f"epochs ({words[1]}, b): warmup_length 4 has to be below epochs, 4" in refusal(*words, "--warmup_length", 4)
     assert "--list, --report: each of these says what to do" in refusal(*words, "--list", "models", "--report", "x")
 
 
@@ -344,7 +350,7 @@ def test_a_search_whose_runs_are_all_refused_says_why(sweep):
     (search,) = _searches(sweep(options=options, search=pairs, study={"pruner": "none"}))
     assert search.take() is None
     (problem,) = search._claims.problems.values()
-    assert "a warm-up of" in problem
+    assert "warmup_length" in problem
 
 
 def test_listed_values_are_each_run_once_where_the_trials_suffice(sweep):

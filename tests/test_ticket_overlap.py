@@ -55,3 +55,6 @@ def test_files_are_compared_two_by_two(done, refusal, places, tmp_path):
     said = "tickets of different networks: they differ in a.weight, a.bias"
     assert said in refusal("--compare_tickets", files[0], other, *places)
     assert "there is no ticket" in refusal("--compare_tickets", files[0], tmp_path / "none", *places)
+    (tmp_path / "ticket.safetensors").touch()
+    said = refusal("--compare_tickets", files[0], tmp_path, *places)
+    assert f"{tmp_path} is a folder; its ticket is {tmp_path / 'ticket.safetensors'}" in said

@@ -267,3 +267,5 @@ def test_a_ticket_goes_over_to_another_number_of_classes(claimed, finished, path
 
     said = refusal("--ticket", finished / "ticket.safetensors", *other, "--name", "grey")  # one channel, not three
     assert "conv1.weight has shape" in said and "made with dataset Digits" in said
+    said = refusal("--ticket", finished / "ticket.safetensors", "--evaluate", "--arch", "resnet32")
+    assert said.startswith("error: the ticket is of arch resnet20, and --arch says resnet32: leave --arch out; ")

@@ -63,7 +63,7 @@ def test_a_set_without_files_and_without_a_network_is_one_clear_message(name, ti
     said = complaint(load_data, Config(dataset=name, data=str(place), device="cpu"))
     start = f"{title} is not in {place} and cannot be downloaded ("
     end = f"); put {files} into {place}, or name the folder that has it with --data"
-    assert re.fullmatch(re.escape(start) + why + re.escape(end), said)
+    assert re.fullmatch(re.escape(start) + why + re.escape(end), said) and not place.exists()
 
 
 def test_a_file_of_mnist_that_was_cut_off_is_no_traceback(tmp_path):

@@ -36,7 +36,7 @@ from trainers.training.loop import evaluate
 from trainers.training.stages import Stage, stages_of, warn_of_idle_milestones
 from trainers.training.weights import train_ticket
 from utils.environment import device_name
-from utils.errors import Stopped
+from utils.errors import Stopped, counted
 from utils.masks import all_kept, is_bias, kept_count
 from utils.memory import peak_memory, reset_peak_memory
 from utils.registry import load_named
@@ -201,10 +201,13 @@ def _costs(config: Config, data: Splits, timing: Timing) -> Iterator[str]:
     if timing.scoring >= 0.05:
         yield f"scoring      {_clock(timing.scoring)}"
     for part, epochs, step in _parts(config, timing):
+        if step is None:
+            yield f"{part:<12} too short to time: not counted here"
+            continue
         seconds = epochs * (steps * step + timing.evaluation)
         whole += seconds
         yield (
-            f"{part:<12} {epochs:,} epochs of {steps:,} steps at {1000 * step:.1f} ms and "
+            f"{part:<12} {counted(epochs, 'epoch')} of {counted(steps, 'step')} at {1000 * step:.1f} ms and "
             f"{timing.evaluation:.2f} s of evaluation: {_clock(seconds)}"
         )
     if config.with_dense:
@@ -213,15 +216,15 @@ def _costs(config: Config, data: Splits, timing: Timing) -> Iterator[str]:
     yield f"all of it    about {_clock(whole)}{trials}, by {TIMED_STEPS} timed steps of each kind"
 
 
-def _parts(config: Config, timing: Timing) -> Iterator[tuple[str, int, float]]:
-    """Yield name, epochs and seconds per step of each part; consecutive stages of one kind form one part."""
+def _parts(config: Config, timing: Timing) -> Iterator[tuple[str, int, float | None]]:
+    """Yield name, epochs and seconds per step (None: not timed) of each part: consecutive stages of one kind."""
 
     def called(stage: Stage) -> str:
         return PARTS.get(stage.name) or PARTS[stage.name.partition("/")[0]]
 
     for (part, trains), stages in groupby(stages_of(config), lambda stage: (called(stage), stage.trains)):
         step = timing.search if trains == "scores" else timing.weights
-        if step is not None:  # None: a user's search that trains nothing
+        if step is not None or not timing.scoring:  # else a user's search that trains nothing
             yield part, sum(stage.epochs for stage in stages), step
 
 

@@ -6,6 +6,7 @@ Attributes of a run are read from its folder when first asked for; only `mine` c
 from __future__ import annotations
 
 import glob
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -94,7 +95,10 @@ def mine(config: str | Path | None = None, **options: Any) -> Mined:
     if refused := [name for name in OF_COMMANDS if options.get(name)]:
         told = "mine runs trials, and goes on with those that were begun"
         raise UserError(f"{', '.join(refused)}: for the command line only; {told}")
-    folder = run_trials(asked, go_on=True)
+    try:
+        folder = run_trials(asked, go_on=True)
+    except UserError as error:
+        raise UserError(re.sub(r"--name (\S+)", r'name="\1"', str(error))) from error
     return Mined(folder, parse_args(["--resume", str(folder)]))
 
 

@@ -7,12 +7,13 @@ rewrites the table. No other module imports this one.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
 from args_helper import GROUPS
+from utils.errors import UserError
 from utils.markdown import markdown_table, replace_between_markers
 from utils.options.types import allowed, choices_of, is_bool
 
@@ -54,5 +55,10 @@ def _plain(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for path in map(Path, sys.argv[1:]):
-        path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")
+    parser = argparse.ArgumentParser(prog="python -m trainers.option_table")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="FILE.md")
+    for path in parser.parse_args().paths:
+        try:
+            path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")
+        except (OSError, ValueError, UserError) as error:  # ValueError: not UTF-8
+            parser.error(f"cannot write the options into {path}: {getattr(error, 'strerror', None) or error}")

@@ -69,6 +69,11 @@ def printable(told: object) -> str:
     return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in str(told))
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 epoch`, `2 epochs`, `1,000 epochs`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 class _Short(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()

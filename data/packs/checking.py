@@ -17,7 +17,7 @@ from data.class_folders import is_image, listed
 from data.decode import read_image
 from data.packs.pack import SHARD, is_pack, read_pack
 from data.streamed_batches import usable_workers
-from utils.errors import UserError
+from utils.errors import UserError, counted
 from utils.files import digest
 
 _SHOWN = 20
@@ -39,7 +39,7 @@ def check_data(config: Config) -> None:
             broken = [name for name, one, other in zip(names, digests, found) if one != other]
         if broken:
             raise UserError(f"{root}: {', '.join(broken)} changed since the images were packed; pack them anew")
-        print(f"{root}: all {len(digests):,} files are as they were written")
+        print(f"{root}: {counted(len(digests), 'file')}, as written")
         return
     files = image_files(root)
     with thread_pool(config) as pool:
@@ -48,7 +48,7 @@ def check_data(config: Config) -> None:
         broken = list(filter(None, progress(found, len(files), "checking")))
     if broken:
         raise UserError(told_of(broken, len(files)))
-    print(f"{root}: all {len(files):,} images can be read")
+    print(f"{root}: {counted(len(files), 'image')}, all can be read")
 
 
 def thread_pool(config: Config) -> ThreadPoolExecutor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from torch import Tensor
@@ -12,9 +13,11 @@ from data.decoded_cache import read_decoded
 from data.packs.folder import PackedFolder
 from data.spec import DataSpec, Source
 from data.statistics import channel_histograms, statistics_of
-from utils.errors import UserError
+from utils.errors import UserError, did_you_mean, nearest
 
 SPEC = None
+SPLITS = ("train", "val", "test")
+ALSO_VAL = {"validation": "val", "dev": "val"}
 LAYOUT = "an ImageFolder has train/<class>/*.jpg, test/<class>/*.jpg and, if you like, val/<class>/*.jpg"
 # Random shifts by up to an eighth suit small images, which the object fills. Larger images are photographs, which a
 # black border that wide would distort, so they are only mirrored.
@@ -31,11 +34,19 @@ def load(config: Config) -> Source:
         UserError: the folder or its images are missing, a split has unknown classes, or an image cannot be read.
     """
     root = open_folder(Path(config.data))
+    splits = [name for name in SPLITS if (root / name).is_dir()]
+    others = [name for name in root.folders() if name.lower() not in splits] if root.is_dir() else []
+    others = [name for name in others if (root / name).has_images()]
     for name in ("train", "test"):
-        if not (root / name).is_dir():
-            raise UserError(f"there is no folder {root / name}; {LAYOUT} under --data")
+        if name not in splits:
+            hint = f"; rename {root / near} to it" if (near := nearest(name, others)) else ""
+            raise UserError(f"there is no folder {root / name}{hint}; {LAYOUT} under --data")
+    for name in others:
+        meant = did_you_mean(ALSO_VAL.get(name.lower(), name), {*SPLITS} - {*splits})
+        warnings.warn(f"{root / name} is not read{meant}", stacklevel=2)
     classes = tuple((root / "train").folders())
-    splits = [name for name in ("train", "val", "test") if (root / name).is_dir()]
+    if len(classes) == 1:
+        raise UserError(f"{root / 'train'} has one class only, '{classes[0]}': a network tells two or more apart")
     sets = {name: find_part(root / name, classes, LAYOUT) for name in splits}
     if isinstance(root, PackedFolder) and config.image_size > LARGEST_PADDED:
         about, shape = root.pack.about, (3, config.image_size, config.image_size)

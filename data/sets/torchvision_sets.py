@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +43,10 @@ def load_fetched(name: str, spec: DataSpec, config: Config, files: str) -> Sourc
         try:
             train, test = read(download=False)
         except Exception:
-            make_folder(root)
-            with locked(root, patience=-1):  # another process may be downloading into the same files
-                train, test = read(download=True)
+            with _without_leftovers(root, root / name / "raw"):
+                make_folder(root)
+                with locked(root, patience=-1):  # another process may be downloading into the same files
+                    train, test = read(download=True)
     # For truncated or wrong files torchvision raises AssertionError and many other errors.
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
@@ -53,6 +56,22 @@ def load_fetched(name: str, spec: DataSpec, config: Config, files: str) -> Sourc
             "folder that has it with --data"
         ) from error
     return Source(spec, train, test, None, HELD_OUT)
+
+
+@contextmanager
+def _without_leftovers(root: Path, inner: Path) -> Iterator[None]:
+    """Remove, when the block fails, its lock and the empty folders that it made: `root`, `inner`, and those above."""
+    made = [path for path in (inner, *inner.parents) if not path.exists()]
+    first = not (lock := root / ".lock").exists()
+    try:
+        yield
+    except Exception:
+        if first and not any(inner.iterdir() if inner.is_dir() else ()):
+            lock.unlink(missing_ok=True)
+        for path in made:
+            with suppress(OSError):  # it is not empty
+                path.rmdir()
+        raise
 
 
 def _in_memory(part: Any, spec: DataSpec) -> ImageSet:

@@ -72,8 +72,9 @@ class Algorithm(NamedTuple):
 
     @property
     def accuracy_before(self) -> str:
-        """What the accuracy before fine-tuning is the accuracy of: rounds rewind to weights that may be trained."""
-        return "before fine-tuning" if self.search == "rounds" or self.rewinds else "before any training"
+        """What the accuracy before fine-tuning is of: rounds and files may give weights that are trained."""
+        is_trained = self.search == "rounds" or self.rewinds or self == ALGORITHMS[FROM_FILE]
+        return "before fine-tuning" if is_trained else "before any training"
 
     @property
     def is_dense(self) -> bool:

@@ -107,8 +107,8 @@ GRADUAL = (
     Contradiction(
         ("epochs", "iter_period", "iter_start"),
         lambda c: not c.prunings,
-        "{c.algo} would never prune: of {c.epochs} epochs, none after iter_start {c.iter_start} is a multiple of "
-        "iter_period {c.iter_period} (lower iter_period, or train longer)",
+        "{c.algo} would never prune: the first pruning follows epoch {c.prunings.start} (counted from 0), and epochs "
+        "is {c.epochs} (lower iter_period or iter_start, or train longer)",
     ),
     Contradiction(
         ("override_prune_rate", "prune_rate", "target_sparsity"),
@@ -133,7 +133,7 @@ REWINDS = (
     Contradiction(
         ("rewind_epoch", "fine_tune_epochs", "epochs"),
         lambda c: c.rewind_epoch >= c.tuning_epochs,
-        "rewind_epoch {c.rewind_epoch} leaves none of the {c.tuning_epochs} epochs of fine-tuning",
+        "rewind_epoch {c.rewind_epoch} has to be below fine_tune_epochs, {c.tuning_epochs}",
     ),
     Contradiction(
         ("algo", "target_sparsity"), lambda c: c.density == 1, "algo {c.algo} needs a target_sparsity below 100"
@@ -168,7 +168,7 @@ ROUNDS = (
     Contradiction(
         ("warmup_length", "iter_period"),
         lambda c: c.warmup_length >= c.iter_period,
-        "a warm-up of {c.warmup_length} epochs fills all {c.iter_period} of a round (iter_period)",
+        "warmup_length {c.warmup_length} has to be below iter_period, {c.iter_period}, the epochs of a round",
     ),
     _FROM_THE_START,
 )
@@ -178,7 +178,8 @@ BY_MAGNITUDE = (
     Contradiction(
         ("prune_type", "algo"),
         lambda c: c.prune_type == "FixThresholding",
-        "{c.algo} prunes by LocalBottomK (each layer) or ExactBottomK (the whole network), not by {c.prune_type}",
+        "{c.algo} prunes by LocalBottomK (each layer), BottomK or ExactBottomK (both the whole network), not by "
+        "{c.prune_type}",
     ),
 )
 """Of an algorithm that prunes the smallest weights, layer by layer or in the whole network."""

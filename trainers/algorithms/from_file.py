@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from args_helper import Config
+from args_helper import OPTIONS, Config
 from data.load import Splits
 from models.masking import plain_state, prunable_parameters
 from models.state_files import load_weights, read_state
 from trainers.tickets.file import made_with, read_ticket
-from trainers.tickets.format import is_ticket_file
+from trainers.tickets.format import is_ticket_file, require_file
 from trainers.tickets.ticket import Ticket
-from utils.errors import UserError
+from utils.errors import UserError, abbreviate
 from utils.masks import Masks, remaining
 from utils.run.run import Run
 
@@ -31,11 +32,11 @@ def find_ticket(net: nn.Module, _data: Splits, config: Config, run: Run) -> Tick
     Raises:
         UserError: see `ticket_for`.
     """
-    return ticket_for(net, Path(config.ticket), run.rng("ticket", "last layer"))
+    return ticket_for(net, config, run.rng("ticket", "last layer"))
 
 
-def ticket_for(net: nn.Module, path: Path, generator: torch.Generator) -> Ticket:
-    """Load the ticket in a file onto the network's device.
+def ticket_for(net: nn.Module, config: Config, generator: torch.Generator) -> Ticket:
+    """Load the ticket in the file `ticket` onto the network's device.
 
     If the data have another number of classes, the last layer is redrawn: its weights as this run draws them, its mask
     at random with the ticket's density in that layer. If the network's BatchNorms have scales and shifts, and the
@@ -43,7 +44,7 @@ def ticket_for(net: nn.Module, path: Path, generator: torch.Generator) -> Ticket
 
     Args:
         net: plain; the ticket's state is loaded into it.
-        path: a ticket file, or a state_dict whose zeros are the mask.
+        config: its `ticket` is a ticket file, or a state_dict whose zeros are the mask.
         generator: on the CPU; draws the mask of a redrawn last layer.
 
     Returns:
@@ -52,8 +53,7 @@ def ticket_for(net: nn.Module, path: Path, generator: torch.Generator) -> Ticket
     Raises:
         UserError: the file does not exist or does not fit the network; or the state_dict has no zeros, or only zeros.
     """
-    if not path.is_file():
-        raise UserError(f"there is no file {path} (ticket)")
+    require_file(path := Path(config.ticket))
     if not is_ticket_file(path):
         return _claimed(net, path, generator)
     found, about = read_ticket(path)
@@ -61,8 +61,21 @@ def ticket_for(net: nn.Module, path: Path, generator: torch.Generator) -> Ticket
         load_weights(net, {**_new_scales(net, found.state), **found.state}, path)
         masks, gem = _fitted(net, found, path, generator)
     except UserError as error:
-        raise UserError(f"{error}{made_with(about)}") from error
+        raise UserError(f"{_cause(about, config)}{error}{made_with(about)}") from error
     return Ticket(plain_state(net), masks, gem).to(next(net.parameters()).device)
+
+
+def _cause(about: Mapping[str, Any], config: Config) -> str:
+    """Begin a message that a ticket does not fit: name the options of its network that are given otherwise."""
+    options = about.get("options")
+    of_network = ("arch", "width", "hidden_size", "bias") if isinstance(options, dict) and options else ()
+    made = {name: options.get(name, OPTIONS[name].default) for name in of_network}
+    return "".join(
+        f"the ticket is of {name} {abbreviate(made[name])}, and --{name} says {getattr(config, name)}: "
+        f"leave --{name} out; "
+        for name in made
+        if made[name] != getattr(config, name)
+    )
 
 
 def _new_scales(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,6 +6,8 @@ Source: Zhu & Gupta, "To prune, or not to prune: exploring the efficacy of pruni
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -14,13 +16,19 @@ from data.load import Splits
 from models.masking import prunable_parameters
 from trainers.algorithms.random_mask import allocate
 from trainers.tickets.ticket import Ticket
-from trainers.training.moving_masks import PeriodicMasks
+from trainers.training.moving_masks import PeriodicMasks, update_steps
+from utils.errors import counted
 from utils.masks import Masks, all_kept, is_bias, kept_count, prune_apart, prune_exactly
 from utils.run.run import Run
 
 
 def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:
     """Train the network, and prune its smallest weights every `update_every` steps until the target is reached."""
+    steps = update_steps(config, len(data.train))
+    if len(steps) < 3:
+        told = f"update_every {config.update_every}: the first {steps.stop - 1} steps (update_until) have room for"
+        room = f"{counted(len(steps), 'pruning')}, too few for a cubic schedule"
+        warnings.warn(f"{told} {room}; lower update_every, or train longer", stacklevel=2)
     return GradualPruning.searched(net, all_kept(prunable_parameters(net)), data, config, run, "prune").ticket()
 
 

@@ -106,6 +106,7 @@ def replaced(mask: Tensor, magnitudes: Tensor, growth: Tensor, share: float, gen
 
 def _trained(kind: type[Evolving], net: nn.Module, data: Splits, config: Config, run: Run) -> Evolving:
     if config.update_every >= (last := update_steps(config, len(data.train)).stop - 1):
-        told = f"update_every {config.update_every}: {config.algo} replaces hardly a weight in the {last} steps"
-        warnings.warn(f"{told} in which it may (update_until); lower it, or train longer", stacklevel=3)
+        told = f"update_every {config.update_every}: masks may change in the first {last} steps only (update_until), so"
+        once = f"{config.algo} changes them once, at step {last}, where it replaces next to no weight"
+        warnings.warn(f"{told} {once}; lower update_every, or train longer", stacklevel=3)
     return kind.searched(net, find_erk_ticket(net, data, config, run).masks, data, config, run, "grow")

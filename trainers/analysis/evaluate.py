@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean, stdev
 
 from torch import Tensor, nn
@@ -63,7 +62,7 @@ def evaluate_network(config: Config) -> None:
 
 
 def _ticket_screen(net: nn.Module, config: Config, data: Splits) -> list[str]:
-    ticket = ticket_for(net, Path(config.ticket), derive_rng(config.effective_seed, "ticket", "last layer"))
+    ticket = ticket_for(net, config, derive_rng(config.effective_seed, "ticket", "last layer"))
     kinds = {"ticket, untrained": ticket.masks}
     if ticket.gem and any(not bool((mask == ticket.gem[name]).all()) for name, mask in ticket.masks.items()):
         kinds = {"gem, untrained": ticket.gem, **kinds}

@@ -93,12 +93,7 @@ def measure(sides: dict[str, OurSide | PlainSide], repeats: int, only: str | Non
     Returns:
         One row per part: `part`, `n`, `images`, and under each side's name a dictionary of `ms`, `low`, `high` and,
         except for `plain`, the `ratio` to it, `ratio_low`, `ratio_high`.
-
-    Raises:
-        UserError: there is no such part.
     """
-    if only is not None and only not in PARTS:
-        raise UserError(f"--only: there is no part '{only}': {', '.join(PARTS)}{did_you_mean(only, PARTS)}")
     data, rows = sides["plain"].data, []
     for part in [only] if only else PARTS:
         taken: dict[str, list[float]] = {name: [] for name in sides}
@@ -197,6 +192,9 @@ def main(argv: list[str] | None = None) -> int:
     own.add_argument("--json", type=Path)
     mine, rest = own.parse_known_args(argv)
     try:
+        if mine.only and mine.only not in PARTS:
+            meant = did_you_mean(mine.only, PARTS)
+            raise UserError(f"--only: there is no part '{mine.only}': {', '.join(PARTS)}{meant}")
         has_file = any(word.partition("=")[0] == "--config" for word in rest)  # the flags of SETTING would override it
         config = resolved(parse_args([*([] if has_file else SETTING), *rest]))
         _refuse_what_the_plain_loop_lacks(config)

@@ -27,8 +27,8 @@ def at_least(least: int, given: str) -> int:
     """Read a whole number of the command line.
 
     Raises:
-        ValueError, argparse.ArgumentTypeError: it is none, or is below `least`.
+        argparse.ArgumentTypeError: it is none, or is below `least`.
     """
-    if (number := int(given)) < least:
-        raise argparse.ArgumentTypeError(f"{number} is below {least}")
-    return number
+    if not given.isdecimal() or int(given) < least:
+        raise argparse.ArgumentTypeError(f"'{given}' is not a whole number of at least {least}")
+    return int(given)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from trainers.export.formats import onnx_runner
 from trainers.training.cost import forward_flops
+from utils.errors import counted
 from utils.masks import Masks
 
 ROUNDS, SECONDS = 50, 4.0
@@ -128,15 +129,14 @@ def savings_screen(report: dict[str, Any]) -> list[str]:
         "  what they do not: time        dense      masked  dense / masked",
     ]
     for row in report["latency"]:
-        several = "1 image" if row["images"] == 1 else f"{row['images']} images"
-        name = f"{row['by']}, {several}"
+        name = f"{row['by']}, {counted(row['images'], 'image')}"
         ratio = f"{row['ratio']:.2f} ({row['ratio_low']:.2f}–{row['ratio_high']:.2f})"
         lines.append(f"    {name:<24} {row['dense_ms']:>6.2f} ms {row['masked_ms']:>8.2f} ms  {ratio}")
     rounds = min(row["n"] for row in report["latency"])
     threads = report["threads"]
     return [
         *lines,
-        f"    medians (middle half) of {rounds} turns or more, on {threads} CPU thread{'s' * (threads > 1)}",
+        f"    medians (middle half) of {rounds} turns or more, on {counted(threads, 'CPU thread')}",
     ]
 
 

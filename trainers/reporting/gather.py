@@ -9,7 +9,7 @@ from pathlib import Path
 from args_helper import Config, parse_args
 from trainers.results.summary import Outcome, read_outcome
 from trainers.training.epoch_row import EpochRow, read_epochs
-from utils.errors import UserError
+from utils.errors import UserError, counted
 
 GOING_ON, FINISHED, DAMAGED = "going on", "finished", "damaged"
 
@@ -99,7 +99,7 @@ def _read_run(folder: Path, problems: list[Problem]) -> RunRecord | None:
         problems.append(Problem(folder, told))
     epochs, said = read_epochs(folder / config.results_filename)
     if said:
-        told = f"{config.results_filename}: only the first {len(epochs)} epochs are used: {said}"
+        told = f"{config.results_filename}: only {counted(len(epochs), 'epoch')} can be used: {said}"
         problems.append(Problem(folder, told))
     return RunRecord(folder, config, name, state, outcome, tuple(epochs))
 

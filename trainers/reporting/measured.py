@@ -22,7 +22,7 @@ from trainers.reporting.published import AFTER, BEFORE, PUBLISHED, SAME, beside_
 from trainers.reporting.series import Experiment, tasks_of
 from trainers.reporting.tables import NONE, Column, Table, number, spread, text
 from trainers.tickets.file import TICKET
-from utils.errors import UserError
+from utils.errors import UserError, counted
 from utils.files import write_atomic
 from utils.markdown import replace_between_markers
 
@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     try:
         if given.collect:
-            print(f"{collect(given.collect)} runs taken over to {MEASURED}")
+            print(f"{counted(collect(given.collect), 'run')} taken over to {MEASURED}")
         changed = replace_between_markers(given.text.read_text(encoding="utf-8"), "results", results())
         write_atomic(given.text, changed)
     except (UserError, OSError) as error:

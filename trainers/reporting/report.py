@@ -23,7 +23,7 @@ from trainers.reporting.page import File, Part, Report, Section, as_html, as_mar
 from trainers.reporting.plots import RenderedPlot
 from trainers.reporting.series import Task, tasks_of
 from trainers.reporting.tables import Table
-from utils.errors import UserError
+from utils.errors import UserError, counted
 from utils.files import read_json, write_atomic, write_json
 
 PAGE, MARKDOWN, MANIFEST = "report.html", "report.md", "report.json"
@@ -193,5 +193,4 @@ class TaskSection:
             images = f"the folder {config.data} (dataset {config.dataset})"
             notes = ["Results published for a data set are not set beside these runs: a folder's images may be others."]
         experiments = sum(len(one.experiments) for one in self._task.series)
-        counted = "1 experiment" if experiments == 1 else f"{experiments} experiments"
-        return [f"Images: {images}. {counted} in {len(self._task.series)} series.", *notes]
+        return [f"Images: {images}. {counted(experiments, 'experiment')} in {len(self._task.series)} series.", *notes]

@@ -39,6 +39,9 @@ def run_sweep(config: Config) -> None:
     """
     if config.config:  # its options would override those of all runs
         raise UserError(f"--config {config.config}: a sweep has its options in {config.sweep}, and flags override them")
+    if config.name:
+        told = "the runs of a sweep have names of their own; leave --name out (--results_dir moves the sweep)"
+        raise UserError(f"--name: {told}")
     path = Path(config.sweep)
     flags = {name: getattr(config, name) for name in config.model_fields_set - {"sweep", "dry_run"}}
     planned, study = plan(path, flags)

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic_core import ErrorDetails
 
 from args_helper import DECLARED, Config
 from utils.errors import UserError, did_you_mean
+from utils.options.messages import complaint
 from utils.options.parser import Given, validated
 from utils.options.types import allowed
 from utils.options.yaml_file import read_document
@@ -137,13 +139,35 @@ def named(name: str, chosen: Mapping[str, Any]) -> str:
 
 def read_sweep(path: Path) -> Sweep:
     """Raises: UserError: the file cannot be read, or has the wrong format."""
+    content = read_document(path, "sweep", TEXTS)
+    keys = content.keys() if isinstance(content, dict) else set()
+    if {_canonical(str(name)) for name in keys} & DECLARED.fields.keys() and not keys & Sweep.model_fields.keys():
+        raise UserError(f"--sweep {path}: it is the config of one run: --config {path}")
     try:
-        return Sweep.model_validate(read_document(path, "sweep", TEXTS))
+        return Sweep.model_validate(content)
     except ValidationError as error:
-        known = [*Sweep.model_fields, *Study.model_fields, *Range.model_fields]
-        problems = []
-        for one in error.errors():
-            place = [str(part) for part in one["loc"] if part not in ("range", "values")]
-            meant = did_you_mean("".join(place[-1:]), known) if one["type"] == "extra_forbidden" else ""
-            problems.append(f"{'.'.join(place) or 'the file'}: {one['msg']}{meant}")
-        raise UserError("\n  ".join([f"the sweep {path}:", *problems])) from error
+        raise UserError("\n  ".join([f"the sweep {path}:", *map(_problem, error.errors())])) from error
+
+
+_OF_NAMES = {
+    "options": "options to values",
+    "vary": "options to lists of values",
+    "search": "options to where to search",
+    "runs": "the runs' names to their options",
+}
+
+
+def _problem(error: ErrorDetails) -> str:
+    place = [str(part) for part in error["loc"] if part not in ("range", "values")]
+    kind, inner = error["type"], place[:-1] if error["type"] == "extra_forbidden" else place
+    model = {"study": Study, "search": Range}.get("".join(inner[:1]), Sweep)
+    keys = ", ".join(model.model_fields)
+    if kind == "extra_forbidden":
+        told = f"no such key; allowed: {keys}{did_you_mean(place[-1], model.model_fields)}"
+    elif kind == "model_type":
+        told = f"has to be a mapping of {keys}" + (", or a list of values" if model is Range else "")
+    elif kind == "dict_type":
+        told = f"has to be a mapping of {_OF_NAMES[place[0] if len(place) == 1 else 'options']}"
+    else:
+        told = "is missing" if kind == "missing" else complaint(error)
+    return f"{'.'.join(place) or 'the file'}: {told}"

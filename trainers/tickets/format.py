@@ -18,6 +18,7 @@ import math
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -169,8 +170,7 @@ def read_stored(path: Path) -> Stored:
     Raises:
         UserError: the file does not exist, is no ticket, or is damaged.
     """
-    if not path.is_file():
-        raise UserError(f"there is no ticket {path}")
+    require_file(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
@@ -185,6 +185,13 @@ def read_stored(path: Path) -> Stored:
         return _unpacked(header, parts)
     except Exception as error:  # an untrusted file may cause any
         raise UserError(f"{path} is not a ticket, or is damaged: {abbreviate(str(error))}") from error
+
+
+def require_file(path: Path) -> None:
+    """Raises: UserError: it is no file; the message names the ticket in a run's folder."""
+    if not path.is_file():
+        inner = next(chain(path.glob("ticket.safetensors"), path.glob("trial_*/ticket.safetensors")), None)
+        raise UserError(f"{path} is a folder; its ticket is {inner}" if inner else f"there is no ticket {path}")
 
 
 def is_ticket_file(path: Path) -> bool:

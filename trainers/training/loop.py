@@ -25,7 +25,7 @@ from trainers.training.training import Training
 from utils.distributed import collectives as ranks
 from utils.distributed.consistency import assert_same_on_all_ranks
 from utils.environment import mixed
-from utils.errors import Diverged, is_out_of_memory
+from utils.errors import Diverged, counted, is_out_of_memory
 from utils.run.run import Row, Run
 
 
@@ -52,7 +52,9 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
         raise Diverged(f"{stage} cannot begin: {found} is not finite in the weights that it begins with") from None
     if position.done:
         if position.epoch != epochs and not training.over:
-            warnings.warn(f"{stage} had ended after {position.epoch} epochs and stays so, not {epochs}", stacklevel=2)
+            warnings.warn(
+                f"{stage} had ended after {counted(position.epoch, 'epoch')} and stays so, not {epochs}", stacklevel=2
+            )
         return
     own = ranks.own_part(0, data.train.size(0))
     training.full_batch = most_parts(own.stop - own.start, training.accumulate)

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from args_helper import Config
 from trainers.checks.controls import CHECKS
+from utils.errors import counted
 
 
 class Stage(NamedTuple):
@@ -62,7 +63,8 @@ def warn_of_idle_milestones(config: Config) -> None:
         if steps and not any(0 < step < epochs for step in steps):
             warnings.warn(
                 f"multistep_lr never lowers the learning rate of {part}: of the milestones "
-                f"{', '.join(map(str, steps))}, which search and fine-tuning share, none lies in its {epochs} epochs",
+                f"{', '.join(map(str, steps))}, which search and fine-tuning share, none lies in its "
+                f"{counted(epochs, 'epoch')}",
                 stacklevel=2,
             )
 

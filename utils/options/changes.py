@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
@@ -19,6 +20,19 @@ def written(changed: Mapping[str, str], separator: str = ", ") -> str:
     return separator.join(f"{name} {values}" for name, values in changed.items())
 
 
+def stored_config(folder: Path) -> Path:
+    """Return the path of a run's config.
+
+    Raises:
+        UserError: the folder has none; the message names the trials below it, if there are any.
+    """
+    if (stored := folder / "config.yml").is_file():
+        return stored
+    trials = [str(path.parent.relative_to(folder)) for path in sorted(folder.glob("**/trial_*/config.yml"))]
+    below = f"; its trials are {', '.join(trials[:6])}{', ...' * (len(trials) > 6)}: give one of them" if trials else ""
+    raise UserError(f"--resume {folder}: there is no config.yml in it, so it is not the folder of a run{below}")
+
+
 def accepted(before: Any, after: Any, where: str, changeable: Collection[str]) -> Any:
     """Return the config of a run that is resumed with changed options, if `resume_anyway` is given.
 
@@ -29,10 +43,13 @@ def accepted(before: Any, after: Any, where: str, changeable: Collection[str]) -
         changeable: names of the options that a begun run can change.
 
     Raises:
-        UserError: `resume_anyway` is not given, or a run cannot change one of these options.
+        UserError: `resume_anyway` is not given, the run is finished, or it cannot change one of these options.
     """
     changed = changes(before.identity, after.identity)
     told, unable = written(changed), [name for name in changed if name not in changeable]
+    if not unable and (Path(after.resume) / "summary.json").is_file():
+        anew = f"--ticket {after.resume}/ticket.safetensors --name NEW fine-tunes its ticket anew"
+        raise UserError(f"{where}: the run is finished, and cannot go on with {told}; {anew}")
     if unable or not after.resume_anyway:
         hint = "" if unable else "; --resume_anyway goes on with the new ones"
         unable_too = f"; a run that has begun cannot change {', '.join(unable)}" if after.resume_anyway else ""

@@ -38,6 +38,9 @@ _COMPLAINTS: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {
     "greater_than_equal": lambda given, limit: f"{given} is too small: it has to be at least {limit['ge']:g}",
     "less_than": lambda given, limit: f"{given} is too large: it has to be below {limit['lt']:g}",
     "less_than_equal": lambda given, limit: f"{given} is too large: it may be at most {limit['le']:g}",
+    "too_short": lambda _, limit: f"needs at least {limit['min_length']}",
+    "list_type": lambda given, _: f"{given} is not a list",
+    "literal_error": lambda given, allowed: f"{given} is not one of {allowed['expected']}",
     "value_error": lambda _, about: str(about["error"]),
 }
 

@@ -7,6 +7,7 @@ name or value raises nothing here: it becomes an entry in one list of problems, 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import warnings
 from collections.abc import Mapping
@@ -22,9 +23,12 @@ from pydantic.fields import FieldInfo
 from utils.errors import UserError, abbreviate, nearest
 from utils.options.messages import complaint, corrected
 from utils.options.types import Options, allowed, choices_of, is_bool, is_list
-from utils.options.yaml_file import plain_value, read_nodes
+from utils.options.yaml_file import plain_value, read_nodes, slip
 
 Kind = TypeVar("Kind", bound=Options)
+
+SWEEP_KEYS = ("options", "vary", "search", "study", "runs")
+"""What a sweep file has at its top; no option has one of these names."""
 
 MISSING = object()
 """Stands for the value of a flag that was given without a value."""
@@ -120,7 +124,8 @@ def read_flags(declared: Declarations, argv: list[str] | None) -> tuple[dict[str
             value = value if equals or after.startswith("-") else after
             problems.append(declared.unknown(flag, flag.lstrip("-"), value or None))
         elif not before.startswith("-"):  # otherwise it is the value of an unknown flag
-            problems.append(f"{word}: not expected; an option is written --name value")
+            meant = f"; did you mean --config {word}?" if word.endswith((".yml", ".yaml")) else ""
+            problems.append(f"{word}: not expected; an option is written --name value{meant}")
     return flags, problems
 
 
@@ -156,6 +161,12 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        text = super()._format_args(action, default_metavar)
+        return text if action.const is True else text.strip("[]")  # only switches may come without a value
+
+
 def _parser(declared: Declarations) -> argparse.ArgumentParser:
     parser = _Parser(
         usage="python main.py --config FILE.yml [--option value ...]",
@@ -163,7 +174,7 @@ def _parser(declared: Declarations) -> argparse.ArgumentParser:
         epilog="Options may be written with - or _. A flag beats the YAML file, which beats the default.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,  # the result holds only what was given, not the defaults
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
     for group in declared.groups:
         section = parser.add_argument_group(group.__doc__)
@@ -188,7 +199,8 @@ def _add_flag(section: argparse._ArgumentGroup, name: str, field: FieldInfo) -> 
         section.add_argument(f"--no_{name}", dest=name, action="store_const", const=False, help=argparse.SUPPRESS)
         return
     choices = choices_of(field)
-    kind = "|".join(choices) if choices else name.rpartition("_")[2].upper()
+    of_number = {"whole": "N", "number": "X"}.get(re.split("[ ,]", allowed(field))[0])
+    kind = "|".join(choices) if choices else of_number or name.rpartition("_")[2].upper()
     # Values are optional for argparse, whose own error would end the program at the first flag without one.
     arity = {"nargs": "*"} if is_list(field) else {"nargs": "?", "const": MISSING}
     section.add_argument(*spellings, metavar=kind, help=text, **arity)
@@ -212,7 +224,11 @@ def read_yaml(declared: Declarations, path: Path, problems: list[str]) -> dict[s
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode) or not all(isinstance(key, yaml.ScalarNode) for key, _ in root.value):
-        raise UserError(f"{path} is not a list of options: it should have lines such as 'lr: 0.1'")
+        raise UserError(
+            f"{path} is not a list of options: it should have lines such as 'lr: 0.1'{slip(root.start_mark)}"
+        )
+    if any(key.value in SWEEP_KEYS and isinstance(value, yaml.MappingNode) for key, value in root.value):
+        raise UserError(f"--config {path}: it is a sweep file: --sweep {path}")
     options: dict[str, Given] = {}
     seen: dict[str, str] = {}
     for key, value in root.value:

@@ -30,13 +30,16 @@ class Choices:
     names: tuple[str, ...]
 
 
-def one_of(*names: str, aliases: Mapping[Any, str] = {}, also: Mapping[str, str] = {}) -> Any:
+def one_of(
+    *names: str, aliases: Mapping[Any, str] = {}, also: Mapping[str, str] = {}, meant: Mapping[str, str] = {}
+) -> Any:
     """Make the type of an option that allows only these names.
 
     Args:
         names: the allowed names.
         aliases: other spelling -> allowed name.
         also: further allowed values, as description -> regular expression that matches the whole value.
+        meant: what else a name is called, in lower case, without - and _ -> the name, to suggest it.
 
     Returns:
         A type whose values are strings: the allowed name, with aliases replaced.
@@ -49,7 +52,11 @@ def one_of(*names: str, aliases: Mapping[Any, str] = {}, also: Mapping[str, str]
         name = aliases.get(given, given)
         if name in names or any(re.fullmatch(pattern, abbreviate(name)) for pattern in also.values()):
             return name
-        raise _NotOneOf(f"'{abbreviate(given)}' is not one of {described}", nearest(abbreviate(given), names))
+        text = abbreviate(given)
+        near = meant.get(re.sub("[-_ ]", "", text).lower())
+        if also and (own := re.fullmatch(r"([\w./-]+?)(\.py|:\w+)", text)):  # half the name of a user's function
+            near = f"{text}:<function>" if own[2] == ".py" else f"{own[1]}.py{own[2]}"
+        raise _NotOneOf(f"'{text}' is not one of {described}", near or nearest(text, names))
 
     return Annotated[str, BeforeValidator(check), Choices((*names, *also))]
 

@@ -6,13 +6,14 @@ files are nested, and `read_document` constructs them whole.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from utils.errors import UserError, abbreviate
+from utils.errors import UserError, abbreviate, did_you_mean
 
 LARGEST_BYTES = 2**18
 _TEXT, *_NUMBERS = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float"))
@@ -35,6 +36,10 @@ def read_nodes(path: Path, title: str) -> yaml.Node | None:
         if len(content) > LARGEST_BYTES:
             raise UserError(f"{path} is larger than {LARGEST_BYTES // 1024} KiB: it is no {title}")
         return yaml.SafeLoader(content.decode()).get_single_node()
+    except FileNotFoundError as error:
+        names = sorted(file.name for file in path.parent.glob("*.y*ml"))
+        meant = did_you_mean(path.name, names) or ("; --list configs shows them" if title == "config file" else "")
+        raise UserError(f"cannot read the {title} {path}: {error.strerror}{meant}") from error
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or an invalid path
         raise UserError(f"cannot read the {title} {path}: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:
@@ -134,4 +139,14 @@ def _kind(node: yaml.Node) -> str:
 def _complaint(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     text = abbreviate(getattr(error, "problem", None) or str(error).splitlines()[0])
-    return f"{text}, line {mark.line + 1}, column {mark.column + 1}" if mark else text
+    return f"{text}, line {mark.line + 1}, column {mark.column + 1}{slip(mark)}" if mark else text
+
+
+def slip(mark: yaml.Mark) -> str:
+    """Return what is probably wrong with the first odd line up to a mark: a tab, or no space after the colon."""
+    for number, line in enumerate((mark.buffer or "").splitlines()[: mark.line + 1], start=1):
+        if re.match(r"\s*\t", line):
+            return f" (line {number}: indent with spaces, not with a tab)"
+        if found := re.match(r"\s*([\w-]+):(?=[^\s:])", line):
+            return f" (line {number}: is a space missing after '{found[1]}:'?)"
+    return ""
