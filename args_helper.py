@@ -245,6 +245,7 @@ class FineTuneOptions(Options):
     fine_tune_lr: Float = option(0.01, "initial learning rate of the fine-tuning", gt=0, changeable=True)
     fine_tune_lr_policy: LrPolicy = option("constant_lr", "learning rate over the fine-tuning", changeable=True)
     fine_tune_wd: Float = option(1e-4, "weight decay of the fine-tuning", ge=0, changeable=True)
+    fine_tune_augment: bool = option(True, "crop and flip images in the fine-tuning, where the data set does")
     skip_sanity_checks: bool = option(False, "do not train the control networks of the sanity checks", affects=False)
     ticket: str | None = option(None, "train and check this ticket, on its own network and data set unless given")
     store_weights: bool = option(False, "write weights into the ticket that could be drawn again", affects=False)

@@ -1,5 +1,6 @@
 """Training under masks: pruned weights stay 0, the others learn as by hand, the recipe is the one for fine-tuning."""
 
+import dataclasses
 import math
 
 import pytest
@@ -12,7 +13,7 @@ from args_helper import parse_args
 from data.load import Splits
 from models.initialise import WeightDraw, draw_weights
 from tests.conftest import same_bits
-from tests.toys import Toy, splits
+from tests.toys import SPEC, Toy, splits
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import evaluate
@@ -42,6 +43,19 @@ def tuning(*words: str) -> Recipe:
 def run(tmp_path):
     with Run(tmp_path, tmp_path / "events", 7).until_stopped() as run:
         yield run
+
+
+def test_a_recipe_without_augmentation_takes_the_images_as_they_are(tmp_path):
+    def trained(name: str, data: Splits, *words: str) -> list[Tensor]:
+        net = Toy()
+        with Run(tmp_path / name, tmp_path / "events" / name, 7).until_stopped() as run:
+            train_ticket(run, "finetune", net, ticket(), data, tuning("--fine_tune_lr", "0.1", *words))
+        return list(net.state_dict().values())
+
+    augmented = splits(20, spec=dataclasses.replace(SPEC, pad=1, flip=True))
+    plain = trained("plain", splits(20))
+    assert same_bits(trained("as they are", augmented, "--no-fine_tune_augment"), plain)
+    assert not same_bits(trained("augmented", augmented), plain)
 
 
 # ---- pruned weights ------------------------------------------------------------------------------------------------

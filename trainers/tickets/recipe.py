@@ -24,6 +24,7 @@ class Recipe:
         gamma, milestones: of `multistep_lr`.
         precision, accumulate: as the options of these names.
         warmup: epochs of linear warm-up, at the start of the schedule.
+        augment: whether training images are cropped and flipped, where the data set does so.
         first_epoch: epoch of the schedule at which training starts.
         stop: epoch at which training ends, if before the end of the schedule.
     """
@@ -43,6 +44,7 @@ class Recipe:
     precision: str = "fp32"
     accumulate: int = 1
     warmup: int = 0
+    augment: bool = True
     first_epoch: int = 0
     stop: int | None = None
 
@@ -62,6 +64,7 @@ class Recipe:
         chosen = {
             "stage": "finetune", "epochs": config.tuning_epochs, "optimizer": config.fine_tune_optimizer,
             "lr": config.fine_tune_lr, "lr_policy": config.fine_tune_lr_policy, "wd": config.fine_tune_wd,
+            "augment": config.fine_tune_augment,
         }  # fmt: skip
         return cls(**{**_shared(config), **chosen, **changes})
 

@@ -6,6 +6,8 @@ load the result. Their gradients are computed all the same; no step is cheaper f
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -81,6 +83,8 @@ def train_ticket(run: Run, stage: str, network: nn.Module, ticket: Ticket, data:
 
     Source: Rare Gems (arXiv 2202.12002), §3.
     """
+    if not recipe.augment:
+        data = replace(data, train=data.train.unaugmented())
     training = WeightTraining(network, ticket, recipe)
     train(run, stage, training, data, recipe.epochs if recipe.stop is None else recipe.stop, recipe.first_epoch)
     return run.rows(stage)[-1]
