@@ -198,17 +198,14 @@ def test_what_the_init_does_not_draw_derives_from_the_seed_too(own):
     assert first == second != other
 
 
-@pytest.mark.parametrize(
-    ("function", "said"),
-    [
-        ("Nets", "there is no function Nets in {file}; did you mean 'Net'?"),
-        ("torch", "there is no function torch in {file}"),
-        ("number", "arch: {file}:number has to return a torch.nn.Module, not int"),
-        ("broken", "arch: {file}:broken fails: AttributeError: 'ModelSpec' object has no attribute 'red' (line 37)"),
-        ("logits_of_two", "arch: two images should make logits of shape (2, 5), not (2, 2)"),
-        ("tuple_of", "arch: two images should make logits of shape (2, 5), not tuple"),
-    ],
-)
+@pytest.mark.parametrize(("function", "said"), [
+    ("Nets", "there is no function Nets in {file}; did you mean 'Net'?"),
+    ("torch", "there is no function torch in {file}"),
+    ("number", "arch: {file}:number has to return a torch.nn.Module, not int"),
+    ("broken", "arch: {file}:broken fails: AttributeError: 'ModelSpec' object has no attribute 'red' (line 37)"),
+    ("logits_of_two", "arch: two images should make logits of shape (2, 5), not (2, 2)"),
+    ("tuple_of", "arch: two images should make logits of shape (2, 5), not tuple"),
+])  # fmt: skip
 def test_a_function_that_makes_no_network_is_refused(function, said, own):
     assert complaint(f"{own}:{function}") == said.format(file=own)
 

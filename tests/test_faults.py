@@ -77,11 +77,10 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_when_there_is_room(
     assert same_bits(timeless(folder), timeless(finished))
 
 
-@pytest.mark.parametrize(
-    ("results", "logs", "said"),
-    [("file/results", "runs", "cannot make the folder {}/file/results/trial_1: Not a directory"),
-     ("results", "file/runs", "cannot write TensorBoard events to {}/file/runs")],
-)  # fmt: skip
+@pytest.mark.parametrize(("results", "logs", "said"), [
+    ("file/results", "runs", "cannot make the folder {}/file/results/trial_1: Not a directory"),
+    ("results", "file/runs", "cannot write TensorBoard events to {}/file/runs"),
+])  # fmt: skip
 def test_a_folder_that_cannot_be_made_is_told(results, logs, said, refusal, tmp_path):
     (tmp_path / "file").write_text("")
     told = refusal(*SMALL, "--results_dir", tmp_path / results, "--log_dir", tmp_path / logs)

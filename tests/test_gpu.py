@@ -221,10 +221,9 @@ def test_less_precise_products_come_to_about_the_same(done, places, trial):
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05) and losses["bf16"] != losses["fp32"]
 
 
-@pytest.mark.parametrize(
-    ("algo", "apart"),
-    [("hc_iter", 0.02), ("ep", 0.02), ("snip", 0.002), ("grasp", 0.01), ("synflow", 0.002), ("random_erk", 0.0)],
-)
+@pytest.mark.parametrize(("algo", "apart"), [
+    ("hc_iter", 0.02), ("ep", 0.02), ("snip", 0.002), ("grasp", 0.01), ("synflow", 0.002), ("random_erk", 0.0),
+])  # fmt: skip
 def test_a_short_run_comes_to_what_it_comes_to_on_the_cpu(algo, apart, done, places, trial):
     rows, masks = [], []
     for device in ("cpu", DEVICE):

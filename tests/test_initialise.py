@@ -28,16 +28,15 @@ def choices(option: str) -> tuple[str, ...]:
 # ---- constants, by hand --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "shape", "constant"),
-    [(("fan_in", "relu", 1.0), SMALL, 0.21081851),  # √2 / √45
-     (("fan_out", "relu", 1.0), SMALL, 0.06085806),  # √2 / √540
-     (("fan_in", "linear", 1.0), SMALL, 0.14907120),  # 1 / √45
-     (("fan_in", "tanh", 1.0), SMALL, 0.24845200),  # 5/3 / √45
-     (("fan_in", "relu", 0.25), SMALL, 0.42163702),  # √2 / √(45/4)
-     # A linear layer has its features as fans.
-     (("fan_in",), torch.Size((8, 50)), 0.2), (("fan_out",), torch.Size((8, 50)), 0.5)],
-)  # fmt: skip
+@pytest.mark.parametrize(("arguments", "shape", "constant"), [
+    (("fan_in", "relu", 1.0), SMALL, 0.21081851),  # √2 / √45
+    (("fan_out", "relu", 1.0), SMALL, 0.06085806),  # √2 / √540
+    (("fan_in", "linear", 1.0), SMALL, 0.14907120),  # 1 / √45
+    (("fan_in", "tanh", 1.0), SMALL, 0.24845200),  # 5/3 / √45
+    (("fan_in", "relu", 0.25), SMALL, 0.42163702),  # √2 / √(45/4)
+    # A linear layer has its features as fans.
+    (("fan_in",), torch.Size((8, 50)), 0.2), (("fan_out",), torch.Size((8, 50)), 0.5),
+])  # fmt: skip
 def test_the_constants_are_the_gain_over_the_root_of_the_fan(arguments, shape, constant):
     for init, values in (("signed_constant", [-constant, constant]), ("unsigned_constant", [constant])):
         weights = drawn(WeightDraw(init, *arguments), shape)
@@ -66,19 +65,18 @@ STANDARD_NORMAL = (1.0, 3.0), (1, 2, 96)
 UP_TO_ONE = (1 / 3, 1 / 5), (1 / 3, 4 / 45, 16 / 225)
 
 
-@pytest.mark.parametrize(
-    ("how", "scale", "moments"),
+@pytest.mark.parametrize(("how", "scale", "moments"), [
     # Deviation for the large shape with ReLU: √(2/600) by fan_in, √(2/300) by fan_out; Xavier: √(2/900).
-    [(WeightDraw("kaiming_normal", "fan_in"), 0.0577350, STANDARD_NORMAL),
-     (WeightDraw("kaiming_normal", "fan_out"), 0.0816497, STANDARD_NORMAL),
-     (WeightDraw("kaiming_normal", "fan_in", "linear"), 0.0408248, STANDARD_NORMAL),
-     (WeightDraw("xavier_normal", "fan_in"), 0.0471405, STANDARD_NORMAL),
-     (WeightDraw("xavier_normal", "fan_out", "tanh", 0.25), 0.0471405, STANDARD_NORMAL),
-     (WeightDraw("kaiming_uniform", "fan_in"), 0.1, UP_TO_ONE),  # √(6/600)
-     (WeightDraw("kaiming_uniform", "fan_out"), 0.1414214, UP_TO_ONE),
-     (WeightDraw("standard", "fan_in"), 0.0408248, UP_TO_ONE),  # 1 / √600
-     (WeightDraw("standard", "fan_out", "tanh", 0.25), 0.0408248, UP_TO_ONE)],
-)  # fmt: skip
+    (WeightDraw("kaiming_normal", "fan_in"), 0.0577350, STANDARD_NORMAL),
+    (WeightDraw("kaiming_normal", "fan_out"), 0.0816497, STANDARD_NORMAL),
+    (WeightDraw("kaiming_normal", "fan_in", "linear"), 0.0408248, STANDARD_NORMAL),
+    (WeightDraw("xavier_normal", "fan_in"), 0.0471405, STANDARD_NORMAL),
+    (WeightDraw("xavier_normal", "fan_out", "tanh", 0.25), 0.0471405, STANDARD_NORMAL),
+    (WeightDraw("kaiming_uniform", "fan_in"), 0.1, UP_TO_ONE),  # √(6/600)
+    (WeightDraw("kaiming_uniform", "fan_out"), 0.1414214, UP_TO_ONE),
+    (WeightDraw("standard", "fan_in"), 0.0408248, UP_TO_ONE),  # 1 / √600
+    (WeightDraw("standard", "fan_out", "tanh", 0.25), 0.0408248, UP_TO_ONE),
+])  # fmt: skip
 def test_a_draw_has_the_spread_and_the_tails_of_its_distribution(how, scale, moments):
     unit, (means, variances) = drawn(how) / scale, moments
     for power, mean, variance in zip((1, 2, 4), (0.0, *means), variances):
@@ -180,11 +178,10 @@ def test_constant_scores_are_the_same_everywhere_and_bern_is_a_fair_coin(how, va
     assert scores.mean().item() == pytest.approx(sum(values) / len(values), abs=2 / math.sqrt(scores.numel()))
 
 
-@pytest.mark.parametrize(
-    ("how", "a", "b", "mean", "variance"),
-    [("unif", 1.0, 1.0, 1 / 2, 1 / 12), ("skew", 1.0, 5.0, 1 / 6, 5 / (36 * 7)),
-     ("bimodal", 0.1, 0.1, 1 / 2, 0.01 / (0.04 * 1.2))],  # 0.2083, near the 1/4 of a coin
-)  # fmt: skip
+@pytest.mark.parametrize(("how", "a", "b", "mean", "variance"), [
+    ("unif", 1.0, 1.0, 1 / 2, 1 / 12), ("skew", 1.0, 5.0, 1 / 6, 5 / (36 * 7)),
+    ("bimodal", 0.1, 0.1, 1 / 2, 0.01 / (0.04 * 1.2)),  # 0.2083, near the 1/4 of a coin
+])  # fmt: skip
 def test_scores_have_the_moments_and_the_distribution_of_their_beta(how, a, b, mean, variance):
     scores, _ = scores_of(how)
     scores, n = scores.double(), scores.numel()

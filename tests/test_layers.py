@@ -18,12 +18,10 @@ def small_layer(rule: Round | Soft, bias: bool = False) -> SubnetLinear:
     return layer
 
 
-@pytest.mark.parametrize(
-    ("rule", "effective", "out", "of_weight", "of_image"),
-    [(Round(0.5), [[1.0, 0.0], [0.0, 0.0]], [[1.0, 0.0]], [[5.0, 0.0], [0.0, 0.0]], [[5.0, 0.0]]),
-     (Soft(), [[0.6, -0.8], [1.5, 0.0]], [[-7.4, 1.5]], [[3.0, 20.0], [3.5, 0.0]], [[13.5, -4.0]])],
-    ids=["round", "soft"],
-)  # fmt: skip
+@pytest.mark.parametrize(("rule", "effective", "out", "of_weight", "of_image"), [
+    (Round(0.5), [[1.0, 0.0], [0.0, 0.0]], [[1.0, 0.0]], [[5.0, 0.0], [0.0, 0.0]], [[5.0, 0.0]]),
+    (Soft(), [[0.6, -0.8], [1.5, 0.0]], [[-7.4, 1.5]], [[3.0, 20.0], [3.5, 0.0]], [[13.5, -4.0]]),
+], ids=["round", "soft"])  # fmt: skip
 def test_a_rule_gives_factors_and_the_gradients_of_scores_weights_and_images(rule, effective, out, of_weight, of_image):
     layer, image = small_layer(rule), torch.tensor([[1.0, 10.0]], requires_grad=True)
     torch.testing.assert_close(layer.effective_weight(), torch.tensor(effective))

@@ -105,11 +105,9 @@ def test_a_layer_with_a_forward_of_its_own_is_left_alone_and_not_prunable():
 # ---- layers that stay dense ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("first", "last", "left"),
-    [(True, False, ["4.0", "5"]), (False, True, ["0", "4.0"]), (True, True, ["4.0"]),
-     (False, False, ["0", "4.0", "5"])],
-)  # fmt: skip
+@pytest.mark.parametrize(("first", "last", "left"), [
+    (True, False, ["4.0", "5"]), (False, True, ["0", "4.0"]), (True, True, ["4.0"]), (False, False, ["0", "4.0", "5"]),
+])  # fmt: skip
 def test_ends_that_stay_dense_are_neither_masked_nor_pruned_and_compute_as_before(first, last, left):
     network = small_network()
     before, parameters = network(images(3, 2, 8, 8)), dict(network.named_parameters())
@@ -129,15 +127,12 @@ TIED = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
 TIED[1].weight = TIED[0].weight
 
 
-@pytest.mark.parametrize(
-    ("network", "says"),
-    [(nn.Sequential(nn.ReLU()), "the network has nothing to mask"),
-     (TIED, "two layers of the network share one weight"),
-     (keep_dense(nn.Sequential(nn.Linear(2, 2)), True, True), "the network has nothing to mask"),
-     (nn.Linear(3, 2), "is the whole network"),
-     (nn.Sequential(SHARED, nn.ReLU(), SHARED), "cannot mask layer '2', which is also 0")],
-    ids=["none", "one weight", "dense", "one layer", "two names"],
-)  # fmt: skip
+@pytest.mark.parametrize(("network", "says"), [
+    (nn.Sequential(nn.ReLU()), "the network has nothing to mask"), (TIED, "two layers of the network share one weight"),
+    (keep_dense(nn.Sequential(nn.Linear(2, 2)), True, True), "the network has nothing to mask"),
+    (nn.Linear(3, 2), "is the whole network"),
+    (nn.Sequential(SHARED, nn.ReLU(), SHARED), "cannot mask layer '2', which is also 0"),
+], ids=["none", "one weight", "dense", "one layer", "two names"])  # fmt: skip
 def test_what_cannot_be_masked_is_refused_and_left_as_it_was(network, says):
     assert says in complaint(to_masked, network)
     assert not masked_layers(network)
@@ -168,13 +163,11 @@ def test_biases_that_are_left_alone_are_neither_masked_nor_flattened_and_always_
 # ---- what is kept in the swap --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"stride": (2, 1)}, {"padding": (1, 2)}, {"padding": "same"}, {"dilation": (1, 2)}, {"groups": 2},
-     {"groups": 4}, {"padding": 1, "padding_mode": "reflect"}, {"padding": 2, "padding_mode": "circular"},
-     {"bias": False}, {"kernel_size": (1, 3)}],
-    ids=str,
-)  # fmt: skip
+@pytest.mark.parametrize("options", [
+    {}, {"stride": (2, 1)}, {"padding": (1, 2)}, {"padding": "same"}, {"dilation": (1, 2)}, {"groups": 2},
+    {"groups": 4}, {"padding": 1, "padding_mode": "reflect"}, {"padding": 2, "padding_mode": "circular"},
+    {"bias": False}, {"kernel_size": (1, 3)},
+], ids=str)  # fmt: skip
 def test_a_convolution_keeps_its_geometry(options):
     network = nn.Sequential(nn.Conv2d(4, 8, **{"kernel_size": 3, **options}))
     described, wanted = network[0].extra_repr(), network(images(2, 4, 9, 7))

@@ -66,17 +66,16 @@ def test_counts_are_those_of_exact_arithmetic_on_the_decimal_that_was_written():
 FIVE, TIED = [0.5, 0.1, 0.9, 0.3, 0.7], [0.0, 0.0, 0.0, 0.4, 0.8, 0.0]
 
 
-@pytest.mark.parametrize(
-    ("rank", "unpruned", "fraction", "kept"),
+@pytest.mark.parametrize(("rank", "unpruned", "fraction", "kept"), [
     # The fraction is rounded up.
-    [(FIVE, "11111", 0.2, "10111"), (FIVE, "11111", 0.21, "10101"), (FIVE, "11111", 0.4, "10101"),
-     # Only unpruned places count, and none comes back.
-     (FIVE, "10101", 1 / 3, "00101"), (FIVE, "10011", 1 / 3, "10001"),
-     # Ties at the last rank all go.
-     (TIED, "111111", 0.1, "000110"), (TIED, "111110", 0.1, "000110"), ([1.0] * 4, "1111", 0.25, "0000"),
-     (TIED, "001110", 0.0, "001110"), (TIED, "001110", 1.0, "000000"), (TIED, "000000", 0.5, "000000"),
-     ([-0.5, -inf, 0.0, inf], "1111", 0.5, "0011")],
-)  # fmt: skip
+    (FIVE, "11111", 0.2, "10111"), (FIVE, "11111", 0.21, "10101"), (FIVE, "11111", 0.4, "10101"),
+    # Only unpruned places count, and none comes back.
+    (FIVE, "10101", 1 / 3, "00101"), (FIVE, "10011", 1 / 3, "10001"),
+    # Ties at the last rank all go.
+    (TIED, "111111", 0.1, "000110"), (TIED, "111110", 0.1, "000110"), ([1.0] * 4, "1111", 0.25, "0000"),
+    (TIED, "001110", 0.0, "001110"), (TIED, "001110", 1.0, "000000"), (TIED, "000000", 0.5, "000000"),
+    ([-0.5, -inf, 0.0, inf], "1111", 0.5, "0011"),
+])  # fmt: skip
 def test_the_lowest_fraction_goes(rank, unpruned, fraction, kept):
     assert torch.equal(prune_lowest(torch.tensor(rank), bools(unpruned), fraction), bools(kept))
 
@@ -120,11 +119,10 @@ def test_biases_are_not_counted_among_the_weights_and_counts_can_be_written_as_j
     assert json.dumps([total(MASKS), remaining(MASKS), per_layer(MASKS)]) == counts
 
 
-@pytest.mark.parametrize(
-    ("name", "bias", "weight"),
-    [("a.0.conv1.weight", False, "a.0.conv1.weight"), ("a.0.conv1.bias", True, "a.0.conv1.weight"),
-     ("bias.weight", False, "bias.weight"), ("unbias.bias", True, "unbias.weight")],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "bias", "weight"), [
+    ("a.0.conv1.weight", False, "a.0.conv1.weight"), ("a.0.conv1.bias", True, "a.0.conv1.weight"),
+    ("bias.weight", False, "bias.weight"), ("unbias.bias", True, "unbias.weight"),
+])  # fmt: skip
 def test_a_bias_is_told_by_the_last_part_of_its_name(name, bias, weight):
     assert (is_bias(name), weight_beside(name)) == (bias, weight)
 

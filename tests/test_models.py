@@ -250,11 +250,10 @@ def test_a_network_all_of_whose_layers_stay_dense_is_refused(tmp_path):
     assert re.search(r"the network has nothing to mask: .* does not stay dense", said)
 
 
-@pytest.mark.parametrize(
-    ("arch", "shape", "poolings"),
-    [("Conv2", (1, 8), "1 pooling"), ("Conv4", (8, 3), "2 poolings"), ("Conv6", (8, 7), "3 poolings"),
-     ("Conv8", (15, 16), "4 poolings"), ("vgg16", (8, 8), "5 poolings")],
-)  # fmt: skip
+@pytest.mark.parametrize(("arch", "shape", "poolings"), [
+    ("Conv2", (1, 8), "1 pooling"), ("Conv4", (8, 3), "2 poolings"), ("Conv6", (8, 7), "3 poolings"),
+    ("Conv8", (15, 16), "4 poolings"), ("vgg16", (8, 8), "5 poolings"),
+])  # fmt: skip
 def test_images_too_small_for_the_poolings_are_refused(arch, shape, poolings):
     least, (height, width) = SIDES[arch], shape
     message = f"images of {height}×{width} are too small for {poolings} by 2: {least}×{least} is the smallest size"

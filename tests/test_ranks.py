@@ -202,12 +202,11 @@ def test_a_file_that_asks_for_several_processes_is_told_how_to_start_them_in_one
     assert all("torchrun --nproc-per-node=2 main.py" in line for line in told)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [(["--evaluate", "--pretrained", "a"], "evaluate runs in one process"),
-     (["--sweep", "a.yml"], "sweep runs in one process"),
-     (["--batch_size", "3"], "batch_size 3 is less than two images for each of the 2 processes")],
-)  # fmt: skip
+@pytest.mark.parametrize(("words", "message"), [
+    (["--evaluate", "--pretrained", "a"], "evaluate runs in one process"),
+    (["--sweep", "a.yml"], "sweep runs in one process"),
+    (["--batch_size", "3"], "batch_size 3 is less than two images for each of the 2 processes"),
+])  # fmt: skip
 def test_what_cannot_be_shared_is_refused(words, message, call, places, tell):
     tell(said(0, 2, 1))
     outcome = call("--device", "cpu", *words, *places)

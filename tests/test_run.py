@@ -113,12 +113,10 @@ def logged(run):
     return [(event.step, event.value) for event in found]
 
 
-@pytest.mark.parametrize(
-    ("same", "again", "kept"),
-    [(False, (3, 4, 5), [(0, 0), (1, 1), (2, 2), (3, 300), (4, 400), (5, 500)]),
-     (True, (3, 4, 5), [(0, 0), (1, 1), (2, 2), (3, 300), (4, 400), (5, 500)]), (False, (0,), [(0, 0)])],
-    ids=["in a new process", "in the same one", "from the beginning"],
-)  # fmt: skip
+@pytest.mark.parametrize(("same", "again", "kept"), [
+    (False, (3, 4, 5), [(0, 0), (1, 1), (2, 2), (3, 300), (4, 400), (5, 500)]),
+    (True, (3, 4, 5), [(0, 0), (1, 1), (2, 2), (3, 300), (4, 400), (5, 500)]), (False, (0,), [(0, 0)]),
+], ids=["in a new process", "in the same one", "from the beginning"])  # fmt: skip
 @pytest.mark.usefixtures("ticking")
 def test_events_of_epochs_that_are_run_again_take_the_place_of_the_old_ones(run, same, again, kept):
     later = run if same else Run(run.folder, run.log_folder, seed=42)
@@ -224,12 +222,11 @@ def test_batch_norm_parameters_are_spared_the_decay_if_asked():
 # ---- the machine ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("wanted", "gpu", "no_cuda", "gpus", "chosen"),
-    [("auto", 0, False, 0, "cpu"), ("auto", 0, False, 1, "cuda"), ("auto", 1, False, 2, "cuda"),
-     ("auto", 1, False, 1, "cpu"), ("auto", 0, True, 1, "cpu"), ("cpu", 0, False, 1, "cpu"),
-     ("cuda", 1, False, 2, "cuda"), ("cuda", 0, True, 1, "cuda")],  # `device` beats `no_cuda`
-)  # fmt: skip
+@pytest.mark.parametrize(("wanted", "gpu", "no_cuda", "gpus", "chosen"), [
+    ("auto", 0, False, 0, "cpu"), ("auto", 0, False, 1, "cuda"), ("auto", 1, False, 2, "cuda"),
+    ("auto", 1, False, 1, "cpu"), ("auto", 0, True, 1, "cpu"), ("cpu", 0, False, 1, "cpu"),
+    ("cuda", 1, False, 2, "cuda"), ("cuda", 0, True, 1, "cuda"),  # `device` beats `no_cuda`
+])  # fmt: skip
 def test_the_device_is_the_one_wanted_or_the_gpu_that_is_there(monkeypatch, wanted, gpu, no_cuda, gpus, chosen):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert choose_device(wanted, gpu, no_cuda) == chosen
@@ -267,11 +264,10 @@ def two_gpus(monkeypatch):
     return done
 
 
-@pytest.mark.parametrize(
-    "mode",
-    ["", "--dry_run", "--evaluate --pretrained a.pt", "--pretrained a.pt --compare_rounding",
-     "--mode_connect --pretrained a.pt --pretrained2 b.pt", "--export"],
-)  # fmt: skip
+@pytest.mark.parametrize("mode", [
+    "", "--dry_run", "--evaluate --pretrained a.pt", "--pretrained a.pt --compare_rounding",
+    "--mode_connect --pretrained a.pt --pretrained2 b.pt", "--export",
+])  # fmt: skip
 def test_the_gpu_is_made_the_process_s_own_before_anything_comes_to_it(mode, two_gpus, call, places, tmp_path):
     for name in ("a.pt", "b.pt"):
         torch.save({}, tmp_path / name)
@@ -310,12 +306,10 @@ def test_cudnn_tries_out_what_is_fastest_unless_every_run_has_to_have_the_same_b
 NO_CHECKOUT = subprocess.CalledProcessError(128, "git")
 
 
-@pytest.mark.parametrize(
-    ("head", "status", "commit", "changes"),
-    [("abc123\n", " M main.py\n", "abc123", True), ("abc123\n", "", "abc123", False),
-     (FileNotFoundError(), FileNotFoundError(), None, None), (NO_CHECKOUT, NO_CHECKOUT, None, None)],
-    ids=repr,
-)  # fmt: skip
+@pytest.mark.parametrize(("head", "status", "commit", "changes"), [
+    ("abc123\n", " M main.py\n", "abc123", True), ("abc123\n", "", "abc123", False),
+    (FileNotFoundError(), FileNotFoundError(), None, None), (NO_CHECKOUT, NO_CHECKOUT, None, None),
+], ids=repr)  # fmt: skip
 def test_the_environment_says_what_a_run_was_made_with(monkeypatch, head, status, commit, changes):
     real = subprocess.run
 

@@ -169,11 +169,10 @@ def test_pruned_weights_decay_by_wd_and_their_scores_by_the_penalty_too_both_wit
 # ---- what learns ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("words", "inside"),
-    [((), [True] * 7), (("--project_freq", "3"), [True, False, False, True, False, False, True]),
-     (("--project_freq", "3", "--differentiate_clamp", "true"), [True] * 7)],
-)  # fmt: skip
+@pytest.mark.parametrize(("words", "inside"), [
+    ((), [True] * 7), (("--project_freq", "3"), [True, False, False, True, False, False, True]),
+    (("--project_freq", "3", "--differentiate_clamp", "true"), [True] * 7),
+])  # fmt: skip
 def test_scores_are_projected_before_the_forward_pass_every_project_freq_steps_and_after_the_last(words, inside):
     training, seen = learning("--lr", "30", "--momentum", "0", *words), []
     scores = set_scores(training, training.flat.scores.detach() * 3 - 1)
@@ -297,12 +296,11 @@ def test_rounded_in_the_forward_pass_is_judged_once_for_both_columns(judged):
     assert (row["test_acc_before_rounding"], row["test_acc"], row["val_acc"]) == (10, 10, 20)
 
 
-@pytest.mark.parametrize(
-    ("words", "rule"),
-    [(("--round", "prob"), Round(0.5)), (("--round", "all_ones"), Round(0.5)),
-     (("--noise", "--noise_ratio", "0.1"), Round(0.5)),
-     (("--round", "all_ones"), TopKInLayer(0.3))],  # it ranks within a layer
-)  # fmt: skip
+@pytest.mark.parametrize(("words", "rule"), [
+    (("--round", "prob"), Round(0.5)), (("--round", "all_ones"), Round(0.5)),
+    (("--noise", "--noise_ratio", "0.1"), Round(0.5)),
+    (("--round", "all_ones"), TopKInLayer(0.3)),  # it ranks within a layer
+])  # fmt: skip
 def test_another_rounding_than_the_forward_pass_is_judged_beside_it(judged, words, rule):
     training = learning(*ROUNDED, *words, rule=rule)
     row = measured(training)

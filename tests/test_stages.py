@@ -67,20 +67,15 @@ def test_a_round_that_was_begun_elsewhere_has_its_other_epochs_left(epoch, step,
 SHARED = ", which search and fine-tuning share, none lies in its"
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ("--milestones 80 120 --fine_tune_epochs 160", [f"search: of the milestones 80, 120{SHARED} 10 epochs"]),
-        ("--milestones 5 --fine_tune_epochs 5", [f"finetune: of the milestones 5{SHARED} 5 epochs"]),
-        ("--milestones 5 --fine_tune_epochs 5 --skip_fine_tune", []),
-        ("--milestones 5 --fine_tune_epochs 6", []),
-        ("--milestones 5 --fine_tune_epochs 5 --fine_tune_lr_policy cosine_lr", []),
-        ("--fine_tune_epochs 1", []),
-        ("--algo snip --milestones 80 --fine_tune_epochs 160", []),
-        ("--algo imp --milestones 5 --iter_period 5", [f"search: of the milestones 5{SHARED} 5 epochs"]),
-        ("--algo training --milestones 5 --fine_tune_epochs 5", []),
-    ],
-)
+@pytest.mark.parametrize(("words", "said"), [
+    ("--milestones 80 120 --fine_tune_epochs 160", [f"search: of the milestones 80, 120{SHARED} 10 epochs"]),
+    ("--milestones 5 --fine_tune_epochs 5", [f"finetune: of the milestones 5{SHARED} 5 epochs"]),
+    ("--milestones 5 --fine_tune_epochs 5 --skip_fine_tune", []), ("--milestones 5 --fine_tune_epochs 6", []),
+    ("--milestones 5 --fine_tune_epochs 5 --fine_tune_lr_policy cosine_lr", []), ("--fine_tune_epochs 1", []),
+    ("--algo snip --milestones 80 --fine_tune_epochs 160", []),
+    ("--algo imp --milestones 5 --iter_period 5", [f"search: of the milestones 5{SHARED} 5 epochs"]),
+    ("--algo training --milestones 5 --fine_tune_epochs 5", []),
+])  # fmt: skip
 def test_a_part_without_a_step_of_the_learning_rate_is_warned_of(words, said):
     steps = "--epochs 10 --lr_policy multistep_lr --fine_tune_lr_policy multistep_lr"
     with warnings.catch_warnings(record=True, action="always") as caught:

@@ -12,11 +12,10 @@ from utils.run import stopping
 from utils.run.stopping import Stopping, seconds_of
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("45s", 45), ("90m", 5400), ("1h30m", 5400), ("1.5h", 5400), ("1d", 86400), ("2", None), ("", None),
-     ("2 h", None), ("-1h", None), ("h", None), ("1.h", None), ("0s", None)],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("45s", 45), ("90m", 5400), ("1h30m", 5400), ("1.5h", 5400), ("1d", 86400), ("2", None), ("", None), ("2 h", None),
+    ("-1h", None), ("h", None), ("1.h", None), ("0s", None),
+])  # fmt: skip
 def test_a_length_of_time_is_read_or_refused(text, seconds):
     assert seconds_of(text) == seconds
 

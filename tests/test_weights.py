@@ -47,12 +47,10 @@ def run(tmp_path):
 # ---- pruned weights ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "words",
-    [("--momentum", "0"), ("--fine_tune_wd", "0.1"), ("--fine_tune_wd", "0.1", "--nesterov"),
-     ("--fine_tune_wd", "0.1", "--fine_tune_optimizer", "adam")],
-    ids=str,
-)  # fmt: skip
+@pytest.mark.parametrize("words", [
+    ("--momentum", "0"), ("--fine_tune_wd", "0.1"), ("--fine_tune_wd", "0.1", "--nesterov"),
+    ("--fine_tune_wd", "0.1", "--fine_tune_optimizer", "adam"),
+], ids=str)  # fmt: skip
 def test_pruned_weights_are_exactly_0_before_the_first_step_and_after_every_one(words, run, monkeypatch):
     given, net, steps, take = ticket(bias=True), Toy(bias=True), [], loop_module.train_step
 
@@ -128,15 +126,12 @@ def test_the_optimizer_is_that_of_fine_tuning(kind, other):
     assert type(WeightTraining(Toy(), ticket(), recipe).optimizer) is kind
 
 
-@pytest.mark.parametrize(
-    ("words", "rates"),
-    [
-        ("--epochs 60 --fine_tune_epochs 4 --fine_tune_lr_policy cosine_lr",
-         [0.1 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]),
-        ("--fine_tune_epochs 4 --fine_tune_lr_policy multistep_lr --milestones 1 3 --gamma 0.5", [0.2, 0.1, 0.1, 0.05]),
-        ("--epochs 3 --iter_period 1 --fine_tune_lr_policy constant_lr", [0.2] * 3),  # as long as the search
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("words", "rates"), [
+    ("--epochs 60 --fine_tune_epochs 4 --fine_tune_lr_policy cosine_lr",
+     [0.1 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]),
+    ("--fine_tune_epochs 4 --fine_tune_lr_policy multistep_lr --milestones 1 3 --gamma 0.5", [0.2, 0.1, 0.1, 0.05]),
+    ("--epochs 3 --iter_period 1 --fine_tune_lr_policy constant_lr", [0.2] * 3),  # as long as the search
+])  # fmt: skip
 def test_the_learning_rate_is_that_of_fine_tuning_over_its_own_epochs(words, rates, run):
     recipe = Recipe.of_tuning(parse_args(["--lr", "5", "--fine_tune_lr", "0.2", *words.split()]))
     row = train_ticket(run, "finetune", Toy(), ticket(), splits(20), recipe)
