@@ -76,8 +76,7 @@ def test_gradients_are_there_before_the_first_step_and_stay_where_they_are(words
         return counts
 
     monkeypatch.setattr("trainers.training.loop.train_step", step)
-    options = ["--epochs", 3, "--fine_tune_epochs", 4, "--skip_sanity_checks", "--algo", *words.split()]
-    ran("--device", "cpu", *options)
+    ran("--device", "cpu", "--epochs", 3, "--fine_tune_epochs", 4, "--skip_sanity_checks", "--algo", *words.split())
     assert len(steps) == trainings
     assert min(steps.values()) >= 10
 
@@ -254,10 +253,8 @@ def test_snip_scores_are_weight_times_gradient(parts, tmp_path, monkeypatch):
 
 def test_gradient_flow_is_weight_times_hessian_times_gradient():
     network = TwoLayers().double()
-    batches = [
-        (torch.tensor([[1.0, 2.0], [0.5, -1.0]]).double(), torch.tensor([0, 1])),
-        (torch.tensor([[3.0, 1.0], [-1.0, 0.25]]).double(), torch.tensor([1, 1])),
-    ]
+    images = torch.tensor([[[1.0, 2.0], [0.5, -1.0]], [[3.0, 1.0], [-1.0, 0.25]]]).double()
+    batches = list(zip(images, torch.tensor([[0, 1], [1, 1]])))
     weights = torch.cat([p.detach().flatten() for p in network.parameters()])
 
     def loss(flat: Tensor) -> Tensor:

@@ -135,8 +135,7 @@ def test_under_constant_gradients_the_search_comes_to_its_target_and_stays(epoch
     ([0.9, 0.3, 0.0, 0.0], 2, 2, -1.0),  # no more than the target are unpruned: all are on, even those at 0
 ])  # fmt: skip
 def test_the_threshold_gives_way_where_fewer_than_the_target_would_be_on(scores, pruned, on, threshold):
-    net = nn.Sequential(nn.Linear(4, 1, bias=False), nn.Flatten())
-    search = _search("--target_sparsity", "50", net=net)
+    search = _search("--target_sparsity", "50", net=nn.Sequential(nn.Linear(4, 1, bias=False), nn.Flatten()))
     search.flat.scores.data.copy_(torch.tensor(scores))
     search.flat.flags[:pruned] = False
     search._flags_changed()

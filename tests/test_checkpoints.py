@@ -8,7 +8,6 @@ import torch
 
 from tests.conftest import same_bits
 from tests.toys import complaint
-from utils.run import checkpoints
 from utils.run.checkpoints import Checkpoints, Keeping
 from utils.run.run import Run
 
@@ -62,7 +61,7 @@ def test_copies_are_kept_of_the_epochs_asked_for(tmp_path, there, options, kept)
 
 def test_a_kill_between_a_checkpoint_and_its_copy_loses_no_copy(run, tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(checkpoints, "write_atomic", lambda path, *_, **__: written.append(path.stem))
+    monkeypatch.setattr("utils.run.checkpoints.write_atomic", lambda path, *_, **__: written.append(path.stem))
     Run(tmp_path, tmp_path, seed=1, keeping=Keeping(copies_every=1)).save("search", {}, finished_epoch=0)
     assert written == ["search_epoch_000", "search"]
 
@@ -106,7 +105,7 @@ def test_a_crash_between_stepping_back_and_storing_costs_one_checkpoint(run):
 ], ids=str)  # fmt: skip
 def test_a_stage_is_stored_every_so_many_epochs_or_seconds(tmp_path, monkeypatch, options, due):
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("utils.run.checkpoints.time", SimpleNamespace(monotonic=lambda: clock.now))
     stored = Checkpoints(tmp_path, Keeping(**options))
     for epoch in range(4):
         clock.now += 10.0

@@ -15,7 +15,6 @@ from data.load import load_data
 from tests import faults
 from tests.conftest import PROJECT, SMALL, interrupted, raising, read_rows, same_bits, start, summary_of, timeless
 from utils.run.lock import locked
-from utils.run.stopping import Stopping
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +117,7 @@ def test_a_ticket_that_was_trained_with_the_new_options_alone_is_checked_where_t
     changed, checks, call, done, places, trial, monkeypatch
 ):
     with monkeypatch.context() as stopping:
-        stopping.setattr(Stopping, "asked", property(lambda _: 143))
+        stopping.setattr("utils.run.stopping.Stopping.asked", property(lambda _: 143))
         assert call(*SMALL, *places).code == 143
     done("--resume", trial(), changed, 0.02, "--resume_anyway")
     assert len(summary_of(trial())["checks"]) == checks

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from args_helper import parse_args
+from models import build
 from models.initialise import draw_scores
 from models.masking import FlatScores, masked_layers, to_masked
 from tests.conftest import same_bits
 from tests.toys import Toy, splits
-from trainers.algorithms import hypercube
 from trainers.algorithms.gem_miner import GemMiner
 from trainers.algorithms.hypercube import find_ticket
 from trainers.tickets.ticket import Ticket
@@ -101,7 +101,7 @@ def counts(epochs: list[dict]) -> list[int]:
 
 def with_scores(monkeypatch, values: Tensor) -> None:
     """Let every search begin from these scores."""
-    monkeypatch.setattr(hypercube, "draw_scores", lambda network, *_: FlatScores(network).scores.data.copy_(values))
+    monkeypatch.setattr(build, "draw_scores", lambda network, *_: FlatScores(network).scores.data.copy_(values))
 
 
 def flat(masks: dict[str, Tensor]) -> Tensor:
@@ -279,8 +279,7 @@ def test_of_scores_that_are_all_0_the_rescue_draws_exactly_as_many_and_the_same_
 
 
 def test_the_rescue_looks_at_all_weights_pruned_or_not_and_keeps_every_bias():
-    scores = [score / 20 for score in range(1, 11)] + [0.0] * 4
-    miner = pair(*SCHEDULE, scores=scores, flags=[1] * 8 + [0, 0] + [0] * 4)
+    miner = pair(*SCHEDULE, scores=[score / 2 for score in RISING] + [0.0] * 4, flags=[1] * 8 + [0] * 6)
     assert bits(flat(miner.highest(2, torch.Generator()))) == "00000000111111"
     assert bits(flat(miner.highest(0, torch.Generator()))) == "00000000011111"
 
@@ -398,12 +397,9 @@ def test_a_target_out_of_reach_is_told_with_its_reason(kept, start, said, run, t
 
 SEARCHES = {
     "bottom k, rewound": (*QUANTIZED, *BOTTOM_K, "--rewind_score", "true", "--rewind_to_epoch", "1"),
-    "exact, probable": (
-        *EXACT, "--score_init", "bern", "--round", "prob", "--num_test", "2", "--unflag_before_finetune", "true",
-    ),
+    "exact, probable": (*EXACT, *"--score_init bern --round prob --num_test 2 --unflag_before_finetune true".split()),
     "local, by adam": (*QUANTIZED, *LOCAL, "--optimizer", "adam", "--regularization", "L2"),
-    "moving threshold": MOVING,
-    "threshold that moves now and then": (*MOVING, "--project_freq", "4"),
+    "moving threshold": MOVING, "threshold that moves now and then": (*MOVING, "--project_freq", "4"),
     "by magnitude": (*BOTTOM_K, "--drop_bottom_half_weights", "true", "--freeze_weights", "false"),
 }  # fmt: skip
 

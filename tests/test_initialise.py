@@ -25,6 +25,11 @@ def choices(option: str) -> tuple[str, ...]:
     return next(extra.names for extra in OPTIONS[option].metadata if isinstance(extra, Choices))
 
 
+@pytest.fixture(params=choices("init"))
+def init(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 # ---- constants, by hand --------------------------------------------------------------------------------------------
 
 
@@ -84,7 +89,6 @@ def test_a_draw_has_the_spread_and_the_tails_of_its_distribution(how, scale, mom
     assert moments is STANDARD_NORMAL or 0.999 < unit.abs().max() <= 1.0
 
 
-@pytest.mark.parametrize("init", choices("init"))
 def test_a_bias_is_uniform_within_one_over_the_root_of_fan_in_whatever_the_init(init):
     shape = torch.Size((20000, 4, 5, 5))
     bias = WeightDraw(init, "fan_out", "tanh", 0.25).parameter("layer.bias", shape, seeded())
@@ -98,13 +102,11 @@ def test_a_bias_is_uniform_within_one_over_the_root_of_fan_in_whatever_the_init(
 
 @pytest.mark.parametrize("nonlinearity", choices("nonlinearity"))
 @pytest.mark.parametrize("mode", choices("mode"))
-@pytest.mark.parametrize("init", choices("init"))
 def test_every_init_that_can_be_asked_for_is_drawn_as_asked(init, mode, nonlinearity):
     asked = WeightDraw.of(Config(init=init, mode=mode, nonlinearity=nonlinearity))
     assert torch.equal(drawn(asked, SMALL), drawn(WeightDraw(init, mode, nonlinearity), SMALL))
 
 
-@pytest.mark.parametrize("init", choices("init"))
 def test_scale_fan_multiplies_the_fan_with_what_prune_rate_leaves_for_three_inits_only(init):
     plain = drawn(WeightDraw.of(Config(init=init, prune_rate=0.75)), SMALL)
     scaled = drawn(WeightDraw.of(Config(init=init, prune_rate=0.75, scale_fan=True)), SMALL)
@@ -123,7 +125,6 @@ def weights_of(network: nn.Module) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in prunable_parameters(network).values()])
 
 
-@pytest.mark.parametrize("init", choices("init"))
 def test_every_weight_and_bias_is_drawn_in_network_order_from_the_one_generator(init):
     network, how, generator = small_network(), WeightDraw(init), seeded(5)
     draw_weights(network, seeded(5), how)

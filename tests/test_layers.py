@@ -50,8 +50,7 @@ def test_a_mask_has_the_type_of_the_scores(dtype):
 def test_a_bias_is_masked_by_scores_and_flags_of_its_own():
     layer = small_layer(Round(0.5), bias=True)
     image = torch.tensor([[1.0, 10.0]])
-    bias = {"bias": torch.tensor([100.0, 200.0]), "bias_scores": torch.tensor([0.2, 0.8])}
-    layer.load_state_dict(bias, strict=False)
+    layer.load_state_dict({"bias": torch.tensor([100.0, 200.0]), "bias_scores": torch.tensor([0.2, 0.8])}, strict=False)
     assert layer(image).tolist() == [[1.0, 200.0]]
     layer.bias_flag[1] = False
     out = layer(image)

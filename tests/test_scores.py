@@ -7,12 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import trainers.training.scores as scores_module
 from args_helper import parse_args
 from data.batches import PlainBatches, TrainBatches
 from data.load import Splits
 from data.spec import DataSpec, ImageSet
-from models.folding import FoldedNetwork
 from models.initialise import WeightDraw, draw_scores, draw_weights
 from models.layers import FullyConnected, Round, Soft, TopKInLayer
 from models.masking import masked_layers, to_masked
@@ -77,8 +75,9 @@ def judged(monkeypatch) -> list:
         calls.append((deepcopy(network.state_dict()), batches))
         return 10.0 * len(calls)
 
-    monkeypatch.setattr(scores_module, "evaluate", evaluate)
-    monkeypatch.setattr(FoldedNetwork, "refreshed", lambda self: self._network)  # folding has tests of its own
+    monkeypatch.setattr("trainers.training.scores.evaluate", evaluate)
+    # Folding has tests of its own.
+    monkeypatch.setattr("models.folding.FoldedNetwork.refreshed", lambda self: self._network)
     return calls
 
 
@@ -90,19 +89,15 @@ def kept_in(state: dict[str, Tensor], training: ScoreTraining) -> Tensor:
 
 # ---- penalties -----------------------------------------------------------------------------------------------------
 
+
 # Of the scores 0, 1/4, 1/2, 1 beside the weights 1, -2, 3, 1/2: α, α′, the value, and its derivative by every score.
-BY_HAND = [
-    ("L2", 1.0, 1.0, 1.3125, [0.0, 0.5, 1.0, 2.0]),
-    ("L1", 1.0, 1.0, 1.75, [0.0, 1.0, 1.0, 1.0]),
-    ("L1_L2", 1.0, 1.0, 3.0625, [0.0, 1.5, 2.0, 3.0]),
-    ("var_red_1", 1.0, 1.0, 0.4375, [1.0, 0.5, 0.0, -1.0]),
+@pytest.mark.parametrize(("name", "a", "b", "value", "slope"), [
+    ("L2", 1.0, 1.0, 1.3125, [0.0, 0.5, 1.0, 2.0]), ("L1", 1.0, 1.0, 1.75, [0.0, 1.0, 1.0, 1.0]),
+    ("L1_L2", 1.0, 1.0, 3.0625, [0.0, 1.5, 2.0, 3.0]), ("var_red_1", 1.0, 1.0, 0.4375, [1.0, 0.5, 0.0, -1.0]),
     ("var_red_1", 2.0, 3.0, 0.0263671875 + 0.03125, [0.0, 0.10546875, -0.0625, 0.0]),
     ("var_red_2", 1.0, 1.0, 3.0, [1.0, 2.0, 0.0, -0.25]),
     ("bin_entropy", 1.0, 1.0, 0.5623351446 + math.log(2), [0.0, math.log(3), 0.0, 0.0]),
-]
-
-
-@pytest.mark.parametrize(("name", "a", "b", "value", "slope"), BY_HAND)
+])  # fmt: skip
 def test_a_penalty_has_the_value_and_the_slope_found_by_hand(name, a, b, value, slope):
     scores = torch.tensor([0.0, 0.25, 0.5, 1.0], requires_grad=True)
     found = PENALTIES[name](scores, torch.tensor([1.0, -2.0, 3.0, 0.5]), a, b)

@@ -98,8 +98,7 @@ def test_a_model_that_is_built_with_pretrained_has_the_weights_of_the_file(tmp_p
     first, other = (build_model(parse_args([*words, "--seed", seed])).state_dict() for seed in "12")
     path = saved(first, tmp_path)
     assert not same_bits(other, first)
-    second = build_model(parse_args([*words, "--seed", "2", "--pretrained", str(path)]))
-    assert same_bits(second.state_dict(), first)
+    assert same_bits(build_model(parse_args([*words, "--seed", "2", "--pretrained", str(path)])).state_dict(), first)
     other = parse_args([*words, "--hidden_size", "7", "--arch", "FC", "--pretrained", str(path)])
     assert "net.pt does not fit the network" in complaint(build_model, other)
 
