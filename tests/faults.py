@@ -143,8 +143,7 @@ def disturbed(words: list[str], place: Path, chance: random.Random, seconds: flo
         return ["--resume", str(folder)] if (folder / "config.yml").exists() else words
 
     for _ in range(chance.randint(1, MOST_KILLS)):
-        child = begin(go_on(), place / "log", marks)
-        doing = killed_on_its_way(child, marks, chance, seconds / (1 + len(kills)))
+        doing = killed_on_its_way(begin(go_on(), place / "log", marks), marks, chance, seconds / (1 + len(kills)))
         if doing is None:
             break
         kills[doing] += 1
@@ -183,8 +182,7 @@ def run(kills: int, seed: int, root: Path) -> tuple[Counter[tuple[str, str]], li
 
 def _words(name: str, place: Path) -> list[str]:
     """The command line of a scenario."""
-    own = SCENARIOS[name].split()
-    return [*SMALL, *own, "--results_dir", str(place / "results"), "--log_dir", str(place / "runs")]
+    return [*SMALL, *SCENARIOS[name].split(), "--results_dir", str(place / "results"), "--log_dir", str(place / "runs")]
 
 
 def table(done: Counter[tuple[str, str]]) -> str:

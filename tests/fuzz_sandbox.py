@@ -90,8 +90,7 @@ class Place:
 
     def evaluation(self, dataset: str, data: Path, size: int = 8) -> list[Any]:
         """Return the command line that evaluates the network for colour images on a folder."""
-        own = ["--dataset", dataset, "--data", data, "--image_size", size, "--pretrained", self.colour]
-        return [*EVALUATE, *own]
+        return [*EVALUATE, "--dataset", dataset, "--data", data, "--image_size", size, "--pretrained", self.colour]
 
     def call(self, argv: list[Any]) -> Outcome:
         out, err = io.StringIO(), io.StringIO()

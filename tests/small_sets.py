@@ -72,8 +72,7 @@ def put_images(root, counts, size=(8, 8), ending="png"):
 def put_tiny_imagenet(root, classes=2, train=10, val=3, original=False):
     """Write Tiny ImageNet as the script arranges it, or (`original`) as its archive does; return its folder."""
     folder, names = root / "tiny-imagenet-200", [f"n0000000{number}" for number in range(classes)]
-    inner = "/images" if original else ""
-    put_images(folder, {f"train/{name}{inner}": train for name in names}, (64, 64), "JPEG")
+    put_images(folder, {f"train/{name}{'/images' if original else ''}": train for name in names}, (64, 64), "JPEG")
     if not original:
         put_images(folder, dict.fromkeys((f"val/{name}" for name in names), val), (64, 64), "JPEG")
         return folder

@@ -52,13 +52,12 @@ def _edge_popup(words: str) -> EdgePopup:
 # ---- all of them ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("words", "trainings"),
-    [("hc", 2), ("hc_iter", 2), ("hc_iter --freeze_weights false", 2),
-     ("hc_iter --optimizer adam --fine_tune_optimizer adam --bias", 2), ("ep", 2), ("global_ep", 2),
-     ("global_ep_iter", 2), ("cts --rewind_epoch 2", 3), ("imp --imp_rounds 2 --iter_period 3", 2), ("training", 1),
-     ("snip", 1)],
-)  # fmt: skip
+@pytest.mark.parametrize(("words", "trainings"), [
+    ("hc", 2), ("hc_iter", 2), ("hc_iter --freeze_weights false", 2),
+    ("hc_iter --optimizer adam --fine_tune_optimizer adam --bias", 2), ("ep", 2), ("global_ep", 2),
+    ("global_ep_iter", 2), ("cts --rewind_epoch 2", 3), ("imp --imp_rounds 2 --iter_period 3", 2), ("training", 1),
+    ("snip", 1),
+])  # fmt: skip
 def test_gradients_are_there_before_the_first_step_and_stay_where_they_are(words, trainings, ran, monkeypatch):
     """Of every training: what a CUDA graph of the first backward pass allocates, the next replay overwrites."""
     seen: dict[Training, list[int]] = {}
@@ -77,8 +76,7 @@ def test_gradients_are_there_before_the_first_step_and_stay_where_they_are(words
         return counts
 
     monkeypatch.setattr("trainers.training.loop.train_step", step)
-    options = ["--epochs", 3, "--fine_tune_epochs", 4, "--skip_sanity_checks", "--algo", *words.split()]
-    ran("--device", "cpu", *options)
+    ran("--device", "cpu", "--epochs", 3, "--fine_tune_epochs", 4, "--skip_sanity_checks", "--algo", *words.split())
     assert len(steps) == trainings
     assert min(steps.values()) >= 10
 
@@ -143,22 +141,20 @@ def test_a_begun_search_goes_on_with_the_count_of_its_biases():
     assert torch.equal(other.naive_mask(), one.naive_mask())
 
 
-@pytest.mark.parametrize(
-    ("words", "density"),
-    [("ep --target_sparsity 20", 0.2), ("ep --prune_rate 0.3", 0.3), ("ep --prune_rate 0.3 --target_sparsity 20", 0.2),
-     ("ep --prune_rate 0.3 --target_sparsity 20 --override_prune_rate", 0.3), ("global_ep --prune_rate 0.3", 0.7),
-     ("global_ep --target_sparsity 20", 0.2)],
-)  # fmt: skip
+@pytest.mark.parametrize(("words", "density"), [
+    ("ep --target_sparsity 20", 0.2), ("ep --prune_rate 0.3", 0.3), ("ep --prune_rate 0.3 --target_sparsity 20", 0.2),
+    ("ep --prune_rate 0.3 --target_sparsity 20 --override_prune_rate", 0.3), ("global_ep --prune_rate 0.3", 0.7),
+    ("global_ep --target_sparsity 20", 0.2),
+])  # fmt: skip
 def test_the_fraction_kept_is_the_target_or_the_prune_rate_as_given(words, density):
     search = _edge_popup(f"--algo {words}")
     assert search.flat.share(search.naive_mask()) == pytest.approx(density, abs=2e-4)
 
 
-@pytest.mark.parametrize(
-    ("words", "density", "prunings"),
-    [("--epochs 10 --iter_period 2 --target_sparsity 5", 0.05, [1, 1, 1, 1, 1, 2, 2, 3, 3, 4, 4]),
-     ("--epochs 6 --iter_period 1 --iter_start 2 --target_sparsity 20", 0.2, [1, 1, 1, 1, 1, 2, 3])],
-)  # fmt: skip
+@pytest.mark.parametrize(("words", "density", "prunings"), [
+    ("--epochs 10 --iter_period 2 --target_sparsity 5", 0.05, [1, 1, 1, 1, 1, 2, 2, 3, 3, 4, 4]),
+    ("--epochs 6 --iter_period 1 --iter_start 2 --target_sparsity 20", 0.2, [1, 1, 1, 1, 1, 2, 3]),
+])  # fmt: skip
 def test_the_global_fraction_rises_at_every_period_and_ends_at_the_target(words, density, prunings):
     search = _edge_popup(f"--algo global_ep_iter {words}")
     kept = [1 - search.pruned_fraction(epoch) for epoch in range(len(prunings))]
@@ -257,10 +253,8 @@ def test_snip_scores_are_weight_times_gradient(parts, tmp_path, monkeypatch):
 
 def test_gradient_flow_is_weight_times_hessian_times_gradient():
     network = TwoLayers().double()
-    batches = [
-        (torch.tensor([[1.0, 2.0], [0.5, -1.0]]).double(), torch.tensor([0, 1])),
-        (torch.tensor([[3.0, 1.0], [-1.0, 0.25]]).double(), torch.tensor([1, 1])),
-    ]
+    images = torch.tensor([[[1.0, 2.0], [0.5, -1.0]], [[3.0, 1.0], [-1.0, 0.25]]]).double()
+    batches = list(zip(images, torch.tensor([[0, 1], [1, 1]])))
     weights = torch.cat([p.detach().flatten() for p in network.parameters()])
 
     def loss(flat: Tensor) -> Tensor:
@@ -276,12 +270,11 @@ def test_gradient_flow_is_weight_times_hessian_times_gradient():
 # ---- counts --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("raw", "sizes", "wanted", "counts"),
+@pytest.mark.parametrize(("raw", "sizes", "wanted", "counts"), [
     # Layers 4×2×3×3 (raw (4+2+3+3)/72) and 10×4 (raw 14/40); raw · size = 12 and 14: 9.23 and 10.77.
-    [([12 / 72, 14 / 40], [72, 40], 20, [9, 11]),
-     ([1.0, 0.1, 0.1], [10, 100, 100], 30, [10, 10, 10])],  # the first is full, and the others take its surplus
-)  # fmt: skip
+    ([12 / 72, 14 / 40], [72, 40], 20, [9, 11]),
+    ([1.0, 0.1, 0.1], [10, 100, 100], 30, [10, 10, 10]),  # the first is full, and the others take its surplus
+])  # fmt: skip
 def test_erk_densities_by_hand(raw, sizes, wanted, counts):
     assert allocate(raw, sizes, wanted) == counts
 
@@ -316,10 +309,9 @@ def test_the_second_version_of_smart_ratio_sets_first_layer_and_classifier():
     assert second == [149, *first[1:-1], 166]  # ⌊.3449074 · 432⌋ and ⌊.259375 · 640⌋
 
 
-@pytest.mark.parametrize(
-    ("pruned", "version", "said"),
-    [(0.9, 2, "sr_version 2 is defined for resnet20"), (0.99, 1, "fewer than the classifier's share")],
-)
+@pytest.mark.parametrize(("pruned", "version", "said"), [
+    (0.9, 2, "sr_version 2 is defined for resnet20"), (0.99, 1, "fewer than the classifier's share"),
+])  # fmt: skip
 def test_smart_ratios_that_there_are_not_are_refused(pruned, version, said):
     assert said in complaint(layer_counts, [1000, 100], pruned, "resnet20", version)
     assert "needs a prunable layer before" in complaint(layer_counts, [1000], pruned, "resnet20", version)

@@ -94,11 +94,10 @@ def test_linear_factors_are_weighed_and_drawn_ones_change_over_once():
         before = crossed
 
 
-@pytest.mark.parametrize(
-    ("how", "last", "expected"),
-    [("linear", [1.0, 0.0], {0.0: [[2.0, 2.0]], 0.5: [[3.0, 1.5]], 1.0: [[4.0, 0.0]]}),
-     ("prob", [0.0, 0.0], {0.0: [[2.0, 2.0]], 1.0: [[0.0, 0.0]]})],
-)  # fmt: skip
+@pytest.mark.parametrize(("how", "last", "expected"), [
+    ("linear", [1.0, 0.0], {0.0: [[2.0, 2.0]], 0.5: [[3.0, 1.5]], 1.0: [[4.0, 0.0]]}),
+    ("prob", [0.0, 0.0], {0.0: [[2.0, 2.0]], 1.0: [[0.0, 0.0]]}),
+])  # fmt: skip
 def test_masks_go_their_way_over_weights_that_go_theirs(how, last, expected):
     config = parse_args(["--how_to_connect", how, "--interpolate", how])
     path = paths.masked_path(scored([1.0, 1.0], 2.0), scored(last, 4.0), config)

@@ -35,18 +35,17 @@ def _search(*words: str, net: nn.Module | None = None, steps: int = STEPS) -> Ge
 # ---- the strength --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [("", math.log(2) * (1 - 0.9) / (2 * 2 * STEPS * 0.1)),  # a quarter of 8 epochs
-     ("--epochs 20", math.log(2) * (1 - 0.9) / (2 * 200 * 0.1)),  # a tenth would be 100 steps
-     ("--epochs 80", math.log(2) * (1 - 0.9) / (2 * 8 * STEPS * 0.1)),  # a tenth
-     ("--momentum 0.5", math.log(2) * (1 - 0.5) / (2 * 2 * STEPS * 0.1)),
-     ("--optimizer adam", math.log(2) / (2 * 2 * STEPS * 0.1)),
-     ("--start_epoch 4", math.log(2) * 0.1 / (2 * 1 * STEPS * 0.1)),  # of the 4 epochs that are left
-     ("--epochs 2", math.log(2) * 0.1 / (2 * 1 * STEPS * 0.1)),  # never less than an epoch
-     ("--momentum 0.99", (1 - 0.99**0.5) ** 2 / (2 * 0.1)),  # more would carry scores past 0
-     ("--lr_policy multistep_lr --milestones 1", math.log(2) * 0.1 / (2 * STEPS * (0.1 + 0.01)))],
-)  # fmt: skip
+@pytest.mark.parametrize(("words", "expected"), [
+    ("", math.log(2) * (1 - 0.9) / (2 * 2 * STEPS * 0.1)),  # a quarter of 8 epochs
+    ("--epochs 20", math.log(2) * (1 - 0.9) / (2 * 200 * 0.1)),  # a tenth would be 100 steps
+    ("--epochs 80", math.log(2) * (1 - 0.9) / (2 * 8 * STEPS * 0.1)),  # a tenth
+    ("--momentum 0.5", math.log(2) * (1 - 0.5) / (2 * 2 * STEPS * 0.1)),
+    ("--optimizer adam", math.log(2) / (2 * 2 * STEPS * 0.1)),
+    ("--start_epoch 4", math.log(2) * 0.1 / (2 * 1 * STEPS * 0.1)),  # of the 4 epochs that are left
+    ("--epochs 2", math.log(2) * 0.1 / (2 * 1 * STEPS * 0.1)),  # never less than an epoch
+    ("--momentum 0.99", (1 - 0.99**0.5) ** 2 / (2 * 0.1)),  # more would carry scores past 0
+    ("--lr_policy multistep_lr --milestones 1", math.log(2) * 0.1 / (2 * STEPS * (0.1 + 0.01))),
+])  # fmt: skip
 def test_lambda_follows_from_the_learning_rates_before_the_arrival(words, expected):
     assert AutoLambda(parse_args([*AUTO, *words.split()]), STEPS).first == pytest.approx(expected)
 
@@ -129,16 +128,14 @@ def test_under_constant_gradients_the_search_comes_to_its_target_and_stays(epoch
 # ---- the threshold -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("scores", "pruned", "on", "threshold"),
-    [([0.9, 0.8, 0.7, 0.2], 0, 3, 0.5),  # more than the target: the usual threshold
-     ([0.9, 0.3, 0.2, 0.1], 0, 2, 0.2),  # fewer would be on: the second highest comes with it
-     ([0.9, 0.3, 0.2, 0.1], 1, 2, 0.1),  # the highest is pruned: the next two
-     ([0.9, 0.3, 0.0, 0.0], 2, 2, -1.0)],  # no more than the target are unpruned: all are on, even those at 0
-)  # fmt: skip
+@pytest.mark.parametrize(("scores", "pruned", "on", "threshold"), [
+    ([0.9, 0.8, 0.7, 0.2], 0, 3, 0.5),  # more than the target: the usual threshold
+    ([0.9, 0.3, 0.2, 0.1], 0, 2, 0.2),  # fewer would be on: the second highest comes with it
+    ([0.9, 0.3, 0.2, 0.1], 1, 2, 0.1),  # the highest is pruned: the next two
+    ([0.9, 0.3, 0.0, 0.0], 2, 2, -1.0),  # no more than the target are unpruned: all are on, even those at 0
+])  # fmt: skip
 def test_the_threshold_gives_way_where_fewer_than_the_target_would_be_on(scores, pruned, on, threshold):
-    net = nn.Sequential(nn.Linear(4, 1, bias=False), nn.Flatten())
-    search = _search("--target_sparsity", "50", net=net)
+    search = _search("--target_sparsity", "50", net=nn.Sequential(nn.Linear(4, 1, bias=False), nn.Flatten()))
     search.flat.scores.data.copy_(torch.tensor(scores))
     search.flat.flags[:pruned] = False
     search._flags_changed()
@@ -146,11 +143,10 @@ def test_the_threshold_gives_way_where_fewer_than_the_target_would_be_on(scores,
     assert float(search.rule.threshold) == pytest.approx(threshold)
 
 
-@pytest.mark.parametrize(
-    "words",
-    ["--target_sparsity 20", "--target_sparsity 1", "--optimizer adam --lr 0.01", "--arch FC --hidden_size 40",
-     "--arch Conv2 --width 0.1 --bias", "--prune_type BottomK", "--epochs 3", "--iter_period 3 --lr_policy cosine_lr"],
-)  # fmt: skip
+@pytest.mark.parametrize("words", [
+    "--target_sparsity 20", "--target_sparsity 1", "--optimizer adam --lr 0.01", "--arch FC --hidden_size 40",
+    "--arch Conv2 --width 0.1 --bias", "--prune_type BottomK", "--epochs 3", "--iter_period 3 --lr_policy cosine_lr",
+])  # fmt: skip
 def test_a_search_ends_at_its_target_with_every_weight_of_it_switched_on(words, ran):
     own = ["--lmbda", "auto", "--epochs", "6", "--device", "cpu", "--prune_type", "ExactBottomK", *words.split()]
     folder = ran(*own, "--skip_fine_tune")
@@ -170,17 +166,16 @@ def test_a_search_stopped_in_an_epoch_goes_on_to_the_same_bits(same_after_a_stop
     assert same_after_a_stop(15, *words)  # of 6 looks an epoch: in the third
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [("--algo ep", "lmbda auto is for hc_iter: give ep a number"),
-     ("--regularization L1", "lmbda auto is that of the penalty L2, not of L1"),
-     ("--hc_quantized false", "lmbda auto needs rounded scores: set hc_quantized"),
-     ("--bottom_k_on_forward", "lmbda auto and bottom_k_on_forward both move the threshold: choose one"),
-     ("--invert_sanity_check", "lmbda auto keeps the highest scores switched on"),
-     ("--override_prune_rate --prune_rate 0.2", "lmbda auto holds the target, which override_prune_rate leaves aside"),
-     ("--prune_type FixThresholding", "lmbda auto holds the target, of which FixThresholding knows nothing"),
-     ("--lmbda atuo", "'atuo' is neither auto nor a number"), ("--lmbda -1", "-1 is too small")],
-)  # fmt: skip
+@pytest.mark.parametrize(("words", "told"), [
+    ("--algo ep", "lmbda auto is for hc_iter: give ep a number"),
+    ("--regularization L1", "lmbda auto is that of the penalty L2, not of L1"),
+    ("--hc_quantized false", "lmbda auto needs rounded scores: set hc_quantized"),
+    ("--bottom_k_on_forward", "lmbda auto and bottom_k_on_forward both move the threshold: choose one"),
+    ("--invert_sanity_check", "lmbda auto keeps the highest scores switched on"),
+    ("--override_prune_rate --prune_rate 0.2", "lmbda auto holds the target, which override_prune_rate leaves aside"),
+    ("--prune_type FixThresholding", "lmbda auto holds the target, of which FixThresholding knows nothing"),
+    ("--lmbda atuo", "'atuo' is neither auto nor a number"), ("--lmbda -1", "-1 is too small"),
+])  # fmt: skip
 def test_what_auto_cannot_be_used_with_and_what_is_no_lambda_is_told(words, told):
     assert told in complaint(parse_args, [*AUTO, *words.split()])
 

@@ -8,7 +8,6 @@ import torch
 
 from tests.conftest import same_bits
 from tests.toys import complaint
-from utils.run import checkpoints
 from utils.run.checkpoints import Checkpoints, Keeping
 from utils.run.run import Run
 
@@ -45,13 +44,11 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(run):
     )
 
 
-@pytest.mark.parametrize(
-    ("options", "kept"),
-    [({"copies_every": 0}, []), ({"copies_every": 2}, ["finetune_1", "finetune_3", "search_1", "search_3"]),
-     ({"copies_at": {"search": [{0, 4}]}}, ["search_0", "search_4"]),
-     ({"copies_every": 4, "copies_at": {"search": [{3, 4}]}}, ["finetune_3", "search_3", "search_4"])],
-    ids=str,
-)  # fmt: skip
+@pytest.mark.parametrize(("options", "kept"), [
+    ({"copies_every": 0}, []), ({"copies_every": 2}, ["finetune_1", "finetune_3", "search_1", "search_3"]),
+    ({"copies_at": {"search": [{0, 4}]}}, ["search_0", "search_4"]),
+    ({"copies_every": 4, "copies_at": {"search": [{3, 4}]}}, ["finetune_3", "search_3", "search_4"]),
+], ids=str)  # fmt: skip
 def test_copies_are_kept_of_the_epochs_asked_for(tmp_path, there, options, kept):
     run = Run(tmp_path, tmp_path, seed=1, keeping=Keeping(**options, last=1))
     for stage in ("search", "finetune"):
@@ -64,7 +61,7 @@ def test_copies_are_kept_of_the_epochs_asked_for(tmp_path, there, options, kept)
 
 def test_a_kill_between_a_checkpoint_and_its_copy_loses_no_copy(run, tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(checkpoints, "write_atomic", lambda path, *_, **__: written.append(path.stem))
+    monkeypatch.setattr("utils.run.checkpoints.write_atomic", lambda path, *_, **__: written.append(path.stem))
     Run(tmp_path, tmp_path, seed=1, keeping=Keeping(copies_every=1)).save("search", {}, finished_epoch=0)
     assert written == ["search_epoch_000", "search"]
 
@@ -102,16 +99,13 @@ def test_a_crash_between_stepping_back_and_storing_costs_one_checkpoint(run):
     assert run.load("search") == {"epoch": 1}
 
 
-@pytest.mark.parametrize(
-    ("options", "due"),
-    [({}, [0, 1, 2, 3]), ({"every_epochs": 2}, [1, 3]), ({"every_seconds": 25.0}, [2]),
-     ({"every_epochs": 3, "copies_at": {"search": [{0}]}}, [0, 2]),
-     ({"every_seconds": 25.0, "copies_every": 4}, [2, 3])],
-    ids=str,
-)  # fmt: skip
+@pytest.mark.parametrize(("options", "due"), [
+    ({}, [0, 1, 2, 3]), ({"every_epochs": 2}, [1, 3]), ({"every_seconds": 25.0}, [2]),
+    ({"every_epochs": 3, "copies_at": {"search": [{0}]}}, [0, 2]), ({"every_seconds": 25.0, "copies_every": 4}, [2, 3]),
+], ids=str)  # fmt: skip
 def test_a_stage_is_stored_every_so_many_epochs_or_seconds(tmp_path, monkeypatch, options, due):
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("utils.run.checkpoints.time", SimpleNamespace(monotonic=lambda: clock.now))
     stored = Checkpoints(tmp_path, Keeping(**options))
     for epoch in range(4):
         clock.now += 10.0

@@ -8,6 +8,7 @@ import torchvision
 from conftest import SMALL, raising, same_bits, summary_of, timeless
 from safetensors.torch import load_file
 from torch import nn
+from toys import complaint
 
 from args_helper import config_of, parse_args
 from data.spec import DataSpec
@@ -24,12 +25,6 @@ WEIGHTS = torchvision.models.ResNet18_Weights
 def build(arch: str, shape: tuple[int, int, int] = (3, 32, 32), classes: int = 5, **options: object) -> nn.Module:
     spec = DataSpec(shape, tuple(map(str, range(classes))), (0.0,) * shape[0], (1.0,) * shape[0])
     return build_model(config_of({"arch": arch, **options}), spec)
-
-
-def complaint(arch: str, **options: object) -> str:
-    with pytest.raises(UserError) as caught:
-        build(arch, **options)
-    return str(caught.value)
 
 
 # ---- torchvision ---------------------------------------------------------------------------------------------------
@@ -68,13 +63,13 @@ def test_biases_that_a_network_has_of_its_own_are_kept_by_every_mask_and_trained
 
 @pytest.mark.parametrize(("name", "nearest"), [("ResNet50", "; did you mean 'resnet50'?"), ("qqqqqq", "")])
 def test_an_unknown_torchvision_name_is_refused_with_the_nearest(name, nearest):
-    assert complaint(f"torchvision/{name}") == f"arch: torchvision has no classifier '{name}'{nearest}"
+    assert complaint(build, f"torchvision/{name}") == f"arch: torchvision has no classifier '{name}'{nearest}"
 
 
 @pytest.mark.parametrize(("name", "shape"), [("resnet18", (1, 32, 32)), ("squeezenet1_1", (3, 8, 8))])
 def test_images_that_a_torchvision_network_cannot_take_are_refused(name, shape):
     wanted = f"arch: torchvision/{name} cannot take images of shape {'×'.join(map(str, shape))}: "
-    assert complaint(f"torchvision/{name}", shape=shape).startswith(wanted)
+    assert complaint(build, f"torchvision/{name}", shape=shape).startswith(wanted)
 
 
 @pytest.fixture
@@ -105,13 +100,13 @@ def test_weights_of_a_network_with_auxiliary_classifiers_are_loaded_without_thos
 
 def test_weights_that_there_are_not_are_refused_with_those_there_are():
     said = "weights: 'IMAGENET1K_V2' is not one of those of torchvision/resnet18: IMAGENET1K_V1, DEFAULT; did you mean "
-    assert complaint("torchvision/resnet18", weights="IMAGENET1K_V2") == f"{said}'IMAGENET1K_V1'?"
+    assert complaint(build, "torchvision/resnet18", weights="IMAGENET1K_V2") == f"{said}'IMAGENET1K_V1'?"
 
 
 @pytest.mark.parametrize("error", [URLError("no route to host"), RuntimeError("invalid hash value")])
 def test_weights_that_cannot_be_downloaded_are_a_clear_error(error, monkeypatch):
     monkeypatch.setattr(WEIGHTS, "get_state_dict", raising(error))
-    said = complaint("torchvision/resnet18", weights="DEFAULT")
+    said = complaint(build, "torchvision/resnet18", weights="DEFAULT")
     assert said.startswith(f"weights: {WEIGHTS.DEFAULT.url} cannot be downloaded ({error}); fetch it by other means")
     assert said.endswith("checkpoints")
 
@@ -141,21 +136,16 @@ class Net(nn.Module):
 
 def logits_of_two(spec):
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
-
 def idle(spec):
     net = Net(spec)
     net.auxiliary = nn.Linear(8, 4)
     return net
-
 def dropping(spec):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Dropout(0.5), nn.Linear(16, spec.classes))
-
 def number(spec):
     return spec.classes
-
 def broken(spec):
     return spec.red
-
 def tuple_of(spec):
     class Pair(Net):
         def forward(self, images):
@@ -198,32 +188,29 @@ def test_what_the_init_does_not_draw_derives_from_the_seed_too(own):
     assert first == second != other
 
 
-@pytest.mark.parametrize(
-    ("function", "said"),
-    [
-        ("Nets", "there is no function Nets in {file}; did you mean 'Net'?"),
-        ("torch", "there is no function torch in {file}"),
-        ("number", "arch: {file}:number has to return a torch.nn.Module, not int"),
-        ("broken", "arch: {file}:broken fails: AttributeError: 'ModelSpec' object has no attribute 'red' (line 37)"),
-        ("logits_of_two", "arch: two images should make logits of shape (2, 5), not (2, 2)"),
-        ("tuple_of", "arch: two images should make logits of shape (2, 5), not tuple"),
-    ],
-)
+@pytest.mark.parametrize(("function", "said"), [
+    ("Nets", "there is no function Nets in {file}; did you mean 'Net'?"),
+    ("torch", "there is no function torch in {file}"),
+    ("number", "arch: {file}:number has to return a torch.nn.Module, not int"),
+    ("broken", "arch: {file}:broken fails: AttributeError: 'ModelSpec' object has no attribute 'red' (line 33)"),
+    ("logits_of_two", "arch: two images should make logits of shape (2, 5), not (2, 2)"),
+    ("tuple_of", "arch: two images should make logits of shape (2, 5), not tuple"),
+])  # fmt: skip
 def test_a_function_that_makes_no_network_is_refused(function, said, own):
-    assert complaint(f"{own}:{function}") == said.format(file=own)
+    assert complaint(build, f"{own}:{function}") == said.format(file=own)
 
 
 def test_a_file_that_is_not_there_or_fails_is_refused(own):
-    assert complaint("nowhere/nets.py:net") == "there is no file nowhere/nets.py to take net from"
+    assert complaint(build, "nowhere/nets.py:net") == "there is no file nowhere/nets.py to take net from"
     for text, said in (
         ("x = 1\nimport no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module' (line 2)"),
         ("def net(:\n", "SyntaxError: "),
         ("import sys\nsys.exit(0)\n", "SystemExit: 0 (line 2)"),
     ):
         own.write_text(text)
-        assert complaint(f"{own}:net").startswith(f"{own} cannot be used: {said}")
+        assert complaint(build, f"{own}:net").startswith(f"{own} cannot be used: {said}")
     own.write_text("upper = str.upper\ndef net(spec): ...\n")  # `upper` belongs to no module
-    assert complaint(f"{own}:nets") == f"there is no function nets in {own}; did you mean 'net'?"
+    assert complaint(build, f"{own}:nets") == f"there is no function nets in {own}; did you mean 'net'?"
 
 
 @pytest.mark.parametrize("arch", ["torchvison/resnet18", "torchvision/", "nets.py:2 x", "nets.py:", "resnet2Normal"])

@@ -15,7 +15,6 @@ from data.load import load_data
 from tests import faults
 from tests.conftest import PROJECT, SMALL, interrupted, raising, read_rows, same_bits, start, summary_of, timeless
 from utils.run.lock import locked
-from utils.run.stopping import Stopping
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +76,10 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_when_there_is_room(
     assert same_bits(timeless(folder), timeless(finished))
 
 
-@pytest.mark.parametrize(
-    ("results", "logs", "said"),
-    [("file/results", "runs", "cannot make the folder {}/file/results/trial_1: Not a directory"),
-     ("results", "file/runs", "cannot write TensorBoard events to {}/file/runs")],
-)  # fmt: skip
+@pytest.mark.parametrize(("results", "logs", "said"), [
+    ("file/results", "runs", "cannot make the folder {}/file/results/trial_1: Not a directory"),
+    ("results", "file/runs", "cannot write TensorBoard events to {}/file/runs"),
+])  # fmt: skip
 def test_a_folder_that_cannot_be_made_is_told(results, logs, said, refusal, tmp_path):
     (tmp_path / "file").write_text("")
     told = refusal(*SMALL, "--results_dir", tmp_path / results, "--log_dir", tmp_path / logs)
@@ -119,7 +117,7 @@ def test_a_ticket_that_was_trained_with_the_new_options_alone_is_checked_where_t
     changed, checks, call, done, places, trial, monkeypatch
 ):
     with monkeypatch.context() as stopping:
-        stopping.setattr(Stopping, "asked", property(lambda _: 143))
+        stopping.setattr("utils.run.stopping.Stopping.asked", property(lambda _: 143))
         assert call(*SMALL, *places).code == 143
     done("--resume", trial(), changed, 0.02, "--resume_anyway")
     assert len(summary_of(trial())["checks"]) == checks

@@ -32,7 +32,6 @@ from trainers.algorithms.gem_miner import GemMiner
 from trainers.tickets.file import read_ticket
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
-from trainers.training import loop
 from trainers.training.compile import compile_in_place
 from trainers.training.loop import train_step
 from trainers.training.training import Training
@@ -48,7 +47,6 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 SHORT = [*SMALL, "--skip_sanity_checks", "--epochs", "2", "--fine_tune_epochs", "2", "--device", DEVICE]
 NETWORK = """
 from torch import nn
-
 def small(spec):
     return nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
@@ -115,11 +113,9 @@ KINDS = {
     "Gem-Miner": mining,
     "Gem-Miner, moving threshold": lambda net, words: mining(net, [*words, "--bottom_k_on_forward", "true"]),
     "Gem-Miner, entropy": lambda net, words: mining(net, [*words, "--regularization", "bin_entropy"]),
-    "edge-popup": popping,
-    "CTS": concrete,
-    "weights": tuning,
+    "edge-popup": popping, "CTS": concrete, "weights": tuning,
     "weights by Adam": lambda net, words: tuning(net, [*words, "--fine_tune_optimizer", "adam"]),
-}
+}  # fmt: skip
 
 
 def losses_of(training: Training, words: list[str]) -> Tensor:
@@ -204,10 +200,9 @@ def test_a_stopped_run_goes_on_to_the_very_bits_of_an_undisturbed_one(algo, call
             signal.raise_signal(signal.SIGTERM)
         return train_step(*args)
 
-    monkeypatch.setattr(loop, "train_step", stopping)
+    monkeypatch.setattr("trainers.training.loop.train_step", stopping)
     assert call(*words, "--name", "stopped").code == 128 + signal.SIGTERM
-    resume = ["--resume", trial("stopped")]
-    assert [call(*resume).code for _ in range(2)] == [128 + signal.SIGTERM, 0]
+    assert [call("--resume", trial("stopped")).code for _ in range(2)] == [128 + signal.SIGTERM, 0]
     assert same_bits(timeless(trial("stopped")), timeless(trial("whole")))
 
 
@@ -221,10 +216,9 @@ def test_less_precise_products_come_to_about_the_same(done, places, trial):
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05) and losses["bf16"] != losses["fp32"]
 
 
-@pytest.mark.parametrize(
-    ("algo", "apart"),
-    [("hc_iter", 0.02), ("ep", 0.02), ("snip", 0.002), ("grasp", 0.01), ("synflow", 0.002), ("random_erk", 0.0)],
-)
+@pytest.mark.parametrize(("algo", "apart"), [
+    ("hc_iter", 0.02), ("ep", 0.02), ("snip", 0.002), ("grasp", 0.01), ("synflow", 0.002), ("random_erk", 0.0),
+])  # fmt: skip
 def test_a_short_run_comes_to_what_it_comes_to_on_the_cpu(algo, apart, done, places, trial):
     rows, masks = [], []
     for device in ("cpu", DEVICE):
@@ -245,8 +239,7 @@ def test_a_finished_run_is_exported_and_evaluated(done, places, trial, monkeypat
     folder = trial()
     apart = json.loads((folder / "export" / "export.json").read_text())["largest_difference_of_logits"]
     assert apart and max(apart.values()) < 1e-3
-    model = folder / "export" / "model.safetensors"
-    out = done(*SHORT, *places, "--evaluate", "--pretrained", model).out
+    out = done(*SHORT, *places, "--evaluate", "--pretrained", folder / "export" / "model.safetensors").out
     told = float(out.partition("test accuracy")[2].partition("%")[0])
     assert told == pytest.approx(summary_of(folder)["test_acc_after_finetune"], abs=0.3)
 

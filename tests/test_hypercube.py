@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from args_helper import parse_args
+from models import build
 from models.initialise import draw_scores
 from models.masking import FlatScores, masked_layers, to_masked
 from tests.conftest import same_bits
 from tests.toys import Toy, splits
-from trainers.algorithms import hypercube
 from trainers.algorithms.gem_miner import GemMiner
 from trainers.algorithms.hypercube import find_ticket
 from trainers.tickets.ticket import Ticket
@@ -101,7 +101,7 @@ def counts(epochs: list[dict]) -> list[int]:
 
 def with_scores(monkeypatch, values: Tensor) -> None:
     """Let every search begin from these scores."""
-    monkeypatch.setattr(hypercube, "draw_scores", lambda network, *_: FlatScores(network).scores.data.copy_(values))
+    monkeypatch.setattr(build, "draw_scores", lambda network, *_: FlatScores(network).scores.data.copy_(values))
 
 
 def flat(masks: dict[str, Tensor]) -> Tensor:
@@ -135,30 +135,27 @@ TIED_ABOVE = [0.1, 0.2, 0.3, 0.4, 0.9, 0.8, 0.7, 0.7, 0.5, 0.45]
 WITH_BIASES = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 0.55, 0.65, 0.75, 0.85, 0.1, 0.2, 0.3, 0.4]
 
 
-@pytest.mark.parametrize(
-    ("words", "scores", "first", "second"),
-    [
-        # ⌈0.3 · 10⌉ = 3, and the fourth tied with the third; then ⌈0.3 · 6⌉ = 2 of the unpruned
-        ((*THIRD, *BOTTOM_K), [0.1, 0.2, 0.3, 0.3, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4], "0000111111", "0000111100"),
-        ((*THIRD, *BOTTOM_K), [-0.9, 0.2, -0.1, 0.3, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4], "1000111111", "1000111000"),
-        # The rate of the target, a half, also where another is given and not to override it; then ⌈0.5 · 5⌉ = 3.
-        ((*SCHEDULE, *BOTTOM_K, "--prune_rate", "0.3"), RISING, "0000011111", "0000000011"),
-        # ⌈1.8⌉ of 6 and ⌈1.2⌉ of 4, then ⌈1.2⌉ of 4 and ⌈0.6⌉ of 2
-        ((*THIRD, *LOCAL), [0.1, 0.2, 0.3, 0.35, 0.9, 0.8, 0.99, 0.96, 0.98, 0.95], "0011111010", "0000111000"),
-        ((*SCHEDULE, *FIXED), [0.0, 0.5, 0.51, 1.0, 0.49, 0.6, 0.5, 0.2, 0.8, 0.3], "0011010010", "0011010010"),
-        ((*THIRD, *EXACT), RISING, "0001111111", "0000001111"),  # the given rate to the end: ⌈0.3 · 7⌉ = 3
-        # ⌈0.452 · 10⌉ go, and the last pruning lands on ⌊0.3 · 10⌋, where ⌈0.452 · 5⌉ = 3 would leave 2.
-        ((*SCHEDULE, "--target_sparsity", "30", *EXACT), RISING, "0000011111", "0000000111"),
-        # Inverted, the highest go.
-        ((*INVERTED, *BOTTOM_K), TIED_ABOVE, "1111000011", "1111000000"),
-        ((*INVERTED, *LOCAL), TIED_ABOVE, "1111000011", "1100000001"),
-        ((*INVERTED, *FIXED), TIED_ABOVE, "1111000011", "1111000011"),
-        ((*INVERTED, *EXACT), RISING, "1111111000", "1111000000"),
-        # Biases are ranked apart, with their own count.
-        ((*THIRD, *BOTTOM_K), WITH_BIASES, "00111101110011", "00011100010001"),
-        ((*THIRD, *EXACT), WITH_BIASES, "00111101110011", "00011100010001"),
-    ],
-)
+@pytest.mark.parametrize(("words", "scores", "first", "second"), [
+    # ⌈0.3 · 10⌉ = 3, and the fourth tied with the third; then ⌈0.3 · 6⌉ = 2 of the unpruned
+    ((*THIRD, *BOTTOM_K), [0.1, 0.2, 0.3, 0.3, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4], "0000111111", "0000111100"),
+    ((*THIRD, *BOTTOM_K), [-0.9, 0.2, -0.1, 0.3, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4], "1000111111", "1000111000"),
+    # The rate of the target, a half, also where another is given and not to override it; then ⌈0.5 · 5⌉ = 3.
+    ((*SCHEDULE, *BOTTOM_K, "--prune_rate", "0.3"), RISING, "0000011111", "0000000011"),
+    # ⌈1.8⌉ of 6 and ⌈1.2⌉ of 4, then ⌈1.2⌉ of 4 and ⌈0.6⌉ of 2
+    ((*THIRD, *LOCAL), [0.1, 0.2, 0.3, 0.35, 0.9, 0.8, 0.99, 0.96, 0.98, 0.95], "0011111010", "0000111000"),
+    ((*SCHEDULE, *FIXED), [0.0, 0.5, 0.51, 1.0, 0.49, 0.6, 0.5, 0.2, 0.8, 0.3], "0011010010", "0011010010"),
+    ((*THIRD, *EXACT), RISING, "0001111111", "0000001111"),  # the given rate to the end: ⌈0.3 · 7⌉ = 3
+    # ⌈0.452 · 10⌉ go, and the last pruning lands on ⌊0.3 · 10⌋, where ⌈0.452 · 5⌉ = 3 would leave 2.
+    ((*SCHEDULE, "--target_sparsity", "30", *EXACT), RISING, "0000011111", "0000000111"),
+    # Inverted, the highest go.
+    ((*INVERTED, *BOTTOM_K), TIED_ABOVE, "1111000011", "1111000000"),
+    ((*INVERTED, *LOCAL), TIED_ABOVE, "1111000011", "1100000001"),
+    ((*INVERTED, *FIXED), TIED_ABOVE, "1111000011", "1111000011"),
+    ((*INVERTED, *EXACT), RISING, "1111111000", "1111000000"),
+    # Biases are ranked apart, with their own count.
+    ((*THIRD, *BOTTOM_K), WITH_BIASES, "00111101110011", "00011100010001"),
+    ((*THIRD, *EXACT), WITH_BIASES, "00111101110011", "00011100010001"),
+])  # fmt: skip
 def test_prunings_by_hand(words, scores, first, second):
     miner = pair(*words, scores=scores)
     assert (prune(miner), prune(miner, epoch=4)) == (first, second)
@@ -219,15 +216,11 @@ def test_the_moving_threshold_is_judged_by_and_hands_over_the_gem(run):
 # ---- scores that are set -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("words", "to"),
-    [
-        (("--rewind_score", "true", "--rewind_to_epoch", "0"), 0),
-        (("--rewind_score", "true", "--rewind_to_epoch", "1"), 1),
-        (("--rewind_score", "true"), None),
-        (("--rewind_to_epoch", "1"), None),
-    ],
-)
+@pytest.mark.parametrize(("words", "to"), [
+    (("--rewind_score", "true", "--rewind_to_epoch", "0"), 0),
+    (("--rewind_score", "true", "--rewind_to_epoch", "1"), 1), (("--rewind_score", "true"), None),
+    (("--rewind_to_epoch", "1"), None),
+])  # fmt: skip
 def test_scores_are_ranked_and_then_rewound_to_the_start_of_an_epoch_if_both_options_say_so(words, to, run, epochs):
     search(run, *BOTTOM_K, *words)
     assert not torch.equal(epochs[0]["start"], epochs[1]["start"])
@@ -257,17 +250,14 @@ def test_the_smaller_half_of_the_weights_is_scored_0_at_epoch_1_and_the_larger_1
 UP_TO_HALF = torch.linspace(0.01, 0.5, 228)
 
 
-@pytest.mark.parametrize(
-    ("scores", "words", "last", "kept"),
-    [
-        # ⌊0.099 · 228⌋
-        (UP_TO_HALF[torch.arange(228) * 5 % 228], (*QUANTIZED, "--target_sparsity", "9.9"), 0, 22),
-        # Of a pruning.
-        (UP_TO_HALF, (*QUANTIZED, *FIXED, "--quantize_threshold", "0.3", "--target_sparsity", "10"), 2, 22),
-        # Unrounded scores are rescued at hand-over, and not stopped before.
-        (UP_TO_HALF, BOTTOM_K, 5, 57),
-    ],
-)
+@pytest.mark.parametrize(("scores", "words", "last", "kept"), [
+    # ⌊0.099 · 228⌋
+    (UP_TO_HALF[torch.arange(228) * 5 % 228], (*QUANTIZED, "--target_sparsity", "9.9"), 0, 22),
+    # Of a pruning.
+    (UP_TO_HALF, (*QUANTIZED, *FIXED, "--quantize_threshold", "0.3", "--target_sparsity", "10"), 2, 22),
+    # Unrounded scores are rescued at hand-over, and not stopped before.
+    (UP_TO_HALF, BOTTOM_K, 5, 57),
+])  # fmt: skip
 def test_a_dead_search_says_so_and_stops_and_gives_the_highest_scores(scores, words, last, kept, run, monkeypatch):
     with_scores(monkeypatch, scores)
     with pytest.warns(UserWarning, match=f"the search died after epoch {last}: no weight is switched on any more"):
@@ -289,8 +279,7 @@ def test_of_scores_that_are_all_0_the_rescue_draws_exactly_as_many_and_the_same_
 
 
 def test_the_rescue_looks_at_all_weights_pruned_or_not_and_keeps_every_bias():
-    scores = [score / 20 for score in range(1, 11)] + [0.0] * 4
-    miner = pair(*SCHEDULE, scores=scores, flags=[1] * 8 + [0, 0] + [0] * 4)
+    miner = pair(*SCHEDULE, scores=[score / 2 for score in RISING] + [0.0] * 4, flags=[1] * 8 + [0] * 6)
     assert bits(flat(miner.highest(2, torch.Generator()))) == "00000000111111"
     assert bits(flat(miner.highest(0, torch.Generator()))) == "00000000011111"
 
@@ -375,15 +364,12 @@ def begun(path: Path, flags: Tensor, start: int) -> tuple[list[str], Tensor]:
     return ["--pretrained", str(path), "--start_epoch", str(start)], whole.scores.detach()
 
 
-@pytest.mark.parametrize(
-    ("flags", "start", "left"),
-    [
-        (PLACES >= 0, 3, [228, 57, 57]),  # one pruning, to the quarter, is left
-        (PLACES % 2 == 1, 3, [114, 57, 57]),  # as the whole search would
-        # From 210 unpruned two prunings go to a quarter of all 228, 57, where none tie; each rounds its count up.
-        ((PLACES < 9) | (PLACES >= 27), 0, [210, 210, 109, 109, 56, 56]),
-    ],
-)
+@pytest.mark.parametrize(("flags", "start", "left"), [
+    (PLACES >= 0, 3, [228, 57, 57]),  # one pruning, to the quarter, is left
+    (PLACES % 2 == 1, 3, [114, 57, 57]),  # as the whole search would
+    # From 210 unpruned two prunings go to a quarter of all 228, 57, where none tie; each rounds its count up.
+    ((PLACES < 9) | (PLACES >= 27), 0, [210, 210, 109, 109, 56, 56]),
+])  # fmt: skip
 def test_a_search_goes_on_with_a_files_scores_and_flags_at_a_later_epoch(flags, start, left, run, tmp_path, epochs):
     words, scores = begun(tmp_path / "begun.pt", flags, start)
     search(run, *words, *BOTTOM_K, "--lr_policy", "multistep_lr", "--milestones", "4")
@@ -395,13 +381,10 @@ def test_a_search_goes_on_with_a_files_scores_and_flags_at_a_later_epoch(flags, 
     assert [row["lr"] for row in run.rows("search")] == pytest.approx(rates)
 
 
-@pytest.mark.parametrize(
-    ("kept", "start", "said"),
-    [
-        (228, 5, "the target of 25% is missed: start_epoch 5 lies after the last pruning, that of epoch 4"),
-        (40, 0, "the target of 25% is missed: only 40 weights were unpruned when the search began"),
-    ],
-)
+@pytest.mark.parametrize(("kept", "start", "said"), [
+    (228, 5, "the target of 25% is missed: start_epoch 5 lies after the last pruning, that of epoch 4"),
+    (40, 0, "the target of 25% is missed: only 40 weights were unpruned when the search began"),
+])  # fmt: skip
 def test_a_target_out_of_reach_is_told_with_its_reason(kept, start, said, run, tmp_path):
     words, _ = begun(tmp_path / "begun.pt", PLACES.lt(kept), start)
     with pytest.warns(UserWarning, match=said):
@@ -414,12 +397,9 @@ def test_a_target_out_of_reach_is_told_with_its_reason(kept, start, said, run, t
 
 SEARCHES = {
     "bottom k, rewound": (*QUANTIZED, *BOTTOM_K, "--rewind_score", "true", "--rewind_to_epoch", "1"),
-    "exact, probable": (
-        *EXACT, "--score_init", "bern", "--round", "prob", "--num_test", "2", "--unflag_before_finetune", "true",
-    ),
+    "exact, probable": (*EXACT, *"--score_init bern --round prob --num_test 2 --unflag_before_finetune true".split()),
     "local, by adam": (*QUANTIZED, *LOCAL, "--optimizer", "adam", "--regularization", "L2"),
-    "moving threshold": MOVING,
-    "threshold that moves now and then": (*MOVING, "--project_freq", "4"),
+    "moving threshold": MOVING, "threshold that moves now and then": (*MOVING, "--project_freq", "4"),
     "by magnitude": (*BOTTOM_K, "--drop_bottom_half_weights", "true", "--freeze_weights", "false"),
 }  # fmt: skip
 

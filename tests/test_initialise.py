@@ -25,19 +25,23 @@ def choices(option: str) -> tuple[str, ...]:
     return next(extra.names for extra in OPTIONS[option].metadata if isinstance(extra, Choices))
 
 
+@pytest.fixture(params=choices("init"))
+def init(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 # ---- constants, by hand --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "shape", "constant"),
-    [(("fan_in", "relu", 1.0), SMALL, 0.21081851),  # √2 / √45
-     (("fan_out", "relu", 1.0), SMALL, 0.06085806),  # √2 / √540
-     (("fan_in", "linear", 1.0), SMALL, 0.14907120),  # 1 / √45
-     (("fan_in", "tanh", 1.0), SMALL, 0.24845200),  # 5/3 / √45
-     (("fan_in", "relu", 0.25), SMALL, 0.42163702),  # √2 / √(45/4)
-     # A linear layer has its features as fans.
-     (("fan_in",), torch.Size((8, 50)), 0.2), (("fan_out",), torch.Size((8, 50)), 0.5)],
-)  # fmt: skip
+@pytest.mark.parametrize(("arguments", "shape", "constant"), [
+    (("fan_in", "relu", 1.0), SMALL, 0.21081851),  # √2 / √45
+    (("fan_out", "relu", 1.0), SMALL, 0.06085806),  # √2 / √540
+    (("fan_in", "linear", 1.0), SMALL, 0.14907120),  # 1 / √45
+    (("fan_in", "tanh", 1.0), SMALL, 0.24845200),  # 5/3 / √45
+    (("fan_in", "relu", 0.25), SMALL, 0.42163702),  # √2 / √(45/4)
+    # A linear layer has its features as fans.
+    (("fan_in",), torch.Size((8, 50)), 0.2), (("fan_out",), torch.Size((8, 50)), 0.5),
+])  # fmt: skip
 def test_the_constants_are_the_gain_over_the_root_of_the_fan(arguments, shape, constant):
     for init, values in (("signed_constant", [-constant, constant]), ("unsigned_constant", [constant])):
         weights = drawn(WeightDraw(init, *arguments), shape)
@@ -66,19 +70,18 @@ STANDARD_NORMAL = (1.0, 3.0), (1, 2, 96)
 UP_TO_ONE = (1 / 3, 1 / 5), (1 / 3, 4 / 45, 16 / 225)
 
 
-@pytest.mark.parametrize(
-    ("how", "scale", "moments"),
+@pytest.mark.parametrize(("how", "scale", "moments"), [
     # Deviation for the large shape with ReLU: √(2/600) by fan_in, √(2/300) by fan_out; Xavier: √(2/900).
-    [(WeightDraw("kaiming_normal", "fan_in"), 0.0577350, STANDARD_NORMAL),
-     (WeightDraw("kaiming_normal", "fan_out"), 0.0816497, STANDARD_NORMAL),
-     (WeightDraw("kaiming_normal", "fan_in", "linear"), 0.0408248, STANDARD_NORMAL),
-     (WeightDraw("xavier_normal", "fan_in"), 0.0471405, STANDARD_NORMAL),
-     (WeightDraw("xavier_normal", "fan_out", "tanh", 0.25), 0.0471405, STANDARD_NORMAL),
-     (WeightDraw("kaiming_uniform", "fan_in"), 0.1, UP_TO_ONE),  # √(6/600)
-     (WeightDraw("kaiming_uniform", "fan_out"), 0.1414214, UP_TO_ONE),
-     (WeightDraw("standard", "fan_in"), 0.0408248, UP_TO_ONE),  # 1 / √600
-     (WeightDraw("standard", "fan_out", "tanh", 0.25), 0.0408248, UP_TO_ONE)],
-)  # fmt: skip
+    (WeightDraw("kaiming_normal", "fan_in"), 0.0577350, STANDARD_NORMAL),
+    (WeightDraw("kaiming_normal", "fan_out"), 0.0816497, STANDARD_NORMAL),
+    (WeightDraw("kaiming_normal", "fan_in", "linear"), 0.0408248, STANDARD_NORMAL),
+    (WeightDraw("xavier_normal", "fan_in"), 0.0471405, STANDARD_NORMAL),
+    (WeightDraw("xavier_normal", "fan_out", "tanh", 0.25), 0.0471405, STANDARD_NORMAL),
+    (WeightDraw("kaiming_uniform", "fan_in"), 0.1, UP_TO_ONE),  # √(6/600)
+    (WeightDraw("kaiming_uniform", "fan_out"), 0.1414214, UP_TO_ONE),
+    (WeightDraw("standard", "fan_in"), 0.0408248, UP_TO_ONE),  # 1 / √600
+    (WeightDraw("standard", "fan_out", "tanh", 0.25), 0.0408248, UP_TO_ONE),
+])  # fmt: skip
 def test_a_draw_has_the_spread_and_the_tails_of_its_distribution(how, scale, moments):
     unit, (means, variances) = drawn(how) / scale, moments
     for power, mean, variance in zip((1, 2, 4), (0.0, *means), variances):
@@ -86,7 +89,6 @@ def test_a_draw_has_the_spread_and_the_tails_of_its_distribution(how, scale, mom
     assert moments is STANDARD_NORMAL or 0.999 < unit.abs().max() <= 1.0
 
 
-@pytest.mark.parametrize("init", choices("init"))
 def test_a_bias_is_uniform_within_one_over_the_root_of_fan_in_whatever_the_init(init):
     shape = torch.Size((20000, 4, 5, 5))
     bias = WeightDraw(init, "fan_out", "tanh", 0.25).parameter("layer.bias", shape, seeded())
@@ -100,13 +102,11 @@ def test_a_bias_is_uniform_within_one_over_the_root_of_fan_in_whatever_the_init(
 
 @pytest.mark.parametrize("nonlinearity", choices("nonlinearity"))
 @pytest.mark.parametrize("mode", choices("mode"))
-@pytest.mark.parametrize("init", choices("init"))
 def test_every_init_that_can_be_asked_for_is_drawn_as_asked(init, mode, nonlinearity):
     asked = WeightDraw.of(Config(init=init, mode=mode, nonlinearity=nonlinearity))
     assert torch.equal(drawn(asked, SMALL), drawn(WeightDraw(init, mode, nonlinearity), SMALL))
 
 
-@pytest.mark.parametrize("init", choices("init"))
 def test_scale_fan_multiplies_the_fan_with_what_prune_rate_leaves_for_three_inits_only(init):
     plain = drawn(WeightDraw.of(Config(init=init, prune_rate=0.75)), SMALL)
     scaled = drawn(WeightDraw.of(Config(init=init, prune_rate=0.75, scale_fan=True)), SMALL)
@@ -125,7 +125,6 @@ def weights_of(network: nn.Module) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in prunable_parameters(network).values()])
 
 
-@pytest.mark.parametrize("init", choices("init"))
 def test_every_weight_and_bias_is_drawn_in_network_order_from_the_one_generator(init):
     network, how, generator = small_network(), WeightDraw(init), seeded(5)
     draw_weights(network, seeded(5), how)
@@ -180,11 +179,10 @@ def test_constant_scores_are_the_same_everywhere_and_bern_is_a_fair_coin(how, va
     assert scores.mean().item() == pytest.approx(sum(values) / len(values), abs=2 / math.sqrt(scores.numel()))
 
 
-@pytest.mark.parametrize(
-    ("how", "a", "b", "mean", "variance"),
-    [("unif", 1.0, 1.0, 1 / 2, 1 / 12), ("skew", 1.0, 5.0, 1 / 6, 5 / (36 * 7)),
-     ("bimodal", 0.1, 0.1, 1 / 2, 0.01 / (0.04 * 1.2))],  # 0.2083, near the 1/4 of a coin
-)  # fmt: skip
+@pytest.mark.parametrize(("how", "a", "b", "mean", "variance"), [
+    ("unif", 1.0, 1.0, 1 / 2, 1 / 12), ("skew", 1.0, 5.0, 1 / 6, 5 / (36 * 7)),
+    ("bimodal", 0.1, 0.1, 1 / 2, 0.01 / (0.04 * 1.2)),  # 0.2083, near the 1/4 of a coin
+])  # fmt: skip
 def test_scores_have_the_moments_and_the_distribution_of_their_beta(how, a, b, mean, variance):
     scores, _ = scores_of(how)
     scores, n = scores.double(), scores.numel()

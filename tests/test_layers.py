@@ -18,12 +18,10 @@ def small_layer(rule: Round | Soft, bias: bool = False) -> SubnetLinear:
     return layer
 
 
-@pytest.mark.parametrize(
-    ("rule", "effective", "out", "of_weight", "of_image"),
-    [(Round(0.5), [[1.0, 0.0], [0.0, 0.0]], [[1.0, 0.0]], [[5.0, 0.0], [0.0, 0.0]], [[5.0, 0.0]]),
-     (Soft(), [[0.6, -0.8], [1.5, 0.0]], [[-7.4, 1.5]], [[3.0, 20.0], [3.5, 0.0]], [[13.5, -4.0]])],
-    ids=["round", "soft"],
-)  # fmt: skip
+@pytest.mark.parametrize(("rule", "effective", "out", "of_weight", "of_image"), [
+    (Round(0.5), [[1.0, 0.0], [0.0, 0.0]], [[1.0, 0.0]], [[5.0, 0.0], [0.0, 0.0]], [[5.0, 0.0]]),
+    (Soft(), [[0.6, -0.8], [1.5, 0.0]], [[-7.4, 1.5]], [[3.0, 20.0], [3.5, 0.0]], [[13.5, -4.0]]),
+], ids=["round", "soft"])  # fmt: skip
 def test_a_rule_gives_factors_and_the_gradients_of_scores_weights_and_images(rule, effective, out, of_weight, of_image):
     layer, image = small_layer(rule), torch.tensor([[1.0, 10.0]], requires_grad=True)
     torch.testing.assert_close(layer.effective_weight(), torch.tensor(effective))
@@ -52,8 +50,7 @@ def test_a_mask_has_the_type_of_the_scores(dtype):
 def test_a_bias_is_masked_by_scores_and_flags_of_its_own():
     layer = small_layer(Round(0.5), bias=True)
     image = torch.tensor([[1.0, 10.0]])
-    bias = {"bias": torch.tensor([100.0, 200.0]), "bias_scores": torch.tensor([0.2, 0.8])}
-    layer.load_state_dict(bias, strict=False)
+    layer.load_state_dict({"bias": torch.tensor([100.0, 200.0]), "bias_scores": torch.tensor([0.2, 0.8])}, strict=False)
     assert layer(image).tolist() == [[1.0, 200.0]]
     layer.bias_flag[1] = False
     out = layer(image)

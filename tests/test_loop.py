@@ -22,7 +22,6 @@ from models.layers import Round, Soft
 from models.masking import prunable_parameters, to_masked
 from tests import toys
 from tests.conftest import same_bits
-from tests.toys import SPEC, Toy
 from trainers.algorithms.gem_miner import GemMiner
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
@@ -35,21 +34,19 @@ from utils.errors import Stopped
 from utils.run.checkpoints import Keeping
 from utils.run.run import Run
 
-AUGMENTED = replace(SPEC, pad=1, flip=True)
-STEPS = 4  # of an epoch of 28 images in batches of 8; the last has 4
-
 
 def splits(batch_size: int = 8) -> Splits:
-    return toys.splits(28, batch_size, spec=AUGMENTED)
+    """Four steps an epoch, the last of which has four images."""
+    return toys.splits(28, batch_size, spec=replace(toys.SPEC, pad=1, flip=True))
 
 
 def masks() -> dict[str, Tensor]:
-    draw = toys.seeded(3)
-    return {name: torch.rand(part.shape, generator=draw) < 0.5 for name, part in prunable_parameters(Toy()).items()}
+    draw, parameters = toys.seeded(3), prunable_parameters(toys.Toy())
+    return {name: torch.rand(part.shape, generator=draw) < 0.5 for name, part in parameters.items()}
 
 
 def training_weights(optimizer: str = "sgd", lr: float = 0.05) -> WeightTraining:
-    net = Toy()
+    net = toys.Toy()
     words = ["--fine_tune_optimizer", optimizer, "--fine_tune_lr", str(lr), "--fine_tune_wd", "0.01"]
     given = Ticket({name: value.clone() for name, value in net.state_dict().items()}, masks())
     training = WeightTraining(net, given, Recipe.of_tuning(parse_args(words)))
@@ -58,7 +55,7 @@ def training_weights(optimizer: str = "sgd", lr: float = 0.05) -> WeightTraining
 
 
 def scored() -> nn.Module:
-    draw_scores(net := to_masked(Toy()), torch.Generator().manual_seed(2), "unif")
+    draw_scores(net := to_masked(toys.Toy()), torch.Generator().manual_seed(2), "unif")
     return net
 
 
@@ -114,7 +111,7 @@ class Recording(Training):
 
 
 def test_an_epoch_trains_then_measures_then_prunes(run):
-    training = Recording(Toy())
+    training = Recording(toys.Toy())
     train(run, "search", training, splits(batch_size=14), 2)
     step = ["forward", "penalty", "update", "after_step"]
     assert training.calls == list(itertools.chain(*(
@@ -149,8 +146,7 @@ def test_training_loss_and_accuracy_are_those_summed_up_by_hand_at_the_learning_
 def test_the_penalty_is_part_of_the_gradient_and_not_of_the_loss():
     plain, penalised = training_weights(), training_weights()
     penalised.penalty = lambda: 2 * penalised.network.conv.weight.sum()
-    counts = [train_step(training, 0, *a_batch()) for training in (plain, penalised)]
-    assert torch.equal(*counts)
+    assert torch.equal(*[train_step(training, 0, *a_batch()) for training in (plain, penalised)])
     difference = plain.network.conv.weight - penalised.network.conv.weight
     torch.testing.assert_close(difference, 0.05 * 2 * masks()["conv.weight"].float())
     assert torch.equal(plain.network.out.weight, penalised.network.out.weight)
@@ -162,8 +158,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(parts):
     split.accumulate = parts
     for training in (whole, split):  # without batch norm, whose statistics are of a part
         training.network.norm = nn.Identity()
-    counts = [train_step(training, 0, *a_batch()) for training in (whole, split)]
-    torch.testing.assert_close(*counts)
+    torch.testing.assert_close(*[train_step(training, 0, *a_batch()) for training in (whole, split)])
     torch.testing.assert_close(split.network.state_dict(), whole.network.state_dict())
 
 
@@ -281,8 +276,8 @@ def test_a_stopped_stage_goes_on_to_the_very_bits_of_an_undisturbed_one(kind, st
 
 
 def test_an_epoch_that_is_gone_on_with_is_not_begun_again(tmp_path):
-    stopped(tmp_path, Recording(Toy()), 0)
-    training = Recording(Toy())
+    stopped(tmp_path, Recording(toys.Toy()), 0)
+    training = Recording(toys.Toy())
     trained(tmp_path, training, epochs=1)
     assert training.calls[:2] == ["before_step 1", "forward"]
     assert "before_epoch 0" not in training.calls
@@ -291,7 +286,7 @@ def test_an_epoch_that_is_gone_on_with_is_not_begun_again(tmp_path):
 def test_a_stage_that_ended_early_and_was_stopped_there_stays_ended(tmp_path):
     first, second = training_weights(), training_weights()
     first.after_epoch = lambda epoch, draw: setattr(first, "over", True)
-    stopped(tmp_path, first, STEPS - 1)
+    stopped(tmp_path, first, 3)
     assert [row["epoch"] for row in trained(tmp_path, second)] == [0]
     assert same_bits(second.state(), first.state())
     assert begun(tmp_path).load("search")["done"]
@@ -319,8 +314,7 @@ def test_a_finished_stage_returns_at_once_with_what_it_had_come_to(tmp_path, mon
 def test_checkpoints_are_kept_of_what_an_epoch_had_come_to(tmp_path):
     training, states = training_weights(), []
     training.after_epoch = lambda epoch, draw: states.append(deepcopy(training.network.state_dict()))
-    keeping = Keeping(copies_at={"search": [{0}]}, last=1)
-    with begun(tmp_path, keeping=keeping).until_stopped() as run:
+    with begun(tmp_path, keeping=Keeping(copies_at={"search": [{0}]}, last=1)).until_stopped() as run:
         train(run, "search", training, splits(), 3)
     stored = {path.stem: torch.load(path, weights_only=True) for path in (tmp_path / "checkpoints").iterdir()}
     assert stored.keys() == {"search", "search_epoch_000"}
@@ -375,7 +369,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_evaluated_in_parts():
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_evaluation_is_in_the_precision_that_it_is_given(precision):
-    net, seen = Toy(), []
+    net, seen = toys.Toy(), []
     net.out.register_forward_hook(lambda _module, _inputs, logits: seen.append(logits.dtype))
     evaluate(net, splits().test, precision)
     assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float32}

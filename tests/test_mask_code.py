@@ -46,15 +46,13 @@ def test_random_masks_of_all_sizes_and_densities():
         assert np.array_equal(decoded(encoded(mask), count), mask)
 
 
-@pytest.mark.parametrize(
-    "code",
-    [b"", b"\x03" + zlib.compress(b""), b"\x00no stream", encoded(drawn(4000, 100))[:-3],
-     encoded(drawn(4000, 100)) + b"more",
-     bytes([KEPT]) + zlib.compress(bytes([255])),  # a gap that no place ends
-     bytes([KEPT]) + zlib.compress(bytes([254] * 20)),  # beyond the last place
-     *(bytes([kind]) + zlib.compress(bytes(10_000_000)) for kind in (KEPT, BITS)),
-     bytes([BITS]) + zlib.compress(bytes(499))],
-)  # fmt: skip
+@pytest.mark.parametrize("code", [
+    b"", b"\x03" + zlib.compress(b""), b"\x00no stream", encoded(drawn(4000, 100))[:-3],
+    encoded(drawn(4000, 100)) + b"more", bytes([KEPT]) + zlib.compress(bytes([255])),  # a gap that no place ends
+    bytes([KEPT]) + zlib.compress(bytes([254] * 20)),  # beyond the last place
+    *(bytes([kind]) + zlib.compress(bytes(10_000_000)) for kind in (KEPT, BITS)),
+    bytes([BITS]) + zlib.compress(bytes(499)),
+])  # fmt: skip
 def test_what_is_no_code_is_refused(code):
     with pytest.raises(ValueError, match=r"mask|stream"):
         decoded(code, 4000)

@@ -8,33 +8,18 @@ from conftest import same_bits
 from torch import Tensor, nn
 from toys import complaint
 
+from models import masking
 from models.layers import DenseConv, DenseLinear, FullyConnected, MaskedFullyConnected, SubnetConv, SubnetLinear
-from models.masking import (
-    FlatScores,
-    keep_dense,
-    layer_parameters,
-    leave_biases,
-    masked_layers,
-    plain_state,
-    prunable_parameters,
-    to_masked,
-    to_plain,
-)
-
-SCORE_NAMES = {"scores", "flag", "bias_scores", "bias_flag"}
+from models.masking import FlatScores, masked_layers, plain_state, prunable_parameters, to_masked, to_plain
 
 
 def small_network() -> nn.Sequential:
     """Three layers, two of them with a bias, one of every kind."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Sequential(FullyConnected(4, 3, 1, bias=False), nn.Flatten()),
-        nn.Linear(3, 2),
-    )
+        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Sequential(FullyConnected(4, 3, 1, bias=False), nn.Flatten()), nn.Linear(3, 2),
+    )  # fmt: skip
 
 
 class Doubled(nn.Linear):
@@ -54,12 +39,12 @@ def images(*shape: int) -> Tensor:
 def test_every_layer_becomes_its_own_masked_control_network_and_back():
     network = small_network()
     network[5].weight.requires_grad_(False)
-    plain, state, parameters = list(network.modules()), list(network.state_dict()), layer_parameters(network)
+    plain, state, parameters = list(network.modules()), list(network.state_dict()), masking.layer_parameters(network)
     names = [name for name, _ in network.named_modules()]
     assert to_masked(network) is network
     masked = {name: type(layer) for name, layer in masked_layers(network).items()}
     assert [*masked.items()] == [("0", SubnetConv), ("4.0", MaskedFullyConnected), ("5", SubnetLinear)]
-    assert [name for name in network.state_dict() if name.rpartition(".")[2] not in SCORE_NAMES] == state
+    assert [name for name in network.state_dict() if not name.endswith(("scores", "flag"))] == state
     for swap in (lambda same: same, to_plain):
         now = dict(swap(network).named_parameters())
         assert [name for name, _ in network.named_modules()] == names
@@ -82,8 +67,7 @@ def test_scores_and_flags_begin_as_ones_of_the_weights_type_and_flags_are_buffer
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_network_stays_in_its_mode(training):
-    network = to_masked(small_network().train(training))
-    assert all(module.training == training for module in network.modules())
+    assert all(module.training == training for module in to_masked(small_network().train(training)).modules())
 
 
 def test_masking_twice_changes_nothing_more():
@@ -105,20 +89,18 @@ def test_a_layer_with_a_forward_of_its_own_is_left_alone_and_not_prunable():
 # ---- layers that stay dense ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("first", "last", "left"),
-    [(True, False, ["4.0", "5"]), (False, True, ["0", "4.0"]), (True, True, ["4.0"]),
-     (False, False, ["0", "4.0", "5"])],
-)  # fmt: skip
+@pytest.mark.parametrize(("first", "last", "left"), [
+    (True, False, ["4.0", "5"]), (False, True, ["0", "4.0"]), (True, True, ["4.0"]), (False, False, ["0", "4.0", "5"]),
+])  # fmt: skip
 def test_ends_that_stay_dense_are_neither_masked_nor_pruned_and_compute_as_before(first, last, left):
     network = small_network()
     before, parameters = network(images(3, 2, 8, 8)), dict(network.named_parameters())
-    assert keep_dense(network, first, last) is network
+    assert masking.keep_dense(network, first, last) is network
     assert (type(network[0]) is DenseConv, type(network[5]) is DenseLinear) == (first, last)
     assert list(dict.fromkeys(name.rpartition(".")[0] for name in prunable_parameters(network))) == left
-    assert [*layer_parameters(network)] == ["0.weight", "0.bias", "4.0.weight", "5.weight", "5.bias"]
+    assert [*masking.layer_parameters(network)] == ["0.weight", "0.bias", "4.0.weight", "5.weight", "5.bias"]
     assert list(masked_layers(to_masked(network))) == left
-    assert all(parameter is parameters[name] for name, parameter in layer_parameters(network).items())
+    assert all(parameter is parameters[name] for name, parameter in masking.layer_parameters(network).items())
     assert torch.equal(network(images(3, 2, 8, 8)), before)
     to_plain(network)
     assert (type(network[0]) is DenseConv, type(network[5]) is DenseLinear) == (first, last)
@@ -129,15 +111,12 @@ TIED = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
 TIED[1].weight = TIED[0].weight
 
 
-@pytest.mark.parametrize(
-    ("network", "says"),
-    [(nn.Sequential(nn.ReLU()), "the network has nothing to mask"),
-     (TIED, "two layers of the network share one weight"),
-     (keep_dense(nn.Sequential(nn.Linear(2, 2)), True, True), "the network has nothing to mask"),
-     (nn.Linear(3, 2), "is the whole network"),
-     (nn.Sequential(SHARED, nn.ReLU(), SHARED), "cannot mask layer '2', which is also 0")],
-    ids=["none", "one weight", "dense", "one layer", "two names"],
-)  # fmt: skip
+@pytest.mark.parametrize(("network", "says"), [
+    (nn.Sequential(nn.ReLU()), "the network has nothing to mask"), (TIED, "two layers of the network share one weight"),
+    (masking.keep_dense(nn.Sequential(nn.Linear(2, 2)), True, True), "the network has nothing to mask"),
+    (nn.Linear(3, 2), "is the whole network"),
+    (nn.Sequential(SHARED, nn.ReLU(), SHARED), "cannot mask layer '2', which is also 0"),
+], ids=["none", "one weight", "dense", "one layer", "two names"])  # fmt: skip
 def test_what_cannot_be_masked_is_refused_and_left_as_it_was(network, says):
     assert says in complaint(to_masked, network)
     assert not masked_layers(network)
@@ -145,18 +124,18 @@ def test_what_cannot_be_masked_is_refused_and_left_as_it_was(network, says):
 
 def test_a_layer_with_two_names_cannot_stay_dense_and_stops_nothing_that_swaps_no_layer():
     network = nn.Sequential(SHARED, nn.ReLU(), SHARED)
-    assert keep_dense(network, False, False)[0] is SHARED
-    assert "cannot mask layer '2', which is also 0" in complaint(keep_dense, network, True, False)
+    assert masking.keep_dense(network, False, False)[0] is SHARED
+    assert "cannot mask layer '2', which is also 0" in complaint(masking.keep_dense, network, True, False)
 
 
 def test_biases_that_are_left_alone_are_neither_masked_nor_flattened_and_always_switched_on():
     network = small_network()
     before, biases = network(images(3, 2, 8, 8)), {"0.bias", "5.bias"}
-    assert leave_biases(network) is network
+    assert masking.leave_biases(network) is network
     for swap in (to_masked, to_plain, to_masked, deepcopy):  # the layers keep it through all of them
         network = swap(network)
         assert list(prunable_parameters(network)) == ["0.weight", "4.0.weight", "5.weight"]
-        assert biases < layer_parameters(network).keys()
+        assert biases < masking.layer_parameters(network).keys()
         assert not {"0.bias_scores", "5.bias_flag"} & network.state_dict().keys()
         assert torch.equal(network(images(3, 2, 8, 8)), before)
     flat = FlatScores(network)
@@ -168,13 +147,11 @@ def test_biases_that_are_left_alone_are_neither_masked_nor_flattened_and_always_
 # ---- what is kept in the swap --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"stride": (2, 1)}, {"padding": (1, 2)}, {"padding": "same"}, {"dilation": (1, 2)}, {"groups": 2},
-     {"groups": 4}, {"padding": 1, "padding_mode": "reflect"}, {"padding": 2, "padding_mode": "circular"},
-     {"bias": False}, {"kernel_size": (1, 3)}],
-    ids=str,
-)  # fmt: skip
+@pytest.mark.parametrize("options", [
+    {}, {"stride": (2, 1)}, {"padding": (1, 2)}, {"padding": "same"}, {"dilation": (1, 2)}, {"groups": 2},
+    {"groups": 4}, {"padding": 1, "padding_mode": "reflect"}, {"padding": 2, "padding_mode": "circular"},
+    {"bias": False}, {"kernel_size": (1, 3)},
+], ids=str)  # fmt: skip
 def test_a_convolution_keeps_its_geometry(options):
     network = nn.Sequential(nn.Conv2d(4, 8, **{"kernel_size": 3, **options}))
     described, wanted = network[0].extra_repr(), network(images(2, 4, 9, 7))

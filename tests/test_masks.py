@@ -11,19 +11,8 @@ from torch import Tensor, inf
 from models.layers import TopKInLayer
 from tests.toys import seeded
 from trainers.tickets.ticket import Ticket
-from utils.masks import (
-    ceil_count,
-    floor_count,
-    is_bias,
-    kth_lowest,
-    masked_state,
-    per_layer,
-    prune_exactly,
-    prune_lowest,
-    remaining,
-    total,
-    weight_beside,
-)
+from utils import masks
+from utils.masks import ceil_count, floor_count, prune_exactly, prune_lowest
 
 
 def bools(text: str) -> Tensor:
@@ -41,7 +30,7 @@ class OnGPU(Tensor):
 @pytest.mark.parametrize("kind", [Tensor, OnGPU])
 def test_the_kth_lowest_value_by_hand(kind):
     values = torch.tensor([3.0, -1.0, inf, -1.0, 0.5]).as_subclass(kind)
-    assert [kth_lowest(values, k).item() for k in range(1, 6)] == [-1.0, -1.0, 0.5, 3.0, inf]
+    assert [masks.kth_lowest(values, k).item() for k in range(1, 6)] == [-1.0, -1.0, 0.5, 3.0, inf]
 
 
 def test_a_gpu_sorts_and_finds_the_same():
@@ -66,17 +55,16 @@ def test_counts_are_those_of_exact_arithmetic_on_the_decimal_that_was_written():
 FIVE, TIED = [0.5, 0.1, 0.9, 0.3, 0.7], [0.0, 0.0, 0.0, 0.4, 0.8, 0.0]
 
 
-@pytest.mark.parametrize(
-    ("rank", "unpruned", "fraction", "kept"),
+@pytest.mark.parametrize(("rank", "unpruned", "fraction", "kept"), [
     # The fraction is rounded up.
-    [(FIVE, "11111", 0.2, "10111"), (FIVE, "11111", 0.21, "10101"), (FIVE, "11111", 0.4, "10101"),
-     # Only unpruned places count, and none comes back.
-     (FIVE, "10101", 1 / 3, "00101"), (FIVE, "10011", 1 / 3, "10001"),
-     # Ties at the last rank all go.
-     (TIED, "111111", 0.1, "000110"), (TIED, "111110", 0.1, "000110"), ([1.0] * 4, "1111", 0.25, "0000"),
-     (TIED, "001110", 0.0, "001110"), (TIED, "001110", 1.0, "000000"), (TIED, "000000", 0.5, "000000"),
-     ([-0.5, -inf, 0.0, inf], "1111", 0.5, "0011")],
-)  # fmt: skip
+    (FIVE, "11111", 0.2, "10111"), (FIVE, "11111", 0.21, "10101"), (FIVE, "11111", 0.4, "10101"),
+    # Only unpruned places count, and none comes back.
+    (FIVE, "10101", 1 / 3, "00101"), (FIVE, "10011", 1 / 3, "10001"),
+    # Ties at the last rank all go.
+    (TIED, "111111", 0.1, "000110"), (TIED, "111110", 0.1, "000110"), ([1.0] * 4, "1111", 0.25, "0000"),
+    (TIED, "001110", 0.0, "001110"), (TIED, "001110", 1.0, "000000"), (TIED, "000000", 0.5, "000000"),
+    ([-0.5, -inf, 0.0, inf], "1111", 0.5, "0011"),
+])  # fmt: skip
 def test_the_lowest_fraction_goes(rank, unpruned, fraction, kept):
     assert torch.equal(prune_lowest(torch.tensor(rank), bools(unpruned), fraction), bools(kept))
 
@@ -117,22 +105,21 @@ MASKS = {
 
 def test_biases_are_not_counted_among_the_weights_and_counts_can_be_written_as_json():
     counts = '[10, 3, {"conv": [2, 4], "fc": [1, 6]}]'
-    assert json.dumps([total(MASKS), remaining(MASKS), per_layer(MASKS)]) == counts
+    assert json.dumps([masks.total(MASKS), masks.remaining(MASKS), masks.per_layer(MASKS)]) == counts
 
 
-@pytest.mark.parametrize(
-    ("name", "bias", "weight"),
-    [("a.0.conv1.weight", False, "a.0.conv1.weight"), ("a.0.conv1.bias", True, "a.0.conv1.weight"),
-     ("bias.weight", False, "bias.weight"), ("unbias.bias", True, "unbias.weight")],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "bias", "weight"), [
+    ("a.0.conv1.weight", False, "a.0.conv1.weight"), ("a.0.conv1.bias", True, "a.0.conv1.weight"),
+    ("bias.weight", False, "bias.weight"), ("unbias.bias", True, "unbias.weight"),
+])  # fmt: skip
 def test_a_bias_is_told_by_the_last_part_of_its_name(name, bias, weight):
-    assert (is_bias(name), weight_beside(name)) == (bias, weight)
+    assert (masks.is_bias(name), masks.weight_beside(name)) == (bias, weight)
 
 
 def test_a_masked_state_has_zeros_where_the_mask_is_off_and_all_else_as_it_was():
     state = {"conv.weight": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "bn.running_mean": torch.tensor([5.0])}
     for factors, kept in ((MASKS["conv.weight"], [[1.0, 2.0], [0.0, 0.0]]), (0.5, [[0.5, 1.0], [1.5, 2.0]])):
-        masked = masked_state(state, {"conv.weight": factors})
+        masked = masks.masked_state(state, {"conv.weight": factors})
         assert {name: value.tolist() for name, value in masked.items()} == {"conv.weight": kept, "bn.running_mean": [5]}
     assert state["conv.weight"].tolist() == [[1.0, 2.0], [3.0, 4.0]]
 

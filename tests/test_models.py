@@ -23,6 +23,11 @@ from utils.masks import is_bias
 SIDES = {"Conv2": 2, "Conv4": 4, "Conv4Wide": 4, "Conv6": 8, "Conv6Wide": 8, "Conv8": 16, "vgg16": 32, "tinyvgg16": 32}
 
 
+@pytest.fixture(params=MODELS)
+def arch(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 def config(arch: str, dataset: str = "CIFAR10", **options: object) -> Config:
     return parse_args([f"--{name}={value}" for name, value in {"arch": arch, "dataset": dataset, **options}.items()])
 
@@ -69,18 +74,15 @@ def batch(*shape: int) -> tuple[Tensor, Tensor]:
 
 
 # Worked out from the papers' tables. Those of other networks are golden, or torchvision's.
-COUNTS = [
+@pytest.mark.parametrize(("arch", "shape", "classes", "wanted"), [
     # 3072·500 + 500² + 500·10; 64·500 + ...
-    ("FC", (3, 32, 32), 10, 1_791_000),
-    ("FC", (1, 8, 8), 10, 287_000),
+    ("FC", (3, 32, 32), 10, 1_791_000), ("FC", (1, 8, 8), 10, 287_000),
     # 9·(3·64 + 64²) + 64·16²·256 + 256² + 256·10; 9·(64 + 64²) + 64·4²·256 + ...
-    ("Conv2", (3, 32, 32), 10, 4_300_992),
-    ("Conv2", (1, 8, 8), 10, 367_680),
+    ("Conv2", (3, 32, 32), 10, 4_300_992), ("Conv2", (1, 8, 8), 10, 367_680),
     # 9·(3·64 + 64² + 64·128 + 128²) + 128·8²·256 + 256² + 256·10
     ("Conv4Wide", (3, 32, 32), 10, 2_425_024),
     # 9·(... + 128·256 + 256²) + 256·4²·256 + 256² + 256·10
-    ("Conv6", (3, 32, 32), 10, 2_261_184),
-    ("Conv6Wide", (3, 32, 32), 10, 2_261_184),
+    ("Conv6", (3, 32, 32), 10, 2_261_184), ("Conv6Wide", (3, 32, 32), 10, 2_261_184),
     # 9·(... + 256·512 + 512²) + 512·2²·256 + 256² + 256·10
     ("Conv8", (3, 32, 32), 10, 5_275_840),
     # 9·(3·16 + 10·16² + 16·32 + 9·32² + 32·64 + 9·64²) + 64·10
@@ -94,10 +96,7 @@ COUNTS = [
     ("tinyvgg16", (3, 64, 64), 200, 14_812_864),
     # the golden 2 261 824 and 1280·190
     ("tinyMobileNetV2", (3, 64, 64), 200, 2_505_024),
-]
-
-
-@pytest.mark.parametrize(("arch", "shape", "classes", "wanted"), COUNTS)
+])  # fmt: skip
 def test_a_network_has_the_number_of_weights_worked_out_by_hand(arch, shape, classes, wanted):
     assert count(described(arch, *shape, classes=classes)) == wanted
 
@@ -123,7 +122,6 @@ def test_a_resnet_computes_what_torchvisions_does(arch):
     torch.testing.assert_close(own(images), theirs(images), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("arch", MODELS)
 def test_the_control_network_without_masks_is_the_same_network(arch):
     normal, own = build_small(f"{arch}Normal"), build_small(arch)
     assert same_bits(normal.state_dict(), own.state_dict()) and masked_layers(own) == {}
@@ -132,7 +130,6 @@ def test_the_control_network_without_masks_is_the_same_network(arch):
 # ---- a step under masks --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", MODELS)
 def test_a_network_learns_scores_in_every_layer_and_its_weights_stay(arch):
     options, spec = config(arch, width=0.25, lr=0.1, wd=0, hc_quantized=True, quantize_threshold=0.4), small_spec(arch)
     network = to_masked(build_model(options, spec))
@@ -147,7 +144,6 @@ def test_a_network_learns_scores_in_every_layer_and_its_weights_stay(arch):
     assert same_bits(weights(network), before)
 
 
-@pytest.mark.parametrize("arch", MODELS)
 def test_a_network_answers_for_each_image_by_itself_when_it_evaluates(arch):
     network = build_small(arch).eval()
     images, _ = batch(*small_spec(arch).shape)
@@ -159,7 +155,6 @@ def test_a_network_answers_for_each_image_by_itself_when_it_evaluates(arch):
 # ---- options -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", MODELS)
 def test_width_is_a_factor_of_every_hidden_width(arch):
     full, half = (weights(described(arch, width=width)) for width in (1, 0.5))
     assert full.keys() == half.keys()
@@ -171,7 +166,6 @@ def test_width_is_a_factor_of_every_hidden_width(arch):
         assert inputs == (weight.shape[1] if name == first or depthwise else weight.shape[1] // 2)
 
 
-@pytest.mark.parametrize("arch", MODELS)
 def test_a_network_of_almost_no_width_keeps_a_channel(arch):
     network = build_small(arch, width=0.001)
     assert min(min(weight.shape[:2]) for weight in weights(network).values()) == 1
@@ -183,7 +177,6 @@ def test_hidden_size_is_the_width_of_fc():
     assert shapes == [(60, 64), (60, 60), (10, 60)]
 
 
-@pytest.mark.parametrize("arch", MODELS)
 def test_a_bias_stands_beside_every_weight_if_asked_for_and_beside_none_by_default(arch):
     assert not [name for name in prunable_parameters(described(arch)) if is_bias(name)]
     parameters = prunable_parameters(described(arch, bias=True))
@@ -198,11 +191,9 @@ def test_the_batch_norms_are_of_the_type_asked_for(arch, bn_type):
     norms = [module for module in described(arch, bn_type=bn_type).modules() if isinstance(module, nn.BatchNorm2d)]
     # After every convolution but the classifier; in a WideResNet before, not at its three shortcuts, and at the end.
     assert len(norms) == (25 if arch == "WideResNet28" else len(weights(described(arch))) - 1)
-    learned = 0 if bn_type == "NonAffineBatchNorm" else 2
-    assert all(len(list(norm.parameters())) == learned for norm in norms)
+    assert all(len(list(norm.parameters())) == (0 if bn_type == "NonAffineBatchNorm" else 2) for norm in norms)
 
 
-@pytest.mark.parametrize("arch", MODELS)
 def test_a_network_has_an_output_for_every_class_of_the_data_and_takes_small_and_oblong_images(arch):
     side = SIDES.get(arch, 1)
     for wide in (side, side + 13):
@@ -210,7 +201,6 @@ def test_a_network_has_an_output_for_every_class_of_the_data_and_takes_small_and
         assert network(torch.zeros(4, 2, side, wide)).shape == (4, 3)
 
 
-@pytest.mark.parametrize("arch", MODELS)
 @pytest.mark.parametrize(("first", "last"), [(1, 0), (0, 1), (1, 1)], ids=["first", "last", "both"])
 def test_the_first_and_the_last_layer_stay_dense_if_asked_for(arch, first, last):
     whole, network = described(arch), described(arch, first_layer_dense=bool(first), last_layer_dense=bool(last))
@@ -250,11 +240,10 @@ def test_a_network_all_of_whose_layers_stay_dense_is_refused(tmp_path):
     assert re.search(r"the network has nothing to mask: .* does not stay dense", said)
 
 
-@pytest.mark.parametrize(
-    ("arch", "shape", "poolings"),
-    [("Conv2", (1, 8), "1 pooling"), ("Conv4", (8, 3), "2 poolings"), ("Conv6", (8, 7), "3 poolings"),
-     ("Conv8", (15, 16), "4 poolings"), ("vgg16", (8, 8), "5 poolings")],
-)  # fmt: skip
+@pytest.mark.parametrize(("arch", "shape", "poolings"), [
+    ("Conv2", (1, 8), "1 pooling"), ("Conv4", (8, 3), "2 poolings"), ("Conv6", (8, 7), "3 poolings"),
+    ("Conv8", (15, 16), "4 poolings"), ("vgg16", (8, 8), "5 poolings"),
+])  # fmt: skip
 def test_images_too_small_for_the_poolings_are_refused(arch, shape, poolings):
     least, (height, width) = SIDES[arch], shape
     message = f"images of {width}×{height} are too small for {poolings} by 2: {least}×{least} is the smallest size"
@@ -272,15 +261,12 @@ def same(first: nn.Module, second: nn.Module) -> bool:
     return same_bits(weights(first), weights(second))
 
 
-def test_weights_are_a_function_of_seed_and_trial():
+def test_weights_are_a_function_of_seed_and_trial_but_with_fixed_init_the_same_in_every_trial():
     network = build("resnet20", seed=3)
     torch.manual_seed(99)
     assert same(network, build("resnet20", seed=3))
     assert not same(network, build("resnet20", seed=4))
     assert not same(network, build("resnet20", seed=3, trial_num=2))
-
-
-def test_with_fixed_init_weights_are_the_same_in_every_trial():
     network = build("resnet20", seed=3, fixed_init=True)
     assert same(network, build("resnet20", seed=4, trial_num=2, fixed_init=True))
     assert not same(network, build("resnet20", seed=3, fixed_init=True, seed_fixed_init=25))

@@ -61,7 +61,6 @@ def test_a_stored_device_that_is_not_there_names_the_flag_to_add(begun, done, re
     stored = begun / "config.yml"
     stored.write_text(stored.read_text().replace("device: cpu", "device: cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    said = refusal("--resume", begun)
-    assert said == "error: device cuda: there is no GPU number 0 here; give --device cpu\n"
+    assert refusal("--resume", begun) == "error: device cuda: there is no GPU number 0 here; give --device cpu\n"
     done("--resume", begun, "--device", "cpu", "--num_trial", "1")
     assert (begun / "summary.json").is_file()

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import main
-from tests.conftest import PROJECT, SMALL, Outcome, read_rows, same_bits, timeless
+from tests.conftest import PROJECT, SMALL, read_rows, same_bits, timeless
 from tests.test_loop import splits
 from trainers.training.batchnorm import average_statistics
 from utils.distributed import collectives as ranks
@@ -30,7 +30,6 @@ from utils.distributed.consistency import assert_same_on_all_ranks
 from utils.distributed.launch import Launch, launched
 from utils.errors import DistributedError, UserError, resume_command
 
-Call = Callable[..., Outcome]
 SHORT = [*SMALL, "--skip_sanity_checks"]
 # Of 1,294 images the last batch has two, which stay together: the second rank has no part of it.
 UNEVEN = [*SHORT, "--batch_size", "646"]
@@ -202,12 +201,11 @@ def test_a_file_that_asks_for_several_processes_is_told_how_to_start_them_in_one
     assert all("torchrun --nproc-per-node=2 main.py" in line for line in told)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [(["--evaluate", "--pretrained", "a"], "evaluate runs in one process"),
-     (["--sweep", "a.yml"], "sweep runs in one process"),
-     (["--batch_size", "3"], "batch_size 3 is less than two images for each of the 2 processes")],
-)  # fmt: skip
+@pytest.mark.parametrize(("words", "message"), [
+    (["--evaluate", "--pretrained", "a"], "evaluate runs in one process"),
+    (["--sweep", "a.yml"], "sweep runs in one process"),
+    (["--batch_size", "3"], "batch_size 3 is less than two images for each of the 2 processes"),
+])  # fmt: skip
 def test_what_cannot_be_shared_is_refused(words, message, call, places, tell):
     tell(said(0, 2, 1))
     outcome = call("--device", "cpu", *words, *places)
@@ -279,10 +277,8 @@ def test_two_ranks_come_to_what_one_process_comes_to_that_accumulates_two_parts(
 def torchrun(words: list[str], *options: str) -> subprocess.Popen[str]:
     """Start two processes by torchrun, as its users do."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *options, str(PROJECT / "main.py")]
-    return subprocess.Popen(
-        [*command, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    env, pipe = {**os.environ, "OMP_NUM_THREADS": "1"}, subprocess.PIPE
+    return subprocess.Popen([*command, *words], stdout=pipe, stderr=subprocess.STDOUT, text=True, env=env)
 
 
 def worker(launcher: int, rank: int) -> int:
@@ -355,8 +351,7 @@ def test_a_training_that_diverges_is_told_on_all_ranks_alike(tmp_path, port):
 
 @pytest.mark.slow
 def test_a_run_that_is_stored_within_epochs_comes_to_the_same_end(undisturbed, tmp_path, port):
-    words = [*LONGER, *at(tmp_path), "--checkpoint_every", "0.05s"]
-    assert forked(lambda: main.main(words), 2, port) == [0, 0]
+    assert forked(lambda: main.main([*LONGER, *at(tmp_path), "--checkpoint_every", "0.05s"]), 2, port) == [0, 0]
     torch.testing.assert_close(states(tmp_path, "finetune"), states(undisturbed, "finetune"), atol=1e-5, rtol=1e-5)
 
 

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.summary.writer import event_file_writer
 from torch import nn
 
 from args_helper import config_of, parse_args
@@ -51,8 +50,7 @@ def test_every_part_of_the_path_makes_another_stream(tmp_path, run):
     streams += [run.rng("search", "a", epoch, step) for epoch in (0, 1) for step in (1, 2)]
     streams += [Run(tmp_path, tmp_path, seed).rng("search", "a") for seed in (0, 1, 43)]
     draws = torch.stack([torch.randn(2000, generator=stream) for stream in streams])
-    off_diagonal = torch.corrcoef(draws) - torch.eye(len(streams))
-    assert off_diagonal.abs().max() < 0.12  # five standard deviations
+    assert (torch.corrcoef(draws) - torch.eye(len(streams))).abs().max() < 0.12  # five standard deviations
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------
@@ -100,34 +98,27 @@ def test_seconds_are_summed_over_stages_and_what_is_under_them(run):
 # ---- events --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def ticking(monkeypatch):
-    """Event files are read in the order of the seconds in their names: let each have a second of its own."""
-    seconds = itertools.count(1_700_000_000)
-    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: next(seconds)))
-
-
 def logged(run):
     """What TensorBoard shows of the search, as (epoch, value)."""
     found = EventAccumulator(str(run.log_folder / "search")).Reload().Scalars("accuracy/test")
     return [(event.step, event.value) for event in found]
 
 
-@pytest.mark.parametrize(
-    ("same", "again", "kept"),
-    [(False, (3, 4, 5), [(0, 0), (1, 1), (2, 2), (3, 300), (4, 400), (5, 500)]),
-     (True, (3, 4, 5), [(0, 0), (1, 1), (2, 2), (3, 300), (4, 400), (5, 500)]), (False, (0,), [(0, 0)])],
-    ids=["in a new process", "in the same one", "from the beginning"],
-)  # fmt: skip
-@pytest.mark.usefixtures("ticking")
-def test_events_of_epochs_that_are_run_again_take_the_place_of_the_old_ones(run, same, again, kept):
+@pytest.mark.parametrize(("same", "again", "kept"), [
+    (False, (3, 4, 5), [(0, 0), (1, 1), (2, 2), (3, 300), (4, 400), (5, 500)]),
+    (True, (3, 4, 5), [(0, 0), (1, 1), (2, 2), (3, 300), (4, 400), (5, 500)]), (False, (0,), [(0, 0)]),
+], ids=["in a new process", "in the same one", "from the beginning"])  # fmt: skip
+def test_events_of_epochs_that_are_run_again_take_the_place_of_the_old_ones(run, same, again, kept, monkeypatch):
+    # Event files are read in the order of the seconds in their names: let each have a second of its own.
+    ticking = SimpleNamespace(time=itertools.count(1_700_000_000).__next__)
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer.time", ticking)
     later = run if same else Run(run.folder, run.log_folder, seed=42)
-    for one, epochs, factor in ((run, range(5), 1.0), (later, again, 100.0)):
+    for number, (one, epochs, factor) in enumerate(((run, range(5), 1.0), (later, again, 100.0)), start=1):
         with one.until_stopped():
             for epoch in epochs:
                 one.log("search", epoch, {"accuracy/test": factor * epoch}, {})
                 assert logged(run)[-1] == (epoch, factor * epoch)  # before the next one begins
-            assert one._writer("search") is one._writer("search")
+            assert len([*(run.log_folder / "search").iterdir()]) == number  # one file for all epochs
     assert logged(run) == kept
 
 
@@ -169,14 +160,10 @@ def test_signals_go_where_they_went_before_when_the_run_is_left(run, error, requ
 # ---- the display ---------------------------------------------------------------------------------------------------
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 def shown(monkeypatch, refresh_every):
     """What stands on a terminal after a stage of 2 epochs of 10 steps, gone on with at step 3 of the first."""
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    sys.stderr.isatty = lambda: True
     with Progress("search", 2, 10, refresh_every) as progress:
         for epoch in range(2):
             for step in range(3 if epoch == 0 else 0, 10):
@@ -224,12 +211,11 @@ def test_batch_norm_parameters_are_spared_the_decay_if_asked():
 # ---- the machine ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("wanted", "gpu", "no_cuda", "gpus", "chosen"),
-    [("auto", 0, False, 0, "cpu"), ("auto", 0, False, 1, "cuda"), ("auto", 1, False, 2, "cuda"),
-     ("auto", 1, False, 1, "cpu"), ("auto", 0, True, 1, "cpu"), ("cpu", 0, False, 1, "cpu"),
-     ("cuda", 1, False, 2, "cuda"), ("cuda", 0, True, 1, "cuda")],  # `device` beats `no_cuda`
-)  # fmt: skip
+@pytest.mark.parametrize(("wanted", "gpu", "no_cuda", "gpus", "chosen"), [
+    ("auto", 0, False, 0, "cpu"), ("auto", 0, False, 1, "cuda"), ("auto", 1, False, 2, "cuda"),
+    ("auto", 1, False, 1, "cpu"), ("auto", 0, True, 1, "cpu"), ("cpu", 0, False, 1, "cpu"),
+    ("cuda", 1, False, 2, "cuda"), ("cuda", 0, True, 1, "cuda"),  # `device` beats `no_cuda`
+])  # fmt: skip
 def test_the_device_is_the_one_wanted_or_the_gpu_that_is_there(monkeypatch, wanted, gpu, no_cuda, gpus, chosen):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert choose_device(wanted, gpu, no_cuda) == chosen
@@ -267,11 +253,10 @@ def two_gpus(monkeypatch):
     return done
 
 
-@pytest.mark.parametrize(
-    "mode",
-    ["", "--dry_run", "--evaluate --pretrained a.pt", "--pretrained a.pt --compare_rounding",
-     "--mode_connect --pretrained a.pt --pretrained2 b.pt", "--export"],
-)  # fmt: skip
+@pytest.mark.parametrize("mode", [
+    "", "--dry_run", "--evaluate --pretrained a.pt", "--pretrained a.pt --compare_rounding",
+    "--mode_connect --pretrained a.pt --pretrained2 b.pt", "--export",
+])  # fmt: skip
 def test_the_gpu_is_made_the_process_s_own_before_anything_comes_to_it(mode, two_gpus, call, places, tmp_path):
     for name in ("a.pt", "b.pt"):
         torch.save({}, tmp_path / name)
@@ -310,12 +295,10 @@ def test_cudnn_tries_out_what_is_fastest_unless_every_run_has_to_have_the_same_b
 NO_CHECKOUT = subprocess.CalledProcessError(128, "git")
 
 
-@pytest.mark.parametrize(
-    ("head", "status", "commit", "changes"),
-    [("abc123\n", " M main.py\n", "abc123", True), ("abc123\n", "", "abc123", False),
-     (FileNotFoundError(), FileNotFoundError(), None, None), (NO_CHECKOUT, NO_CHECKOUT, None, None)],
-    ids=repr,
-)  # fmt: skip
+@pytest.mark.parametrize(("head", "status", "commit", "changes"), [
+    ("abc123\n", " M main.py\n", "abc123", True), ("abc123\n", "", "abc123", False),
+    (FileNotFoundError(), FileNotFoundError(), None, None), (NO_CHECKOUT, NO_CHECKOUT, None, None),
+], ids=repr)  # fmt: skip
 def test_the_environment_says_what_a_run_was_made_with(monkeypatch, head, status, commit, changes):
     real = subprocess.run
 

@@ -7,12 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import trainers.training.scores as scores_module
 from args_helper import parse_args
 from data.batches import PlainBatches, TrainBatches
 from data.load import Splits
 from data.spec import DataSpec, ImageSet
-from models.folding import FoldedNetwork
 from models.initialise import WeightDraw, draw_scores, draw_weights
 from models.layers import FullyConnected, Round, Soft, TopKInLayer
 from models.masking import masked_layers, to_masked
@@ -77,8 +75,9 @@ def judged(monkeypatch) -> list:
         calls.append((deepcopy(network.state_dict()), batches))
         return 10.0 * len(calls)
 
-    monkeypatch.setattr(scores_module, "evaluate", evaluate)
-    monkeypatch.setattr(FoldedNetwork, "refreshed", lambda self: self._network)  # folding has tests of its own
+    monkeypatch.setattr("trainers.training.scores.evaluate", evaluate)
+    # Folding has tests of its own.
+    monkeypatch.setattr("models.folding.FoldedNetwork.refreshed", lambda self: self._network)
     return calls
 
 
@@ -90,19 +89,15 @@ def kept_in(state: dict[str, Tensor], training: ScoreTraining) -> Tensor:
 
 # ---- penalties -----------------------------------------------------------------------------------------------------
 
+
 # Of the scores 0, 1/4, 1/2, 1 beside the weights 1, -2, 3, 1/2: α, α′, the value, and its derivative by every score.
-BY_HAND = [
-    ("L2", 1.0, 1.0, 1.3125, [0.0, 0.5, 1.0, 2.0]),
-    ("L1", 1.0, 1.0, 1.75, [0.0, 1.0, 1.0, 1.0]),
-    ("L1_L2", 1.0, 1.0, 3.0625, [0.0, 1.5, 2.0, 3.0]),
-    ("var_red_1", 1.0, 1.0, 0.4375, [1.0, 0.5, 0.0, -1.0]),
+@pytest.mark.parametrize(("name", "a", "b", "value", "slope"), [
+    ("L2", 1.0, 1.0, 1.3125, [0.0, 0.5, 1.0, 2.0]), ("L1", 1.0, 1.0, 1.75, [0.0, 1.0, 1.0, 1.0]),
+    ("L1_L2", 1.0, 1.0, 3.0625, [0.0, 1.5, 2.0, 3.0]), ("var_red_1", 1.0, 1.0, 0.4375, [1.0, 0.5, 0.0, -1.0]),
     ("var_red_1", 2.0, 3.0, 0.0263671875 + 0.03125, [0.0, 0.10546875, -0.0625, 0.0]),
     ("var_red_2", 1.0, 1.0, 3.0, [1.0, 2.0, 0.0, -0.25]),
     ("bin_entropy", 1.0, 1.0, 0.5623351446 + math.log(2), [0.0, math.log(3), 0.0, 0.0]),
-]
-
-
-@pytest.mark.parametrize(("name", "a", "b", "value", "slope"), BY_HAND)
+])  # fmt: skip
 def test_a_penalty_has_the_value_and_the_slope_found_by_hand(name, a, b, value, slope):
     scores = torch.tensor([0.0, 0.25, 0.5, 1.0], requires_grad=True)
     found = PENALTIES[name](scores, torch.tensor([1.0, -2.0, 3.0, 0.5]), a, b)
@@ -169,11 +164,10 @@ def test_pruned_weights_decay_by_wd_and_their_scores_by_the_penalty_too_both_wit
 # ---- what learns ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("words", "inside"),
-    [((), [True] * 7), (("--project_freq", "3"), [True, False, False, True, False, False, True]),
-     (("--project_freq", "3", "--differentiate_clamp", "true"), [True] * 7)],
-)  # fmt: skip
+@pytest.mark.parametrize(("words", "inside"), [
+    ((), [True] * 7), (("--project_freq", "3"), [True, False, False, True, False, False, True]),
+    (("--project_freq", "3", "--differentiate_clamp", "true"), [True] * 7),
+])  # fmt: skip
 def test_scores_are_projected_before_the_forward_pass_every_project_freq_steps_and_after_the_last(words, inside):
     training, seen = learning("--lr", "30", "--momentum", "0", *words), []
     scores = set_scores(training, training.flat.scores.detach() * 3 - 1)
@@ -297,12 +291,11 @@ def test_rounded_in_the_forward_pass_is_judged_once_for_both_columns(judged):
     assert (row["test_acc_before_rounding"], row["test_acc"], row["val_acc"]) == (10, 10, 20)
 
 
-@pytest.mark.parametrize(
-    ("words", "rule"),
-    [(("--round", "prob"), Round(0.5)), (("--round", "all_ones"), Round(0.5)),
-     (("--noise", "--noise_ratio", "0.1"), Round(0.5)),
-     (("--round", "all_ones"), TopKInLayer(0.3))],  # it ranks within a layer
-)  # fmt: skip
+@pytest.mark.parametrize(("words", "rule"), [
+    (("--round", "prob"), Round(0.5)), (("--round", "all_ones"), Round(0.5)),
+    (("--noise", "--noise_ratio", "0.1"), Round(0.5)),
+    (("--round", "all_ones"), TopKInLayer(0.3)),  # it ranks within a layer
+])  # fmt: skip
 def test_another_rounding_than_the_forward_pass_is_judged_beside_it(judged, words, rule):
     training = learning(*ROUNDED, *words, rule=rule)
     row = measured(training)

@@ -14,13 +14,6 @@ from utils.run.checkpoints import checkpoint_path
 
 SHORT = [*SMALL, "--arch", "FC", "--hidden_size", "20", "--epochs", "3", "--fine_tune_epochs", "2"]
 WORDS = {"random": "--prune_rate 0", "random_subnet": "--prune_rate 0.5", "imp": "--prune_rate 0.6 --iter_period 2"}
-CASES = [
-    *(f"--algo {algo} {WORDS.get(algo, '')}" for algo in sorted({*ALGORITHMS} - {"given"})),
-    "--algo hc_iter --start_epoch 1 --skip_sanity_checks", "--algo hc --unflag_before_finetune",
-    "--algo ep --skip_fine_tune", "--algo training --start_epoch 1 --skip_fine_tune",
-    "--algo cts --rewind_epoch 1", "--algo imp --imp_rounds 2 --skip_fine_tune",
-    "--algo imp --imp_rounds 1", "--algo gmp --start_epoch 1",
-]  # fmt: skip
 
 
 def promised(words: list[str]) -> dict[str, int]:
@@ -33,7 +26,13 @@ def trained(folder: Path) -> dict[str, int]:
     return Counter(row["phase"] for path in folder.glob("acc_and_sparsity*.csv") for row in read_rows(path))
 
 
-@pytest.mark.parametrize("words", CASES)
+@pytest.mark.parametrize("words", [
+    *(f"--algo {algo} {WORDS.get(algo, '')}" for algo in sorted({*ALGORITHMS} - {"given"})),
+    "--algo hc_iter --start_epoch 1 --skip_sanity_checks", "--algo hc --unflag_before_finetune",
+    "--algo ep --skip_fine_tune", "--algo training --start_epoch 1 --skip_fine_tune",
+    "--algo cts --rewind_epoch 1", "--algo imp --imp_rounds 2 --skip_fine_tune",
+    "--algo imp --imp_rounds 1", "--algo gmp --start_epoch 1",
+])  # fmt: skip
 def test_the_stages_promised_are_those_trained_and_stored(words, done, places, trial):
     options = [*SHORT, *places, *words.split()]
     done(*options)
@@ -67,20 +66,15 @@ def test_a_round_that_was_begun_elsewhere_has_its_other_epochs_left(epoch, step,
 SHARED = ", which search and fine-tuning share, none lies in its"
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ("--milestones 80 120 --fine_tune_epochs 160", [f"search: of the milestones 80, 120{SHARED} 10 epochs"]),
-        ("--milestones 5 --fine_tune_epochs 5", [f"finetune: of the milestones 5{SHARED} 5 epochs"]),
-        ("--milestones 5 --fine_tune_epochs 5 --skip_fine_tune", []),
-        ("--milestones 5 --fine_tune_epochs 6", []),
-        ("--milestones 5 --fine_tune_epochs 5 --fine_tune_lr_policy cosine_lr", []),
-        ("--fine_tune_epochs 1", []),
-        ("--algo snip --milestones 80 --fine_tune_epochs 160", []),
-        ("--algo imp --milestones 5 --iter_period 5", [f"search: of the milestones 5{SHARED} 5 epochs"]),
-        ("--algo training --milestones 5 --fine_tune_epochs 5", []),
-    ],
-)
+@pytest.mark.parametrize(("words", "said"), [
+    ("--milestones 80 120 --fine_tune_epochs 160", [f"search: of the milestones 80, 120{SHARED} 10 epochs"]),
+    ("--milestones 5 --fine_tune_epochs 5", [f"finetune: of the milestones 5{SHARED} 5 epochs"]),
+    ("--milestones 5 --fine_tune_epochs 5 --skip_fine_tune", []), ("--milestones 5 --fine_tune_epochs 6", []),
+    ("--milestones 5 --fine_tune_epochs 5 --fine_tune_lr_policy cosine_lr", []), ("--fine_tune_epochs 1", []),
+    ("--algo snip --milestones 80 --fine_tune_epochs 160", []),
+    ("--algo imp --milestones 5 --iter_period 5", [f"search: of the milestones 5{SHARED} 5 epochs"]),
+    ("--algo training --milestones 5 --fine_tune_epochs 5", []),
+])  # fmt: skip
 def test_a_part_without_a_step_of_the_learning_rate_is_warned_of(words, said):
     steps = "--epochs 10 --lr_policy multistep_lr --fine_tune_lr_policy multistep_lr"
     with warnings.catch_warnings(record=True, action="always") as caught:

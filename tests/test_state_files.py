@@ -54,13 +54,11 @@ def saved(content: Any, folder: Path, old: bool = False) -> Path:
 # ---- what is read --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "wrapped",
-    [lambda state: state, lambda state: {"state_dict": state, "epoch": 3},
-     lambda state: {f"module.{name}": value for name, value in state.items()},
-     lambda state: {"epoch": 3, "rows": [], "training": {"network": state, "optimizer": {"state": {}}}}],
-    ids=["bare", "state_dict", "DataParallel", "our checkpoint"],
-)  # fmt: skip
+@pytest.mark.parametrize("wrapped", [
+    lambda state: state, lambda state: {"state_dict": state, "epoch": 3},
+    lambda state: {f"module.{name}": value for name, value in state.items()},
+    lambda state: {"epoch": 3, "rows": [], "training": {"network": state, "optimizer": {"state": {}}}},
+], ids=["bare", "state_dict", "DataParallel", "our checkpoint"])  # fmt: skip
 def test_a_state_is_found_in_every_form_of_file(wrapped, tmp_path):
     state = plain_state(masked_network())
     assert same_bits(read_state(saved(wrapped(state), tmp_path)), state)
@@ -100,8 +98,7 @@ def test_a_model_that_is_built_with_pretrained_has_the_weights_of_the_file(tmp_p
     first, other = (build_model(parse_args([*words, "--seed", seed])).state_dict() for seed in "12")
     path = saved(first, tmp_path)
     assert not same_bits(other, first)
-    second = build_model(parse_args([*words, "--seed", "2", "--pretrained", str(path)]))
-    assert same_bits(second.state_dict(), first)
+    assert same_bits(build_model(parse_args([*words, "--seed", "2", "--pretrained", str(path)])).state_dict(), first)
     other = parse_args([*words, "--hidden_size", "7", "--arch", "FC", "--pretrained", str(path)])
     assert "net.pt does not fit the network" in complaint(build_model, other)
 
@@ -141,23 +138,22 @@ def refused(load: Any, network: nn.Module, state: dict[str, Tensor]) -> str:
     return said
 
 
-@pytest.mark.parametrize(
-    ("load", "classes", "name", "shape", "says"),
-    [(load_weights, 3, "3.weight", None, "3.weight is missing"),
-     (load_weights, 3, "7.weight", (2,), "7.weight is not of this network"),
-     (load_weights, 3, "3.weight", (8, 3), "3.weight has shape (8, 3) where (3, 8) is needed"),
-     (load_weights, 3, "3.bias", (1,), "3.bias has shape (1,) where (3,) is needed"),
-     (load_weights, 3, "1.running_var", None, "1.running_var is missing"),
-     (load_weights, 5, "3.bias", (4,), "{}; 3.bias has shape (4,) where (3,) is needed"),
-     (load_weights, 5, "3.bias", None, "3.bias is missing; {}"),
-     (load_weights, 5, "3.weight", (5, 7), "3.weight has shape (5, 7) where (3, 8) is needed; 3.bias has shape (5,) "
-      "where (3,) is needed"),
-     (load_weights, 5, "0.weight", (9, 1, 3, 3), "0.weight has shape (9, 1, 3, 3) where (2, 1, 3, 3) is needed; {}; "
-      "3.bias has shape (5,) where (3,) is needed"),
-     (load_scores, 3, "3.flag", None, "3.flag is missing"),
-     (load_scores, 3, "0.scores", (2, 1, 5, 5), "0.scores has shape (2, 1, 5, 5) where (2, 1, 3, 3) is needed"),
-     (load_scores, 3, "9.scores", (1,), "9.scores is not of this network")],
-)  # fmt: skip
+@pytest.mark.parametrize(("load", "classes", "name", "shape", "says"), [
+    (load_weights, 3, "3.weight", None, "3.weight is missing"),
+    (load_weights, 3, "7.weight", (2,), "7.weight is not of this network"),
+    (load_weights, 3, "3.weight", (8, 3), "3.weight has shape (8, 3) where (3, 8) is needed"),
+    (load_weights, 3, "3.bias", (1,), "3.bias has shape (1,) where (3,) is needed"),
+    (load_weights, 3, "1.running_var", None, "1.running_var is missing"),
+    (load_weights, 5, "3.bias", (4,), "{}; 3.bias has shape (4,) where (3,) is needed"),
+    (load_weights, 5, "3.bias", None, "3.bias is missing; {}"),
+    (load_weights, 5, "3.weight", (5, 7), "3.weight has shape (5, 7) where (3, 8) is needed; 3.bias has shape (5,) "
+     "where (3,) is needed"),
+    (load_weights, 5, "0.weight", (9, 1, 3, 3), "0.weight has shape (9, 1, 3, 3) where (2, 1, 3, 3) is needed; {}; "
+     "3.bias has shape (5,) where (3,) is needed"),
+    (load_scores, 3, "3.flag", None, "3.flag is missing"),
+    (load_scores, 3, "0.scores", (2, 1, 5, 5), "0.scores has shape (2, 1, 5, 5) where (2, 1, 3, 3) is needed"),
+    (load_scores, 3, "9.scores", (1,), "9.scores is not of this network"),
+])  # fmt: skip
 def test_what_does_not_fit_is_named_and_the_network_is_left_as_it_was(load, classes, name, shape, says):
     state = {**masked_network(1, classes).state_dict(), name: torch.ones(shape or ())}
     if shape is None:
@@ -227,11 +223,9 @@ def cut_off(old: bool) -> list[bytes]:
 OTHERS = [b"", b"lr: 0.1\n", b"\x89PNG\r\n\x1a\n" + bytes(50), bytes(range(256))]
 
 
-@pytest.mark.parametrize(
-    ("name", "contents"),
-    [("net.safetensors", OTHERS), ("net.pt", OTHERS), ("net.pt", cut_off(old=False)), ("net.pt", cut_off(old=True))],
-    ids=["safetensors", "torch", "cut off", "old and cut off"],
-)
+@pytest.mark.parametrize(("name", "contents"), [
+    ("net.safetensors", OTHERS), ("net.pt", OTHERS), ("net.pt", cut_off(old=False)), ("net.pt", cut_off(old=True)),
+], ids=["safetensors", "torch", "cut off", "old and cut off"])  # fmt: skip
 def test_a_file_that_is_empty_of_another_kind_or_cut_off_is_refused(name, contents, tmp_path):
     for content in contents:
         (tmp_path / name).write_bytes(content)

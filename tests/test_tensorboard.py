@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import torch
 
-from trainers.training import tensorboard
 from trainers.training.tensorboard import MaskMoves, Timed
 
 
@@ -20,7 +19,7 @@ def test_distances_are_to_the_epoch_before_and_to_the_last_pruning():
 
 def test_waiting_for_batches_is_told_from_working_on_them(monkeypatch):
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(tensorboard, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr("trainers.training.tensorboard.time", SimpleNamespace(perf_counter=lambda: clock.now))
 
     def slow():
         for size in (3, 2):
@@ -31,5 +30,4 @@ def test_waiting_for_batches_is_told_from_working_on_them(monkeypatch):
     for _ in batches:
         clock.now += 0.5
     assert (batches.images, batches.waited) == (5, 4.0)
-    speed = {"throughput/images_a_second": 1.0, "throughput/waiting_for_data_percent": 80.0}
-    assert batches.throughput() == speed
+    assert batches.throughput() == {"throughput/images_a_second": 1.0, "throughput/waiting_for_data_percent": 80.0}

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import trainers.training.loop as loop_module
 from args_helper import parse_args
 from data.load import Splits
 from models.initialise import WeightDraw, draw_weights
@@ -16,7 +15,7 @@ from tests.conftest import same_bits
 from tests.toys import SPEC, Toy, splits
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
-from trainers.training.loop import evaluate
+from trainers.training.loop import evaluate, train_step
 from trainers.training.weights import WeightTraining, train_ticket
 from utils.run.run import Run
 
@@ -61,14 +60,12 @@ def test_a_recipe_without_augmentation_takes_the_images_as_they_are(tmp_path):
 # ---- pruned weights ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "words",
-    [("--momentum", "0"), ("--fine_tune_wd", "0.1"), ("--fine_tune_wd", "0.1", "--nesterov"),
-     ("--fine_tune_wd", "0.1", "--fine_tune_optimizer", "adam")],
-    ids=str,
-)  # fmt: skip
+@pytest.mark.parametrize("words", [
+    ("--momentum", "0"), ("--fine_tune_wd", "0.1"), ("--fine_tune_wd", "0.1", "--nesterov"),
+    ("--fine_tune_wd", "0.1", "--fine_tune_optimizer", "adam"),
+], ids=str)  # fmt: skip
 def test_pruned_weights_are_exactly_0_before_the_first_step_and_after_every_one(words, run, monkeypatch):
-    given, net, steps, take = ticket(bias=True), Toy(bias=True), [], loop_module.train_step
+    given, net, steps = ticket(bias=True), Toy(bias=True), []
 
     def look(step: int) -> None:
         steps.append(step)
@@ -77,11 +74,11 @@ def test_pruned_weights_are_exactly_0_before_the_first_step_and_after_every_one(
 
     def looking(training: WeightTraining, step: int, *rest: object) -> Tensor:
         look(step)
-        counted = take(training, step, *rest)
+        counted = train_step(training, step, *rest)
         look(step)
         return counted
 
-    monkeypatch.setattr(loop_module, "train_step", looking)
+    monkeypatch.setattr("trainers.training.loop.train_step", looking)
     train_ticket(run, "finetune", net, given, splits(20), tuning("--fine_tune_lr", "0.05", *words))
     assert steps == [0, 0, 1, 1, 2, 2] * 2
 
@@ -111,11 +108,9 @@ def test_survivors_and_batch_norm_learn_as_by_sgd_without_zeroing(nesterov, no_b
     # What the network was before makes no difference, nor does a search that froze it.
     train_ticket(run, "check/mask_shuffle", net, given, data, tuning("--fine_tune_lr", "0.5"))
     net.requires_grad_(False)
-    words = ("--fine_tune_lr", "0.1", "--fine_tune_wd", "0.3")
-    switches = ("--nesterov", str(nesterov).lower(), "--no_bn_decay", str(no_bn_decay).lower())
-    train_ticket(run, "finetune", net, given, data, tuning(*words, *switches))
-    spared = ["norm.weight", "norm.bias"] if no_bn_decay else []
-    expected = trained_by_hand(run, given, data, nesterov, spared)
+    words = f"--fine_tune_lr 0.1 --fine_tune_wd 0.3 --nesterov {nesterov} --no_bn_decay {no_bn_decay}"
+    train_ticket(run, "finetune", net, given, data, tuning(*words.split()))
+    expected = trained_by_hand(run, given, data, nesterov, ["norm.weight", "norm.bias"] if no_bn_decay else [])
     for name, part in net.named_parameters():
         mask = given.masks.get(name, torch.ones_like(part, dtype=torch.bool))
         torch.testing.assert_close(part.detach()[mask], expected[name][mask], rtol=1e-4, atol=1e-5)
@@ -142,15 +137,12 @@ def test_the_optimizer_is_that_of_fine_tuning(kind, other):
     assert type(WeightTraining(Toy(), ticket(), recipe).optimizer) is kind
 
 
-@pytest.mark.parametrize(
-    ("words", "rates"),
-    [
-        ("--epochs 60 --fine_tune_epochs 4 --fine_tune_lr_policy cosine_lr",
-         [0.1 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]),
-        ("--fine_tune_epochs 4 --fine_tune_lr_policy multistep_lr --milestones 1 3 --gamma 0.5", [0.2, 0.1, 0.1, 0.05]),
-        ("--epochs 3 --iter_period 1 --fine_tune_lr_policy constant_lr", [0.2] * 3),  # as long as the search
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("words", "rates"), [
+    ("--epochs 60 --fine_tune_epochs 4 --fine_tune_lr_policy cosine_lr",
+     [0.1 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]),
+    ("--fine_tune_epochs 4 --fine_tune_lr_policy multistep_lr --milestones 1 3 --gamma 0.5", [0.2, 0.1, 0.1, 0.05]),
+    ("--epochs 3 --iter_period 1 --fine_tune_lr_policy constant_lr", [0.2] * 3),  # as long as the search
+])  # fmt: skip
 def test_the_learning_rate_is_that_of_fine_tuning_over_its_own_epochs(words, rates, run):
     recipe = Recipe.of_tuning(parse_args(["--lr", "5", "--fine_tune_lr", "0.2", *words.split()]))
     row = train_ticket(run, "finetune", Toy(), ticket(), splits(20), recipe)

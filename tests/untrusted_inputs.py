@@ -95,16 +95,12 @@ CONFIGS = st.one_of(
 
 _VALUE = st.sampled_from(VALUES) | ANY_TEXT | st.integers().map(str) | st.floats().map(str)
 _FLAG = st.sampled_from(NAMES).map(lambda name: f"--{name}")
-WORDS = st.lists(
-    st.one_of(
-        st.tuples(_FLAG, _VALUE),
-        st.tuples(st.builds("{}={}".format, _FLAG, _VALUE)),
-        st.tuples(st.builds("--no_{}".format, st.sampled_from(NAMES))),
-        st.tuples(_FLAG, _VALUE, _VALUE),
-        st.tuples(_VALUE | st.sampled_from(["--", "-", "-p", "-e", "-ep", "--=", "---", "-h"])),
-    ),
-    max_size=5,
-).map(lambda some: [word for words in some for word in words])
+_WORDS = st.one_of(
+    st.tuples(_FLAG, _VALUE), st.tuples(st.builds("{}={}".format, _FLAG, _VALUE)), st.tuples(_FLAG, _VALUE, _VALUE),
+    st.tuples(st.builds("--no_{}".format, st.sampled_from(NAMES))),
+    st.tuples(_VALUE | st.sampled_from(["--", "-", "-p", "-e", "-ep", "--=", "---", "-h"])),
+)  # fmt: skip
+WORDS = st.lists(_WORDS, max_size=5).map(lambda some: [word for words in some for word in words])
 
 # ---- safetensors ---------------------------------------------------------------------------------------------------
 
@@ -114,12 +110,10 @@ JUNK_JSON = st.sampled_from(
     ["", "null", "1", "[1]", '["no/such"]', "{", "[" * 5000, '{"a": 1}', '"state"', "NaN", "1" * 5000, "[null]"]
 ) | TREES  # fmt: skip
 _CHANGE = st.tuples(
-    _FRACTION,
-    st.sampled_from(["dtype", "shape", "data_offsets", "name", "gone", "copy"]),
-    st.sampled_from(DTYPES),
+    _FRACTION, st.sampled_from(["dtype", "shape", "data_offsets", "name", "gone", "copy"]), st.sampled_from(DTYPES),
     st.lists(st.sampled_from([0, 1, 2, 3, 64, 2**31, 2**62, 2**63, 2**64, -1]), max_size=4),
     st.sampled_from("state/x mask/x gem/x state/ / train mask/linear.0.weight".split() + ["", "x" * 300, "é\n"]),
-)
+)  # fmt: skip
 
 
 def _header_changed(raw: bytes, changes: list[tuple], metadata: dict[str, str], length: int) -> bytes:
@@ -248,21 +242,14 @@ def bomb_png(width: int, height: int) -> bytes:
 
 _SIDE = st.sampled_from([1, 2, 7, 8, 8, 8, 33])
 DRAWN = st.builds(
-    _drawn,
-    st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]),
+    _drawn, st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]),
     st.sampled_from(["L", "RGB", "RGBA", "CMYK", "P", "1", "I;16", "I", "F", "LA"]),
-    st.tuples(_SIDE, _SIDE) | st.sampled_from([(1, 3000), (3000, 1)]),
-    st.sampled_from([1, 1, 2]),
-)
+    st.tuples(_SIDE, _SIDE) | st.sampled_from([(1, 3000), (3000, 1)]), st.sampled_from([1, 1, 2]),
+)  # fmt: skip
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
-IMAGES = st.one_of(
-    DRAWN,
-    DRAWN,
-    mutated(DRAWN),
-    st.builds(bomb_png, *[st.sampled_from([0, 1, 9000, 65535, 2**31 - 1, 2**32 - 1])] * 2),
-    st.sampled_from([b"", b"GIF89a", POSTSCRIPT]),
-    st.binary(max_size=60),
-)
+_BOMBS = st.builds(bomb_png, *[st.sampled_from([0, 1, 9000, 65535, 2**31 - 1, 2**32 - 1])] * 2)
+_JUNK = st.sampled_from([b"", b"GIF89a", POSTSCRIPT]) | st.binary(max_size=60)
+IMAGES = st.one_of(DRAWN, DRAWN, mutated(DRAWN), _BOMBS, _JUNK)
 FILE_NAMES = ["0.png", "1.jpg", "2.JPEG", "3.tif", "4.webp", "-x.png", "a\nb.png", "\udcff.png", ".hidden.png", "a" * 99
               + ".png", "x.txt", "\x1b[2J.png", "é.png", "x.png.exe", "5.bmp"]  # fmt: skip
 _ODD = st.sampled_from(["bird", "nowhere", "0.png", "/dev/zero", "pipe", {}])  # text: a link to it
