@@ -138,7 +138,7 @@ def test_a_finished_stage_is_not_lengthened_without_a_word(unchecked, done):
     folder = unchecked()
     (folder / "summary.json").unlink()
     said = done("--resume", folder, "--fine_tune_epochs", 3, "--resume_anyway").err
-    assert "finetune had ended after 1 epochs and stays so, not 3" in said
+    assert "finetune had ended after 1 epoch and stays so, not 3" in said
 
 
 def test_events_of_another_run_in_the_same_place_are_told_of(unchecked, done, places):
@@ -241,7 +241,7 @@ def test_a_claimed_ticket_is_trained_and_checked(ran, refusal, places, tmp_path)
     assert same_bits(ticket.masks, masks)
     for name, mask in masks.items():
         assert torch.equal(ticket.state[name], torch.where(mask, theirs.get_parameter(name), ours.get_parameter(name)))
-    for file, said in (("nowhere.pth", "nowhere.pth (ticket)"), ("dense.pth", "without a zero")):
+    for file, said in (("nowhere.pth", "there is no ticket"), ("dense.pth", "without a zero")):
         assert said in refusal(*SMALL, *places, "--name", "other", "--ticket", tmp_path / file)
 
 
