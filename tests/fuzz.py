@@ -26,7 +26,7 @@ from args_helper import parse_args
 from data.packs.pack import INDEX, SHARD
 from tests.fuzz_sandbox import EVALUATE, TINY, Place, Watch
 from tests.small_sets import put_mnist
-from tests.untrusted_inputs import CLASSES, CONFIGS, WORDS, checkpoints, json_files, mutated, tensor_files
+from tests.untrusted_inputs import CLASSES, CONFIGS, SWEEPS, WORDS, checkpoints, json_files, mutated, tensor_files
 from trainers.results.run_folder import folder_of
 
 
@@ -46,6 +46,13 @@ def try_words(place: Place, words: list[str], content: bytes | None = None) -> N
             unlike = {"config", "subfolder", "print_config", "resume", "sweep", "resume_anyway"}
             again = parse_args(["--config", str(printed)])
             assert again.model_dump(exclude=unlike) == config.model_dump(exclude=unlike)
+
+
+def try_sweep(place: Place, content: bytes) -> None:
+    """Try the plan of a sweep."""
+    with place.fresh() as folder:
+        (folder / "sweep.yml").write_bytes(content)
+        place.tried("--sweep", folder / "sweep.yml", "--dry_run", "--results_dir", folder / "results")
 
 
 def try_file(place: Place, content: bytes, name: str = "net.pt", flag: str = "--pretrained") -> None:
@@ -179,6 +186,7 @@ def _pack_files(place: Place) -> st.SearchStrategy[tuple[Path, bytes, str]]:
 FUZZERS = {
     "configs": (lambda place, content: try_words(place, [], content), lambda _: CONFIGS),
     "command lines": (try_words, lambda _: WORDS),
+    "sweeps": (try_sweep, lambda _: SWEEPS),
     "tickets": (try_ticket, lambda place: tensor_files(place.ticket) | tensor_files(place.model)),
     "tickets, pickled": (partial(try_file, name="ticket.pt", flag="--ticket"), lambda place: checkpoints(place.search)),
     "networks": (try_file, lambda place: checkpoints(place.search)),

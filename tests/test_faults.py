@@ -103,7 +103,7 @@ def test_max_time_stops_before_it_is_over_and_a_loop_comes_to_the_same_end(place
 def test_a_run_goes_on_with_other_options_when_asked_to(begun, call, done, refusal):
     others = ("--resume", begun, "--fine_tune_lr", "0.5", "--fine_tune_epochs", "3")
     assert "fine_tune_lr 0.01 → 0.5; --resume_anyway goes on" in call(*others).err
-    said = "no sanity checks: the run was resumed with fine_tune_epochs 2 → 3, fine_tune_lr 0.01 → 0.5, perhaps within its"
+    said = "no sanity checks: the run was resumed with fine_tune_epochs 2 → 3, fine_tune_lr 0.01 → 0.5, perhaps within"
     assert said in done(*others, "--resume_anyway").err
     assert summary_of(begun)["checks"] == {}
     rows = [row for row in read_rows(begun / "acc_and_sparsity.csv") if row["phase"] == "finetune"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -91,6 +92,22 @@ CONFIGS = st.one_of(
     st.builds(lambda sign, times: (sign * times).encode(), st.sampled_from("[{-?!&*\"'|a \n"), st.integers(1, 4000)),
     st.builds(lambda times: b"lr: 1 # " + b"x" * times, st.integers(2**18 - 20, 2**18 + 20)),
     mutated(st.deferred(lambda: st.sampled_from(_published()))),
+)
+
+_LEAF = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(VALUES)
+_OPTIONS = st.dictionaries(
+    st.sampled_from([*NAMES, "low", "high", "log", "trials"]),
+    st.recursive(_LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner)),
+    max_size=4,
+)
+_PART = st.one_of(
+    _OPTIONS, st.dictionaries(st.sampled_from([*NAMES, "a", "b/c", 1, None]), _OPTIONS, max_size=3), _LEAF
+)
+SWEEPS = st.one_of(
+    CONFIGS,
+    st.dictionaries(st.sampled_from("options vary search study runs x".split()), _PART).map(
+        lambda parts: yaml.safe_dump({"runs": {"a": {"lr": 0.1}}, **parts}).encode(errors="surrogatepass")
+    ),
 )
 
 _VALUE = st.sampled_from(VALUES) | ANY_TEXT | st.integers().map(str) | st.floats().map(str)
