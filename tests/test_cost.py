@@ -8,6 +8,7 @@ import torch
 from conftest import same_bits
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import deform_conv2d
 
 from args_helper import parse_args
 from data.spec import DataSpec
@@ -176,6 +177,15 @@ def test_a_bias_or_the_middle_of_a_sigmoid_is_no_way_from_the_input(between):
     assert connectivity(net, masks, (1, 2, 2))["effective_weights_remaining"] == 20 + 15
     masks["1.weight"][1:] = False  # leaves one of five units
     assert connectivity(net, masks, (1, 2, 2))["effective_weights_remaining"] == 4 + 3
+
+
+def test_a_network_that_cannot_be_differentiated_twice_has_its_effective_weights_too():
+    offset, kernel = torch.zeros(1, 2, 2, 2, dtype=torch.float64), torch.eye(5, dtype=torch.float64)[..., None, None]
+    deformed = Elementwise(lambda images: deform_conv2d(images, offset, kernel))
+    net = nn.Sequential(nn.Conv2d(2, 5, 1), deformed, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(5, 3))
+    masks = all_kept(weights_of(net))
+    masks["4.weight"][:, 0] = False
+    assert connectivity(net, masks, (2, 2, 2))["effective_weights_remaining"] == 8 + 12
 
 
 def test_the_values_of_weights_cut_nothing_off():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,12 @@ def load_fetched(name: str, spec: DataSpec, config: Config, files: str) -> Sourc
         try:
             train, test = read(download=False)
         except Exception:
-            with _without_leftovers(root, root / name / "raw"):
-                make_folder(root)
-                with locked(root, patience=-1):  # another process may be downloading into the same files
-                    train, test = read(download=True)
+            inner = root / name / "raw"
+            made = [path for path in (inner, *inner.parents) if not path.exists()]
+            make_folder(root)
+            # Another process may be downloading into the same files.
+            with locked(root, patience=-1), _without_leftovers(root, made):
+                train, test = read(download=True)
     # For truncated or wrong files torchvision raises AssertionError and many other errors.
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
@@ -59,17 +61,15 @@ def load_fetched(name: str, spec: DataSpec, config: Config, files: str) -> Sourc
 
 
 @contextmanager
-def _without_leftovers(root: Path, inner: Path) -> Iterator[None]:
-    """Remove, when the block fails, its lock and the empty folders that it made: `root`, `inner`, and those above."""
-    made = [path for path in (inner, *inner.parents) if not path.exists()]
-    first = not (lock := root / ".lock").exists()
+def _without_leftovers(root: Path, made: Sequence[Path]) -> Iterator[None]:
+    """Remove, when the block fails, the folders made for it, innermost first, unless they hold more than the lock."""
     try:
         yield
     except Exception:
-        if first and not any(inner.iterdir() if inner.is_dir() else ()):
-            lock.unlink(missing_ok=True)
         for path in made:
-            with suppress(OSError):  # it is not empty
+            with suppress(OSError):  # it is not empty, or was never made
+                if path == root and [one.name for one in root.iterdir()] == [".lock"]:
+                    (root / ".lock").unlink()  # held until then, so that no other process is inside
                 path.rmdir()
         raise
 

@@ -53,8 +53,8 @@ def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[s
         `effective_weights_remaining`, `effective_weights_remaining_percent`, `dead_layers` and `thin_layers` (names).
         Dead layers keep no weight; thin ones keep less than one per filter on average. Biases are not counted.
 
-    Source: effective density: Vysogorets & Kempe, JMLR 2023 (arXiv 2107.02306). Their gradient of the summed output
-    also counts what a bias reaches.
+    Source: effective density: Vysogorets & Kempe, JMLR 2023 (arXiv 2107.02306). Their gradient of the summed output,
+    which is taken where the second derivative is not there, also counts what a bias reaches.
     """
     device = device_of_doubles(str(next(net.parameters()).device))
     flow = deepcopy(net).to(device).double().eval().requires_grad_(True)
@@ -69,8 +69,11 @@ def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[s
     scale = torch.ones((), dtype=torch.float64, device=device, requires_grad=True)
     with _AllPathsOpen(), sdpa_kernel(SDPBackend.MATH):  # no other attention can be differentiated twice
         output = flow(scale.expand(1, *shape)).sum()
-        (slope,) = torch.autograd.grad(output, scale, create_graph=True)
-        gradients = torch.autograd.grad(slope, list(weights.values()), allow_unused=True)
+        try:
+            (slope,) = torch.autograd.grad(output, scale, create_graph=True)
+            gradients = torch.autograd.grad(slope, list(weights.values()), retain_graph=True, allow_unused=True)
+        except RuntimeError:  # a function has no second derivative, as deformable convolutions
+            gradients = torch.autograd.grad(output, list(weights.values()), allow_unused=True)
     effective = sum(
         int((masks[name].to(device) & (gradient != 0)).sum())
         for name, gradient in zip(weights, gradients)
