@@ -18,7 +18,7 @@ import yaml
 
 from data import DATASETS, DEFINED_BY_PATH, OF_FOLDERS
 from models import MODELS, TORCHVISION, WITHOUT_MASKS
-from trainers.algorithms import ALGORITHMS, DENSE, FROM_FILE, Algorithm, facts_of
+from trainers.algorithms import ALGORITHMS, ALSO_CALLED, DENSE, FROM_FILE, Algorithm, facts_of
 from utils.errors import UserError
 from utils.options.changes import accepted, stored_config
 from utils.options.contradictions import Contradiction
@@ -52,7 +52,6 @@ Init = one_of(
     "standard", meant={"he": "kaiming_normal"},
 )  # fmt: skip
 Nonlinearity = one_of("relu", "leaky_relu", "tanh", "sigmoid", "selu", "linear")
-ALSO_CALLED = {"gemminer": "hc_iter"}
 AlgorithmName = one_of(*ALGORITHMS, aliases={"wt": DENSE, "dense": DENSE}, also=OWN_FILE, meant=ALSO_CALLED)
 OptimizerName = one_of("sgd", "adam")
 LrPolicy = one_of("constant_lr", "cosine_lr", "multistep_lr", aliases={"None": "constant_lr"})

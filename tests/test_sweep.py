@@ -16,15 +16,16 @@ from conftest import PROJECT, epoch_row, read_rows, same_bits, start, summary_of
 from safetensors.torch import save_file
 
 import main
-from args_helper import config_of, parse_args
+from args_helper import OPTIONS, config_of, parse_args
 from trainers.sweeping import worker
 from trainers.sweeping.grid import Trials
 from trainers.sweeping.metrics import is_below_median, misses_target
 from trainers.sweeping.plan import SearchSpace, plan
-from trainers.sweeping.sweep_file import runs_of
+from trainers.sweeping.sweep_file import Sweep, runs_of
 from trainers.sweeping.units import Claims
 from utils.errors import Stopped, UserError
 from utils.files import write_csv, write_json
+from utils.options.parser import SWEEP_KEYS
 from utils.run.lock import Claim
 
 TINY = {
@@ -126,6 +127,10 @@ def test_what_is_wrong_with_a_sweep_is_said_before_anything_runs(content, said, 
         Path(words[1]).write_text(content)
     assert said in refusal(*words).replace(words[1], "FILE")
     assert [one.name for one in tmp_path.iterdir()] == ["s.yml"]
+
+
+def test_a_config_file_is_told_from_a_sweep_by_the_keys_that_a_sweep_has():
+    assert set(SWEEP_KEYS) == set(Sweep.model_fields) and not set(SWEEP_KEYS) & set(OPTIONS)
 
 
 def test_names_of_runs_and_texts_stay_as_they_are_written(sweep):

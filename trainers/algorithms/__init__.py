@@ -28,6 +28,7 @@ class Algorithm(NamedTuple):
         bounded: whether its scores lie in [0, 1].
         accurate_untrained: whether it searches for a subnetwork that is accurate before training.
         rewinds: whether `rewind_epoch` epochs of dense training may precede the search.
+        may_be_trained: whether the weights that its fine-tuning begins with may have been trained.
         inverts: whether `invert_sanity_check` makes it prune the highest scores.
         density_options: options that set a density, besides `target_sparsity`.
         defaults: option -> its default for this algorithm.
@@ -46,6 +47,7 @@ class Algorithm(NamedTuple):
     bounded: bool = False
     accurate_untrained: bool = False
     rewinds: bool = False
+    may_be_trained: bool = False
     inverts: bool = False
     density_options: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = {}
@@ -72,9 +74,8 @@ class Algorithm(NamedTuple):
 
     @property
     def accuracy_before(self) -> str:
-        """What the accuracy before fine-tuning is of: rounds and files may give weights that are trained."""
-        is_trained = self.search == "rounds" or self.rewinds or self == ALGORITHMS[FROM_FILE]
-        return "before fine-tuning" if is_trained else "before any training"
+        """What the accuracy before fine-tuning is the accuracy of."""
+        return "before fine-tuning" if self.may_be_trained or self.rewinds else "before any training"
 
     @property
     def is_dense(self) -> bool:
@@ -127,7 +128,8 @@ ALGORITHMS = {
     ),
     "imp": Algorithm(
         f"{_IMP}:find_ticket", "iterative magnitude pruning", "rounds", density_options=("imp_rounds",),
-        defaults={"prune_rate": 0.2}, prunings=f"{_IMP}:planned_prunings", contradictions=refused.ROUNDS,
+        may_be_trained=True, defaults={"prune_rate": 0.2}, prunings=f"{_IMP}:planned_prunings",
+        contradictions=refused.ROUNDS,
     ),
     "rigl": Algorithm(
         f"{_RIGL}:find_by_gradient", "RigL", "sparse", prunings=f"{_RIGL}:planned_prunings"
@@ -159,7 +161,8 @@ ALGORITHMS = {
     "grasp": Algorithm(f"{_HERE}.grasp:find_ticket", "GraSP"),
     "synflow": Algorithm(f"{_HERE}.synflow:find_ticket", "SynFlow"),
     "given": Algorithm(
-        f"{_HERE}.from_file:find_ticket", "ticket from a file", aims=False, contradictions=refused.FROM_A_FILE
+        f"{_HERE}.from_file:find_ticket", "ticket from a file", may_be_trained=True, aims=False,
+        contradictions=refused.FROM_A_FILE,
     ),
 }  # fmt: skip
 
@@ -167,6 +170,8 @@ OWN = Algorithm("", "an algorithm of one's own", "scores", accurate_untrained=Tr
 """The facts assumed about a user's algorithm, `path/to/file.py:function`."""
 
 DENSE, FROM_FILE = "training", "given"
+ALSO_CALLED = {"gemminer": "hc_iter"}
+"""What is no name of an algorithm, in lower case without - and _ -> the one that is probably meant."""
 
 
 def facts_of(name: str) -> Algorithm:

@@ -101,8 +101,11 @@ def restore(training: Training, stored: dict[str, Any], where: str) -> None:
     """
 
     # Extra entries are allowed: a ticket's training also restores a round of imp, which stores more.
+    # What earlier versions lack may be empty, too: a training that has diverged is restored to where it began.
     def fits(name: str, own: Any) -> bool:
-        return _is_alike(stored[name], own) if name in stored else name in training.younger_state
+        if name in training.younger_state and (name not in stored or stored[name] == {}):
+            return True
+        return name in stored and _is_alike(stored[name], own)
 
     wrong = next((name for name, own in training.state().items() if not fits(name, own)), None)
     if wrong is not None:
@@ -116,14 +119,13 @@ def restore(training: Training, stored: dict[str, Any], where: str) -> None:
 def _is_alike(stored: Any, own: Any) -> bool:
     """Whether a stored value has the type, and a tensor the shape, of the value in a fresh training.
 
-    What is empty or None in a fresh training may have been filled since, as it has where a divergence is looked for by
-    restoring the training that diverged.
+    What is empty or None in a fresh training may have been filled since.
     """
     if own is None:
         return stored is None or isinstance(stored, Tensor | float)
     if isinstance(own, Tensor):
         return isinstance(stored, Tensor) and stored.shape == own.shape and stored.layout == own.layout
-    if isinstance(own, dict) and own and isinstance(stored, dict) and stored and "param_groups" not in own:
+    if isinstance(own, dict) and own and isinstance(stored, dict) and "param_groups" not in own:
         return set(own) == set(stored) and all(_is_alike(stored[name], value) for name, value in own.items())
     return type(stored) is type(own) or (isinstance(own, float) and type(stored) is int)
 
