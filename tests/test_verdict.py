@@ -174,6 +174,7 @@ def test_an_inverted_run_is_judged_as_the_check_of_the_run_it_inverts(tmp_path):
     trials = write_trials(tmp_path / "trial_1", "abc")
     verdict = trials["checks"]["score_inversion"]
     assert (verdict["margin"], verdict["passes"]) == (38.0, True)
+    assert trials["figures"]["score_inversion_test_acc_after_finetune"] == {"mean": 52.0, "sd": 1.0, "n": 3}
     trials["figures"]["gap_to_dense"]["mean"] = 45.0  # of the inverted runs
     assert "dense" not in trials_screen(trials).splitlines()[-1]
 
