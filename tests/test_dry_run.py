@@ -16,12 +16,13 @@ from tests.conftest import PROJECT, SMALL, read_rows
 from tests.small_sets import put_imagenet
 from trainers.algorithms import ALGORITHMS
 from trainers.algorithms.edge_popup import EdgePopup
+from trainers.algorithms.gem_miner import GemMiner
 from trainers.dry_run import Timing, _costs, _layers, _prunings, _Timed
 from utils.masks import ceil_count
 from utils.run.stopping import SIGNALS
 
 
-def prunings(words: str, weights: int, unpruned: int) -> list[str]:
+def prunings(words: str, weights: int, *unpruned: int) -> list[str]:
     return list(_prunings(parse_args(words.split()), weights, unpruned))
 
 
@@ -96,6 +97,18 @@ def test_the_prunings_of_a_gradual_search_end_at_the_target():
     left = numbers_left("--epochs 150 --iter_period 1 --target_sparsity 0.01 --prune_type ExactBottomK", 268_048)
     assert min(left) == left[-1] == 26
     assert "however many these are" in prunings("--epochs 10", 100, 100)[0]
+
+
+def test_the_plan_of_a_search_that_prunes_layer_by_layer_is_what_it_does():
+    words = "--width 0.25 --epochs 8 --iter_period 1 --target_sparsity 2 --prune_type LocalBottomK"
+    config = parse_args(words.split())
+    search, left = GemMiner(to_masked(build_model(config)), config), []
+    sizes = [layer.flag.numel() for layer in masked_layers(search.network).values()]
+    for epoch in range(1, 8):
+        search._prune(last=epoch == 7, generator=torch.Generator())
+        left.append(int(search.flat.flags.sum()))
+    planned = prunings(words, sum(sizes), *sizes)[1:]
+    assert [int(line.split()[3].replace(",", "")) for line in planned] == left
 
 
 def test_the_plan_of_a_search_that_begins_late_goes_by_what_is_left():

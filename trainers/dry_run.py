@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from copy import deepcopy
 from itertools import groupby, islice, pairwise
@@ -73,10 +73,10 @@ def print_plan(config: Config) -> None:
     net = build_model(config, data.spec).to(config.torch_device)
     refuse_single_images(net, data)
     sizes = {name: tuple(value.shape) for name, value in prunable_parameters(net).items()}
-    weights = sum(torch.Size(shape).numel() for name, shape in sizes.items() if not is_bias(name))
-    unpruned = _unpruned(config, net) or weights
+    layers = [torch.Size(shape).numel() for name, shape in sizes.items() if not is_bias(name)]
+    unpruned = _unpruned(config, net) or layers
     config = prepared(config, net, data)
-    for line in [*_what(config, folder, data), *_layers(sizes, config), *_prunings(config, weights, unpruned)]:
+    for line in [*_what(config, folder, data), *_layers(sizes, config), *_prunings(config, sum(layers), unpruned)]:
         print(line)
     reset_peak_memory(data.train.device)
     with tempfile.TemporaryDirectory() as scratch:
@@ -111,16 +111,16 @@ def _layers(sizes: dict[str, tuple[int, ...]], config: Config) -> Iterator[str]:
     yield f"  {'weights':<{width}}  {'':<16} {whole:>12,}{share}"
 
 
-def _unpruned(config: Config, net: nn.Module) -> int | None:
-    """Count the unpruned weights at the start by the flags in `pretrained`; None: it has no flags, all are unpruned."""
+def _unpruned(config: Config, net: nn.Module) -> list[int] | None:
+    """Count each layer's unpruned weights at the start by the flags in `pretrained`; None: it has none, all are."""
     facts = config.algorithm
     masked = to_masked(deepcopy(net)) if facts.gradual and facts.bounded and config.pretrained else None
     if masked is None or not load_scores(masked, read_state(config.pretrained), config.pretrained):
         return None
-    return sum(int(layer.flag.sum()) for layer in masked_layers(masked).values())
+    return [int(layer.flag.sum()) for layer in masked_layers(masked).values()]
 
 
-def _prunings(config: Config, weights: int, unpruned: int) -> Iterator[str]:
+def _prunings(config: Config, weights: int, unpruned: Sequence[int]) -> Iterator[str]:
     """Yield when a gradual algorithm prunes, and how many of its unpruned weights then remain."""
     planned = config.algorithm.prunings and load_named(config.algorithm.prunings)(config, weights, unpruned)
     if isinstance(planned, str):
