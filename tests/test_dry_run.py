@@ -81,6 +81,7 @@ def test_no_round_is_planned_below_the_target_or_without_a_weight():
     left = numbers_left(words, 3392)
     assert left == sorted(left, reverse=True) and left[-1] == 1214
     assert numbers_left("--algo imp --imp_rounds 40 --prune_rate 0.5", 100)[-1] == 1
+    assert numbers_left("--algo global_ep_iter --target_sparsity 0.1", 500)[-1] == 1
 
 
 def test_the_weights_a_plan_promises_are_those_of_the_rounds(done, ran, places):

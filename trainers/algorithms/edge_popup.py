@@ -71,7 +71,8 @@ def planned_prunings(config: Config, whole: int, _layers: Sequence[int]) -> list
     for number, epoch in enumerate(config.prunings, start=1):
         # Of the prunings before the start, the last counts.
         begins = max(config.start_epoch, 0 if number == 1 else epoch + 1)
-        planned[f"from epoch {begins}"] = whole - ceil_count(1.0 - (1.0 - config.pruning_rate) ** number, whole)
+        pruned = ceil_count(1.0 - (1.0 - config.pruning_rate) ** number, whole)
+        planned[f"from epoch {begins}"] = max(1, whole - pruned)  # a weight stays
     return [*planned.items()]
 
 
