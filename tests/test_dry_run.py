@@ -173,6 +173,14 @@ def test_what_a_run_costs_is_the_sum_over_its_stages(words, parts, whole):
     assert ("search       too short to time: not counted here" in untimed) == ("imp" not in words)
 
 
+def test_a_search_that_draws_its_masks_evaluates_each_of_them():
+    words = "--epochs 10 --fine_tune_epochs 5 --skip_sanity_checks --round prob --num_test 4".split()
+    data, timing = SimpleNamespace(train=range(10)), Timing(search=0.1, scoring=0.0, weights=0.1, evaluation=1.0)
+    search, tuning, _ = _costs(parse_args(words), data, timing)
+    assert search.endswith("4.00 s of evaluation: 50.0 s")
+    assert tuning.endswith("1.00 s of evaluation: 10.0 s")
+
+
 @pytest.mark.parametrize(("kind", "names"), [("algorithms", ALGORITHMS), ("models", MODELS), ("datasets", DATASETS)])
 def test_lists_have_every_name_with_what_it_is(kind, names, call):
     lines = dict(line.split("  ", 1) for line in call("--list", kind).out.splitlines())

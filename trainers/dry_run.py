@@ -33,6 +33,7 @@ from trainers.tickets.ticket import Ticket
 from trainers.training.batchnorm import refuse_single_images
 from trainers.training.compile import prepared
 from trainers.training.loop import evaluate
+from trainers.training.rounding import is_random
 from trainers.training.stages import Stage, stages_of, warn_of_idle_milestones
 from trainers.training.weights import train_ticket
 from utils.environment import device_name
@@ -200,15 +201,15 @@ def _costs(config: Config, data: Splits, timing: Timing) -> Iterator[str]:
     steps, whole = len(data.train), timing.scoring
     if timing.scoring >= 0.05:
         yield f"scoring      {_clock(timing.scoring)}"
-    for part, epochs, step in _parts(config, timing):
+    for part, epochs, step, evaluation in _parts(config, timing):
         if step is None:
             yield f"{part:<12} too short to time: not counted here"
             continue
-        seconds = epochs * (steps * step + timing.evaluation)
+        seconds = epochs * (steps * step + evaluation)
         whole += seconds
         yield (
             f"{part:<12} {counted(epochs, 'epoch')} of {counted(steps, 'step')} at {1000 * step:.1f} ms and "
-            f"{timing.evaluation:.2f} s of evaluation: {_clock(seconds)}"
+            f"{evaluation:.2f} s of evaluation: {_clock(seconds)}"
         )
     if config.with_dense:
         yield "with_dense   also trains the dense network, unless its results are there: not counted here"
@@ -216,16 +217,17 @@ def _costs(config: Config, data: Splits, timing: Timing) -> Iterator[str]:
     yield f"all of it    about {_clock(whole)}{trials}, by {TIMED_STEPS} timed steps of each kind"
 
 
-def _parts(config: Config, timing: Timing) -> Iterator[tuple[str, int, float | None]]:
-    """Yield name, epochs and seconds per step (None: not timed) of each part: consecutive stages of one kind."""
+def _parts(config: Config, timing: Timing) -> Iterator[tuple[str, int, float | None, float]]:
+    """Yield name, epochs, and seconds per step (None: not timed) and evaluation of each part: stages of one kind."""
+    drawn = config.num_test if config.algorithm.bounded and is_random(config) else 1
 
     def called(stage: Stage) -> str:
         return PARTS.get(stage.name) or PARTS[stage.name.partition("/")[0]]
 
     for (part, trains), stages in groupby(stages_of(config), lambda stage: (called(stage), stage.trains)):
-        step = timing.search if trains == "scores" else timing.weights
+        step, masks = (timing.search, drawn) if trains == "scores" else (timing.weights, 1)
         if step is not None or not timing.scoring:  # else a user's search that trains nothing
-            yield part, sum(stage.epochs for stage in stages), step
+            yield part, sum(stage.epochs for stage in stages), step, masks * timing.evaluation
 
 
 def _clock(seconds: float) -> str:
