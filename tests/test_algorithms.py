@@ -309,6 +309,10 @@ def test_the_second_version_of_smart_ratio_sets_first_layer_and_classifier():
     assert second == [149, *first[1:-1], 166]  # ⌊.3449074 · 432⌋ and ⌊.259375 · 640⌋
 
 
+def test_smart_ratio_counts_a_share_that_is_whole_whole():
+    assert layer_counts([2588, 1139], 0.9, "vgg11") == [31, 341]  # 0.1 · 3727 − 0.3 · 1139 = 31, as doubles 30.999…
+
+
 @pytest.mark.parametrize(("pruned", "version", "said"), [
     (0.9, 2, "sr_version 2 is defined for resnet20"), (0.99, 1, "fewer than the classifier's share"),
 ])  # fmt: skip

@@ -16,12 +16,13 @@ from tests.conftest import PROJECT, SMALL, read_rows
 from tests.small_sets import put_imagenet
 from trainers.algorithms import ALGORITHMS
 from trainers.algorithms.edge_popup import EdgePopup
+from trainers.algorithms.gem_miner import GemMiner
 from trainers.dry_run import Timing, _costs, _layers, _prunings, _Timed
 from utils.masks import ceil_count
 from utils.run.stopping import SIGNALS
 
 
-def prunings(words: str, weights: int, unpruned: int) -> list[str]:
+def prunings(words: str, weights: int, *unpruned: int) -> list[str]:
     return list(_prunings(parse_args(words.split()), weights, unpruned))
 
 
@@ -80,6 +81,7 @@ def test_no_round_is_planned_below_the_target_or_without_a_weight():
     left = numbers_left(words, 3392)
     assert left == sorted(left, reverse=True) and left[-1] == 1214
     assert numbers_left("--algo imp --imp_rounds 40 --prune_rate 0.5", 100)[-1] == 1
+    assert numbers_left("--algo global_ep_iter --target_sparsity 0.1", 500)[-1] == 1
 
 
 def test_the_weights_a_plan_promises_are_those_of_the_rounds(done, ran, places):
@@ -96,6 +98,18 @@ def test_the_prunings_of_a_gradual_search_end_at_the_target():
     left = numbers_left("--epochs 150 --iter_period 1 --target_sparsity 0.01 --prune_type ExactBottomK", 268_048)
     assert min(left) == left[-1] == 26
     assert "however many these are" in prunings("--epochs 10", 100, 100)[0]
+
+
+def test_the_plan_of_a_search_that_prunes_layer_by_layer_is_what_it_does():
+    words = "--width 0.25 --epochs 8 --iter_period 1 --target_sparsity 2 --prune_type LocalBottomK"
+    config = parse_args(words.split())
+    search, left = GemMiner(to_masked(build_model(config)), config), []
+    sizes = [layer.flag.numel() for layer in masked_layers(search.network).values()]
+    for epoch in range(1, 8):
+        search._prune(last=epoch == 7, generator=torch.Generator())
+        left.append(int(search.flat.flags.sum()))
+    planned = prunings(words, sum(sizes), *sizes)[1:]
+    assert [int(line.split()[3].replace(",", "")) for line in planned] == left
 
 
 def test_the_plan_of_a_search_that_begins_late_goes_by_what_is_left():
@@ -157,6 +171,14 @@ def test_what_a_run_costs_is_the_sum_over_its_stages(words, parts, whole):
     ]  # fmt: skip
     untimed = list(_costs(parse_args(words.split()), data, timing._replace(search=None)))
     assert ("search       too short to time: not counted here" in untimed) == ("imp" not in words)
+
+
+def test_a_search_that_draws_its_masks_evaluates_each_of_them():
+    words = "--epochs 10 --fine_tune_epochs 5 --skip_sanity_checks --round prob --num_test 4".split()
+    data, timing = SimpleNamespace(train=range(10)), Timing(search=0.1, scoring=0.0, weights=0.1, evaluation=1.0)
+    search, tuning, _ = _costs(parse_args(words), data, timing)
+    assert search.endswith("4.00 s of evaluation: 50.0 s")
+    assert tuning.endswith("1.00 s of evaluation: 10.0 s")
 
 
 @pytest.mark.parametrize(("kind", "names"), [("algorithms", ALGORITHMS), ("models", MODELS), ("datasets", DATASETS)])

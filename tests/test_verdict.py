@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from trainers.checks.verdict import Verdict, judge
+from trainers.results.curves import curves
 from trainers.results.references import Found
 from trainers.results.screens import last_screen, trials_screen
 from trainers.results.trials import beside_dense, finished_trials, judge_checks, siblings, write_summary, write_trials
@@ -174,6 +175,7 @@ def test_an_inverted_run_is_judged_as_the_check_of_the_run_it_inverts(tmp_path):
     trials = write_trials(tmp_path / "trial_1", "abc")
     verdict = trials["checks"]["score_inversion"]
     assert (verdict["margin"], verdict["passes"]) == (38.0, True)
+    assert trials["figures"]["score_inversion_test_acc_after_finetune"] == {"mean": 52.0, "sd": 1.0, "n": 3}
     trials["figures"]["gap_to_dense"]["mean"] = 45.0  # of the inverted runs
     assert "dense" not in trials_screen(trials).splitlines()[-1]
 
@@ -260,6 +262,12 @@ def test_the_last_screen_tells_what_there_is(changes, longer, said):
     usual, found = screen(summary(1)), screen(summary(1, **changes))
     assert [line for line in found if line not in usual] == said
     assert len(found) == len(usual) + longer
+
+
+def test_a_run_of_one_epoch_is_drawn_as_points():
+    row = {"phase": "finetune", "test_acc": 90.0, "train_acc": 95.0, "model_sparsity": 1.4}
+    figures = [curves([row] * epochs, summary(1)) for epochs in (1, 2)]
+    assert [[axes.lines[0].get_marker() for axes in one.axes] for one in figures] == [["o", "o"], ["None", "None"]]
 
 
 def test_a_sweep_judges_a_check_by_the_trials_that_ran_it(tmp_path):

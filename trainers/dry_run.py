@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from copy import deepcopy
 from itertools import groupby, islice, pairwise
@@ -33,6 +33,7 @@ from trainers.tickets.ticket import Ticket
 from trainers.training.batchnorm import refuse_single_images
 from trainers.training.compile import prepared
 from trainers.training.loop import evaluate
+from trainers.training.rounding import is_random
 from trainers.training.stages import Stage, stages_of, warn_of_idle_milestones
 from trainers.training.weights import train_ticket
 from utils.environment import device_name
@@ -73,10 +74,10 @@ def print_plan(config: Config) -> None:
     net = build_model(config, data.spec).to(config.torch_device)
     refuse_single_images(net, data)
     sizes = {name: tuple(value.shape) for name, value in prunable_parameters(net).items()}
-    weights = sum(torch.Size(shape).numel() for name, shape in sizes.items() if not is_bias(name))
-    unpruned = _unpruned(config, net) or weights
+    layers = [torch.Size(shape).numel() for name, shape in sizes.items() if not is_bias(name)]
+    unpruned = _unpruned(config, net) or layers
     config = prepared(config, net, data)
-    for line in [*_what(config, folder, data), *_layers(sizes, config), *_prunings(config, weights, unpruned)]:
+    for line in [*_what(config, folder, data), *_layers(sizes, config), *_prunings(config, sum(layers), unpruned)]:
         print(line)
     reset_peak_memory(data.train.device)
     with tempfile.TemporaryDirectory() as scratch:
@@ -111,16 +112,16 @@ def _layers(sizes: dict[str, tuple[int, ...]], config: Config) -> Iterator[str]:
     yield f"  {'weights':<{width}}  {'':<16} {whole:>12,}{share}"
 
 
-def _unpruned(config: Config, net: nn.Module) -> int | None:
-    """Count the unpruned weights at the start by the flags in `pretrained`; None: it has no flags, all are unpruned."""
+def _unpruned(config: Config, net: nn.Module) -> list[int] | None:
+    """Count each layer's unpruned weights at the start by the flags in `pretrained`; None: it has none, all are."""
     facts = config.algorithm
     masked = to_masked(deepcopy(net)) if facts.gradual and facts.bounded and config.pretrained else None
     if masked is None or not load_scores(masked, read_state(config.pretrained), config.pretrained):
         return None
-    return sum(int(layer.flag.sum()) for layer in masked_layers(masked).values())
+    return [int(layer.flag.sum()) for layer in masked_layers(masked).values()]
 
 
-def _prunings(config: Config, weights: int, unpruned: int) -> Iterator[str]:
+def _prunings(config: Config, weights: int, unpruned: Sequence[int]) -> Iterator[str]:
     """Yield when a gradual algorithm prunes, and how many of its unpruned weights then remain."""
     planned = config.algorithm.prunings and load_named(config.algorithm.prunings)(config, weights, unpruned)
     if isinstance(planned, str):
@@ -200,15 +201,15 @@ def _costs(config: Config, data: Splits, timing: Timing) -> Iterator[str]:
     steps, whole = len(data.train), timing.scoring
     if timing.scoring >= 0.05:
         yield f"scoring      {_clock(timing.scoring)}"
-    for part, epochs, step in _parts(config, timing):
+    for part, epochs, step, evaluation in _parts(config, timing):
         if step is None:
             yield f"{part:<12} too short to time: not counted here"
             continue
-        seconds = epochs * (steps * step + timing.evaluation)
+        seconds = epochs * (steps * step + evaluation)
         whole += seconds
         yield (
             f"{part:<12} {counted(epochs, 'epoch')} of {counted(steps, 'step')} at {1000 * step:.1f} ms and "
-            f"{timing.evaluation:.2f} s of evaluation: {_clock(seconds)}"
+            f"{evaluation:.2f} s of evaluation: {_clock(seconds)}"
         )
     if config.with_dense:
         yield "with_dense   also trains the dense network, unless its results are there: not counted here"
@@ -216,16 +217,17 @@ def _costs(config: Config, data: Splits, timing: Timing) -> Iterator[str]:
     yield f"all of it    about {_clock(whole)}{trials}, by {TIMED_STEPS} timed steps of each kind"
 
 
-def _parts(config: Config, timing: Timing) -> Iterator[tuple[str, int, float | None]]:
-    """Yield name, epochs and seconds per step (None: not timed) of each part: consecutive stages of one kind."""
+def _parts(config: Config, timing: Timing) -> Iterator[tuple[str, int, float | None, float]]:
+    """Yield name, epochs, and seconds per step (None: not timed) and evaluation of each part: stages of one kind."""
+    drawn = config.num_test if config.algorithm.bounded and is_random(config) else 1
 
     def called(stage: Stage) -> str:
         return PARTS.get(stage.name) or PARTS[stage.name.partition("/")[0]]
 
     for (part, trains), stages in groupby(stages_of(config), lambda stage: (called(stage), stage.trains)):
-        step = timing.search if trains == "scores" else timing.weights
+        step, masks = (timing.search, drawn) if trains == "scores" else (timing.weights, 1)
         if step is not None or not timing.scoring:  # else a user's search that trains nothing
-            yield part, sum(stage.epochs for stage in stages), step
+            yield part, sum(stage.epochs for stage in stages), step, masks * timing.evaluation
 
 
 def _clock(seconds: float) -> str:

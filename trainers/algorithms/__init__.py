@@ -34,8 +34,8 @@ class Algorithm(NamedTuple):
         defaults: option -> its default for this algorithm.
         auto_defaults: option -> its default with `lmbda: auto`.
         aims: whether its tickets have the density `target_sparsity`, unless another option sets one.
-        prunings: `module:function` (config, number of weights, number of unpruned weights) -> what `--dry_run` reports
-            of its prunings: pairs (when, weights remaining), or a sentence.
+        prunings: `module:function` (config, number of weights, number of unpruned weights of every layer) -> what
+            `--dry_run` reports of its prunings: pairs (when, weights remaining), or a sentence.
         does: what it does, where it shares its function, and so its docstring, with others.
         contradictions: combinations of options that it cannot use, beside those that none can.
     """

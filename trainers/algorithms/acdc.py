@@ -6,6 +6,8 @@ Source: Peste et al., "AC/DC: Alternating Compressed/DeCompressed Training of De
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -23,7 +25,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     return Alternating.searched(net, all_kept(prunable_parameters(net)), data, config, run, "prune").ticket()
 
 
-def planned_prunings(config: Config, whole: int, _left: int) -> list[tuple[str, int]]:
+def planned_prunings(config: Config, whole: int, _layers: Sequence[int]) -> list[tuple[str, int]]:
     """List the epochs before which it prunes; between two of them, all weights train again for a phase."""
     epochs = range(config.start_epoch, config.epochs)
     sparse = {epoch: is_sparse(epoch, config.epochs, config.acdc_phase) for epoch in epochs}

@@ -18,6 +18,7 @@ Source: Ramanujan et al., CVPR 2020 (arXiv 1911.13299), §3; the global and the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -64,13 +65,14 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     return Ticket(plain_state(net), search.flat.split(search.naive_mask()), facts={"density_reason": reason})
 
 
-def planned_prunings(config: Config, whole: int, _left: int) -> list[tuple[str, int]]:
+def planned_prunings(config: Config, whole: int, _layers: Sequence[int]) -> list[tuple[str, int]]:
     """List from which epochs on how many of the `whole` weights are switched on, as pairs (when, weights)."""
     planned = {}
     for number, epoch in enumerate(config.prunings, start=1):
         # Of the prunings before the start, the last counts.
         begins = max(config.start_epoch, 0 if number == 1 else epoch + 1)
-        planned[f"from epoch {begins}"] = whole - ceil_count(1.0 - (1.0 - config.pruning_rate) ** number, whole)
+        pruned = ceil_count(1.0 - (1.0 - config.pruning_rate) ** number, whole)
+        planned[f"from epoch {begins}"] = max(1, whole - pruned)  # a weight stays
     return [*planned.items()]
 
 

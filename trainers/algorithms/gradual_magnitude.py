@@ -7,6 +7,7 @@ Source: Zhu & Gupta, "To prune, or not to prune: exploring the efficacy of pruni
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     return GradualPruning.searched(net, all_kept(prunable_parameters(net)), data, config, run, "prune").ticket()
 
 
-def planned_prunings(config: Config, _whole: int, _left: int) -> str:
+def planned_prunings(config: Config, _whole: int, _layers: Sequence[int]) -> str:
     """Say when it prunes."""
     return (
         f"every {config.update_every} steps, by a cubic schedule, up to {100 * config.update_until:g}% of the training"

@@ -23,6 +23,7 @@ Algorithm 1.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -72,25 +73,30 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     return Ticket(state, masks, gem, facts if config.lmbda != "auto" else {**facts, "lmbda": search.lmbda})
 
 
-def planned_prunings(config: Config, whole: int, left: int) -> str | list[tuple[str, int]]:
-    """List after which epochs it prunes and how many of `left` unpruned weights then remain, if no scores tie.
+def planned_prunings(config: Config, whole: int, layers: Sequence[int]) -> str | list[tuple[str, int]]:
+    """List after which epochs it prunes and how many unpruned weights then remain, if no scores tie.
 
     Args:
         config: the options of the search.
         whole: number of prunable weights, N.
-        left: how many of them are unpruned when the search begins: N, or fewer by the flags in `pretrained`.
+        layers: how many weights of each layer are unpruned when the search begins: all, or fewer by the flags in
+            `pretrained`.
 
     Returns:
         Pairs (when, weights remaining) in order; or a sentence, if there are no counts to tell.
     """
-    ahead, rate, planned = prunings_ahead(config), pruning_rate_from(config, left / whole), []
+    ahead, rate, planned = prunings_ahead(config), pruning_rate_from(config, sum(layers) / whole), []
     if not ahead:
         return f"none: start_epoch {config.start_epoch} lies after that of epoch {config.prunings[-1]}"
     if config.prune_type == "FixThresholding":
         epochs = ", ".join(map(str, ahead))
         return f"after epochs {epochs}: of every weight whose score is up to 0.5, however many these are"
+    # LocalBottomK rounds the count of every layer up, the others that of the whole network.
+    left = [*layers] if config.prune_type == "LocalBottomK" else [sum(layers)]
     for epoch in ahead:
-        exact = config.prune_type == "ExactBottomK"
-        left -= exact_count(config, rate, left, whole, epoch == ahead[-1]) if exact else ceil_count(rate, left)
-        planned.append((f"after epoch {epoch}", left))
+        if config.prune_type == "ExactBottomK":
+            left = [n - exact_count(config, rate, n, whole, epoch == ahead[-1]) for n in left]
+        else:
+            left = [n - ceil_count(rate, n) for n in left]
+        planned.append((f"after epoch {epoch}", sum(left)))
     return planned

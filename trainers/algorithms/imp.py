@@ -17,6 +17,7 @@ Source: Frankle & Carbin, ICLR 2019 (arXiv 1803.03635), Strategy 1; rewinding: F
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -75,15 +76,15 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
         ticket = Ticket({**trained.state, **(last_values(trained, ticket) if config.imp_no_rewind else rewound)}, masks)
 
 
-def planned_prunings(config: Config, whole: int, left: int) -> list[tuple[str, int]]:
+def planned_prunings(config: Config, whole: int, layers: Sequence[int]) -> list[tuple[str, int]]:
     """List before which rounds it prunes, and how many weights then remain.
 
     Args:
         config: `prune_rate`, `imp_rounds` and the target.
         whole: number of prunable weights, N.
-        left: how many of them are unpruned in round 0.
+        layers: how many weights of each layer are unpruned in round 0.
     """
-    planned = []
+    planned, left = [], sum(layers)
     for number in range(1, config.imp_prunings + 1):
         left -= pruned_before(number, config, left, whole)
         planned.append((f"before round {number}", left))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ def find_at_random(net: nn.Module, data: Splits, config: Config, run: Run) -> Ti
     return _trained(Evolving, net, data, config, run).ticket()
 
 
-def planned_prunings(config: Config, _whole: int, _left: int) -> str:
+def planned_prunings(config: Config, _whole: int, _layers: Sequence[int]) -> str:
     """Say when and how much the masks change."""
     until = f"{100 * config.update_until:g}% of the training"
     share = f"{100 * config.drop_fraction:g}% of each layer's weights, then fewer"

@@ -10,7 +10,6 @@ Source: Su et al., "Sanity-Checking Pruning Methods: Random Tickets can Win the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from torch import nn
@@ -97,6 +96,6 @@ def _without_surplus(ratios: Sequence[float], sizes: Sequence[int]) -> list[int]
             counts.append(size)
             surplus -= room
         else:
-            counts.append(math.floor(ratio * size + surplus))
+            counts.append(floor_count(ratio, size) + surplus)
             surplus = 0
-    return [*counts, math.floor(ratios[-1] * sizes[-1])]
+    return [*counts, floor_count(ratios[-1], sizes[-1])]

@@ -146,15 +146,13 @@ def write_trials(folder: Path, config_hash: str) -> dict[str, Any]:
     known = [one["dense"] or {} for one in summaries]
     metrics["dense_test_acc_after_finetune"] = Spread.of(one.get("test_acc_after_finetune") for one in known)._asdict()
     metrics["gap_to_dense"] = Spread.of(one.get("gap") for one in known)._asdict()
-    verdicts = judge_checks(summaries)
-    for name in verdicts:
-        accuracies = [one["checks"][name]["test_acc_after_finetune"] for one in summaries if name in one["checks"]]
-        metrics[f"{name}_test_acc_after_finetune"] = Spread.of(accuracies)._asdict()
+    for name, pairs in check_pairs(summaries).items():
+        metrics[f"{name}_test_acc_after_finetune"] = Spread.of(control for _, control in pairs)._asdict()
     trials = {
         "config_hash": config_hash,
         "trials": [one["trial"] for one in summaries],
         "figures": metrics,
-        "checks": {name: asdict(verdict) for name, verdict in verdicts.items()},
+        "checks": {name: asdict(verdict) for name, verdict in judge_checks(summaries).items()},
     }
     write_json(folder.parent / "trials.json", trials)
     return trials

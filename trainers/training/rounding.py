@@ -26,6 +26,11 @@ def is_noisy(config: Config) -> bool:
     return config.noise and config.noise_ratio > 0
 
 
+def is_random(config: Config) -> bool:
+    """Whether masks are drawn, so that `num_test` of them are evaluated, and not a single one."""
+    return is_noisy(config) or config.round in ("prob", "naive_prob")
+
+
 def naive_mask(flat: FlatScores, rule: Rule, scores: Tensor) -> Tensor:
     """The flat mask that the rule makes of these scores and the flags, (N + N_bias,) bool.
 
@@ -53,8 +58,7 @@ def rounded_masks(
     Returns:
         The masks, (N + N_bias,) bool, one at a time.
     """
-    scores, noisy = flat.scores.detach(), is_noisy(config)
-    random = noisy or config.round in ("prob", "naive_prob")
+    scores, noisy, random = flat.scores.detach(), is_noisy(config), is_random(config)
     for _ in range(config.num_test if random else 1):
         noise = torch.randn(scores.shape, generator=generator).to(scores.device) if noisy else 0.0
         perturbed = scores + config.noise_ratio * noise
