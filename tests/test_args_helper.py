@@ -604,6 +604,8 @@ CONTRADICTIONS = [
     *((f"--arch torchvision/vgg11 --{option}",
        f"torchvision/vgg11 comes as it is: {option.split()[0]} is for the tool's own networks", f"--{option}")
       for option in ("width 2", "bias true", "bn_type AffineBatchNorm", "hidden_size 9")),
+    ("--score_init half --hc_quantized", "score_init half would begin with every weight switched off: no score of 0.5 "
+     "is above quantize_threshold 0.5", "--score_init half --hc_quantized --quantize_threshold 0.4"),
     ("--bottom_k_on_forward --hc_quantized false", "bottom_k_on_forward rounds as it goes: set hc_quantized",
      "--bottom_k_on_forward --hc_quantized"),
     ("--bottom_k_on_forward --bias --hc_quantized",

@@ -94,14 +94,16 @@ _ANY_MASK = (*refused.LEARNS_MASK, *refused.NO_MOVING_THRESHOLD)
 ALGORITHMS = {
     "hc": Algorithm(
         f"{_GEM_MINER}:find_ticket", "Gem-Miner without pruning", "scores", bounded=True, accurate_untrained=True,
-        aims=False, contradictions=_ANY_MASK,
+        aims=False, contradictions=(*_ANY_MASK, *refused.ROUNDED),
         does="Learn a score in [0, 1] for every weight, and round it; nothing is pruned.",
     ),
     "hc_iter": Algorithm(
         f"{_GEM_MINER}:find_ticket", "Gem-Miner", "scores", gradual=True, bounded=True, accurate_untrained=True,
         inverts=True, prunings=f"{_GEM_MINER}:planned_prunings",
         does="Learn a score in [0, 1] for every weight, round it, and prune the lowest every `iter_period` epochs.",
-        contradictions=(*refused.LEARNS_MASK, *refused.MOVING_THRESHOLD, *refused.GRADUAL, *refused.AUTO_LAMBDA),
+        contradictions=(
+            *refused.LEARNS_MASK, *refused.ROUNDED, *refused.MOVING_THRESHOLD, *refused.GRADUAL, *refused.AUTO_LAMBDA,
+        ),
         auto_defaults={
             "regularization": "L2", "hc_quantized": True, "prune_type": "ExactBottomK", "renew_batchnorm": True,
             "wd": 0.0,

@@ -61,6 +61,16 @@ MOVING_THRESHOLD = (
 )
 """Of an algorithm that can round scores at a threshold that follows its prunings."""
 
+ROUNDED = (
+    Contradiction(
+        ("score_init", "hc_quantized", "quantize_threshold"),
+        lambda c: c.hc_quantized and c.score_init == "half" and c.quantize_threshold >= 0.5 and not c.pretrained,
+        "score_init half would begin with every weight switched off: no score of 0.5 is above quantize_threshold "
+        "{c.quantize_threshold:g}",
+    ),
+)
+"""Of an algorithm that can round its scores at a threshold."""
+
 AUTO_LAMBDA = tuple(
     Contradiction(
         ("lmbda", name), lambda c, forbids=forbids: c.lmbda == "auto" and forbids(c), f"lmbda auto {complaint}"
