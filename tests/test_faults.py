@@ -14,7 +14,9 @@ import torch
 from data.load import load_data
 from tests import faults
 from tests.conftest import PROJECT, SMALL, interrupted, raising, read_rows, same_bits, start, summary_of, timeless
+from utils.errors import UserError
 from utils.run.lock import locked
+from utils.run.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,49 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_when_there_is_room(
     assert not list(folder.rglob("*.part"))
     done(*(("--resume", folder) if folder.exists() else (*SMALL, *places)))
     assert same_bits(timeless(folder), timeless(finished))
+
+
+@pytest.fixture
+def at_first_epoch_of_fine_tuning(monkeypatch):
+    """Do something in the middle of a run, once its ticket is there."""
+
+    def arranged(do):
+        log = Run.log
+
+        def logging(run, stage, epoch, *rest):
+            if (stage, epoch) == ("finetune", 0):
+                monkeypatch.setattr(Run, "log", log)
+                do()
+            log(run, stage, epoch, *rest)
+
+        monkeypatch.setattr(Run, "log", logging)
+
+    return arranged
+
+
+@pytest.mark.parametrize("every", ["1", "5"])
+def test_a_run_whose_folder_is_moved_ends_and_goes_on_where_it_is_now(
+    every, done, refusal, places, tmp_path, finished, at_first_epoch_of_fine_tuning
+):
+    place, moved = tmp_path / "results" / "trial_1", tmp_path / "moved"
+    at_first_epoch_of_fine_tuning(lambda: shutil.move(place, moved))
+    told = refusal(*SMALL, *places, "--checkpoint_every", every)
+    assert f"{place} was moved or removed while the run went on" in told
+    assert not place.exists() and list((tmp_path / "runs").rglob("events*"))
+    done("--resume", moved)
+    assert same_bits(timeless(moved), timeless(finished))
+
+
+def test_a_run_that_loses_its_checkpoints_keeps_its_ticket_when_it_fails(
+    refusal, places, trial, at_first_epoch_of_fine_tuning
+):
+    def lose():
+        shutil.rmtree(trial() / "checkpoints")
+        raise UserError("the disk is full")
+
+    at_first_epoch_of_fine_tuning(lose)
+    assert "the disk is full" in refusal(*SMALL, *places)
+    assert (trial() / "ticket.safetensors").is_file()
 
 
 @pytest.mark.parametrize(("results", "logs", "said"), [

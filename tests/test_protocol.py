@@ -126,6 +126,16 @@ def test_a_signal_after_the_last_step_of_a_trial_keeps_the_next_from_beginning(
     )
 
 
+def test_the_line_that_resumes_the_first_trial_goes_on_with_the_next(call, done, places, trial, monkeypatch):
+    second = trial().with_name("trial_2")
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.run.stopping.Stopping.asked", property(lambda _: 143 * second.exists()))
+        assert call(*RANDOM, *places, "--skip_sanity_checks", "--num_trial", 2).code == 143
+    assert (trial() / "summary.json").exists() and not (second / "summary.json").exists()
+    done("--resume", trial())
+    assert (second / "summary.json").exists()
+
+
 def test_a_run_is_finished_only_when_all_of_it_is_written(call, done, places, trial, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "write_png", raising(UserError("the disk is full")))

@@ -32,6 +32,12 @@ def test_a_run_stops_while_there_is_time_for_another_pause_as_long_as_the_longes
     assert raised.value.exit_code == 75
 
 
+def test_a_rank_stops_with_another_whose_time_is_over_though_its_own_has_no_limit():
+    with pytest.raises(Stopped, match=r"^stopped before the max_time of another process was over; go on") as raised:
+        Stopping().raise_stopped(Path("here"), 75)
+    assert raised.value.exit_code == 75
+
+
 def test_a_signal_that_comes_by_two_ways_is_one(monkeypatch):
     clock = SimpleNamespace(now=10.0)
     monkeypatch.setattr("utils.run.stopping.time", SimpleNamespace(monotonic=lambda: clock.now))

@@ -78,8 +78,7 @@ def _run_trials(config: Config, go_on: bool) -> Path:
     for number in range(config.trial_num, last + 1):
         trial = trial_of(config, number)
         folder, asked, left = folder_of(trial), 0, number < last
-        resumed = go_on or (trial.resume is not None and number == config.trial_num)
-        if is_finished(folder, trial, resumed):
+        if is_finished(folder, trial, resumed=go_on or trial.resume is not None):
             unsaved = config.save_model and not (folder / "model.safetensors").exists()
             print(f"{folder} is finished: nothing to do{'; --export writes its network' if unsaved else ''}")
         else:

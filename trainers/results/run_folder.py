@@ -302,10 +302,11 @@ def opened(config: Config, folder: Path, images: dict[str, int]) -> Iterator[Run
                 told = f"{log_folder} has events of another run, or of one that is gone"
                 warnings.warn(f"{told}, and TensorBoard will mix them: --log_dir gives another place", stacklevel=3)
             _record(config, folder, images)
+            run.is_recorded = True
             run.log_beginning(f"```yaml\n{config.to_yaml()}```", LAYOUT)
             yield run
     except UserError:
-        if rank() == 0 and begun and folder in made and not (folder / "checkpoints").exists():
+        if rank() == 0 and begun and folder in made and not (run.has_stored or (folder / "checkpoints").exists()):
             for place in {folder, log_folder}.intersection(made):
                 shutil.rmtree(place, ignore_errors=True)
             for above in made:  # innermost first; another run may use one by now

@@ -37,7 +37,13 @@ class Run:
         keeping: when stages are saved.
         stopping: decides when the run stops.
         refresh_every: steps between two refreshes of the progress bar.
+
+    Attributes:
+        is_recorded: whether the folder has got its `config.yml`; if that is gone, nothing more is stored.
+        has_stored: whether this process has stored a stage.
     """
+
+    is_recorded = has_stored = False
 
     def __init__(
         self,
@@ -88,7 +94,17 @@ class Run:
     @rank_zero_only
     def save(self, stage: str, state: dict[str, Any], finished_epoch: int | None = None) -> None:
         """Store a stage's state; see `Checkpoints.save`."""
+        self._refuse_if_gone()
         self._checkpoints.save(stage, state, finished_epoch)
+        self.has_stored = True
+
+    def _refuse_if_gone(self) -> None:
+        """Raises: UserError: the folder is no longer there; a new one would have the rest of the run only."""
+        if self.is_recorded and not (self.folder / "config.yml").is_file():
+            raise UserError(
+                f"{self.folder} was moved or removed while the run went on: with --resume and the folder where it is "
+                "now, the run goes on from its last checkpoint"
+            )
 
     # ---- rows and events -------------------------------------------------------------------------------------------
 
@@ -106,6 +122,7 @@ class Run:
 
     @rank_zero_only
     def _write_table(self, table: Path) -> None:
+        self._refuse_if_gone()
         together = [row for name, part in self._rows.items() if self._table(name) == table for row in part]
         write_csv(self.folder / table, together)
 

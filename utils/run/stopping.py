@@ -100,4 +100,5 @@ class Stopping:
         """
         if code != OUT_OF_TIME:
             raise Stopped(f"stopped by {signal.Signals(code - 128).name}", code, folder)
-        raise Stopped(f"stopped before {self._limit:g} seconds were over", code, folder)
+        over = "the max_time of another process was" if self._limit is None else f"{self._limit:g} seconds were"
+        raise Stopped(f"stopped before {over} over", code, folder)
