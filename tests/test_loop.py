@@ -31,7 +31,6 @@ from trainers.training.training import Training
 from trainers.training.weights import WeightTraining
 from utils.distributed import collectives as ranks
 from utils.errors import Stopped
-from utils.run.checkpoints import Keeping
 from utils.run.run import Run
 
 
@@ -275,14 +274,6 @@ def test_a_stopped_stage_goes_on_to_the_very_bits_of_an_undisturbed_one(kind, st
     assert begun(tmp_path / "parts").load("search")["done"]
 
 
-def test_an_epoch_that_is_gone_on_with_is_not_begun_again(tmp_path):
-    stopped(tmp_path, Recording(toys.Toy()), 0)
-    training = Recording(toys.Toy())
-    trained(tmp_path, training, epochs=1)
-    assert training.calls[:2] == ["before_step 1", "forward"]
-    assert "before_epoch 0" not in training.calls
-
-
 def test_a_stage_that_ended_early_and_was_stopped_there_stays_ended(tmp_path):
     first, second = training_weights(), training_weights()
     first.after_epoch = lambda epoch, draw: setattr(first, "over", True)
@@ -309,18 +300,6 @@ def test_a_finished_stage_returns_at_once_with_what_it_had_come_to(tmp_path, mon
         monkeypatch.setattr(f"trainers.training.{called}", lambda *_, called=called: pytest.fail(called))
     assert trained(tmp_path, again) == rows
     assert same_bits(again.state(), finished.state())
-
-
-def test_checkpoints_are_kept_of_what_an_epoch_had_come_to(tmp_path):
-    training, states = training_weights(), []
-    training.after_epoch = lambda epoch, draw: states.append(deepcopy(training.network.state_dict()))
-    with begun(tmp_path, keeping=Keeping(copies_at={"search": [{0}]}, last=1)).until_stopped() as run:
-        train(run, "search", training, splits(), 3)
-    stored = {path.stem: torch.load(path, weights_only=True) for path in (tmp_path / "checkpoints").iterdir()}
-    assert stored.keys() == {"search", "search_epoch_000"}
-    kept = stored["search_epoch_000"]
-    assert (kept["epoch"], kept["step"], len(kept["rows"])) == (1, 0, 1)
-    assert same_bits(kept["training"]["network"], states[0])
 
 
 # ---- evaluation ----------------------------------------------------------------------------------------------------

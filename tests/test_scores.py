@@ -284,13 +284,6 @@ def test_num_test_draws_are_different_and_their_accuracies_averaged(judged):
 # ---- before and after rounding -------------------------------------------------------------------------------------
 
 
-def test_rounded_in_the_forward_pass_is_judged_once_for_both_columns(judged):
-    data = splits(24)
-    row = learning(*ROUNDED).measure(data, drawing)
-    assert [batches for _, batches in judged] == [data.test, data.val]
-    assert (row["test_acc_before_rounding"], row["test_acc"], row["val_acc"]) == (10, 10, 20)
-
-
 @pytest.mark.parametrize(("words", "rule"), [
     (("--round", "prob"), Round(0.5)), (("--round", "all_ones"), Round(0.5)),
     (("--noise", "--noise_ratio", "0.1"), Round(0.5)),

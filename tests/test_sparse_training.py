@@ -174,10 +174,6 @@ def test_the_masks_change_at_multiples_up_to_a_fraction_of_the_training(words, s
 # ---- gradual magnitude pruning -------------------------------------------------------------------------------------
 
 
-def test_the_cubic_schedule_begins_dense_and_ends_at_the_target():
-    assert [density_at(share, 0.2) for share in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.2 + 0.8 / 8, 0.2])
-
-
 def test_a_training_of_one_step_leaves_no_masks_to_change():
     net = Toy()
     with pytest.raises(UserError, match="algo gmp changes masks between steps, and this training has only one"):
