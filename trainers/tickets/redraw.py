@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from args_helper import Config
 from models.initialise import WeightDraw
 from models.masking import layer_parameters
-from trainers.tickets.format import digest_of
+from utils.files import digest_of
 from utils.masks import weight_beside
 from utils.rng import derive_rng
 
