@@ -123,4 +123,3 @@ def test_an_untrained_ticket_is_judged_under_its_gem_if_it_has_one():
     gem = {"conv.weight": bools("1000").view(2, 2)}
     assert Ticket({}, MASKS, gem).untrained is gem
     assert Ticket({}, MASKS).untrained is MASKS
-    assert Ticket({}, MASKS).facts == {}
