@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from data.normalise import Batch, Normalise
 from data.spec import DataSpec, ImageSet
-from data.split import batch_cuts, some_of_every_class
+from data.split import TrainingSplit, some_of_every_class
 from utils.distributed.collectives import own_part, own_share
 
 
@@ -57,13 +57,13 @@ class PlainBatches:
             yield self._normalise(images), labels
 
 
-class TrainBatches:
+class TrainBatches(TrainingSplit):
     """Batches of the training split. All random numbers of an epoch are drawn at its start; a step only indexes.
 
     Args:
         images: the split.
         spec: the data set's statistics and augmentation.
-        batch_size: size of every batch but the last (see `data.split.batch_cuts`).
+        batch_size: as for `TrainingSplit`.
     """
 
     def __init__(self, images: ImageSet, spec: DataSpec, batch_size: int) -> None:
@@ -71,26 +71,10 @@ class TrainBatches:
         # Zeros before normalising are black, as with PIL's padding. `F.pad` would copy even for a pad of 0.
         padded = F.pad(images.images, (spec.pad,) * 4) if spec.pad else images.images
         # The images are a view of the padded ones, so memory holds them once.
-        self.images = ImageSet(padded.narrow(2, spec.pad, height).narrow(3, spec.pad, width), images.labels)
-        self.spec = spec
-        self.batch_size = batch_size
-        self._cuts = batch_cuts(len(images), batch_size)
-        self._normalise = Normalise(spec, images.images.device)
+        view = padded.narrow(2, spec.pad, height).narrow(3, spec.pad, width)
+        super().__init__(ImageSet(view, images.labels), spec, batch_size, padded.device)
         # A view of every crop of every image, (n, 2·pad + 1, 2·pad + 1, C, H, W): indexing it copies whole pixel rows.
         self._crops = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
-
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch, which is the number of its steps."""
-        return len(self._cuts)
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the batches."""
-        return self.images.images.device
-
-    def size(self, step: int) -> int:
-        """Return the number of images in the batch of this step (0-based in its epoch)."""
-        return self._cuts[step].stop - self._cuts[step].start
 
     def epoch(self, generator: torch.Generator, first_step: int = 0, shared: bool = False) -> Iterator[Batch]:
         """Yield the batches of one epoch from `first_step` on; a whole epoch has each image once.

@@ -24,7 +24,7 @@ from data.decode import middle_square, resized
 from data.normalise import Batch, Normalise
 from data.packs.folder import warn_if_enlarged
 from data.spec import DataSpec, StoredImages
-from data.split import batch_cuts, some_of_every_class
+from data.split import TrainingSplit, batch_cuts, some_of_every_class
 from utils.distributed.collectives import own_part, own_share
 from utils.distributed.launch import launched
 
@@ -61,7 +61,7 @@ class StreamedPlainBatches:
             yield self._normalise(images), labels
 
 
-class StreamedTrainBatches:
+class StreamedTrainBatches(TrainingSplit):
     """Batches of the training split, with the interface of `data.batches.TrainBatches`.
 
     If the spec has `zoom`, an image is a random crop of 8 to 100% of its file's area, resized to the spec's shape.
@@ -69,31 +69,14 @@ class StreamedTrainBatches:
     Args:
         images: the split.
         spec: the data set's statistics and augmentation.
-        batch_size: size of every batch but the last (see `data.split.batch_cuts`).
+        batch_size: as for `TrainingSplit`.
         device: the device of the batches.
         workers: number of decoding threads, limited by the processors; 0: decode without threads, when asked.
     """
 
     def __init__(self, images: StoredImages, spec: DataSpec, batch_size: int, device: str, workers: int) -> None:
-        self.images = images
-        self.spec = spec
-        self.batch_size = batch_size
-        self._cuts = batch_cuts(len(images), batch_size)
+        super().__init__(images, spec, batch_size, torch.device(device))
         self._stream = _Stream(images, spec, device, workers)
-        self._normalise = Normalise(spec, self.device)
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the batches."""
-        return self._stream.device
-
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch, which is the number of its steps."""
-        return len(self._cuts)
-
-    def size(self, step: int) -> int:
-        """Return the number of images in the batch of this step (0-based in its epoch)."""
-        return self._cuts[step].stop - self._cuts[step].start
 
     def epoch(self, generator: torch.Generator, first_step: int = 0, shared: bool = False) -> Iterator[Batch]:
         """Yield the batches of one epoch from `first_step` on; a whole epoch has each image once.

@@ -8,7 +8,7 @@ result.
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,11 @@ from models.masking import layer_parameters, masked_layers
 from utils.masks import is_bias, weight_beside
 
 
+@dataclass(frozen=True)
 class WeightDraw:
     """The distribution that weights are drawn from.
 
-    Args:
+    Attributes:
         init: `signed_constant` (± gain/√fan with equal probability), `unsigned_constant` (+ gain/√fan),
             `kaiming_normal`, `kaiming_uniform`, `xavier_normal`, `xavier_constant` (± the standard deviation of
             xavier_normal) or `standard` (PyTorch's default: Kaiming-uniform with a = √5).
@@ -33,27 +34,15 @@ class WeightDraw:
     and Zhou et al., NeurIPS 2019.
     """
 
-    def __init__(self, init: str, mode: str = "fan_in", nonlinearity: str = "relu", kept: float = 1.0) -> None:
-        self._draw = {
-            "signed_constant": self._signed_constant, "unsigned_constant": self._unsigned_constant,
-            "kaiming_normal": self._kaiming_normal, "kaiming_uniform": self._kaiming_uniform,
-            "xavier_normal": self._xavier_normal, "xavier_constant": self._xavier_constant,
-            "standard": self._standard,
-        }[init]  # fmt: skip
-        self._mode = mode
-        self._gain = nn.init.calculate_gain(nonlinearity)
-        self._kept = kept
+    init: str
+    mode: str = "fan_in"
+    nonlinearity: str = "relu"
+    kept: float = 1.0
 
     @classmethod
     def of(cls, config: Config) -> WeightDraw:
         """Make the distribution that a config asks for."""
-        return cls(**cls.arguments_of(config))
-
-    @staticmethod
-    def arguments_of(config: Config) -> dict[str, Any]:
-        """Return the arguments of the distribution that a config asks for."""
-        kept = 1.0 - config.prune_rate if config.scale_fan else 1.0
-        return {"init": config.init, "mode": config.mode, "nonlinearity": config.nonlinearity, "kept": kept}
+        return cls(config.init, config.mode, config.nonlinearity, 1.0 - config.prune_rate if config.scale_fan else 1.0)
 
     def parameter(self, name: str, weight_shape: torch.Size, generator: torch.Generator) -> Tensor:
         """Draw a weight of shape (out, in, ...), or its layer's bias (out,), always from U[−1/√fan_in, 1/√fan_in].
@@ -66,37 +55,21 @@ class WeightDraw:
         Returns:
             float32 on the CPU.
         """
+        fan_in, fan_out = _fans(weight_shape)
         if is_bias(name):
-            bound = 1.0 / math.sqrt(_fans(weight_shape)[0])
-            return torch.empty(weight_shape[0]).uniform_(-bound, bound, generator=generator)
-        return self._draw(weight_shape, generator)
-
-    def _deviation(self, shape: torch.Size, kept: float = 1.0) -> float:
-        fan_in, fan_out = _fans(shape)
-        return self._gain / math.sqrt(kept * (fan_in if self._mode == "fan_in" else fan_out))
-
-    def _signed_constant(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
-        return _signs(shape, generator) * self._deviation(shape, self._kept)
-
-    def _unsigned_constant(self, shape: torch.Size, _generator: torch.Generator) -> Tensor:
-        return torch.full(shape, self._deviation(shape, self._kept))
-
-    def _kaiming_normal(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
-        return torch.randn(shape, generator=generator) * self._deviation(shape, self._kept)
-
-    def _kaiming_uniform(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
-        bound = math.sqrt(3.0) * self._deviation(shape)
-        return torch.empty(shape).uniform_(-bound, bound, generator=generator)
-
-    def _xavier_normal(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
-        return torch.randn(shape, generator=generator) * math.sqrt(2.0 / sum(_fans(shape)))
-
-    def _xavier_constant(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
-        return _signs(shape, generator) * math.sqrt(2.0 / sum(_fans(shape)))
-
-    def _standard(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
-        bound = 1.0 / math.sqrt(_fans(shape)[0])
-        return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+            return _uniform(weight_shape[:1], 1.0 / math.sqrt(fan_in), generator)
+        gain, fan = nn.init.calculate_gain(self.nonlinearity), fan_in if self.mode == "fan_in" else fan_out
+        kaiming, xavier = gain / math.sqrt(self.kept * fan), math.sqrt(2.0 / (fan_in + fan_out))
+        draw, scale = {
+            "signed_constant": (_signed_constant, kaiming),
+            "unsigned_constant": (_constant, kaiming),
+            "kaiming_normal": (_normal, kaiming),
+            "kaiming_uniform": (_uniform, math.sqrt(3.0) * (gain / math.sqrt(fan))),
+            "xavier_normal": (_normal, xavier),
+            "xavier_constant": (_signed_constant, xavier),
+            "standard": (_uniform, 1.0 / math.sqrt(fan_in)),
+        }[self.init]
+        return draw(weight_shape, scale, generator)
 
 
 def draw_weights(network: nn.Module, generator: torch.Generator, how: WeightDraw) -> None:
@@ -154,8 +127,7 @@ def _skew(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 
 def _signed(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    bound = 1.0 / math.sqrt(_fans(shape)[0]) if len(shape) > 1 else 1.0
-    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+    return _uniform(shape, 1.0 / math.sqrt(_fans(shape)[0]) if len(shape) > 1 else 1.0, generator)
 
 
 _SCORE_DRAWS = {
@@ -175,5 +147,17 @@ def _fans(shape: torch.Size) -> tuple[int, int]:
     return shape[1] * receptive, shape[0] * receptive
 
 
-def _signs(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    return torch.randint(2, shape, generator=generator).float() * 2 - 1
+def _constant(shape: torch.Size, scale: float, _generator: torch.Generator) -> Tensor:
+    return torch.full(shape, scale)
+
+
+def _signed_constant(shape: torch.Size, scale: float, generator: torch.Generator) -> Tensor:
+    return (_bernoulli(shape, generator) * 2 - 1) * scale
+
+
+def _normal(shape: torch.Size, scale: float, generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator) * scale
+
+
+def _uniform(shape: torch.Size, scale: float, generator: torch.Generator) -> Tensor:
+    return torch.empty(shape).uniform_(-scale, scale, generator=generator)

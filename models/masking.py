@@ -154,6 +154,7 @@ class FlatScores:
             keep it, or call `share_gradient`.
         flags: (N + N_bias,) bool.
         segments: the slices of the weights and, if there are any, of the biases.
+        parts: the layers' scores, views of `scores` in the same order.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -166,8 +167,8 @@ class FlatScores:
         self.flags = torch.cat([getattr(layer, f"{prefix}flag").flatten() for _, layer, prefix in places])
         names = [f"{name}.{'bias' if prefix else 'weight'}" for name, _, prefix in places]
         self._shapes = dict(zip(names, (part.shape for part in scores)))
-        self._parts = [nn.Parameter(view) for view in self.split(self.scores.detach()).values()]
-        for (_, layer, prefix), part, flag in zip(places, self._parts, self.split(self.flags).values()):
+        self.parts = [nn.Parameter(view) for view in self.split(self.scores.detach()).values()]
+        for (_, layer, prefix), part, flag in zip(places, self.parts, self.split(self.flags).values()):
             setattr(layer, f"{prefix}scores", part)
             setattr(layer, f"{prefix}flag", flag)
         self.share_gradient()
@@ -177,7 +178,7 @@ class FlatScores:
 
     def share_gradient(self) -> None:
         """Make the gradients of the layers' scores views of `scores.grad`, after that has become another tensor."""
-        for part, gradient in zip(self._parts, self.split(self.scores.grad).values()):
+        for part, gradient in zip(self.parts, self.split(self.scores.grad).values()):
             part.grad = gradient
 
     def share(self, mask: Tensor) -> float:

@@ -20,6 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from utils.run.run import Run
 from utils.run.stopping import Stopping
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -177,6 +178,18 @@ def summary_of(folder: Path) -> dict[str, Any]:
 def trial(tmp_path: Path) -> Callable[..., Path]:
     """The folder of the first trial of the run of a name, where `places` keep it."""
     return lambda name="": tmp_path / "results" / name / "trial_1"
+
+
+def opened(folder: Path, seed: int = 7, **options: object) -> Run:
+    """A run in a folder, with its events in it too."""
+    return Run(folder, folder / "events", seed, **options)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """A run that handles signals, in a folder of its own."""
+    with opened(tmp_path / "run").until_stopped() as run:
+        yield run
 
 
 @pytest.fixture

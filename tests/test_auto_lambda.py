@@ -167,7 +167,6 @@ def test_a_search_stopped_in_an_epoch_goes_on_to_the_same_bits(same_after_a_stop
 
 
 @pytest.mark.parametrize(("words", "told"), [
-    ("--algo ep", "lmbda auto is for hc_iter: give ep a number"),
     ("--regularization L1", "lmbda auto is that of the penalty L2, not of L1"),
     ("--hc_quantized false", "lmbda auto needs rounded scores: set hc_quantized"),
     ("--bottom_k_on_forward", "lmbda auto and bottom_k_on_forward both move the threshold: choose one"),

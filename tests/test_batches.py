@@ -14,7 +14,8 @@ from data.batches import PlainBatches, TrainBatches, batch_for_evaluation
 from data.image_files import ImageFiles
 from data.normalise import Normalise
 from data.spec import DataSpec, ImageSet
-from data.streamed_batches import StreamedTrainBatches
+from data.streamed_batches import StreamedPlainBatches, StreamedTrainBatches
+from utils.distributed import collectives as ranks
 
 HEIGHT, WIDTH, PAD = 4, 6, 2
 PLACES = 2 * PAD + 1
@@ -35,13 +36,14 @@ def numbered(count):
 
 @pytest.fixture(params=["in memory", "streamed"])
 def batches(request, tmp_path):
-    """A function that makes the training batches of so many augmented images, whose labels are their numbers."""
+    """A function that makes batches of so many images, whose labels are their numbers; those to train on, augmented."""
 
-    def made(count, size):
+    def made(count, size, plain=False):
         if request.param == "in memory":
-            return TrainBatches(numbered(count), SHIFTED, size)
+            return PlainBatches(numbered(count), PLAIN) if plain else TrainBatches(numbered(count), SHIFTED, size)
         files = ImageFiles.of(tmp_path, put_noise(tmp_path, count), range(count))
-        return StreamedTrainBatches(files, replace(PLAIN, shape=(3, 8, 8), flip=True, zoom=True), size, "cpu", 0)
+        kind = StreamedPlainBatches if plain else StreamedTrainBatches
+        return kind(files, replace(PLAIN, shape=(3, 8, 8), flip=True, zoom=True), size, "cpu", 0)
 
     return made
 
@@ -83,6 +85,21 @@ def test_all_that_is_random_is_drawn_before_the_first_step_and_nothing_elsewhere
     assert torch.equal(torch.get_rng_state(), elsewhere)
 
 
+def test_ranks_are_given_parts_that_make_up_the_batches_and_shares_of_what_is_evaluated(batches, monkeypatch):
+    monkeypatch.setattr("data.batches.batch_for_evaluation", lambda *_: 5)
+    train, plain, parts, shares = batches(12, 5), batches(12, 5, plain=True), [], []
+    alone, evaluated = list(train.epoch(seeded(3), 1)), list(plain)
+    monkeypatch.setattr(ranks, "world_size", lambda: 3)
+    for rank in range(3):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        parts.append(list(train.epoch(seeded(3), 1, shared=True)))
+        shares += plain
+        assert [len(labels) for _, labels in train.epoch(seeded())] == [5, 5, 2]  # else it is given all
+    # Of the last batch, of two images, two ranks get nothing.
+    assert same_bits([whole(together) for together in zip(*parts, strict=True)], alone)
+    assert same_bits(shares, evaluated) and len(shares) == 3
+
+
 def test_stratified_takes_so_many_of_every_class_and_none_is_augmented(batches):
     train = batches(22, 5)
     plain, numbers = whole(train.unaugmented().epoch(seeded()))
@@ -94,13 +111,6 @@ def test_stratified_takes_so_many_of_every_class_and_none_is_augmented(batches):
     assert found.sum(1).tolist() == [1] * 7 and found.sum(0).max() == 1
     assert torch.equal(classes[numbers[found.int().argmax(1)]], labels)
     assert same_bits(train.stratified(3, seeded()), (images, labels))
-
-
-def test_every_image_may_come_first():
-    train = TrainBatches(numbered(4), SHIFTED, 1)
-    firsts = [next(train.epoch(seeded(seed)))[1].item() for seed in range(400)]
-    counts = torch.bincount(torch.tensor(firsts), minlength=4)
-    assert (counts - 100).abs().max() < 40  # 100 each, 8.7 the standard deviation
 
 
 # ---- memory --------------------------------------------------------------------------------------------------------

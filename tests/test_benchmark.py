@@ -33,9 +33,10 @@ def small(words=""):
     return resolved(parse_args([*SMALL, "--device", "cpu", *words.split()]))
 
 
-def test_the_search_computes_what_the_plain_loop_does():
+@pytest.mark.parametrize("device", ["cpu", "mps"])  # MPS has no float64: both sides are computed on the CPU
+def test_the_search_computes_what_the_plain_loop_does(device):
     config = resolved(parse_args([*SETTING, *TINY]))
-    found = compare_sides(config, load_data(config))
+    found = compare_sides(config.model_copy(update={"device": device}), load_data(config))
     assert (found["steps"], found["differing_entries_of_masks"]) == (8, 0)
     assert found["relative_difference_of_losses"] < 1e-5
 

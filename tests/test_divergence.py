@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.test_loop import begun, splits, training_weights
+from tests.conftest import opened
+from tests.test_loop import splits, training_weights
 from trainers.training.divergence import NotFinite, check_finite, warn_of_collapse
 from trainers.training.loop import train
 from utils.errors import Diverged
@@ -46,7 +47,7 @@ def test_a_training_that_diverges_tells_where_and_keeps_the_checkpoint_of_before
 
     training.before_epoch = lambda number: position.update(epoch=number)
     training.before_step = poison
-    with begun(tmp_path).until_stopped() as run, pytest.raises(Diverged) as raised:
+    with opened(tmp_path).until_stopped() as run, pytest.raises(Diverged) as raised:
         train(run, "finetune", training, splits(), 3)
     assert str(raised.value).startswith(
         f"finetune has diverged: conv.weight, after the step before, is not finite in epoch {epoch}, step {step}, at lr"
@@ -59,14 +60,14 @@ def test_a_training_that_diverges_tells_where_and_keeps_the_checkpoint_of_before
 def test_weights_that_are_not_finite_are_told_before_the_first_step(tmp_path):
     training = training_weights()
     training.network.conv.weight.data[0] = float("nan")
-    with begun(tmp_path).until_stopped() as run, pytest.raises(Diverged, match=r"cannot begin: conv\.weight is not"):
+    with opened(tmp_path).until_stopped() as run, pytest.raises(Diverged, match=r"cannot begin: conv\.weight is not"):
         train(run, "finetune", training, splits(), 3)
 
 
 def test_what_does_not_come_again_is_told_as_such(tmp_path):
     training, times = training_weights(), iter([True])
     training.after_steps = lambda: next(times, False) and training.network.conv.weight.data.fill_(float("nan"))
-    with begun(tmp_path).until_stopped() as run, pytest.raises(Diverged, match="though not when this was run again"):
+    with opened(tmp_path).until_stopped() as run, pytest.raises(Diverged, match="though not when this was run again"):
         train(run, "finetune", training, splits(), 3)
 
 

@@ -15,9 +15,7 @@ from data.load import load_data
 from models.build import build_model
 from models.masking import prunable_parameters
 from trainers.algorithms.synflow import find_ticket
-from trainers.benchmark.__main__ import SETTING, compare_sides
 from trainers.checks.connectivity import connectivity
-from trainers.results.run_folder import resolved
 from utils.masks import random_masks
 from utils.run.run import Run
 
@@ -81,10 +79,3 @@ def test_synflow_finds_the_same_ticket_and_returns_it_on_the_device(like_mps: No
     assert {type(part) for part in (*found.masks.values(), *found.state.values())} == {OnMPS}
     assert found.masks.keys() == wanted.masks.keys()
     assert all(torch.equal(mask.to("cpu"), wanted.masks[name]) for name, mask in found.masks.items())
-
-
-def test_the_benchmark_compares_in_double_precision_on_the_cpu() -> None:
-    config = resolved(parse_args([*SETTING, "--dataset", "Digits", "--width", "0.25", "--device", "cpu"]))
-    data = load_data(config)
-    found = compare_sides(config.model_copy(update={"device": "mps"}), data)
-    assert found == compare_sides(config, data)

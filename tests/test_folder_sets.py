@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from conftest import same_bits
 from small_sets import put_caltech, put_imagenet, put_images, put_tiny_imagenet
-from toys import complaint, whole
+from toys import complaint
 
 from args_helper import Config
 from data.batches import PlainBatches, TrainBatches
@@ -103,16 +102,6 @@ def test_imagenet_is_streamed_and_val_is_the_test_set(tmp_path, monkeypatch):
     assert source.train.labels.tolist() == [0] * 20 + [1] * 20
     monkeypatch.setattr(imagenet, "HELD_OUT", 3)  # of the whole set as many images as published, and no tenth
     assert source_of("ImageNet", tmp_path).val_size == 3
-
-
-def test_validation_and_training_share_no_file_and_are_the_whole(tmp_path):
-    put_imagenet(tmp_path)
-    files, splits = source_of("ImageNet", tmp_path).train, splits_of("ImageNet", tmp_path, image_size=8)
-    trained = set(paths_of(splits.train.images))
-    left = [index for index in range(40) if str(files.path(index)) not in trained]
-    assert (len(trained), len(left)) == (36, 4)
-    plain = StreamedPlainBatches(files.subset(torch.tensor(left)), splits.spec, 8, "cpu", 0)
-    assert same_bits(*(whole(one)[0].flatten(1).sort(0).values for one in (splits.val, plain)))
 
 
 def test_a_folder_with_the_name_of_an_image_is_none(tmp_path):

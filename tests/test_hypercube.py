@@ -14,7 +14,7 @@ from args_helper import parse_args
 from models import build
 from models.initialise import draw_scores
 from models.masking import FlatScores, masked_layers, to_masked
-from tests.conftest import same_bits
+from tests.conftest import opened, same_bits
 from tests.toys import Toy, splits
 from trainers.algorithms.gem_miner import GemMiner
 from trainers.algorithms.hypercube import find_ticket
@@ -31,16 +31,6 @@ TYPES = ("BottomK", "ExactBottomK", "LocalBottomK", "FixThresholding")
 BOTTOM_K, EXACT, LOCAL, FIXED = (("--prune_type", name) for name in TYPES)
 MOVING = (*QUANTIZED, *BOTTOM_K, "--bottom_k_on_forward", "true")
 RISING = [score / 10 for score in range(1, 11)]
-
-
-def opened(folder: Path, seed: int = 7) -> Run:
-    return Run(folder, folder / "events", seed)
-
-
-@pytest.fixture
-def run(tmp_path):
-    with opened(tmp_path / "run").until_stopped() as run:
-        yield run
 
 
 def search(run: Run, *words: str, net: nn.Module | None = None) -> Ticket:

@@ -21,7 +21,7 @@ from models.initialise import draw_scores
 from models.layers import Round, Soft
 from models.masking import prunable_parameters, to_masked
 from tests import toys
-from tests.conftest import same_bits
+from tests.conftest import opened, same_bits
 from trainers.algorithms.gem_miner import GemMiner
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
@@ -31,8 +31,6 @@ from trainers.training.training import Training
 from trainers.training.weights import WeightTraining
 from utils.distributed import collectives as ranks
 from utils.errors import Stopped
-from utils.run.checkpoints import Keeping
-from utils.run.run import Run
 
 
 def splits(batch_size: int = 8) -> Splits:
@@ -74,18 +72,8 @@ KINDS = {
 }
 
 
-def begun(folder: Path, **options: object) -> Run:
-    return Run(folder, folder / "events", 7, **options)
-
-
 def a_batch() -> tuple[Tensor, Tensor]:
     return next(splits().train.epoch(torch.Generator().manual_seed(0)))
-
-
-@pytest.fixture
-def run(tmp_path):
-    with begun(tmp_path / "run").until_stopped() as run:
-        yield run
 
 
 class Recording(Training):
@@ -230,7 +218,7 @@ def test_no_step_waits_for_the_device(kind):
 def test_an_epoch_of_many_steps_waits_no_more_often_than_one_of_few(kind, tmp_path):
     counts = []
     for batch_size in (14, 4):
-        with begun(tmp_path / str(batch_size)).until_stopped() as run, CountWaits() as waits:
+        with opened(tmp_path / str(batch_size)).until_stopped() as run, CountWaits() as waits:
             train(run, "search", KINDS[kind](), splits(batch_size), 1)
         counts.append(waits.count)
     assert counts[0] == counts[1] > 0
@@ -241,7 +229,7 @@ def test_an_epoch_of_many_steps_waits_no_more_often_than_one_of_few(kind, tmp_pa
 
 def trained(folder: Path, training: Training, epochs: int = 3) -> list[dict]:
     """Train the search of the run in this folder; return its rows without their seconds."""
-    with begun(folder).until_stopped() as run:
+    with opened(folder).until_stopped() as run:
         train(run, "search", training, splits(), epochs)
     return [{**row, "seconds": None} for row in run.rows("search")]
 
@@ -268,19 +256,11 @@ def test_a_stopped_stage_goes_on_to_the_very_bits_of_an_undisturbed_one(kind, st
     undisturbed, first, second = (KINDS[kind]() for _ in range(3))
     rows = trained(tmp_path / "whole", undisturbed)
     assert stopped(tmp_path / "parts", first, step).exit_code == 128 + signal.SIGTERM
-    stored = begun(tmp_path / "parts").load("search")
+    stored = opened(tmp_path / "parts").load("search")
     assert [stored["epoch"], stored["step"]] == position
     assert trained(tmp_path / "parts", second) == rows
     assert same_bits(second.state(), undisturbed.state())
-    assert begun(tmp_path / "parts").load("search")["done"]
-
-
-def test_an_epoch_that_is_gone_on_with_is_not_begun_again(tmp_path):
-    stopped(tmp_path, Recording(toys.Toy()), 0)
-    training = Recording(toys.Toy())
-    trained(tmp_path, training, epochs=1)
-    assert training.calls[:2] == ["before_step 1", "forward"]
-    assert "before_epoch 0" not in training.calls
+    assert opened(tmp_path / "parts").load("search")["done"]
 
 
 def test_a_stage_that_ended_early_and_was_stopped_there_stays_ended(tmp_path):
@@ -289,7 +269,7 @@ def test_a_stage_that_ended_early_and_was_stopped_there_stays_ended(tmp_path):
     stopped(tmp_path, first, 3)
     assert [row["epoch"] for row in trained(tmp_path, second)] == [0]
     assert same_bits(second.state(), first.state())
-    assert begun(tmp_path).load("search")["done"]
+    assert opened(tmp_path).load("search")["done"]
 
 
 def test_the_seconds_of_an_interrupted_epoch_add_up(tmp_path, monkeypatch):
@@ -299,7 +279,7 @@ def test_the_seconds_of_an_interrupted_epoch_add_up(tmp_path, monkeypatch):
     for step in (5, 0):  # both in the second epoch
         stopped(tmp_path, training_weights(), step)
     trained(tmp_path, training_weights())
-    assert [row["seconds"] for row in begun(tmp_path).load("search")["rows"]] == [5.0, 15.0, 5.0]
+    assert [row["seconds"] for row in opened(tmp_path).load("search")["rows"]] == [5.0, 15.0, 5.0]
 
 
 def test_a_finished_stage_returns_at_once_with_what_it_had_come_to(tmp_path, monkeypatch):
@@ -309,18 +289,6 @@ def test_a_finished_stage_returns_at_once_with_what_it_had_come_to(tmp_path, mon
         monkeypatch.setattr(f"trainers.training.{called}", lambda *_, called=called: pytest.fail(called))
     assert trained(tmp_path, again) == rows
     assert same_bits(again.state(), finished.state())
-
-
-def test_checkpoints_are_kept_of_what_an_epoch_had_come_to(tmp_path):
-    training, states = training_weights(), []
-    training.after_epoch = lambda epoch, draw: states.append(deepcopy(training.network.state_dict()))
-    with begun(tmp_path, keeping=Keeping(copies_at={"search": [{0}]}, last=1)).until_stopped() as run:
-        train(run, "search", training, splits(), 3)
-    stored = {path.stem: torch.load(path, weights_only=True) for path in (tmp_path / "checkpoints").iterdir()}
-    assert stored.keys() == {"search", "search_epoch_000"}
-    kept = stored["search_epoch_000"]
-    assert (kept["epoch"], kept["step"], len(kept["rows"])) == (1, 0, 1)
-    assert same_bits(kept["training"]["network"], states[0])
 
 
 # ---- evaluation ----------------------------------------------------------------------------------------------------

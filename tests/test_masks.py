@@ -9,15 +9,10 @@ import torch
 from torch import Tensor, inf
 
 from models.layers import TopKInLayer
-from tests.toys import seeded
+from tests.toys import bools, seeded
 from trainers.tickets.ticket import Ticket
 from utils import masks
 from utils.masks import ceil_count, floor_count, prune_exactly, prune_lowest
-
-
-def bools(text: str) -> Tensor:
-    """`1101` as a boolean vector."""
-    return torch.tensor([letter == "1" for letter in text])
 
 
 class OnGPU(Tensor):
@@ -128,4 +123,3 @@ def test_an_untrained_ticket_is_judged_under_its_gem_if_it_has_one():
     gem = {"conv.weight": bools("1000").view(2, 2)}
     assert Ticket({}, MASKS, gem).untrained is gem
     assert Ticket({}, MASKS).untrained is MASKS
-    assert Ticket({}, MASKS).facts == {}

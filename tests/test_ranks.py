@@ -22,7 +22,6 @@ from torch import nn
 
 import main
 from tests.conftest import PROJECT, SMALL, read_rows, same_bits, timeless
-from tests.test_loop import splits
 from trainers.training.batchnorm import average_statistics
 from utils.distributed import collectives as ranks
 from utils.distributed import launch
@@ -96,20 +95,6 @@ def test_every_rank_has_two_images_of_a_batch_or_none_and_together_they_have_all
         parts.append(list(range(100))[ranks.own_part(7, 7 + count)])
     assert [len(part) for part in parts] == sizes
     assert list(chain(*parts)) == list(range(7, 7 + count))
-
-
-def test_a_rank_is_given_its_part_of_every_batch_and_its_share_of_what_is_evaluated(monkeypatch):
-    data = splits()
-    whole, evaluated = list(data.train.epoch(torch.Generator().manual_seed(0), 1)), list(data.test)
-    monkeypatch.setattr(ranks, "world_size", lambda: 3)
-    parts = []
-    for rank in range(3):
-        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
-        parts.append(list(data.train.epoch(torch.Generator().manual_seed(0), 1, shared=True)))
-        assert len(list(data.test)) == len(evaluated[rank::3])
-        assert len(list(data.train.epoch(torch.Generator()))) == len(data.train)  # else it is given all
-    assert same_bits([tuple(map(torch.cat, zip(*step))) for step in zip(*parts, strict=True)], whole)
-    assert [data.train.size(step) for step in (1, 2, 3)] == [len(labels) for _, labels in whole]
 
 
 def everything_told() -> list[Any]:

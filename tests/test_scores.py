@@ -199,13 +199,6 @@ def test_the_learning_rate_warms_up_and_then_follows_the_policy():
     assert [training.lr(epoch) for epoch in range(6)] == pytest.approx([0.2, 0.4, *(0.4 * half for half in halves)])
 
 
-def test_labels_are_smoothed_as_the_config_says():
-    logits, labels = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
-    log_p = logits.log_softmax(1)[0]
-    found = learning("--label_smoothing", "0.3").loss(logits, labels, torch.empty(0))
-    assert found.item() == pytest.approx(-(0.7 * log_p[0] + 0.1 * log_p.sum()).item(), rel=1e-6)
-
-
 # ---- how scores are rounded to be judged ---------------------------------------------------------------------------
 
 
@@ -282,13 +275,6 @@ def test_num_test_draws_are_different_and_their_accuracies_averaged(judged):
 
 
 # ---- before and after rounding -------------------------------------------------------------------------------------
-
-
-def test_rounded_in_the_forward_pass_is_judged_once_for_both_columns(judged):
-    data = splits(24)
-    row = learning(*ROUNDED).measure(data, drawing)
-    assert [batches for _, batches in judged] == [data.test, data.val]
-    assert (row["test_acc_before_rounding"], row["test_acc"], row["val_acc"]) == (10, 10, 20)
 
 
 @pytest.mark.parametrize(("words", "rule"), [

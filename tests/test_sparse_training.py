@@ -8,7 +8,7 @@ import torch
 from conftest import SMALL, read_rows, same_bits, summary_of
 from safetensors.torch import load_file
 from torch import Tensor
-from toys import Toy, images
+from toys import Toy, bools, images
 
 from args_helper import Config, parse_args
 from models.masking import prunable_parameters
@@ -25,10 +25,6 @@ ALGORITHMS = ("rigl", "set", "gmp", "acdc")
 SPARSE = "--device cpu --update_every 2 --epochs 6 --acdc_phase 0.2 --momentum 0.9 --skip_sanity_checks".split()
 STEPS = 3
 """Steps of an epoch of the toy."""
-
-
-def _bits(text: str) -> Tensor:
-    return torch.tensor([sign == "1" for sign in text])
 
 
 def _config(*words: str) -> Config:
@@ -65,7 +61,7 @@ def _step(training: MovingMasks) -> None:
 def test_the_smallest_weights_are_replaced_by_those_of_highest_growth(share, after):
     magnitudes = torch.tensor([3.0, 5.0, 1.0, 4.0, 0.0, 0.0, 0.0, 0.0])
     growth = torch.tensor([1.0, 0.0, 2.0, 6.0, 3.0, 7.0, 5.0, 4.0])
-    assert replaced(_bits("11110000"), magnitudes, growth, share, derive_rng(0)).tolist() == _bits(after).tolist()
+    assert replaced(bools("11110000"), magnitudes, growth, share, derive_rng(0)).tolist() == bools(after).tolist()
 
 
 def test_rigl_drops_by_magnitude_and_grows_by_gradient_in_place_of_a_step():
@@ -174,10 +170,6 @@ def test_the_masks_change_at_multiples_up_to_a_fraction_of_the_training(words, s
 # ---- gradual magnitude pruning -------------------------------------------------------------------------------------
 
 
-def test_the_cubic_schedule_begins_dense_and_ends_at_the_target():
-    assert [density_at(share, 0.2) for share in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.2 + 0.8 / 8, 0.2])
-
-
 def test_a_training_of_one_step_leaves_no_masks_to_change():
     net = Toy()
     with pytest.raises(UserError, match="algo gmp changes masks between steps, and this training has only one"):
@@ -202,10 +194,10 @@ def test_gradual_pruning_keeps_the_largest_weights_at_exact_counts(kind):
 
 def test_the_smallest_weights_of_each_layer_go():
     magnitudes = {"a.weight": torch.tensor([4.0, 1.0, 3.0, 2.0]), "b.weight": torch.tensor([9.0, 8.0, 7.0, 6.0])}
-    masks = {"a.weight": _bits("1111"), "b.weight": _bits("0111")}
+    masks = {"a.weight": bools("1111"), "b.weight": bools("0111")}
     pruned = smallest_of_layers_pruned(magnitudes, masks, 0.5, derive_rng(0))
     assert {name: mask.tolist() for name, mask in pruned.items()} == {
-        "a.weight": _bits("1010").tolist(), "b.weight": _bits("0110").tolist()
+        "a.weight": bools("1010").tolist(), "b.weight": bools("0110").tolist()
     }  # fmt: skip
 
 

@@ -58,21 +58,6 @@ def test_batches_are_the_same_with_any_number_of_workers_and_images_are_cropped_
     assert same_bits(*(list(training(one).unaugmented().epoch(seeded(seed))) for seed in (1, 2)))
 
 
-def test_ranks_are_given_parts_that_make_up_the_batches(noise, monkeypatch):
-    # In batches of 5: of the last one, of two images, two ranks get nothing.
-    alone = list(training(noise).epoch(seeded(3), 1))
-    evaluated = [labels.tolist() for _, labels in StreamedPlainBatches(noise, PLAIN, 5, "cpu", 0)]
-    monkeypatch.setattr("utils.distributed.collectives.world_size", lambda: 3)
-    parts, shares = [], []
-    for rank in range(3):
-        monkeypatch.setattr("utils.distributed.collectives.rank", lambda rank=rank: rank)
-        parts.append(list(training(noise).epoch(seeded(3), 1, shared=True)))
-        shares += [labels.tolist() for _, labels in StreamedPlainBatches(noise, PLAIN, 5, "cpu", 0)]
-    assert same_bits([whole(together) for together in zip(*parts)], alone)
-    assert [training(noise).size(step) for step in range(3)] == [5, 5, 2]
-    assert shares == evaluated
-
-
 def test_batches_that_are_left_out_are_not_decoded(files, tmp_path):
     train = training(files)
     skipped = whole(list(train.epoch(seeded(3)))[:3])[1].tolist()

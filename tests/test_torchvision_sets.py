@@ -66,13 +66,6 @@ def test_a_set_without_files_and_without_a_network_is_one_clear_message(name, ti
     assert re.fullmatch(re.escape(start) + why + re.escape(end), said) and not place.exists()
 
 
-def test_a_file_of_mnist_that_was_cut_off_is_no_traceback(tmp_path):
-    images = put_mnist(tmp_path) / "train-images-idx3-ubyte"
-    images.write_bytes(images.read_bytes()[:100])
-    said = complaint(load_data, Config(dataset="MNIST", data=str(tmp_path), device="cpu"))
-    assert re.search("MNIST is not in .*--data", said)
-
-
 @pytest.mark.parametrize(
     ("error", "why"),
     [(RuntimeError("not found or\n corrupted."), r"not found or corrupted\."), (AssertionError(), "AssertionError"),

@@ -11,7 +11,7 @@ from torch import Tensor
 from args_helper import parse_args
 from data.load import Splits
 from models.initialise import WeightDraw, draw_weights
-from tests.conftest import same_bits
+from tests.conftest import opened, same_bits
 from tests.toys import SPEC, Toy, splits
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
@@ -38,16 +38,10 @@ def tuning(*words: str) -> Recipe:
     return Recipe.of_tuning(parse_args(["--fine_tune_epochs", "2", *words]))
 
 
-@pytest.fixture
-def run(tmp_path):
-    with Run(tmp_path, tmp_path / "events", 7).until_stopped() as run:
-        yield run
-
-
 def test_a_recipe_without_augmentation_takes_the_images_as_they_are(tmp_path):
     def trained(name: str, data: Splits, *words: str) -> list[Tensor]:
         net = Toy()
-        with Run(tmp_path / name, tmp_path / "events" / name, 7).until_stopped() as run:
+        with opened(tmp_path / name).until_stopped() as run:
             train_ticket(run, "finetune", net, ticket(), data, tuning("--fine_tune_lr", "0.1", *words))
         return list(net.state_dict().values())
 

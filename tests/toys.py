@@ -29,6 +29,11 @@ class Toy(nn.Module):
         return self.out(self.norm(self.conv(images)).relu().flatten(1))
 
 
+def bools(text: str) -> Tensor:
+    """`1101` as a boolean vector."""
+    return torch.tensor([sign == "1" for sign in text])
+
+
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 

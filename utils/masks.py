@@ -10,7 +10,8 @@ only `kth_lowest` may be used.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -104,14 +105,12 @@ def prune_apart(
         New masks with the names, shapes and order of `ranks`.
     """
     masks: Masks = {}
-    for biases in (False, True):
-        names = [name for name in ranks if is_bias(name) == biases]
-        if names:
-            flat = torch.cat([ranks[name].flatten() for name in names])
-            before = torch.cat([unpruned[name].flatten() for name in names])
-            mask = prune_exactly(flat, before, how_many(int(before.sum()), before.numel()), generator)
-            parts = mask.split([ranks[name].numel() for name in names])
-            masks |= {name: part.view_as(ranks[name]) for name, part in zip(names, parts)}
+    for names in weights_then_biases(ranks):
+        flat = torch.cat([ranks[name].flatten() for name in names])
+        before = torch.cat([unpruned[name].flatten() for name in names])
+        mask = prune_exactly(flat, before, how_many(int(before.sum()), before.numel()), generator)
+        parts = mask.split([ranks[name].numel() for name in names])
+        masks |= {name: part.view_as(ranks[name]) for name, part in zip(names, parts)}
     return {name: masks[name] for name in ranks}
 
 
@@ -179,6 +178,11 @@ def thin_layers(masks: Masks) -> dict[str, tuple[int, int]]:
 def is_bias(name: str) -> bool:
     """Return whether a parameter of this name is a bias."""
     return name.rpartition(".")[2] == "bias"
+
+
+def weights_then_biases(names: Iterable[str]) -> list[list[str]]:
+    """Divide the names of parameters into those of weights and those of biases; a part that is empty is left out."""
+    return [list(part) for _, part in groupby(sorted(names, key=is_bias), key=is_bias)]
 
 
 def weight_beside(name: str) -> str:

@@ -187,10 +187,9 @@ class GemMiner(ScoreTraining):
             count: from 0 to N; 0 keeps one weight.
             generator: on the CPU; breaks the ties.
         """
-        masks = torch.ones_like(self.flat.flags)
-        rank = self._rank()[self.flat.segments[0]]
-        everything = masks[self.flat.segments[0]].clone()
-        masks[self.flat.segments[0]] = prune_exactly(rank, everything, self.weights - max(1, count), generator)
+        masks, weights = torch.ones_like(self.flat.flags), self.flat.segments[0]
+        pruned = self.weights - max(1, count)
+        masks[weights] = prune_exactly(self._rank()[weights], masks[weights], pruned, generator)
         return self.flat.split(masks)
 
     def _rank(self) -> Tensor:

@@ -19,7 +19,7 @@ from trainers.algorithms.random_mask import allocate
 from trainers.tickets.ticket import Ticket
 from trainers.training.moving_masks import PeriodicMasks, update_steps
 from utils.errors import counted
-from utils.masks import Masks, all_kept, is_bias, kept_count, prune_apart, prune_exactly
+from utils.masks import Masks, all_kept, kept_count, prune_apart, prune_exactly, weights_then_biases
 from utils.run.run import Run
 
 
@@ -84,8 +84,8 @@ def smallest_of_layers_pruned(
         generator: on the CPU; breaks ties.
     """
     pruned = dict(masks)
-    for biases in (False, True):
-        sizes = {name: mask.numel() for name, mask in masks.items() if is_bias(name) == biases}
+    for names in weights_then_biases(masks):
+        sizes = {name: masks[name].numel() for name in names}
         unpruned = {name: count for name in sizes if (count := int(masks[name].sum()))}
         if unpruned:
             wanted = min(kept_count(density, sum(sizes.values())), sum(unpruned.values()))

@@ -20,7 +20,7 @@ from data.load import Splits
 from models.masking import plain_state, prunable_parameters
 from trainers.checks.controls import CHECKS
 from trainers.tickets.ticket import Ticket
-from utils.masks import is_bias, kept_count, random_masks
+from utils.masks import kept_count, random_masks, weights_then_biases
 from utils.run.run import Run
 
 
@@ -93,13 +93,10 @@ def layer_counts(
         Name -> entries to keep.
     """
     counts: dict[str, int] = {}
-    for biases in (False, True):
-        shapes = {name: p.shape for name, p in parameters.items() if is_bias(name) == biases}
-        if shapes:
-            sizes = [math.prod(shape) for shape in shapes.values()]
-            raw = [raw_density(shape) for shape in shapes.values()]
-            wanted = kept_count(density, sum(sizes))
-            counts |= zip(shapes, allocate(raw, sizes, wanted))
+    for names in weights_then_biases(parameters):
+        sizes = [parameters[name].numel() for name in names]
+        raw = [raw_density(parameters[name].shape) for name in names]
+        counts |= zip(names, allocate(raw, sizes, kept_count(density, sum(sizes))))
     return counts
 
 

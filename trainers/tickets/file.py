@@ -14,7 +14,7 @@ from torch import nn
 
 from args_helper import Config
 from models.state_files import load_weights
-from trainers.tickets.format import Stored, read_stored, write_stored
+from trainers.tickets.format import read_stored, write_stored
 from trainers.tickets.redraw import draw_of, drawn_again
 from trainers.tickets.ticket import Ticket
 from utils.errors import UserError
@@ -63,7 +63,12 @@ def read_ticket(path: Path) -> tuple[Ticket, dict[str, Any]]:
         UserError: the file does not exist, is no ticket or is damaged, or this machine draws other weights.
     """
     stored = read_stored(path)
-    return _whole(stored, path), stored.about
+    if stored.draw is None:
+        return stored.ticket, stored.about
+    try:
+        return stored.with_weights(drawn_again(stored.draw, stored.shapes)), stored.about
+    except (ValueError, KeyError, TypeError, IndexError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise UserError(f"{path} cannot be loaded: {error}") from error
 
 
 def read_own_ticket(path: Path, network: nn.Module) -> Ticket:
@@ -78,15 +83,6 @@ def read_own_ticket(path: Path, network: nn.Module) -> Ticket:
     return stored.with_weights(
         {name: own[name].to("cpu", copy=True) for name in (stored.draw or {"names": ()})["names"]}
     )
-
-
-def _whole(stored: Stored, path: Path) -> Ticket:
-    if stored.draw is None:
-        return stored.ticket
-    try:
-        return stored.with_weights(drawn_again(stored.draw, stored.shapes))
-    except (ValueError, KeyError, TypeError, IndexError, ArithmeticError, RuntimeError, MemoryError) as error:
-        raise UserError(f"{path} cannot be loaded: {error}") from error
 
 
 def load_ticket(path: str | Path, model: nn.Module, gem: bool = False) -> Masks:

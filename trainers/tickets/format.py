@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -32,7 +32,7 @@ from trainers.tickets.first_format import parse_header, read_first_format
 from trainers.tickets.mask_code import decoded, encoded, inflated
 from trainers.tickets.ticket import Ticket
 from utils.errors import UserError, abbreviate
-from utils.files import write_atomic
+from utils.files import digest_of, write_atomic
 from utils.masks import Masks
 
 KIND = "rare gems ticket "
@@ -122,14 +122,6 @@ def _laid_out(ticket: Ticket, drawn: list[str]) -> dict[str, Tensor]:
     packed = zlib.compress(json.dumps(layout, separators=(",", ":")).encode(), 9)
     blobs = {"mask": encoded(_flat(ticket.masks)), **gem_blob, "layout": packed}
     return {**parts, **{name: torch.frombuffer(bytearray(blob), dtype=torch.uint8) for name, blob in blobs.items()}}
-
-
-def digest_of(tensors: Iterable[Tensor]) -> str:
-    """The SHA-256 of tensors: their entries in order, little-endian, one tensor after another."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _gem_of(ticket: Ticket) -> tuple[str | None, dict[str, bytes]]:

@@ -6,6 +6,7 @@ Most searches leave the weights as drawn. Their tickets need only the seed, not 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from args_helper import Config
 from models.initialise import WeightDraw
 from models.masking import layer_parameters
-from trainers.tickets.format import digest_of
+from utils.files import digest_of
 from utils.masks import weight_beside
 from utils.rng import derive_rng
 
@@ -32,16 +33,15 @@ def draw_of(state: Mapping[str, Tensor], network: nn.Module, config: Config) -> 
         config: whose draw the weights are compared with.
 
     Returns:
-        JSON values: the seed, the arguments of `WeightDraw`, the parameters' names in drawing order, the SHA-256 of the
+        JSON values: the seed, the fields of `WeightDraw`, the parameters' names in drawing order, the SHA-256 of the
         drawn weights, and PyTorch's version.
     """
     names = list(layer_parameters(network))
-    how = WeightDraw.arguments_of(config)
-    drawn = _drawn({"seed": config.init_seed, **how, "names": names}, {name: state[name].shape for name in names})
-    digest = digest_of(drawn.values())
+    draw = {"seed": config.init_seed, **asdict(WeightDraw.of(config)), "names": names}
+    digest = digest_of(_drawn(draw, {name: state[name].shape for name in names}).values())
     if digest != digest_of(state[name] for name in names):
         return None
-    return {"seed": config.init_seed, **how, "names": names, "sha256": digest, "torch": torch.__version__}
+    return {**draw, "sha256": digest, "torch": torch.__version__}
 
 
 def drawn_again(draw: Mapping[str, Any], shapes: Shapes) -> dict[str, Tensor]:

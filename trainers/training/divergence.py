@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,20 +59,17 @@ def watched(network: nn.Module, optimizer: Optimizer) -> Iterator[None]:
     found: list[str] = []
     with ExitStack() as hooks:
         for name, module in leaves.items():
-            hooks.enter_context(module.register_forward_hook(_looking_at(name, found)))
+            hooks.enter_context(module.register_forward_hook(partial(_look, name, found)))
         hooks.enter_context(optimizer.register_step_pre_hook(lambda *_: _tell(found)))
         yield
 
 
-def _looking_at(layer: str, found: list[str]) -> Any:
-    def look(module: nn.Module, _inputs: Any, output: Any) -> None:
-        for name, value in module.named_parameters(recurse=False):
-            if not bool(value.isfinite().all()):
-                found.append(f"{layer}.{name}, after the step before,")
-        if isinstance(output, Tensor) and not bool(output.isfinite().all()):
-            found.append(f"the output of layer {layer}")
-
-    return look
+def _look(layer: str, found: list[str], module: nn.Module, _inputs: Any, output: Any) -> None:
+    for name, value in module.named_parameters(recurse=False):
+        if not bool(value.isfinite().all()):
+            found.append(f"{layer}.{name}, after the step before,")
+    if isinstance(output, Tensor) and not bool(output.isfinite().all()):
+        found.append(f"the output of layer {layer}")
 
 
 def _tell(found: list[str]) -> None:

@@ -110,10 +110,8 @@ class ScoreTraining(Training):
     def _optimizer(self, network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         config = self._config
         network.requires_grad_(False)
-        for layer in masked_layers(network).values():
-            for scores in (layer.scores, layer.bias_scores):
-                if scores is not None:
-                    scores.requires_grad_(True)
+        for scores in self.flat.parts:
+            scores.requires_grad_(True)
         groups: list[dict[str, Any]] = [{"params": [self.flat.scores], "weight_decay": self._decay(recipe.wd)}]
         if self.decoupled_decay and recipe.optimizer == "adam":
             groups[0]["decoupled_weight_decay"] = True

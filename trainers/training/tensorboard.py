@@ -89,22 +89,19 @@ class Timed:
     """
 
     def __init__(self, batches: Iterable[Batch]) -> None:
-        self._batches = iter(batches)
+        self._batches = batches
         self._started = time.perf_counter()
         self.waited = 0.0
         self.images = 0
 
     def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
         asked = time.perf_counter()
-        try:
-            batch = next(self._batches)
-        finally:
+        for batch in self._batches:
             self.waited += time.perf_counter() - asked
-        self.images += len(batch[1])
-        return batch
+            self.images += len(batch[1])
+            yield batch
+            asked = time.perf_counter()
+        self.waited += time.perf_counter() - asked
 
     def throughput(self) -> dict[str, float]:
         """Images per second since the start, and the share of that time spent waiting for data, in percent."""

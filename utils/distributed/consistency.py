@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from utils.distributed import collectives as ranks
 from utils.errors import DistributedError
+from utils.files import digest_of
 
 
 def assert_same_on_all_ranks(tensors: Mapping[str, Tensor], when: str) -> None:
@@ -24,7 +23,7 @@ def assert_same_on_all_ranks(tensors: Mapping[str, Tensor], when: str) -> None:
     """
     if not ranks.is_distributed():
         return
-    own = {name: _digest(tensor) for name, tensor in tensors.items()}
+    own = {name: digest_of([tensor]) for name, tensor in tensors.items()}
     first, *others = ranks.all_gather(own)
     for number, its in enumerate(others, start=1):
         for name, digest in first.items():
@@ -33,7 +32,3 @@ def assert_same_on_all_ranks(tensors: Mapping[str, Tensor], when: str) -> None:
                     f"rank {number} has another {name} than rank 0 has, {when}: the run ends here. Its last checkpoint "
                     "is from before; a GPU that computes wrongly, or different versions on the machines, can be why"
                 )
-
-
-def _digest(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()
