@@ -543,6 +543,14 @@ def test_an_unknown_name_is_refused_with_the_nearest(given, nearest, tmp_path):
         assert complaint(*words).endswith(f"\n  --{given}: no such option{flag}")
 
 
+def test_what_other_tools_call_an_option_is_answered_by_its_name_here(tmp_path):
+    assert complaint("--learning-rate", "0.1").endswith("no such option; did you mean '--lr 0.1'?")
+    assert complaint_about(tmp_path, "model: resnet20\n").endswith("no such option; did you mean 'arch: resnet20'?")
+    # With the same value these would mean something else.
+    assert complaint("--density", "0.05").endswith("; there is target_sparsity, the percentage of weights that remain")
+    assert complaint_about(tmp_path, "sanity_checks: false\n").endswith("; there is skip_sanity_checks, its opposite")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
