@@ -136,17 +136,44 @@ def _kind(node: yaml.Node) -> str:
     return abbreviate(node.tag.removeprefix("tag:yaml.org,2002:"))
 
 
+_UNFINISHED = {
+    "while scanning a quoted scalar": "the quote is not closed",
+    "while scanning a simple key": "is a colon missing?",
+}
+"""What YAML was reading -> what is wrong where it began; where YAML gave up is some lines later."""
+
+
 def _complaint(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
+    mark, context = getattr(error, "problem_mark", None), getattr(error, "context", None)
     text = abbreviate(getattr(error, "problem", None) or str(error).splitlines()[0])
-    return f"{text}, line {mark.line + 1}, column {mark.column + 1}{slip(mark)}" if mark else text
+    if mark is None:
+        return text
+    if text.startswith("but "):  # the second half of a sentence
+        text = f"{context} {text}"
+    hint = slip(mark)
+    if not hint and context in _UNFINISHED:
+        mark, hint = error.context_mark, f" ({_UNFINISHED[context]})"
+    if not hint and text.startswith("mapping values"):
+        hint = _second_colon(mark)
+    return f"{text}, line {mark.line + 1}, column {mark.column + 1}{hint}"
+
+
+def _second_colon(mark: yaml.Mark) -> str:
+    """Return why a colon at a mark is one too many."""
+    before = mark.buffer.splitlines()[mark.line][: mark.column]
+    if ": " in before:
+        return " (put a text with ': ' in quotes)"
+    return " (write an option at the start of its line)" if before[:1] == " " else " (is a colon missing above?)"
 
 
 def slip(mark: yaml.Mark) -> str:
     """Return what is probably wrong with the first odd line up to a mark: a tab, or no space after the colon."""
-    for number, line in enumerate((mark.buffer or "").splitlines()[: mark.line + 1], start=1):
+    lines = (mark.buffer or "").splitlines()[: mark.line + 1]
+    for number, line in enumerate(lines, start=1):
         if re.match(r"\s*\t", line):
             return f" (line {number}: indent with spaces, not with a tab)"
         if found := re.match(r"\s*([\w-]+):(?=[^\s:])", line):
             return f" (line {number}: is a space missing after '{found[1]}:'?)"
+    if lines and lines[-1][mark.column : mark.column + 1] == "\t":
+        return " (write a space instead of the tab)"
     return ""
