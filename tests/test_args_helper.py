@@ -724,8 +724,8 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "nine.yml").touch()
     assert complaint("--config", str(missing)) == f"{said}; did you mean 'nine.yml'?"
     assert complaint("--config", str(tmp_path)) == f"cannot read the config file {tmp_path}: Is a directory"
-    latin.write_bytes("name: schön\n".encode("latin-1"))
-    assert "utf-8" in complaint("--config", str(latin))
+    latin.write_bytes("lr: 0.1\nname: schön\n".encode("latin-1"))
+    assert complaint("--config", str(latin)).endswith("latin.yml: line 2 is not UTF-8 text; save it as UTF-8")
 
 
 # ---- going on with a run -------------------------------------------------------------------------------------------

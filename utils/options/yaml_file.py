@@ -40,7 +40,10 @@ def read_nodes(path: Path, title: str) -> yaml.Node | None:
         names = sorted(file.name for file in path.parent.glob("*.y*ml"))
         meant = did_you_mean(path.name, names) or ("; --list configs shows them" if title == "config file" else "")
         raise UserError(f"cannot read the {title} {path}: {error.strerror}{meant}") from error
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or an invalid path
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"cannot read the {title} {path}: line {line} is not UTF-8 text; save it as UTF-8") from error
+    except (OSError, ValueError) as error:  # ValueError: an invalid path
         raise UserError(f"cannot read the {title} {path}: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {_complaint(error)}") from error
