@@ -293,8 +293,8 @@ def test_the_folder_of_the_data_enters_the_hash_where_it_is_the_data(dataset, ha
 
 
 def test_a_name_that_yaml_takes_for_a_number_stays_as_it_is_written(tmp_path):
-    config = parse_args(["--config", written(tmp_path, "name: 1_44\nrun_idx: 010\nseed: 1_0\n")])
-    assert (config.name, config.run_idx, config.seed) == ("1_44", "010", 10)
+    config = parse_args(["--config", written(tmp_path, "name: 1_44\nsubfolder: 2022-02-24\nrun_idx: 010\nseed: 1_0\n")])
+    assert (config.name, config.subfolder, config.run_idx, config.seed) == ("1_44", "2022-02-24", "010", 10)
 
 
 def test_a_config_as_yaml_reads_back_as_itself(tmp_path):

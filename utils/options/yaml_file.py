@@ -16,8 +16,8 @@ import yaml
 from utils.errors import UserError, abbreviate, did_you_mean
 
 LARGEST_BYTES = 2**18
-_TEXT, *_NUMBERS = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float"))
-_PLAIN = {*_NUMBERS, *(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "null", "timestamp"))}
+_TEXT, *_AS_WRITTEN = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "timestamp"))
+_PLAIN = {*_AS_WRITTEN, *(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "null"))}
 
 
 def read_nodes(path: Path, title: str) -> yaml.Node | None:
@@ -57,7 +57,7 @@ def read_document(path: Path, title: str, texts: Container[str] = ()) -> Any:
     Args:
         path: the file.
         title: what kind of file it is, for messages.
-        texts: keys whose values are texts: numbers among them stay as they are written, as do all keys.
+        texts: keys whose values are texts: numbers and dates among them stay as written, as do all keys.
 
     Returns:
         Dictionaries, lists and plain values, not validated; None for an empty file.
@@ -75,9 +75,9 @@ def read_document(path: Path, title: str, texts: Container[str] = ()) -> Any:
                 known.add(key.value)
                 if key.value.replace("-", "_") in texts:
                     if isinstance(value, yaml.SequenceNode):
-                        parts = [_as_text(part, _NUMBERS) for part in value.value]
+                        parts = [_as_text(part, _AS_WRITTEN) for part in value.value]
                         value = yaml.SequenceNode(value.tag, parts, value.start_mark)
-                    value = _as_text(value, _NUMBERS)
+                    value = _as_text(value, _AS_WRITTEN)
                 mapping.value[number] = _as_text(key, _PLAIN), value
     try:
         return None if node is None else yaml.SafeLoader("").construct_document(node)
@@ -91,7 +91,7 @@ def plain_value(node: yaml.Node, is_text: bool = False) -> Any:
 
     Args:
         node: of the value.
-        is_text: whether a text is wanted, so that a number stays as it is written: YAML reads `1_44` as 144.
+        is_text: whether a text is wanted, so that a number or date stays as it is written: YAML reads `1_44` as 144.
 
     Raises:
         ValueError: the node holds anything else; the message says what.
@@ -99,7 +99,7 @@ def plain_value(node: yaml.Node, is_text: bool = False) -> Any:
     if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
         return [_scalar(part) for part in node.value]
     value = _scalar(node)
-    return node.value if is_text and type(value) in (int, float) else value
+    return node.value if is_text and node.tag in _AS_WRITTEN else value
 
 
 def _scalar(node: yaml.Node) -> Any:
