@@ -293,8 +293,8 @@ def test_the_folder_of_the_data_enters_the_hash_where_it_is_the_data(dataset, ha
 
 
 def test_a_name_that_yaml_takes_for_a_number_stays_as_it_is_written(tmp_path):
-    config = parse_args(["--config", written(tmp_path, "name: 1_44\nrun_idx: 010\nseed: 1_0\n")])
-    assert (config.name, config.run_idx, config.seed) == ("1_44", "010", 10)
+    config = parse_args(["--config", written(tmp_path, "name: 1_44\nsubfolder: 2022-02-24\nrun_idx: 010\nseed: 1_0\n")])
+    assert (config.name, config.subfolder, config.run_idx, config.seed) == ("1_44", "2022-02-24", "010", 10)
 
 
 def test_a_config_as_yaml_reads_back_as_itself(tmp_path):
@@ -543,6 +543,14 @@ def test_an_unknown_name_is_refused_with_the_nearest(given, nearest, tmp_path):
         assert complaint(*words).endswith(f"\n  --{given}: no such option{flag}")
 
 
+def test_what_other_tools_call_an_option_is_answered_by_its_name_here(tmp_path):
+    assert complaint("--learning-rate", "0.1").endswith("no such option; did you mean '--lr 0.1'?")
+    assert complaint_about(tmp_path, "model: resnet20\n").endswith("no such option; did you mean 'arch: resnet20'?")
+    # With the same value these would mean something else.
+    assert complaint("--density", "0.05").endswith("; there is target_sparsity, the percentage of weights that remain")
+    assert complaint_about(tmp_path, "sanity_checks: false\n").endswith("; there is skip_sanity_checks, its opposite")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -691,14 +699,18 @@ NO_OPTIONS = "FILE is not a list of options: it should have lines such as 'lr: 0
     [
         ("workers: 1\nlr: 1\nnum-workers: 2\n", r".*\n  num_workers \(FILE:3\): given before, at workers \(FILE:1\)"),
         ("lr:\nlr: 0.2\n", r".*\n  lr \(FILE:2\): given before, at lr \(FILE:1\)"),
-        ("lr: 0.1\nwd: a: b\n", r"FILE is not YAML: .*, line 2, column \d+"),
+        ("lr: 0.1\nname: a: b\n", r"FILE is not YAML: .*, line 2, column 8 \(put a text with ': ' in quotes\)"),
+        ("lr: 0.1\n  wd: 0\n", r"FILE is not YAML: .*, line 2, column 5 \(write an option at the start of its line\)"),
+        ("lr 0.1\nwd: 0\n", r"FILE is not YAML: .*, line 2, column 3 \(is a colon missing above\?\)"),
         ("lr: 0.1\nmilestones: [1\nwd: 2\n", r"FILE is not YAML: .*, line 3, column \d+"),
-        ("lr: 'open\n\n", r"FILE is not YAML: .*, line 3, column \d+"),
+        ("lr: 'open\n\n", r"FILE is not YAML: .*, line 1, column 5 \(the quote is not closed\)"),
+        ("wd: 0\nlr 1\nepochs: 2\n", r"FILE is not YAML: .*, line 2, column 1 \(is a colon missing\?\)"),
+        ("lr:\t1\n", r"FILE is not YAML: .*, line 1, column 4 \(write a space instead of the tab\)"),
         ("\tlr: 1\n", r"FILE is not YAML: .*, line 1, column \d+ \(line 1: indent with spaces, not with a tab\)"),
         ("lr: 1\ndataset:Digits\nwd: 2\n", r"FILE is not YAML: .* \(line 2: is a space missing after 'dataset:'\?\)"),
         ("dataset:Digits\n", rf"{NO_OPTIONS} \(line 1: is a space missing after 'dataset:'\?\)"),
         ("runs:\n  a: {lr: 1}\n", "--config FILE: it is a sweep file: --sweep FILE"),
-        ("lr: 1\n---\nlr: 2\n", r"FILE is not YAML: .*, line 2, column \d+"),
+        ("lr: 1\n---\nlr: 2\n", r"FILE is not YAML: expected a single document .*, line 2, column \d+"),
         ("- lr\n- wd\n", NO_OPTIONS),
         ("just words\n", NO_OPTIONS),
     ],
@@ -714,8 +726,8 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "nine.yml").touch()
     assert complaint("--config", str(missing)) == f"{said}; did you mean 'nine.yml'?"
     assert complaint("--config", str(tmp_path)) == f"cannot read the config file {tmp_path}: Is a directory"
-    latin.write_bytes("name: schön\n".encode("latin-1"))
-    assert "utf-8" in complaint("--config", str(latin))
+    latin.write_bytes("lr: 0.1\nname: schön\n".encode("latin-1"))
+    assert complaint("--config", str(latin)).endswith("latin.yml: line 2 is not UTF-8 text; save it as UTF-8")
 
 
 # ---- going on with a run -------------------------------------------------------------------------------------------

@@ -369,6 +369,9 @@ def all_of_it(net, data, config, run):
 def maskless(net, data, config, run):
     return all_of(net, masks=None)
 
+def partial(net, data, config, run):
+    return all_of(net, masks={"fc.weight": net.fc.weight > 0})
+
 def costly(net, data, config, run):
     return all_of(net, facts={"scoring_flops": "many"})
 
@@ -394,6 +397,7 @@ def test_the_guides_algorithm_of_ones_own_runs_under_the_same_protocol(ran, tmp_
      ("misshapen", "masks['fc.weight'] is not a boolean tensor of the shape"),
      ("cut", "its state is not the plain network's whole state_dict"), ("told", "its facts are not values of JSON"),
      ("maskless", "its state, masks and gem have to map names to tensors"),
+     ("partial", "masks are not those of all prunable weights: conv1.weight, layer1.0.conv1.weight, "),
      ("costly", "its scoring_flops are no whole number"), ("hiding", "the summary has a field of its own for seconds")],
 )  # fmt: skip
 def test_what_is_wrong_with_ones_own_algorithm_is_said(function, said, refusal, places, tmp_path):

@@ -137,13 +137,13 @@ def test_names_of_runs_and_texts_stay_as_they_are_written(sweep):
     words = sweep()
     Path(words[1]).write_text(
         "options: {batch_size: 1_0}\nvary: {run-idx: [&own 1_44, 0x1F]}\n"
-        "runs: {1_44: {data: 2024}, 010: {data: *own}, yes: {epochs: *own}}"
+        "runs: {1_44: {data: 2022-02-24}, 010: {data: *own}, yes: {epochs: *own}}"
     )
     runs, _ = plan(Path(words[1]), {})
     idx = ("1_44", "0x1F")
     assert [run.name for run in runs] == [f"{name}/run_idx_{one}" for name in ("1_44", "010", "yes") for one in idx]
     assert [run.config.run_idx for run in runs] == [*idx] * 3
-    assert [run.config.data for run in runs[:4:2]] == ["2024", "1_44"]
+    assert [run.config.data for run in runs[:4:2]] == ["2022-02-24", "1_44"]
     assert {(run.config.batch_size, run.config.epochs) for run in runs[4:]} == {(10, 144)}
 
 

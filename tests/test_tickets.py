@@ -239,6 +239,8 @@ def test_code_that_a_ticket_names_is_not_run(path, tmp_path, done, refusal):
     config = parse_args(["--ticket", str(path), "--evaluate"])
     assert (config.arch, config.width, config.config, config.pretrained) == ("resnet20", 0.25, None, None)
     done("--ticket", path, "--evaluate")
+    said = f"a ticket does not choose which code runs: give --arch {tmp_path}/evil.py:net if you trust that file; "
+    assert said in refusal("--ticket", path, "--evaluate", "--width", 1)
     write_stored(path, ticket, {"options": {**options, "dataset": 3}})
     assert "dataset (of the ticket" in refusal("--ticket", path, "--evaluate")
 

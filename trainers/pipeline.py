@@ -22,7 +22,7 @@ from args_helper import Config
 from data.load import Splits, load_data
 from models.build import build_model
 from models.folding import FoldedNetwork
-from models.masking import to_plain
+from models.masking import prunable_parameters, to_plain
 from trainers.algorithms.load import load_algorithm
 from trainers.checks.controls import CHECKS
 from trainers.results.curves import curves, write_png
@@ -188,14 +188,14 @@ def _check_kind(ticket: Ticket, net: nn.Module, config: Config) -> None:
         problem = "its scoring_flops are no whole number"
     else:
         shapes = {name: value.shape for name, value in net.state_dict().items()}
+        if unlike := {*ticket.masks}.symmetric_difference(prunable_parameters(net)):
+            problem = f"its masks are not those of all prunable weights: {', '.join(sorted(unlike)[:6])}"
         for kind, masks in (("masks", ticket.masks), ("gem", ticket.gem or {})):
             for name, mask in masks.items():
                 if shapes.get(name) != mask.shape or str(mask.dtype) != "torch.bool":
                     problem = f"{kind}['{name}'] is not a boolean tensor of the shape {shapes.get(name)}"
         if {name: value.shape for name, value in ticket.state.items()} != shapes:
             problem = "its state is not the plain network's whole state_dict"
-        if not ticket.masks:
-            problem = "it has no masks"
         if ticket.gem is not None and set(ticket.gem) != set(ticket.masks):
             problem = "its gem and its masks are of different layers"
         if taken := set(ticket.facts) & set(Outcome.model_fields):

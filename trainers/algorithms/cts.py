@@ -93,8 +93,8 @@ def _warn_of_other_options(config: Config) -> None:
     others = [f"{name} {own[name]} ({theirs})" for name, theirs in CTS_SEARCH.items() if own[name] != theirs]
     if others:
         warnings.warn(
-            f"cts searches with {', '.join(others)}: as given, where its authors have what stands in brackets; to have "
-            "theirs in a sweep whose runs share these options, give them to its cts",
+            f"cts searches with {', '.join(others)}: as given; its authors' values are in brackets. Leave these "
+            "options out to use those or, where the runs of a sweep share them, give the run of cts its authors'",
             stacklevel=3,
         )
 

@@ -71,11 +71,17 @@ def _cause(about: Mapping[str, Any], config: Config) -> str:
     of_network = ("arch", "width", "hidden_size", "bias") if isinstance(options, dict) and options else ()
     made = {name: options.get(name, OPTIONS[name].default) for name in of_network}
     return "".join(
-        f"the ticket is of {name} {abbreviate(made[name])}, and --{name} says {getattr(config, name)}: "
-        f"leave --{name} out; "
+        f"the ticket is of {name} {abbreviate(made[name])}, and {_instead(name, made[name], getattr(config, name))}; "
         for name in made
         if made[name] != getattr(config, name)
     )
+
+
+def _instead(name: str, made: Any, given: Any) -> str:
+    """Say what to do about an option of a ticket's network. One that names a file is never taken from the ticket."""
+    if ".py:" in str(made):
+        return f"a ticket does not choose which code runs: give --{name} {abbreviate(made)} if you trust that file"
+    return f"--{name} says {given}: leave --{name} out"
 
 
 def _new_scales(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import yaml
 
-from utils.errors import abbreviate
+from utils.errors import abbreviate, nearest
 
 
 def corrected(where: str, name: str, value: Any) -> str:
@@ -21,6 +21,28 @@ def corrected(where: str, name: str, value: Any) -> str:
     except ValueError:  # Python refuses to write out a number this long
         written = abbreviate(value)
     return f"; did you mean '{name}: {abbreviate(written)}'?"
+
+
+_OTHER_NAMES = {
+    "learning_rate": "lr", "model": "arch", "network": "arch", "method": "algo", "trials": "num_trial",
+}  # fmt: skip
+"""What other tools call an option -> its name here. It is not always the name nearest in letters."""
+
+_OTHER_MEANINGS = {
+    **dict.fromkeys(("density", "sparsity"), "target_sparsity, the percentage of weights that remain"),
+    "sanity_checks": "skip_sanity_checks, its opposite",
+    **dict.fromkeys(("fine_tune", "finetune"), "skip_fine_tune, its opposite"),
+}
+"""The same, where the value would have to change too."""
+
+
+def no_such_option(where: str, name: str, value: Any, known: Iterable[str]) -> str:
+    """Word the problem that an option does not exist, with the one that was probably meant."""
+    said = f"{where}: no such option"
+    if name in _OTHER_MEANINGS:
+        return f"{said}; there is {_OTHER_MEANINGS[name]}"
+    near = _OTHER_NAMES.get(name) or nearest(name, known)
+    return said if near is None else said + corrected(where, near, value)
 
 
 # Pydantic's type of error -> its message, from the value (abbreviated) and pydantic's context, such as the bound.

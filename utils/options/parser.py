@@ -20,8 +20,8 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from utils.errors import UserError, abbreviate, nearest
-from utils.options.messages import complaint, corrected
+from utils.errors import UserError, abbreviate
+from utils.options.messages import complaint, corrected, no_such_option
 from utils.options.types import Options, allowed, choices_of, is_bool, is_list
 from utils.options.yaml_file import plain_value, read_nodes, slip
 
@@ -92,8 +92,7 @@ class Declarations:
 
     def unknown(self, where: str, name: str, value: Any) -> str:
         """Return the message for an option that does not exist."""
-        near = nearest(name, [*self.fields, *self.canonical])
-        return f"{where}: no such option" + ("" if near is None else corrected(where, near, value))
+        return no_such_option(where, name, value, (*self.fields, *self.canonical))
 
 
 # ---- flags ---------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ RETIRED = {
     "transfer_learning": "use pretrained",
     "bias_lastlayer": "use bias, for all layers, or a network of torchvision's, whose last layer has one",
     "load_ckpt": "use pretrained or resume",
-    "mode_connect_filename": "figures lie in the run's folder",
+    "mode_connect_filename": "its table and plot go to results_dir",
     **{
         f"transformer_{name}": "language models are not part of this tool"
         for name in ("emsize", "nhid", "nlayers", "clip", "bptt", "dropout", "nhead")

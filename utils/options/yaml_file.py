@@ -16,8 +16,8 @@ import yaml
 from utils.errors import UserError, abbreviate, did_you_mean
 
 LARGEST_BYTES = 2**18
-_TEXT, *_NUMBERS = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float"))
-_PLAIN = {*_NUMBERS, *(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "null", "timestamp"))}
+_TEXT, *_AS_WRITTEN = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "timestamp"))
+_PLAIN = {*_AS_WRITTEN, *(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "null"))}
 
 
 def read_nodes(path: Path, title: str) -> yaml.Node | None:
@@ -40,7 +40,10 @@ def read_nodes(path: Path, title: str) -> yaml.Node | None:
         names = sorted(file.name for file in path.parent.glob("*.y*ml"))
         meant = did_you_mean(path.name, names) or ("; --list configs shows them" if title == "config file" else "")
         raise UserError(f"cannot read the {title} {path}: {error.strerror}{meant}") from error
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or an invalid path
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"cannot read the {title} {path}: line {line} is not UTF-8 text; save it as UTF-8") from error
+    except (OSError, ValueError) as error:  # ValueError: an invalid path
         raise UserError(f"cannot read the {title} {path}: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {_complaint(error)}") from error
@@ -54,7 +57,7 @@ def read_document(path: Path, title: str, texts: Container[str] = ()) -> Any:
     Args:
         path: the file.
         title: what kind of file it is, for messages.
-        texts: keys whose values are texts: numbers among them stay as they are written, as do all keys.
+        texts: keys whose values are texts: numbers and dates among them stay as written, as do all keys.
 
     Returns:
         Dictionaries, lists and plain values, not validated; None for an empty file.
@@ -72,9 +75,9 @@ def read_document(path: Path, title: str, texts: Container[str] = ()) -> Any:
                 known.add(key.value)
                 if key.value.replace("-", "_") in texts:
                     if isinstance(value, yaml.SequenceNode):
-                        parts = [_as_text(part, _NUMBERS) for part in value.value]
+                        parts = [_as_text(part, _AS_WRITTEN) for part in value.value]
                         value = yaml.SequenceNode(value.tag, parts, value.start_mark)
-                    value = _as_text(value, _NUMBERS)
+                    value = _as_text(value, _AS_WRITTEN)
                 mapping.value[number] = _as_text(key, _PLAIN), value
     try:
         return None if node is None else yaml.SafeLoader("").construct_document(node)
@@ -88,7 +91,7 @@ def plain_value(node: yaml.Node, is_text: bool = False) -> Any:
 
     Args:
         node: of the value.
-        is_text: whether a text is wanted, so that a number stays as it is written: YAML reads `1_44` as 144.
+        is_text: whether a text is wanted, so that a number or date stays as it is written: YAML reads `1_44` as 144.
 
     Raises:
         ValueError: the node holds anything else; the message says what.
@@ -96,7 +99,7 @@ def plain_value(node: yaml.Node, is_text: bool = False) -> Any:
     if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
         return [_scalar(part) for part in node.value]
     value = _scalar(node)
-    return node.value if is_text and type(value) in (int, float) else value
+    return node.value if is_text and node.tag in _AS_WRITTEN else value
 
 
 def _scalar(node: yaml.Node) -> Any:
@@ -136,17 +139,44 @@ def _kind(node: yaml.Node) -> str:
     return abbreviate(node.tag.removeprefix("tag:yaml.org,2002:"))
 
 
+_UNFINISHED = {
+    "while scanning a quoted scalar": "the quote is not closed",
+    "while scanning a simple key": "is a colon missing?",
+}
+"""What YAML was reading -> what is wrong where it began; where YAML gave up is some lines later."""
+
+
 def _complaint(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
+    mark, context = getattr(error, "problem_mark", None), getattr(error, "context", None)
     text = abbreviate(getattr(error, "problem", None) or str(error).splitlines()[0])
-    return f"{text}, line {mark.line + 1}, column {mark.column + 1}{slip(mark)}" if mark else text
+    if mark is None:
+        return text
+    if text.startswith("but "):  # the second half of a sentence
+        text = f"{context} {text}"
+    hint = slip(mark)
+    if not hint and context in _UNFINISHED:
+        mark, hint = error.context_mark, f" ({_UNFINISHED[context]})"
+    if not hint and text.startswith("mapping values"):
+        hint = _second_colon(mark)
+    return f"{text}, line {mark.line + 1}, column {mark.column + 1}{hint}"
+
+
+def _second_colon(mark: yaml.Mark) -> str:
+    """Return why a colon at a mark is one too many."""
+    before = mark.buffer.splitlines()[mark.line][: mark.column]
+    if ": " in before:
+        return " (put a text with ': ' in quotes)"
+    return " (write an option at the start of its line)" if before[:1] == " " else " (is a colon missing above?)"
 
 
 def slip(mark: yaml.Mark) -> str:
     """Return what is probably wrong with the first odd line up to a mark: a tab, or no space after the colon."""
-    for number, line in enumerate((mark.buffer or "").splitlines()[: mark.line + 1], start=1):
+    lines = (mark.buffer or "").splitlines()[: mark.line + 1]
+    for number, line in enumerate(lines, start=1):
         if re.match(r"\s*\t", line):
             return f" (line {number}: indent with spaces, not with a tab)"
         if found := re.match(r"\s*([\w-]+):(?=[^\s:])", line):
             return f" (line {number}: is a space missing after '{found[1]}:'?)"
+    if lines and lines[-1][mark.column : mark.column + 1] == "\t":
+        return " (write a space instead of the tab)"
     return ""
