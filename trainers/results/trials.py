@@ -35,6 +35,10 @@ class Spread(NamedTuple):
         known = [value for value in values if value is not None]
         return cls(fmean(known) if known else None, stdev(known) if len(known) > 1 else None, len(known))
 
+    def columns(self, name: str) -> dict[str, float | None]:
+        """The columns `name`_mean and `name`_sd of a table."""
+        return {f"{name}_mean": self.mean, f"{name}_sd": self.sd}
+
 
 def write_summary(folder: Path, summary: Summary) -> Summary:
     """Write a finished run's `summary.json`, with checks judged over all finished trials of the experiment.
