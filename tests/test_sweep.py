@@ -358,13 +358,6 @@ def test_a_search_whose_runs_are_all_refused_says_why(sweep):
     assert "warmup_length" in problem
 
 
-def test_listed_values_are_each_run_once_where_the_trials_suffice(sweep):
-    values = [1e-5, 3e-5, 2e-4, 1e-3]
-    (search,) = _searches(sweep(options=TINY, search={"lmbda": values}, study={"trials": 6}))
-    assert _play(search) == values
-    assert "lmbda 0.0002" in search.outcome and "the best of 4 runs" in search.outcome
-
-
 @pytest.mark.parametrize("trials", [4, 6])
 def test_listed_values_are_each_run_once_though_a_worker_dies_with_the_one_it_has_chosen(trials, sweep, monkeypatch):
     values = [1e-5, 3e-5, 2e-4, 1e-3]
