@@ -318,6 +318,11 @@ class Config(*reversed(GROUPS)):
         return facts.aims and not any(given[name] for name in facts.density_options + ("prune_rate",) * facts.gradual)
 
     @property
+    def trials(self) -> range:
+        """The numbers of the trials."""
+        return range(self.trial_num, self.trial_num + self.num_trial)
+
+    @property
     def effective_seed(self) -> int:
         """The seed of the run's random streams, different for every trial."""
         # With seed 0 the product would be the same in every trial; negative numbers are products of no other seed.

@@ -63,9 +63,8 @@ def _listed(planned: Sequence[Planned], study: Study) -> str:
     rows = []
     for run in planned:
         config = decided(run.config)
-        numbers = range(config.trial_num, config.trial_num + config.num_trial)
         there = finished_trials(folder_of(config), config.config_hash).values()
-        finished = sum(summary["trial"] in numbers for summary in there)
+        finished = sum(summary["trial"] in config.trials for summary in there)
         trials = str(config.num_trial) if study.confirm or not run.sought else "none"
         if run.sought:
             trials = f"{study.trials} to find {', '.join(run.sought)}, then {trials}"
