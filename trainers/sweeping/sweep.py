@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from args_helper import Config
-from trainers.checks.controls import CHECKS
 from trainers.pipeline import report_trials
 from trainers.results.run_folder import decided, folder_of
 from trainers.results.trials import finished_trials
@@ -94,8 +93,7 @@ def _compare(jobs: Sequence[Trials | Search], claims: Claims) -> None:
     experiments = {run.name: run.experiment for run in runs if run is not None and run.experiment[0].parent.is_dir()}
     for folder, config in experiments.values():
         report_trials(config, folder)  # a dense network may have been finished after the ticket
-    hashed = {name: (folder, config.config_hash) for name, (folder, config) in experiments.items()}
-    if table := comparison_table(hashed, tuple(CHECKS)):
+    if table := comparison_table(experiments):
         print(write_comparison(claims.folder, table))
     for job in jobs:
         if not isinstance(job, Trials) and job.outcome:
