@@ -138,8 +138,7 @@ def _nearest(
 
 
 def _search_epochs(experiment: Experiment) -> int | None:
-    known = [one.cost["search"].epochs for one in experiment.outcomes if "search" in one.cost]
-    return known[0] if known else None
+    return next((one.cost["search"].epochs for one in experiment.outcomes if "search" in one.cost), None)
 
 
 def _same(one: Config, other: Config, name: str) -> bool:
