@@ -318,6 +318,11 @@ class Config(*reversed(GROUPS)):
         return facts.aims and not any(given[name] for name in facts.density_options + ("prune_rate",) * facts.gradual)
 
     @property
+    def trials(self) -> range:
+        """The numbers of the trials."""
+        return range(self.trial_num, self.trial_num + self.num_trial)
+
+    @property
     def effective_seed(self) -> int:
         """The seed of the run's random streams, different for every trial."""
         # With seed 0 the product would be the same in every trial; negative numbers are products of no other seed.
@@ -497,10 +502,10 @@ def parse_args(argv: list[str] | None = None) -> Config:
         SystemExit: `--help` was given.
     """
     flags, problems = read_flags(DECLARED, argv)
-    if "resume" in flags:
-        return _resumed(flags, problems)
     source = flags.get("config")
     from_file = read_yaml(DECLARED, Path(str(source.value)), problems) if source else {}
+    if "resume" in flags:
+        return _resumed(flags, from_file, problems)
     return _make_config(overridden(from_file, flags), problems)
 
 
@@ -523,11 +528,10 @@ def config_of(options: Mapping[str, Any], source: str | None = None, path: str |
     return _make_config(given, problems)
 
 
-def _resumed(flags: dict[str, Given], problems: list[str]) -> Config:
+def _resumed(flags: dict[str, Given], from_file: dict[str, Given], problems: list[str]) -> Config:
     folder = Path(str(flags["resume"].value))
     begun = read_yaml(DECLARED, stored_config(folder), problems)
-    source = flags.pop("config", None)
-    from_file = read_yaml(DECLARED, Path(str(source.value)), problems) if source else {}
+    flags.pop("config", None)
     ran = (folder / "summary.json").is_file()
     before = _make_config(begun, problems, ran)
     after = _make_config(overridden({**begun, **from_file}, flags), problems, ran)

@@ -2,17 +2,19 @@
 
 import re
 import warnings
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from annotated_types import Ge, Gt, Le, Lt
 
 import main
-from args_helper import OPTIONS, RETIRED, Config, parse_args
+from args_helper import FLAGS_ONLY, FROM_FILE, OPTIONS, RETIRED, Config, parse_args
 from utils.errors import UserError
 from utils.options.modes import MODES
-from utils.options.types import choices_of
+from utils.options.types import allowed, choices_of, is_bool
 
 # The sample config of the published README, without its headings: a line between each two semicolons.
 SAMPLE = (
@@ -26,34 +28,6 @@ SAMPLE = (
     "workers: 4; gpu: 0; checkpoint_at_prune: False; skip_sanity_checks: False"
 ).replace("; ", "\n")
 
-BOOLEANS = (
-    "fixed_init no_cuda checkpoint_at_prune save_model mixed_precision evaluate use_full_data bias first_layer_dense "
-    "last_layer_dense scale_fan nesterov no_bn_decay override_prune_rate hc_quantized bottom_k_on_forward "
-    "differentiate_clamp noise rewind_score drop_bottom_half_weights invert_sanity_check unflag_before_finetune "
-    "weight_training dense_training skip_fine_tune skip_sanity_checks only_sanity shuffle reinit chg_mask chg_weight "
-    "imp_no_rewind random_subnet compare_rounding mode_connect multiprocessing_distributed dry_run deterministic "
-    "resume_anyway export"
-).split()
-
-DEFAULTS: dict[str, Any] = {
-    "seed": 42, "trial_num": 1, "num_trial": 1, "seed_fixed_init": 24, "gpu": 0, "workers": 4, "print_freq": 10,
-    "log_dir": "runs", "results_dir": "results", "save_every": -1, "dataset": "Digits", "data": "data/datasets/",
-    "batch_size": 64, "arch": "resnet20", "width": 1, "hidden_size": 500, "conv_type": "SubnetConv",
-    "bn_type": "NonAffineBatchNorm", "init": "kaiming_normal", "score_init": "unif", "mode": "fan_in",
-    "nonlinearity": "relu", "algo": "hc_iter", "epochs": 10, "optimizer": "sgd", "lr": 1e-3,
-    "lr_policy": "constant_lr", "gamma": 0.1, "lr_gamma": 0.1, "momentum": 0.9, "wd": 5e-4, "label_smoothing": 0,
-    "warmup_length": 0, "regularization": "none", "lmbda": 1e-3, "alpha": 1, "alpha_prime": 1, "iter_period": 5,
-    "iter_start": 0, "prune_type": "FixThresholding", "prune_rate": 0.5, "target_sparsity": 0.5,
-    "quantize_threshold": 0.5, "project_freq": 1, "round": "naive", "noise_ratio": 0, "num_test": 1,
-    "rewind_to_epoch": -1, "fine_tune_optimizer": "sgd", "fine_tune_lr": 0.01, "fine_tune_lr_policy": "constant_lr",
-    "fine_tune_wd": 1e-4, "imp_rounds": -1, "imp_rewind_iter": None, "imp_resume_round": -1, "imp_resume_epoch": -1,
-    "imp_resume_iter": -1, "smart_ratio": -1, "sr_version": 1, "how_to_connect": "prob", "interpolate": "prob",
-    "accumulate": 1, "rewind_epoch": 0, "freeze_weights": True, "milestones": None, "fine_tune_epochs": None,
-    "name": None, "subfolder": None, "run_idx": None, "resume": None, "pretrained": None, "pretrained2": None,
-    "ckpt_at_fixed_epochs": (), "print_config": False, **dict.fromkeys(BOOLEANS, False),
-}  # fmt: skip
-"""Option -> default, of those whose default is documented."""
-
 GONE = (
     "weight_decay iter_ep lr_adjust shift num_round hc_warmup hc_period plot_hc_convergence trainer save_plot_data "
     "log_interval loss score_init_constant lam_finetune_loss num_step_finetune num_epochs transfer_learning load_ckpt "
@@ -63,37 +37,12 @@ GONE = (
 ).split()
 """Options of the published code that do nothing here."""
 
-OUTSIDE_THE_RESULT = set(
-    "config name subfolder run_idx results_dir log_dir results_filename trial_num num_trial device gpu no_cuda threads "
-    "multiprocessing_distributed world_size rank dist_backend "
-    "workers print_freq save_every checkpoint_at_prune ckpt_at_fixed_epochs save_model resume print_config data "
-    "weight_training dense_training random_subnet skip_sanity_checks with_dense only_sanity sanity_folder evaluate "
-    "compare_rounding mode_connect pretrained2 how_to_connect interpolate sweep mixed_precision "
-    "compile checkpoint_every keep_checkpoints max_time deterministic resume_anyway dry_run list report "
-    "report_dir export compare_tickets store_weights data_at_first pack pack_to pack_raw skip_broken check_data".split()
-)
-"""The options that change nothing about the result; every other one has to enter config_hash."""
-
-ANY, MANY = None, 10**9
-BOUNDS: dict[str, tuple[float | None, float, float, float | None]] = {
-    name: bounds
-    for names, *bounds in [
-        ("seed seed_fixed_init gpu threads workers start_epoch warmup_length iter_start rewind_epoch imp_rewind_iter",
-         -1, 0, MANY, ANY),
-        ("trial_num num_trial print_freq batch_size hidden_size epochs iter_period project_freq num_test "
-         "fine_tune_epochs score_batches score_parts accumulate keep_checkpoints update_every", 0, 1, MANY, ANY),
-        ("imp_resume_round imp_resume_epoch imp_resume_iter world_size rank rewind_to_epoch", -2, -1, MANY, ANY),
-        ("width lr fine_tune_lr", 0, 1e-9, 1e9, ANY), ("wd lmbda noise_ratio fine_tune_wd", -0.001, 0, 1e9, ANY),
-        ("momentum label_smoothing quantize_threshold", -0.001, 0, 0.999, 1), ("alpha alpha_prime", 0.999, 1, 1e9, ANY),
-        ("gamma lr_gamma", 0, 1e-9, 1, 1.001), ("smart_ratio", -1.001, -1, 0.999, 1), ("sr_version", 0, 1, 2, 3),
-        ("drop_fraction", -0.001, 0, 1, 1.001), ("update_until", 0, 1e-9, 1, 1.001),
-        ("acdc_phase", 0, 1e-9, 0.5, 0.501), ("imp_rounds", ANY, 1, MANY, ANY), ("save_every", ANY, -1, MANY, ANY),
-        ("image_size", -1, 0, 1024, 1025),
-        ("prune_rate", -1.001, -1, 1, 1.001), ("target_sparsity", 0, 1e-9, 100, 100.001),
-    ]
-    for name in names.split()
-}  # fmt: skip
-"""Option -> just too small, smallest, largest, just too large (None: nothing is)."""
+BOUNDS = [
+    *((name, bound) for name, field in OPTIONS.items() for bound in field.metadata
+      if isinstance(bound, Ge | Gt | Le | Lt)),
+    ("lmbda", Ge(0)),
+]  # fmt: skip
+"""Each option that is a number, with each of its bounds."""
 
 BESIDE = {
     "shuffle": True,
@@ -139,9 +88,8 @@ def complaint_about(folder: Path, text: str) -> str:
 # ---- declarations --------------------------------------------------------------------------------------------------
 
 
-def test_no_argument_at_all_gives_the_defaults_documented():
+def test_no_argument_at_all_gives_the_defaults():
     assert parse_args([]) == Config()
-    assert {name: getattr(Config(), name) for name in DEFAULTS} == DEFAULTS
 
 
 def test_help_shows_every_option_with_its_meaning_and_default(capsys, monkeypatch):
@@ -204,6 +152,7 @@ def test_a_boolean_flag_is_bare_or_has_a_value_or_is_negated(name):
         ("epochs: '12'", "epochs", 12), ("name: 0.59", "name", "0.59"), ("batch-size: 7", "batch_size", 7),
         ("regularization: False", "regularization", "none"), ("regularization: None", "regularization", "none"),
         ("lmbda: 5E-4", "lmbda", 5e-4), ("lmbda: 1.e-5", "lmbda", 1e-5), ("lmbda: .5", "lmbda", 0.5),
+        ("lr_policy: None", "lr_policy", "constant_lr"), ("first_layer_type: None", "first_layer_type", "SubnetConv"),
         ("epochs: 1.0e+2", "epochs", 100), ("epochs: 1e2", "epochs", 100), ("# nothing", "epochs", 10),
         # a subfolder is called after the file
         ("lr: 1", "subfolder", "given"), ("subfolder: mine", "subfolder", "mine"), ("--lr 1", "subfolder", None),
@@ -272,19 +221,19 @@ def test_the_task_is_the_same_for_every_way_to_find_a_ticket_and_another_for_ano
 
 def another(name: str) -> Any:
     """A value of an option other than its default, allowed by itself."""
-    default = OPTIONS[name].default
-    if isinstance(default, bool):
-        return not default
-    times = {"max_time": "2h", "checkpoint_every": "10m"}
-    others = choices_of(OPTIONS[name]) or BOUNDS.get(name, [None])[1:3] or [times.get(name, "3")]
-    return next(other for other in others if other != default)
+    field, special = OPTIONS[name], {"max_time": "2h", "checkpoint_every": "10m", "alpha": 2, "alpha_prime": 2}
+    if is_bool(field):
+        return not field.default
+    numbers = {"whole": (2, 1), "number": (0.25,), "auto": (0.25,)}.get(re.split("[ ,]", allowed(field))[0], ("x",))
+    others = choices_of(field) or [special.get(name, numbers[0]), *numbers]
+    return next(other for other in others if other != field.default)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_hash_changes_with_what_affects_the_result_and_only_with_that(name):
     plain, changed = Config(), Config(**{name: another(name)})
     assert getattr(changed, name) != getattr(plain, name)
-    assert (changed.config_hash != plain.config_hash) is (name not in OUTSIDE_THE_RESULT)
+    assert (changed.config_hash != plain.config_hash) is OPTIONS[name].json_schema_extra["affects"]
 
 
 @pytest.mark.parametrize(("dataset", "hashes"), [("ImageFolder", 2), ("CIFAR10", 1)])
@@ -373,66 +322,36 @@ def test_an_unknown_name_of_many_is_answered_by_the_nearest(name, given, nearest
         )
 
 
-def test_every_number_has_its_bounds_tested():
-    numbers = {name for name, one in OPTIONS.items() if re.search(r"\b(int|float)\b", str(one.annotation))}
-    assert {name for name in numbers if "tuple" not in str(OPTIONS[name].annotation)} == set(BOUNDS)
-
-
-@pytest.mark.parametrize("name", BOUNDS)
-def test_a_number_out_of_its_bounds_is_refused_and_one_at_them_is_taken(name):
-    below, lowest, highest, above = BOUNDS[name]
-    assert [getattr(Config(**{name: value}), name) for value in (lowest, highest)] == [lowest, highest]
-    if below is not None:
-        assert f"--{name}: {below} is too small: it has to be " in complaint(f"--{name}", str(below))
-    if above is not None:
-        assert f"--{name}: {above} is too large: it " in complaint(f"--{name}", str(above))
+@pytest.mark.parametrize(("name", "bound"), BOUNDS, ids=str)
+def test_a_number_out_of_its_bounds_is_refused_and_one_at_them_is_taken(name, bound):
+    [limit], is_low = astuple(bound), isinstance(bound, Ge | Gt)
+    step = (1 if allowed(OPTIONS[name]).startswith("whole") else 0.001) * (1 if is_low else -1)
+    inside, outside = (limit, limit - step) if isinstance(bound, Ge | Le) else (limit + step, limit)
+    assert getattr(Config(**{name: inside}), name) == inside
+    said = f"--{name}: {outside} is too {'small' if is_low else 'large'}: it "
+    assert said in complaint(f"--{name}", str(outside))
 
 
 # ---- what the published code's files and command lines hold ------------------------------------------------------
 
-PUBLISHED = {
-    **{option: values for option, _, values in (entry.partition(" ") for entry in """\
-name resnet20_hc 0.59 | subfolder results_trial_1 | run_idx 3 | seed 0 42 | trial_num 1 3 | num_trial 1 3 | \
-seed_fixed_init 24 | gpu 0 3 | workers 0 12 | num_workers 4 | print_freq 10 | log_dir ./runs | \
-results_filename acc.csv | save_every -1 5 | ckpt_interval -1 5 | ckpt_at_fixed_epochs [1,3,5,10] 4 | \
-start_epoch 0 1 | dataset Digits MNIST CIFAR10 CIFAR100 TinyImageNet ImageNet FfcvImageNet ImageFolder Caltech101 | \
-data data/datasets/ /workspace/data | data_dir ../data | batch_size 64 256 | arch FC Conv2 Conv4 Conv6 Conv8 Conv4Wide \
-Conv6Wide resnet20 resnet32 resnet32_double cResNet18 cResNet50 ResNet18 ResNet50 ResNet101 WideResNet50_2 \
-WideResNet101_2 TinyResNet18 WideResNet28 vgg16 tinyvgg16 MobileNetV2 tinyMobileNetV2 | width 1 0.5 | \
-width_mult 1.0 2 | hidden_size 500 | conv_type SubnetConv | first_layer_type SubnetConv DenseConv None | \
-bn_type NonAffineBatchNorm AffineBatchNorm LearnedBatchNorm | init signed_constant unsigned_constant kaiming_normal \
-kaiming_uniform xavier_normal xavier_constant standard | score_init unif half bern bimodal skew all_one | \
-mode fan_in fan_out | nonlinearity relu | algo hc hc_iter ep global_ep global_ep_iter imp training wt dense \
-smart_ratio random random_erk random_subnet magnitude snip grasp synflow cts mine.py:find_ticket | epochs 10 150 | \
-optimizer sgd adam | lr 0.1 1e-3 | lr_policy constant_lr cosine_lr multistep_lr None | gamma 0.1 | lr_gamma 0.1 | \
-milestones [50,80] [80] | momentum 0.9 0.0 | wd 0.0 5e-4 0 | label_smoothing 0.1 | warmup_length 0 5 | \
-regularization none L2 L1 L1_L2 var_red_1 var_red_2 bin_entropy False True | lmbda 0 1e-4 0.00003 1.e-5 | alpha 1 2 | \
-alpha_prime 1.0 | iter_period 5 8 | iter_start 0 4 | prune_type FixThresholding BottomK LocalBottomK ExactBottomK | \
-prune_rate -1 0 0.5 | target_sparsity 0.59 5 50.0 100 | quantize_threshold 0.5 | project_freq 1 | \
-round naive prob naive_prob all_ones | noise_ratio 0 0.1 | num_test 1 10 | rewind_to_epoch -1 0 | \
-fine_tune_optimizer sgd adam | fine_tune_lr 0.01 1e-4 | fine_tune_lr_policy constant_lr cosine_lr multistep_lr | \
-fine_tune_wd 1e-4 0 | sanity_folder results/x | imp_rounds -1 20 | imp_rewind_iter 0 1000 | imp_resume_round -1 | \
-imp_resume_epoch -1 | imp_resume_iter -1 | imp_rewind_model short_imp/Liu_start.pth | smart_ratio -1 0.98 0.9941 | \
-sr_version 1 2 | pretrained model.pth | pretrained2 other.pth | how_to_connect prob random linear score round | \
-interpolate prob linear | world_size -1 1 4 | rank -1 0 | dist_backend nccl gloo | results_dir results | \
-fine_tune_epochs 150 | device auto cpu cuda mps | precision fp32 tf32 bf16 | compile auto on off | accumulate 1 4 | \
-max_time 30m | checkpoint_every 1 10m | ticket ticket.safetensors | report runs | \
-compare_tickets [a.safetensors,b.safetensors] | list algorithms models datasets configs | cts_loss kl loss ce | \
-rewind_epoch 0 2""".split(" | "))},
-    **dict.fromkeys([*BOOLEANS, "freeze_weights", "evaluate_only"], "true false True False 1 0"),
+SPELLINGS = {
+    "algo": "wt dense mine.py:find_ticket", "dataset": "FfcvImageNet", "lr_policy": "None", "first_layer_type": "None",
+    "regularization": "False True", "how_to_connect": "random score", "milestones": "[50,80] [80]", "save_every": "-1",
+    "lmbda": "0 1.e-5 0.00003 auto", "compare_tickets": "[a.safetensors,b.safetensors]", "imp_rounds": "-1 20",
 }  # fmt: skip
-"""Option of a YAML file -> values that it has there."""
+"""Option -> other values that published files have there."""
 
 
 @pytest.mark.filterwarnings("ignore:.*true names no penalty")
-@pytest.mark.parametrize("option", PUBLISHED)
-def test_a_published_option_is_known_with_every_value_in_a_file_and_as_a_flag(option, tmp_path):
+@pytest.mark.parametrize("option", [name for name in OPTIONS if name not in {*FLAGS_ONLY, "weights"}])
+def test_an_option_has_the_same_values_in_a_file_and_as_a_flag(option, tmp_path):
+    names = [name for name in choices_of(OPTIONS[option]) if "<" not in name and name != FROM_FILE]
+    values = "true false True False 1 0".split() if is_bool(OPTIONS[option]) else names
     others = "".join(f"{name}: {value}\n" for name, value in beside(option).items())
-    for value in PUBLISHED[option].split():
+    for value in [*values, *SPELLINGS.get(option, "").split()] or [str(another(option))]:
         words = re.sub(r"[\[\],]", " ", value).split()
         flag = parse_args(["--config", written(tmp_path, others), f"--{option.replace('_', '-')}", *words])
-        in_file = parse_args(["--config", written(tmp_path, f"{others}{option}: {value}\n")])
-        assert in_file.config_hash == flag.config_hash
+        assert flag == parse_args(["--config", written(tmp_path, f"{others}{option}: {value}\n")])
 
 
 # The kinds of files that the published code came with, in words of our own: a line between each two semicolons.
@@ -445,19 +364,6 @@ OLD_FILES: dict[str, tuple[str, dict[str, Any], set[str]]] = {
         {"algo": "ep", "prune_rate": 0.05, "override_prune_rate": True, "wd": 5e-4, "scale_fan": True, "epochs": 200},
         {"weight_decay"},
     ),
-    "magnitude pruning": (
-        "algo: 'imp'; seed: 42; arch: vgg16; dataset: CIFAR10; lr: 0.1; lr_policy: multistep_lr; lr_gamma: 0.1; "
-        "wd: 0.0001; bias: False ; prune_rate: 0.2; iter_period: 160 # 5; imp_rewind_iter: 2000",
-        {"algo": "imp", "iter_period": 160, "imp_rewind_iter": 2000, "prune_rate": 0.2, "lr_gamma": 0.1, "wd": 1e-4},
-        set(),
-    ),
-    "smart ratio": (
-        "algo: 'hc_iter' # not this; random_subnet: True; smart_ratio: 0.98; arch: resnet20; dataset: CIFAR10; "
-        "fine_tune_lr: 0.1; fine_tune_lr_policy: multistep_lr; epochs: 150; weight_decay: 0.0001; scale_fan: True; "
-        "checkpoint_at_prune: True",
-        {"algo": "smart_ratio", "smart_ratio": 0.98, "fine_tune_lr": 0.1, "tuning_epochs": 150, "wd": 5e-4},
-        {"weight_decay"},
-    ),
     "dense training": (
         "trial_num: 1; algo: 'hc_iter'; weight_training: True; arch: WideResNet28; dataset: CIFAR10; lr: 0.1; "
         "lr_policy: multistep_lr #cosine_lr; epochs: 150 ; wd: 0.0; prune_rate: -1; target_sparsity: 100; "
@@ -465,20 +371,6 @@ OLD_FILES: dict[str, tuple[str, dict[str, Any], set[str]]] = {
         "ckpt_at_fixed_epochs: [1, 3, 5, 10]",
         {"algo": "training", "ckpt_at_fixed_epochs": (1, 3, 5, 10), "wd": 0, "lmbda": 0, "scale_fan": False},
         {"scale_fan"},
-    ),
-    "dense training without masks": (
-        "algo: 'training'; arch: Conv4Normal; dataset: CIFAR10; lr_policy: None; weight_training: True; "
-        "conv_type: SubnetConv; score_init: 'all_one'",
-        {"algo": "training", "arch": "Conv4Normal", "lr_policy": "constant_lr", "score_init": "all_one"},
-        set(),
-    ),
-    "transfer to Caltech-101": (
-        "algo: 'hc_iter'; arch: ResNet50; bias_lastlayer: True; dataset: Caltech101; transfer_learning: True; "
-        "optimizer: adam; fine_tune_optimizer: adam; fine_tune_lr: 0.0001; epochs: 50; wd: 0.0; "
-        "batch_size: 16  #256 #128; bn_type: AffineBatchNorm; prune_type: BottomK; target_sparsity: 2.0; "
-        "scale_fan: False; hc_quantized: True; regularization: L2; lmbda: 0.000005",
-        {"dataset": "Caltech101", "bn_type": "AffineBatchNorm", "bias": False, "lmbda": 5e-6, "batch_size": 16},
-        {"bias_lastlayer", "transfer_learning"},
     ),
     "Gem-Miner on ImageNet": (
         "# lam_finetune_loss: 1; num_step_finetune: 5; algo: 'hc_iter'; iter_period: 5; arch: ResNet50; "
@@ -660,8 +552,6 @@ CONTRADICTIONS = [
     ("--compare_tickets a", "compare_tickets needs two or more", "--compare_tickets a b"),
     ("--evaluate", "evaluate needs a network", "--evaluate --pretrained x"),
     ("--compare_rounding", "compare_rounding needs scores", "--compare_rounding --pretrained x"),
-    ("--mode_connect --pretrained x", "mode_connect needs two networks",
-     "--mode_connect --pretrained x --pretrained2 y"),
 ]  # fmt: skip
 """Words that cannot be meant together, what is said of them, and words near them that can."""
 

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from trainers.checks.verdict import Verdict, judge
 from trainers.results.curves import curves
 from trainers.results.references import Found
 from trainers.results.screens import last_screen, trials_screen
-from trainers.results.trials import beside_dense, finished_trials, judge_checks, siblings, write_summary, write_trials
+from trainers.results.trials import beside_dense, finished_trials, write_summary, write_trials
 from trainers.sweeping.comparison import comparison_table, write_comparison
 
 # Student's t at 97.5%, from a printed table, by degrees of freedom.
@@ -102,21 +103,15 @@ def test_a_trial_written_again_counts_once_and_another_experiment_beside_it_neve
     assert (verdict["trials"], verdict["margin"]) == (2, pytest.approx(7.0))
 
 
-def test_siblings_are_the_finished_trials_of_the_same_experiment_by_number(tmp_path):
+def test_trials_are_by_number_a_renamed_run_is_one_as_well_and_a_copy_no_other_one(tmp_path):
     finish(tmp_path, summary(10), summary(2), summary(1), summary(3, config_hash="other"))
-    (tmp_path / "trial_4").mkdir()
-    finish(tmp_path / "elsewhere", summary(5))
-    assert [one["trial"] for one in siblings(tmp_path / "trial_7", "abc")] == [1, 2, 10]
-    assert siblings(tmp_path / "none" / "trial_1", "abc") == []
-
-
-def test_a_renamed_run_is_a_trial_as_well_and_a_copy_no_other_one(tmp_path):
-    finish(tmp_path, summary(1), summary(2))
     (tmp_path / "trial_2").rename(tmp_path / "renamed")
+    (tmp_path / "trial_4").mkdir()
     shutil.copytree(tmp_path / "trial_1", tmp_path / "copy")
     for asked, first in (("trial_1", "trial_1"), ("renamed", "trial_1"), ("copy", "copy")):
         found = finished_trials(tmp_path / asked, "abc")
-        assert {folder.name: one["trial"] for folder, one in found.items()} == {first: 1, "renamed": 2}
+        numbers = [(folder.name, one["trial"]) for folder, one in found.items()]
+        assert numbers == [(first, 1), ("renamed", 2), ("trial_10", 10)]
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"config_hash": "abc"}'])
@@ -124,14 +119,7 @@ def test_a_broken_summary_is_named_and_stops_no_sibling(damage, tmp_path):
     finish(tmp_path, summary(1), summary(2))
     (tmp_path / "trial_1/summary.json").write_text(damage)
     with pytest.warns(UserWarning, match=r"trial_1/summary\.json.*it is left out"):
-        assert [one["trial"] for one in siblings(tmp_path / "trial_2", "abc")] == [2]
-
-
-def test_a_check_is_judged_over_the_trials_that_ran_it():
-    ran = [summary(k, 90.0, {"mask_shuffle": 89.0, "weight_reinit": 80.0 + k}) for k in (1, 2)]
-    verdicts = judge_checks([*ran, summary(3, 90.0, {"mask_shuffle": 86.0}), summary(4)])
-    found = {name: (one.trials, one.margin) for name, one in verdicts.items()}
-    assert found == {"mask_shuffle": (3, pytest.approx(2.0)), "weight_reinit": (2, pytest.approx(8.5))}
+        assert list(finished_trials(tmp_path / "trial_2", "abc")) == [tmp_path / "trial_2"]
 
 
 # ---- over trials ---------------------------------------------------------------------------------------------------
@@ -273,7 +261,7 @@ def test_a_run_of_one_epoch_is_drawn_as_points():
 def test_a_sweep_judges_a_check_by_the_trials_that_ran_it(tmp_path):
     beside = {"dense": {"test_acc_after_finetune": 95.0, "gap": 5.0}}
     finish(tmp_path, summary(1, 90.0, {"mask_shuffle": 80.0}, **beside), summary(2, 91.0), summary(3, 92.0))
-    (row,) = comparison_table({"a|b": (tmp_path / "trial_1", "abc")}, ["mask_shuffle"])
+    (row,) = comparison_table({"a|b": (tmp_path / "trial_1", SimpleNamespace(config_hash="abc"))})
     assert (row["trials"], row["mask_shuffle_trials"]) == (3, 1)
     lines = write_comparison(tmp_path, [row])
     assert "| 91.00 ± 1.00 | 5.00 (n = 1) |" in lines

@@ -28,15 +28,6 @@ def option_table() -> str:
     )
 
 
-def with_table(text: str) -> str:
-    """Return the text with the table of options between its two markers.
-
-    Raises:
-        UserError: the text does not contain each marker once, in order.
-    """
-    return replace_between_markers(text, "options", option_table())
-
-
 def _row(name: str, field: FieldInfo) -> list[str]:
     aliases = [f"`-{a}`" if len(a) == 1 else f"`{a}`" for a in field.json_schema_extra["aliases"]]
     default = str(field.default).lower() if is_bool(field) else field.default
@@ -59,6 +50,7 @@ if __name__ == "__main__":
     parser.add_argument("paths", nargs="+", type=Path, metavar="FILE.md")
     for path in parser.parse_args().paths:
         try:
-            path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")
+            text = replace_between_markers(path.read_text(encoding="utf-8"), "options", option_table())
+            path.write_text(text, encoding="utf-8")
         except (OSError, ValueError, UserError) as error:  # ValueError: not UTF-8
             parser.error(f"cannot write the options into {path}: {getattr(error, 'strerror', None) or error}")

@@ -74,10 +74,9 @@ def run_trials(config: Config, go_on: bool = False) -> Path:
 
 
 def _run_trials(config: Config, go_on: bool) -> Path:
-    last = config.trial_num + config.num_trial - 1
-    for number in range(config.trial_num, last + 1):
+    for number in config.trials:
         trial = trial_of(config, number)
-        folder, asked, left = folder_of(trial), 0, number < last
+        folder, asked, left = folder_of(trial), 0, number < config.trials[-1]
         if is_finished(folder, trial, resumed=go_on or trial.resume is not None):
             unsaved = config.save_model and not (folder / "model.safetensors").exists()
             print(f"{folder} is finished: nothing to do{'; --export writes its network' if unsaved else ''}")

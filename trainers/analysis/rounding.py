@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from args_helper import Config
 from trainers.analysis.evaluate import LABELS, judged, spread
 from trainers.analysis.network_file import opened_network, read_network
@@ -46,7 +44,7 @@ def compare_rounding(config: Config) -> None:
     weights = file.flat.segments[0]
     rows = []
     for draw, mask in enumerate([naive, *drawn]):
-        apart = hamming(mask[weights], naive[weights])
+        apart = int((mask[weights] != naive[weights]).sum())
         row = {"draw": draw or "naive", **judged(net, file, mask, data)}
         # The file's statistics fit the rounded mask; a drawn mask shows its full accuracy only with its own.
         renew_statistics(net, data.train.epoch(derive_rng(seed, "compare_rounding", "batches")))
@@ -55,11 +53,6 @@ def compare_rounding(config: Config) -> None:
     table = free_file(config, "compare_rounding.csv")
     write_csv(table, rows)
     print(_rounding_screen(config, rows, table))
-
-
-def hamming(mask: Tensor, other: Tensor) -> int:
-    """Count the entries in which two masks, bool of the same shape, differ."""
-    return int((mask != other).sum())
 
 
 def _rounding_screen(config: Config, rows: Sequence[dict[str, Any]], table: Path) -> str:

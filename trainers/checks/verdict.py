@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import NamedTuple
 
 from scipy.stats import t as student_t
 
@@ -19,8 +19,7 @@ TRIALS_NEEDED = 3
 ROUNDING = 1e-9
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The outcome of a sanity check over trials.
 
     Attributes:

@@ -34,7 +34,7 @@ def export_runs(config: Config) -> None:
     """
     run_trials(config)
     config = resolved(config)  # `run_trials` keeps what it decided to itself
-    for number in range(config.trial_num, config.trial_num + config.num_trial):
+    for number in config.trials:
         trial = trial_of(config, number)
         # The device of the training does not matter here: costs are measured on the CPU.
         _export(trial.model_copy(update={"device": "cpu"}), folder_of(trial))

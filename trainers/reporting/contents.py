@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from trainers.reporting.gather import FINISHED, RunRecord
 from trainers.reporting.published import AFTER, BEFORE, SOURCE, beside_published, published_for
-from trainers.reporting.series import Experiment, Series, Task
+from trainers.reporting.series import Experiment, Task
 from trainers.reporting.tables import NONE, Column, Row, Table, number, spread, text
 from trainers.results.trials import Spread
+from utils.files import as_csv
 
 HASH = Column("config", lambda row: row["config_hash"] or NONE, links=lambda row: row["links"]["config"])
 RUNS = Column("runs (trial)", lambda row: row["runs"] or NONE, links=lambda row: row["links"]["runs"])
@@ -31,22 +32,19 @@ class Contents:
 
     def __init__(self, task: Task, home: Path) -> None:
         self._task, self._home = task, home
-
-    def _experiments(self, series: Iterable[Series] | None = None) -> Iterator[tuple[Series, Experiment]]:
-        for one in self._task.series if series is None else series:
-            for experiment in one.experiments:
-                yield one, experiment
+        self._experiments = [(series, one) for series in task.series for one in series.experiments]
+        self._tickets = [(series, one) for series, one in self._experiments if not series.is_dense]
 
     def accuracy(self) -> Table:
         """Accuracy and weights remaining of every experiment."""
         rows = []
-        for series, one in self._experiments():
+        for series, one in self._experiments:
             row = {"series": series.name, "algo": series.algo, "target_percent": one.target}
-            row |= _flat("weights_remaining_percent", one.spread("weights_remaining_percent"))
-            row |= _flat("effective_percent", one.spread("effective_weights_remaining_percent"))
-            row |= _flat("before", one.spread(BEFORE)) | _flat("after", one.spread(AFTER))
+            row |= one.spread("weights_remaining_percent").columns("weights_remaining_percent")
+            row |= one.spread("effective_weights_remaining_percent").columns("effective_percent")
+            row |= one.spread(BEFORE).columns("before") | one.spread(AFTER).columns("after")
             below = Spread.of(other.dense and other.dense.gap for other in one.outcomes)
-            row |= _flat("below_dense", below) | {"below_dense_n": below.n}
+            row |= below.columns("below_dense") | {"below_dense_n": below.n}
             row |= {"n": len(one.outcomes), "unfinished": len(one.runs) - len(one.outcomes)}
             rows.append(row | self._traced(one))
         columns = (
@@ -60,16 +58,16 @@ class Contents:
             "Test accuracy and weights remaining: mean ± sample standard deviation over the n finished trials of an "
             "experiment. Below dense: the dense run of the same data, network and trial minus the ticket."
         )
-        return Table("accuracy", caption, columns, rows)
+        return Table(caption, columns, rows)
 
     def checks(self) -> Table:
         """Every sanity check, compared to its ticket."""
         rows = []
-        for series, one in self._experiments(self._task.tickets):
+        for series, one in self._tickets:
             for check, verdict in one.verdicts.items():
                 row = {"series": series.name, "weights_remaining_percent": one.density, "check": check}
                 ticket, controls = one.beside(check)
-                row |= _flat("ticket", ticket) | _flat("check_accuracy", controls)
+                row |= ticket.columns("ticket") | controls.columns("check_accuracy")
                 row |= {"margin": verdict.margin, "low": verdict.low, "high": verdict.high}
                 rows.append(row | {"verdict": verdict.word, "n": verdict.trials} | self._traced(one))
         interval = Column("95% interval", _interval, lambda row: row["low"])
@@ -84,26 +82,26 @@ class Contents:
             "passed when the 95% interval of (ticket − check), by a paired t-test over n trials, lies above 0; with "
             "fewer than 3 trials, or trials that are copies of one another, it is undecided."
         )
-        return Table("checks", caption, columns, rows)
+        return Table(caption, columns, rows)
 
     def layers(self) -> Table:
         """The density of every layer of every ticket."""
         rows = []
-        for series, one in self._experiments(self._task.tickets):
+        for series, one in self._tickets:
             for layer, density in one.layers.items():
                 row = {"series": series.name, "weights_remaining_percent": one.density, "layer": layer}
-                rows.append(row | _flat("density_percent", density) | {"n": density.n} | self._traced(one))
+                rows.append(row | density.columns("density_percent") | {"n": density.n} | self._traced(one))
         columns = (
             text("series", "series"), number("weights remaining (%)", "weights_remaining_percent"),
             text("layer", "layer"), spread("density of the layer (%)", "density_percent"), number("n", "n", "d"), HASH,
         )  # fmt: skip
         caption = "Weights remaining in each layer, in percent of the layer's: mean ± standard deviation over trials."
-        return Table("layers", caption, columns, rows)
+        return Table(caption, columns, rows)
 
     def curves(self) -> Table:
         """The last epoch of every run."""
         rows = []
-        for series, one in self._experiments():
+        for series, one in self._experiments:
             for run in one.runs:
                 last = run.epochs[-1] if run.epochs else None
                 row = {"series": series.name, "target_percent": one.target, "trial": run.trial}
@@ -118,27 +116,26 @@ class Contents:
             number("weights remaining (%)", "model_sparsity"), HASH, RUNS,
         )  # fmt: skip
         caption = "The last epoch of every run so far. Going on: it has no summary yet, so that it runs or was stopped."
-        return Table("curves", caption, columns, rows)
+        return Table(caption, columns, rows)
 
     def epochs(self) -> str:
         """Every epoch of every run, as CSV."""
-        rows = [
+        return as_csv([
             {"series": series.name, "config_hash": one.config_hash, "trial": run.trial, "state": run.state,
              "number": number, **epoch.model_dump()}
-            for series, one in self._experiments() for run in one.runs for number, epoch in enumerate(run.epochs, 1)
-        ]  # fmt: skip
-        return Table("epochs", "", (), rows).csv()
+            for series, one in self._experiments for run in one.runs for number, epoch in enumerate(run.epochs, 1)
+        ])  # fmt: skip
 
     def costs(self) -> Table:
         """The costs of every experiment and its accuracy: epochs, FLOPs, seconds, memory."""
         rows = []
-        for series, one in self._experiments():
+        for series, one in self._experiments:
             if not (spent := [totals(outcome.cost) for outcome in one.outcomes if outcome.cost]):
                 continue
-            row = {"series": series.name} | _flat("weights_remaining_percent", one.spread("weights_remaining_percent"))
-            row |= _flat("after", one.spread(AFTER))
+            row = {"series": series.name} | one.spread("weights_remaining_percent").columns("weights_remaining_percent")
+            row |= one.spread(AFTER).columns("after")
             for name in spent[0]:
-                row |= _flat(name, Spread.of(other[name] for other in spent))
+                row |= Spread.of(other[name] for other in spent).columns(name)
             devices = sorted({outcome.device for outcome in one.outcomes})
             rows.append(row | {"device": ", ".join(devices), "n": len(spent)} | self._traced(one))
         columns = (
@@ -155,14 +152,13 @@ class Contents:
             "time, which no stock kernel saves. Seconds and peak memory compare only on the same device. Means over n "
             "trials; their deviations stand in the CSV."
         )
-        return Table("costs", caption, columns, rows)
+        return Table(caption, columns, rows)
 
-    def paper(self) -> Table | None:
-        """The paper's results beside ours; None for a task without published results."""
-        experiments = {one.config_hash: one for _, one in self._experiments()}
-        published = published_for(self._task.config)
+    def paper(self) -> Table:
+        """The paper's results beside ours; without rows for a task without published results."""
+        experiments = {one.config_hash: one for _, one in self._experiments}
         rows = []
-        for row in beside_published(list(experiments.values()), published):
+        for row in beside_published(list(experiments.values()), published_for(self._task.config)):
             links = self._traced(experiments[row["config_hash"]]) if row["config_hash"] else {"runs": None, "links": {
                 "config": [], "runs": []}}  # fmt: skip
             metric = METRICS.get(row["figure"]) or f"check {row['figure']}"
@@ -180,12 +176,12 @@ class Contents:
             f"Test accuracies of the paper ({SOURCE}) beside those of runs on the same data set with the same network "
             "and method, at a density within 5% of the paper's. A dash: not among these runs."
         )
-        return Table("paper", caption, columns, rows) if published else None
+        return Table(caption, columns, rows)
 
     def runs(self) -> Table:
         """Every run and its folder."""
         rows = []
-        for series, one in self._experiments():
+        for series, one in self._experiments:
             for run in one.runs:
                 out = run.outcome
                 row = {"series": series.name, "trial": run.trial, "seed": run.config.effective_seed, "state": run.state}
@@ -199,24 +195,21 @@ class Contents:
             text("device", "device"), HASH,
             Column("folder", lambda row: row["runs"], links=lambda row: row["links"]["folders"]),
         )  # fmt: skip
-        return Table("runs", "Every run with its folder and its options.", columns, rows)
+        return Table("Every run with its folder and its options.", columns, rows)
 
     def _traced(self, one: Experiment, runs: Sequence[RunRecord] | None = None) -> Row:
         """Return a row's sources: its config hash, and links to the folders of the finished trials or of `runs`."""
-        chosen = [run for run in one.runs if run.state == FINISHED] if runs is None else runs
-        places = [(run, os.path.relpath(run.folder, self._home)) for run in chosen]
-        first = os.path.relpath(one.runs[0].folder if runs is None else runs[0].folder, self._home)
+        places = {os.path.relpath(run.folder, self._home): run for run in runs or one.runs}
+        named = [place for place, run in places.items() if runs or run.state == FINISHED]
         links = {
-            "config": [(one.config_hash, quote(f"{first}/config.yml"))],
-            "folders": [(place, quote(f"{place}/")) for _, place in places],
+            "config": [(one.config_hash, quote(f"{next(iter(places))}/config.yml"))],
+            "folders": [(place, quote(f"{place}/")) for place in named],
             "runs": [
-                (str(run.trial) if run.state == FINISHED else f"{run.trial} ({run.state})",
-                 quote(f"{os.path.relpath(run.folder, self._home)}/"))
-                for run in (one.runs if runs is None else runs)
+                (str(run.trial) if run.state == FINISHED else f"{run.trial} ({run.state})", quote(f"{place}/"))
+                for place, run in places.items()
             ],
-        }  # fmt: skip
-        folders = "; ".join(place for _, place in places)
-        return {"config_hash": one.config_hash, "runs": folders, "links": links}
+        }
+        return {"config_hash": one.config_hash, "runs": "; ".join(named), "links": links}
 
 
 def totals(cost: dict[str, Any]) -> dict[str, float]:
@@ -231,10 +224,6 @@ def totals(cost: dict[str, Any]) -> dict[str, float]:
         "seconds": sum(part.seconds for part in parts),
         "peak_memory_bytes": max(part.peak_memory_bytes for part in parts),
     }
-
-
-def _flat(name: str, value: Spread) -> dict[str, float | None]:
-    return {f"{name}_mean": value.mean, f"{name}_sd": value.sd}
 
 
 def _interval(row: Row) -> str:

@@ -90,25 +90,21 @@ def _beside_the_paper(rows: Sequence[dict[str, Any]]) -> Table:
         text("pixels", "pixels"), text("device", "device"), number("hours", "hours", ".1f"),
         Column("config", lambda row: "", links=lambda row: [(Path(row["paper_setting"]).stem, row["paper_setting"])]),
     ]  # fmt: skip
-    return Table("results", "", columns, rows)
+    return Table("", columns, rows)
 
 
 def _all_of_it(named: Sequence[tuple[str, Experiment]]) -> Table:
-    rows = []
-    for name, one in named:
-        metrics = {
-            f"{key}_{part}": value
-            for key in (BEFORE, AFTER)
-            for part, value in zip(("mean", "sd"), one.spread(key)[:2])
-        }
-        rows.append({"method": name, "density": one.density, "setting": _setting(one), "n": len(one.outcomes),
-                     **metrics, **_where(one)})  # fmt: skip
+    rows = [
+        {"method": name, "density": one.density, "setting": _setting(one), "n": len(one.outcomes),
+         **one.spread(BEFORE).columns(BEFORE), **one.spread(AFTER).columns(AFTER), **_where(one)}
+        for name, one in named
+    ]  # fmt: skip
     columns = [
         text("run", "method"), number("weights remaining (%)", "density", ".2f"), text("setting", "setting"),
         spread("before training (%)", BEFORE), spread("after training (%)", AFTER), number("n", "n", "d"),
         text("pixels", "pixels"), text("device", "device"), number("hours", "hours", ".1f"),
     ]  # fmt: skip
-    return Table("measured", "", columns, rows)
+    return Table("", columns, rows)
 
 
 def _where(experiment: Experiment) -> dict[str, Any]:

@@ -100,8 +100,7 @@ def beside_published(
                 "figure": one.metric,
                 "paper_weights_remaining_percent": one.density,
                 "paper": one.percent,
-                "ours_mean": ours.mean,
-                "ours_sd": ours.sd,
+                **ours.columns("ours"),
                 "n": ours.n,
                 "difference": None if ours.mean is None else ours.mean - one.percent,
                 "ours_weights_remaining_percent": experiment and experiment.density,
@@ -139,8 +138,7 @@ def _nearest(
 
 
 def _search_epochs(experiment: Experiment) -> int | None:
-    known = [one.cost["search"].epochs for one in experiment.outcomes if "search" in one.cost]
-    return known[0] if known else None
+    return next((one.cost["search"].epochs for one in experiment.outcomes if "search" in one.cost), None)
 
 
 def _same(one: Config, other: Config, name: str) -> bool:

@@ -108,11 +108,12 @@ class TaskSection:
 
     def section(self) -> Section:
         """Return the section with all its parts."""
-        parts = [self._accuracy(), self._checks(), self._layers(), self._curves(), self._costs(), self._paper(),
+        parts = [self._accuracy(), self._checks(), self._layers(), self._curves(), self._costs(),
+                 self._part("paper", "Beside the paper", self._tables.paper()),
                  self._part("runs", "Runs", self._tables.runs())]  # fmt: skip
         return Section(self._slug, self._task.title, self._notes(), [part for part in parts if part])
 
-    def _accuracy(self) -> Part:
+    def _accuracy(self) -> Part | None:
         table = self._tables.accuracy()
         return self._part(
             "accuracy", "Accuracy against weights remaining", table, drawings.draw_accuracy(self._task, table.rows),
@@ -124,7 +125,7 @@ class TaskSection:
 
     def _checks(self) -> Part | None:
         table = self._tables.checks()
-        return table.rows and self._part(
+        return self._part(
             "checks", "Sanity checks", table, drawings.draw_checks(table.rows),
             caption="Tickets above their checks, mean ± standard deviation over trials. The verdicts, by the paired "
             "test, stand in the table: bars that overlap do not decide.",
@@ -132,7 +133,7 @@ class TaskSection:
 
     def _layers(self) -> Part | None:
         table = self._tables.layers()
-        return table.rows and self._part(
+        return self._part(
             "layers", "Density layer by layer", table, drawings.draw_layers(self._task, table.rows), folded=True,
             caption="Weights remaining in each layer, mean over trials. Hollow, on the floor: the layer has none left.",
         )  # fmt: skip
@@ -148,20 +149,19 @@ class TaskSection:
 
     def _costs(self) -> Part | None:
         table = self._tables.costs()
-        return table.rows and self._part(
+        return self._part(
             "costs", "What it cost", table, drawings.draw_costs(self._task, table.rows),
             caption="Test accuracy after fine-tuning against the cost of search and fine-tuning together, log axes; "
             "weights remaining at each point.",
         )  # fmt: skip
 
-    def _paper(self) -> Part | None:
-        table = self._tables.paper()
-        return table and self._part("paper", "Beside the paper", table)
-
     def _part(
         self, name: str, heading: str, table: Table, figure: RenderedPlot | None = None, *,
         more: Sequence[tuple[str, str]] = (), **words: object,
-    ) -> Part:  # fmt: skip
+    ) -> Part | None:  # fmt: skip
+        """Return a part and its files; None if the table has no rows."""
+        if not table.rows:
+            return None
         stem = f"{self._slug}_{name}"
         files = [File(f"tables/{stem}.csv", table.csv().encode(), "table (CSV)")]
         files += [File(f"tables/{self._slug}_{other}.csv", text.encode(), "every epoch (CSV)") for other, text in more]

@@ -161,17 +161,16 @@ def _title(config: Config) -> str:
 
 
 def _series(runs: Sequence[RunRecord]) -> tuple[Series, ...]:
-    by_key: dict[tuple, list[Experiment]] = defaultdict(list)
-    for name, members in grouped(runs, lambda run: run.config_hash).items():
-        experiment = Experiment(name, tuple(sorted(members, key=lambda run: run.trial)))
-        family = family_of(experiment.config)
-        key = (experiment.config.algo, family) if family else _by_options(experiment)
-        by_key[key].append(experiment)
+    experiments = [
+        Experiment(name, tuple(sorted(members, key=lambda run: run.trial)))
+        for name, members in grouped(runs, lambda run: run.config_hash).items()
+    ]
+    by_key = grouped(experiments, lambda one: (one.config.algo, family_of(one.config) or _by_options(one)))
     for key, members in list(by_key.items()):
         if len({one.config.target_sparsity for one in members}) < len(members):  # two at one density are two series
             del by_key[key]
             for one in members:
-                by_key[_by_options(one)].append(one)
+                by_key[one.config.algo, _by_options(one)].append(one)
     groups = [tuple(sorted(members, key=lambda one: -one.density)) for members in by_key.values()]
     named = zip(_names(groups), groups)
     return tuple(Series(name, members) for name, members in sorted(named, key=lambda one: one[0]))
@@ -200,7 +199,7 @@ def _place(config: Config) -> str:
 
 def _by_options(experiment: Experiment) -> tuple:
     # A run with another seed is another experiment and, at the same density, another series.
-    return (experiment.config.algo, None, tuple(sorted((k, str(v)) for k, v in _options(experiment.config).items())))
+    return tuple(sorted((name, str(value)) for name, value in _options(experiment.config).items()))
 
 
 def _options(config: Config) -> dict[str, Any]:

@@ -36,13 +36,11 @@ class Table:
     """A table of the report.
 
     Attributes:
-        name: of its file, without suffix.
         caption: its content in a sentence or two.
         columns: as displayed.
         rows: as downloaded, without their lists of links; all have the same keys.
     """
 
-    name: str
     caption: str
     columns: Sequence[Column]
     rows: Sequence[Row]

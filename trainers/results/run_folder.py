@@ -101,8 +101,7 @@ def folder_of(config: Config) -> Path:
 
 def trial_of(config: Config, number: int) -> Config:
     """The config of trial `number` and of those after it: resuming that trial also runs these, in folders beside it."""
-    left = config.trial_num + config.num_trial - number
-    trial = config.model_copy(update={"trial_num": number, "num_trial": left})
+    trial = config.model_copy(update={"trial_num": number, "num_trial": config.trials.stop - number})
     if config.resume and number != config.trial_num:
         return trial.model_copy(update={"resume": str(folder_of(config).with_name(f"trial_{number}"))})
     return trial

@@ -89,7 +89,7 @@ def _gem_note(summary: Summary) -> str:
 def _checks_screen(checks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = ["  sanity checks        fine-tuned alike; the ticket should be better"] if checks else []
     for name, check in checks.items():
-        verdict = Verdict(*(check[key] for key in ("trials", "margin", "low", "high", "passes")))
+        verdict = Verdict(*(check[part] for part in Verdict._fields))
         margin = f"{verdict.margin:+.2f} points{' on average' if verdict.trials > 1 else ''}"
         lines.append(f"    {name:<18} {check['test_acc_after_finetune']:6.2f}%  ticket {margin}: {verdict}")
     return lines

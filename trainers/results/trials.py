@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
@@ -35,6 +34,10 @@ class Spread(NamedTuple):
         known = [value for value in values if value is not None]
         return cls(fmean(known) if known else None, stdev(known) if len(known) > 1 else None, len(known))
 
+    def columns(self, name: str) -> dict[str, float | None]:
+        """The columns `name`_mean and `name`_sd of a table."""
+        return {f"{name}_mean": self.mean, f"{name}_sd": self.sd}
+
 
 def write_summary(folder: Path, summary: Summary) -> Summary:
     """Write a finished run's `summary.json`, with checks judged over all finished trials of the experiment.
@@ -53,9 +56,9 @@ def write_summary(folder: Path, summary: Summary) -> Summary:
 
 def judged(folder: Path, summary: Summary) -> Summary:
     """The summary of a run in a folder, each check with its verdict over all finished trials of the experiment."""
-    others = [one for one in siblings(folder, summary["config_hash"]) if one["trial"] != summary["trial"]]
-    verdicts = judge_checks([*others, summary])
-    checks = {name: {**check, **asdict(verdicts[name])} for name, check in summary["checks"].items()}
+    there = finished_trials(folder, summary["config_hash"]).values()
+    verdicts = judge_checks([*(one for one in there if one["trial"] != summary["trial"]), summary])
+    checks = {name: {**check, **verdicts[name]._asdict()} for name, check in summary["checks"].items()}
     return {**summary, "checks": checks}
 
 
@@ -84,13 +87,10 @@ def beside_dense(summary: Summary, dense: Found | None) -> Summary:
     return {**summary, "checks": checks, "dense": found}
 
 
-def siblings(folder: Path, config_hash: str) -> list[Summary]:
-    """The summaries of an experiment's finished trials in and beside a run folder, ordered by trial."""
-    return list(finished_trials(folder, config_hash).values())
-
-
 def finished_trials(folder: Path, config_hash: str) -> dict[Path, Summary]:
-    """Run folder -> summary of an experiment's finished trials; of copies, prefer `folder`, then one named `trial_*`.
+    """Run folder -> summary of an experiment's finished trials in and beside `folder`, ordered by trial.
+
+    Of copies, prefer the one in `folder`, then one named `trial_*`.
 
     A damaged summary is left out, with a warning: its own run has to repair it. Other experiments are passed over.
     """
@@ -141,18 +141,18 @@ def write_trials(folder: Path, config_hash: str) -> dict[str, Any]:
         What was written: `config_hash`, `trials` (their numbers), `figures` (metric -> `mean`, `sd`, `n`) and `checks`
         (check -> verdict).
     """
-    summaries = siblings(folder, config_hash)
-    metrics: dict[str, Any] = {name: Spread.of(one[name] for one in summaries)._asdict() for name in AVERAGED}
+    summaries = finished_trials(folder, config_hash).values()
+    spreads = {name: Spread.of(one[name] for one in summaries) for name in AVERAGED}
     known = [one["dense"] or {} for one in summaries]
-    metrics["dense_test_acc_after_finetune"] = Spread.of(one.get("test_acc_after_finetune") for one in known)._asdict()
-    metrics["gap_to_dense"] = Spread.of(one.get("gap") for one in known)._asdict()
+    spreads["dense_test_acc_after_finetune"] = Spread.of(one.get("test_acc_after_finetune") for one in known)
+    spreads["gap_to_dense"] = Spread.of(one.get("gap") for one in known)
     for name, pairs in check_pairs(summaries).items():
-        metrics[f"{name}_test_acc_after_finetune"] = Spread.of(control for _, control in pairs)._asdict()
+        spreads[f"{name}_test_acc_after_finetune"] = Spread.of(control for _, control in pairs)
     trials = {
         "config_hash": config_hash,
         "trials": [one["trial"] for one in summaries],
-        "figures": metrics,
-        "checks": {name: asdict(verdict) for name, verdict in judge_checks(summaries).items()},
+        "figures": {name: spread._asdict() for name, spread in spreads.items()},
+        "checks": {name: verdict._asdict() for name, verdict in judge_checks(summaries).items()},
     }
     write_json(folder.parent / "trials.json", trials)
     return trials

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from args_helper import Config
+from trainers.checks.controls import CHECKS
 from trainers.checks.verdict import Verdict
 from trainers.results.trials import write_trials
 from utils.files import write_atomic, write_csv
@@ -20,28 +22,27 @@ METRICS = {
 }
 
 
-def comparison_table(experiments: Mapping[str, tuple[Path, str]], checks: Sequence[str]) -> list[Row]:
+def comparison_table(experiments: Mapping[str, tuple[Path, Config]]) -> list[Row]:
     """Return a row for every experiment that has a finished trial.
 
     Args:
-        experiments: name -> the folder of one of its trials, and its config hash.
-        checks: names of the sanity checks to include.
+        experiments: name -> the folder of one of its trials, and its options.
 
     Returns:
         All rows with the same keys: `run`, `trials`, mean, sd and n of each of `METRICS` (percent; the gap in points),
         and for each check `trials`, `margin`, `low`, `high` and `passes` of its verdict, None where it was not run.
     """
     rows = []
-    for name, (folder, config_hash) in experiments.items():
-        trials = write_trials(folder, config_hash)
+    for name, (folder, config) in experiments.items():
+        trials = write_trials(folder, config.config_hash)
         if not trials["trials"]:
             continue
         row: Row = {"run": name, "trials": len(trials["trials"])}
         for metric in METRICS:
             row |= {f"{metric}_{part}": trials["figures"][metric][part] for part in ("mean", "sd", "n")}
-        for check in checks:
+        for check in CHECKS:
             verdict = trials["checks"].get(check) or {}
-            row |= {f"{check}_{part}": verdict.get(part) for part in ("trials", "margin", "low", "high", "passes")}
+            row |= {f"{check}_{part}": verdict.get(part) for part in Verdict._fields}
         rows.append(row)
     return rows
 
@@ -49,12 +50,11 @@ def comparison_table(experiments: Mapping[str, tuple[Path, str]], checks: Sequen
 def write_comparison(folder: Path, rows: Sequence[Row]) -> str:
     """Write `comparison.csv` and `comparison.md`, and return the text of the latter; every worker writes the same."""
     write_csv(folder / "comparison.csv", rows)
-    checks = [key.removesuffix("_margin") for key in (rows[0] if rows else {}) if key.endswith("_margin")]
-    heading = ["run", *METRICS.values(), *(f"ticket − {check}" for check in checks), "trials"]
+    heading = ["run", *METRICS.values(), *(f"ticket − {check}" for check in CHECKS), "trials"]
     cells = []
     for row in rows:
         metrics = [_spread(row, metric) for metric in METRICS]
-        cells.append([row["run"], *metrics, *(_verdict(row, check) for check in checks), str(row["trials"])])
+        cells.append([row["run"], *metrics, *(_verdict(row, check) for check in CHECKS), str(row["trials"])])
     text = markdown_table(heading, cells) + "\n"
     write_atomic(folder / "comparison.md", text)
     return text
@@ -71,5 +71,5 @@ def _spread(row: Row, metric: str) -> str:
 def _verdict(row: Row, check: str) -> str:
     if row[f"{check}_margin"] is None:
         return "–"
-    verdict = Verdict(*(row[f"{check}_{part}"] for part in ("trials", "margin", "low", "high", "passes")))
+    verdict = Verdict(*(row[f"{check}_{part}"] for part in Verdict._fields))
     return f"{verdict.margin:+.2f}, {verdict.word}"

@@ -25,9 +25,10 @@ class Trials:
 
     def __init__(self, name: str, config: Config, claims: Claims) -> None:
         self.name = name
-        numbers = range(config.trial_num, config.trial_num + config.num_trial)
-        each = {number: config.model_copy(update={"trial_num": number, "num_trial": 1}) for number in numbers}
-        self._open = [Unit.of(f"{name}, trial {number}", trial) for number, trial in each.items()]
+        self._open = [
+            Unit.of(f"{name}, trial {number}", config.model_copy(update={"trial_num": number, "num_trial": 1}))
+            for number in config.trials
+        ]
         self._first = self._open[0]
         self._claims = claims
 

@@ -198,8 +198,7 @@ def _study_problems(study: Study, config: Config, sought: Mapping[str, SearchSpa
     """Yield contradictions between the search and the options of a run."""
     if config.use_full_data:
         yield "use_full_data holds out no validation images, which a search needs"
-    numbers = range(config.trial_num, config.trial_num + config.num_trial)
-    if study.seed in {config.model_copy(update={"trial_num": number}).effective_seed for number in numbers}:
+    if study.seed in {config.model_copy(update={"trial_num": number}).effective_seed for number in config.trials}:
         yield f"study.seed {study.seed} is the seed of a trial; what is found with it has to be confirmed with others"
     if study.metric == "val_acc_after_finetune":
         if config.skip_fine_tune:

@@ -47,15 +47,15 @@ class Search:
         self._planned, self._settings, self._claims = planned, settings, claims
         sought = {name: space._asdict() for name, space in planned.sought.items()}
         task = [planned.config.config_hash, sought, settings.metric, settings.seed, settings.tolerance]
-        # Every combination is run once, where that takes no more trials than there are.
         spaces = planned.sought.values()
-        is_short = prod(len(space.values) for space in spaces) <= settings.trials
-        combined = product(*(space.values for space in spaces)) if is_short else ()
-        has_range = any(space.is_range for space in spaces)
-        self._listed = [] if has_range else [dict(zip(planned.sought, values)) for values in combined]
+        are_few = prod(len(space.values) for space in spaces) <= settings.trials
+        is_listed = are_few and not any(space.is_range for space in spaces)
         self._key = hashlib.sha256(json.dumps(task, default=str).encode()).hexdigest()[:6]
         with claims.exclusive("journal"):
             self._study = _study(claims.folder / "journal.log", f"{self.name} ({self._key})")
+            # Every combination is run once, where that takes no more trials than there are.
+            for values in product(*(map(label, space.values) for space in spaces)) if is_listed else ():
+                self._study.enqueue_trial(dict(zip(planned.sought, values)), skip_if_exists=True)
 
     # ---- the next run ----------------------------------------------------------------------------------------------
 
@@ -82,9 +82,7 @@ class Search:
             if (task := self._claimed(own)) is not None:
                 return task
         begun = sum(trial.state != TrialState.WAITING for trial in trials)
-        for number in range(begun, self._settings.trials):
-            if len(trials) <= number < len(self._listed):  # else a worker that died has enqueued it
-                self._study.enqueue_trial({name: label(value) for name, value in self._listed[number].items()})
+        for _ in range(begun, self._settings.trials):
             trial = self._study.ask()
             if not self._settled_by_repetition(trial) and (task := self._claimed(trial)) is not None:
                 return task
@@ -224,7 +222,8 @@ class Search:
         name = named(self.name, values)
         options = {**self._planned.options, **values, "name": name}
         config = config_of(options, f"{self._planned.source}, found")
-        run = [trial for trial in trials if not {"same_as", "problem"} & {*trial.user_attrs}]
+        begun = [trial for trial in trials if trial.state != TrialState.WAITING]
+        run = [trial for trial in begun if not {"same_as", "problem"} & {*trial.user_attrs}]
         early = sum(trial.state == TrialState.PRUNED for trial in run)
         chosen = ", ".join(f"{option} {value}" for option, value in values.items())
         how = (

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from args_helper import Config
-from trainers.checks.controls import CHECKS
 from trainers.pipeline import report_trials
 from trainers.results.run_folder import decided, folder_of
 from trainers.results.trials import finished_trials
@@ -63,9 +62,8 @@ def _listed(planned: Sequence[Planned], study: Study) -> str:
     rows = []
     for run in planned:
         config = decided(run.config)
-        numbers = range(config.trial_num, config.trial_num + config.num_trial)
         there = finished_trials(folder_of(config), config.config_hash).values()
-        finished = sum(summary["trial"] in numbers for summary in there)
+        finished = sum(summary["trial"] in config.trials for summary in there)
         trials = str(config.num_trial) if study.confirm or not run.sought else "none"
         if run.sought:
             trials = f"{study.trials} to find {', '.join(run.sought)}, then {trials}"
@@ -95,8 +93,7 @@ def _compare(jobs: Sequence[Trials | Search], claims: Claims) -> None:
     experiments = {run.name: run.experiment for run in runs if run is not None and run.experiment[0].parent.is_dir()}
     for folder, config in experiments.values():
         report_trials(config, folder)  # a dense network may have been finished after the ticket
-    hashed = {name: (folder, config.config_hash) for name, (folder, config) in experiments.items()}
-    if table := comparison_table(hashed, tuple(CHECKS)):
+    if table := comparison_table(experiments):
         print(write_comparison(claims.folder, table))
     for job in jobs:
         if not isinstance(job, Trials) and job.outcome:

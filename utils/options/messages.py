@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -45,29 +45,29 @@ def no_such_option(where: str, name: str, value: Any, known: Iterable[str]) -> s
     return said if near is None else said + corrected(where, near, value)
 
 
-# Pydantic's type of error -> its message, from the value (abbreviated) and pydantic's context, such as the bound.
-_COMPLAINTS: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {
-    "int_parsing": lambda given, _: f"'{given}' is not a whole number",
-    "int_from_float": lambda given, _: f"{given} is not a whole number",
-    "int_type": lambda given, _: f"{given} is not a whole number",
-    "float_parsing": lambda given, _: f"'{given}' is not a number",
-    "float_type": lambda given, _: f"{given} is not a number",
-    "finite_number": lambda given, _: f"{given} is not a finite number",
-    "bool_parsing": lambda given, _: f"'{given}' is neither true nor false",
-    "bool_type": lambda given, _: f"{given} is neither true nor false",
-    "string_type": lambda given, _: f"{given} is not a text",
-    "greater_than": lambda given, limit: f"{given} is too small: it has to be above {limit['gt']:g}",
-    "greater_than_equal": lambda given, limit: f"{given} is too small: it has to be at least {limit['ge']:g}",
-    "less_than": lambda given, limit: f"{given} is too large: it has to be below {limit['lt']:g}",
-    "less_than_equal": lambda given, limit: f"{given} is too large: it may be at most {limit['le']:g}",
-    "too_short": lambda _, limit: f"needs at least {limit['min_length']}",
-    "list_type": lambda given, _: f"{given} is not a list",
-    "literal_error": lambda given, allowed: f"{given} is not one of {allowed['expected']}",
-    "value_error": lambda _, about: str(about["error"]),
+# Pydantic's type of error -> its message, of the value (abbreviated) and pydantic's context, such as the bound.
+_COMPLAINTS = {
+    "int_parsing": "'{given}' is not a whole number",
+    "int_from_float": "{given} is not a whole number",
+    "int_type": "{given} is not a whole number",
+    "float_parsing": "'{given}' is not a number",
+    "float_type": "{given} is not a number",
+    "finite_number": "{given} is not a finite number",
+    "bool_parsing": "'{given}' is neither true nor false",
+    "bool_type": "{given} is neither true nor false",
+    "string_type": "{given} is not a text",
+    "greater_than": "{given} is too small: it has to be above {gt:g}",
+    "greater_than_equal": "{given} is too small: it has to be at least {ge:g}",
+    "less_than": "{given} is too large: it has to be below {lt:g}",
+    "less_than_equal": "{given} is too large: it may be at most {le:g}",
+    "too_short": "needs at least {min_length}",
+    "list_type": "{given} is not a list",
+    "literal_error": "{given} is not one of {expected}",
+    "value_error": "{error}",
 }
 
 
 def complaint(error: Mapping[str, Any]) -> str:
     """Reword a pydantic error for this tool's messages."""
-    say = _COMPLAINTS.get(error["type"])
-    return say(abbreviate(error["input"]), error.get("ctx", {})) if say else error["msg"]
+    text = _COMPLAINTS.get(error["type"])
+    return text.format(given=abbreviate(error["input"]), **error.get("ctx", {})) if text else error["msg"]

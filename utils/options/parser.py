@@ -270,7 +270,7 @@ def validated(kind: type[Kind], given: Mapping[str, Given], problems: list[str])
         for one in error.errors():
             name = str(one["loc"][0])
             if name not in wrong:
-                where, near = given[name].where, getattr(one.get("ctx", {}).get("error"), "nearest", None)
+                where, near = given[name].where, one.get("ctx", {}).get("nearest")
                 meant = "" if near is None else corrected(where, name, near)
                 problems.append(f"{where}: {complaint(one)}{meant}")
             wrong.add(name)

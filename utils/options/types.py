@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from utils.errors import abbreviate, nearest
 from utils.run.stopping import seconds_of
@@ -56,17 +57,10 @@ def one_of(
         near = meant.get(re.sub("[-_ ]", "", text).lower())
         if also and (own := re.fullmatch(r"([\w./-]+?)(\.py|:\w+)", text)):  # half the name of a user's function
             near = f"{text}:<function>" if own[2] == ".py" else f"{own[1]}.py{own[2]}"
-        raise _NotOneOf(f"'{text}' is not one of {described}", near or nearest(text, names))
+        about = {"told": f"'{text}' is not one of {described}", "nearest": near or nearest(text, names)}
+        raise PydanticCustomError("not_one_of", "{told}", about)
 
     return Annotated[str, BeforeValidator(check), Choices((*names, *also))]
-
-
-class _NotOneOf(ValueError):
-    """A value that is not allowed; `nearest` is the allowed name closest to it, or None."""
-
-    def __init__(self, text: str, nearest: str | None) -> None:
-        super().__init__(text)
-        self.nearest = nearest
 
 
 def _no_bool(given: Any) -> Any:
