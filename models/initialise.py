@@ -59,7 +59,9 @@ class WeightDraw:
         if is_bias(name):
             return _uniform(weight_shape[:1], 1.0 / math.sqrt(fan_in), generator)
         gain, fan = nn.init.calculate_gain(self.nonlinearity), fan_in if self.mode == "fan_in" else fan_out
-        kaiming, xavier = gain / math.sqrt(self.kept * fan), math.sqrt(2.0 / (fan_in + fan_out))
+        # Nothing is kept of the fan only where the distribution does not scale it.
+        kaiming = gain / math.sqrt(self.kept * fan) if self.kept else math.nan
+        xavier = math.sqrt(2.0 / (fan_in + fan_out))
         draw, scale = {
             "signed_constant": (_signed_constant, kaiming),
             "unsigned_constant": (_constant, kaiming),

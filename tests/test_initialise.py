@@ -80,6 +80,7 @@ UP_TO_ONE = (1 / 3, 1 / 5), (1 / 3, 4 / 45, 16 / 225)
     (WeightDraw("kaiming_uniform", "fan_in"), 0.1, UP_TO_ONE),  # √(6/600)
     (WeightDraw("kaiming_uniform", "fan_out"), 0.1414214, UP_TO_ONE),
     (WeightDraw("standard", "fan_in"), 0.0408248, UP_TO_ONE),  # 1 / √600
+    (WeightDraw("standard", kept=0.0), 0.0408248, UP_TO_ONE),
     (WeightDraw("standard", "fan_out", "tanh", 0.25), 0.0408248, UP_TO_ONE),
 ])  # fmt: skip
 def test_a_draw_has_the_spread_and_the_tails_of_its_distribution(how, scale, moments):

@@ -1,6 +1,7 @@
 """Every network of the table: names, sizes, options, seeds, and a step under masks."""
 
 import re
+from copy import deepcopy
 
 import pytest
 import torch
@@ -270,3 +271,16 @@ def test_weights_are_a_function_of_seed_and_trial_but_with_fixed_init_the_same_i
     network = build("resnet20", seed=3, fixed_init=True)
     assert same(network, build("resnet20", seed=4, trial_num=2, fixed_init=True))
     assert not same(network, build("resnet20", seed=3, fixed_init=True, seed_fixed_init=25))
+
+
+@pytest.mark.parametrize(("arch", "block"), [("cResNet18", "layer2.0"), ("WideResNet28", "block2.layer.0")])
+def test_a_block_with_a_projection_of_few_channels_has_its_gradients(arch, block):
+    torch.manual_seed(0)
+    network = build(arch, width=0.06)
+    part, exact = network.get_submodule(block), deepcopy(network).double().get_submodule(block)
+    images = torch.randn(8, part.conv1.in_channels, 32, 32).to(memory_format=torch.channels_last)
+    assert images.shape[1] < 8
+    for one, its in ((part, images), (exact, images.double())):
+        one(its).square().mean().backward()
+    for own, other in zip(part.parameters(), exact.parameters(), strict=True):
+        assert torch.allclose(own.grad.double(), other.grad, rtol=1e-3, atol=1e-5)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import BATCH_NORMS, FullyConnected
+from models.layers import BATCH_NORMS, FullyConnected, for_projection
 from models.spec import ModelSpec
 
 
@@ -52,7 +52,7 @@ class Block(nn.Module):
             self.add_module(self._projection, projection)
 
     def _shortcut(self, images: Tensor) -> Tensor:
-        return self.get_submodule(self._projection)(images) if self._projection else images
+        return self.get_submodule(self._projection)(for_projection(images)) if self._projection else images
 
 
 class BasicBlock(Block):

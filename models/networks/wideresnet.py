@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import BATCH_NORMS, FullyConnected
+from models.layers import BATCH_NORMS, FullyConnected, for_projection
 from models.spec import ModelSpec
 
 
@@ -36,7 +36,7 @@ class BasicBlock(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         active = F.relu(self.bn1(images))
         out = self.conv2(F.relu(self.bn2(self.conv1(active))))
-        return out + (self.convShortcut(active) if self._projects else images)
+        return out + (self.convShortcut(for_projection(active)) if self._projects else images)
 
 
 class Stage(nn.Module):
