@@ -221,13 +221,13 @@ class DenseLinear(nn.Linear):
     """A linear layer that stays dense."""
 
 
-def for_projection(images: Tensor) -> Tensor:
-    """Return images (B, C, H, W) in the memory format that a strided 1×1 convolution of them needs.
+def for_projection(images: Tensor, channels: int) -> Tensor:
+    """Return images (B, `channels`, H, W) in the memory format that a strided 1×1 convolution of them needs.
 
     With less than 8 channels in channels_last, its gradient overflows a buffer on processors with AVX2 and without
     AVX-512: it is wrong, or the process crashes. Seen with PyTorch 2.14; source: oneDNN's issue 6035.
     """
-    return images.contiguous() if images.shape[1] < 8 else images
+    return images.contiguous() if channels < 8 else images
 
 
 # ---- BatchNorm -----------------------------------------------------------------------------------------------------

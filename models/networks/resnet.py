@@ -52,7 +52,10 @@ class Block(nn.Module):
             self.add_module(self._projection, projection)
 
     def _shortcut(self, images: Tensor) -> Tensor:
-        return self.get_submodule(self._projection)(for_projection(images)) if self._projection else images
+        if not self._projection:
+            return images
+        projection = self.get_submodule(self._projection)
+        return projection(for_projection(images, projection[0].in_channels))
 
 
 class BasicBlock(Block):

@@ -36,7 +36,9 @@ class BasicBlock(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         active = F.relu(self.bn1(images))
         out = self.conv2(F.relu(self.bn2(self.conv1(active))))
-        return out + (self.convShortcut(for_projection(active)) if self._projects else images)
+        if not self._projects:
+            return out + images
+        return out + self.convShortcut(for_projection(active, self.convShortcut.in_channels))
 
 
 class Stage(nn.Module):
