@@ -367,8 +367,7 @@ class Config(*reversed(GROUPS)):
     @property
     def task_hash(self) -> str:
         """A hash of what a dense reference shares with a ticket: the data, the network's shape, and the seed."""
-        shared = {name: value for name, value in self.deciding().items() if name in TASK_OPTIONS}
-        return _digest(shared)
+        return _digest({name: value for name, value in self.deciding().items() if name in TASK_OPTIONS})
 
     @property
     def config_hash(self) -> str:
@@ -378,8 +377,7 @@ class Config(*reversed(GROUPS)):
         """
         # Without defaults, so that an option added by a later version does not change the hash of older experiments.
         defaults = json.loads(Config().model_dump_json())
-        chosen = {name: value for name, value in self.deciding().items() if value != defaults[name]}
-        return _digest(chosen)
+        return _digest({name: value for name, value in self.deciding().items() if value != defaults[name]})
 
     def deciding(self) -> dict[str, Any]:
         """Return the options that affect the result, by name."""
