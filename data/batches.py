@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from data.normalise import Batch, Normalise
-from data.spec import DataSpec, ImageSet
-from data.split import TrainingSplit, some_of_every_class
+from data.spec import DataSpec, ImageSet, StoredImages
+from data.split import batch_cuts, some_of_every_class
 from utils.distributed.collectives import own_part, own_share
 
 
@@ -55,6 +55,30 @@ class PlainBatches:
         batches = zip(self.images.images.split(self._size), self.images.labels.split(self._size))
         for images, labels in own_share(batches):
             yield self._normalise(images), labels
+
+
+class TrainingSplit:
+    """A training split, divided into the batches of an epoch; the base for images in memory and for streamed ones.
+
+    Args:
+        images: the split.
+        spec: the data set's statistics and augmentation.
+        batch_size: size of every batch but the last (see `data.split.batch_cuts`).
+        device: the device of the batches.
+    """
+
+    def __init__(self, images: ImageSet | StoredImages, spec: DataSpec, batch_size: int, device: torch.device) -> None:
+        self.images, self.spec, self.batch_size, self.device = images, spec, batch_size, device
+        self._cuts = batch_cuts(len(images), batch_size)
+        self._normalise = Normalise(spec, device)
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch, which is the number of its steps."""
+        return len(self._cuts)
+
+    def size(self, step: int) -> int:
+        """Return the number of images in the batch of this step (0-based in its epoch)."""
+        return self._cuts[step].stop - self._cuts[step].start
 
 
 class TrainBatches(TrainingSplit):

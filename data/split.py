@@ -5,33 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from data.normalise import Normalise
-from data.spec import DataSpec, ImageSet, StoredImages
-
-
-class TrainingSplit:
-    """A training split, divided into the batches of an epoch; the base for images in memory and for streamed ones.
-
-    Args:
-        images: the split.
-        spec: the data set's statistics and augmentation.
-        batch_size: size of every batch but the last (see `batch_cuts`).
-        device: the device of the batches.
-    """
-
-    def __init__(self, images: ImageSet | StoredImages, spec: DataSpec, batch_size: int, device: torch.device) -> None:
-        self.images, self.spec, self.batch_size, self.device = images, spec, batch_size, device
-        self._cuts = batch_cuts(len(images), batch_size)
-        self._normalise = Normalise(spec, device)
-
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch, which is the number of its steps."""
-        return len(self._cuts)
-
-    def size(self, step: int) -> int:
-        """Return the number of images in the batch of this step (0-based in its epoch)."""
-        return self._cuts[step].stop - self._cuts[step].start
-
 
 def batch_cuts(count: int, size: int) -> list[slice]:
     """Cut `count` images into batches of `size`; the last batch has the remainder.

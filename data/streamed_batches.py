@@ -20,11 +20,12 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from data.batches import TrainingSplit
 from data.decode import middle_square, resized
 from data.normalise import Batch, Normalise
 from data.packs.folder import warn_if_enlarged
 from data.spec import DataSpec, StoredImages
-from data.split import TrainingSplit, batch_cuts, some_of_every_class
+from data.split import batch_cuts, some_of_every_class
 from utils.distributed.collectives import own_part, own_share
 from utils.distributed.launch import launched
 

@@ -1,4 +1,4 @@
-"""Masked layers, the rules that turn scores into masks, and the BatchNorm types.
+"""Masked layers, the rules that turn scores into masks, the BatchNorm types, and what networks share.
 
 A masked layer computes with w · rule(scores, flag) in place of its weight w, and the same for a bias that is masked.
 `models.masking` puts these layers into a network; an algorithm chooses the rule.

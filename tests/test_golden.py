@@ -126,11 +126,11 @@ def test_a_forward_and_backward_pass_gives_the_published_loss_logits_and_score_g
     wanted = case.figures["forward"]
     assert loss.item() == close(wanted["loss"])
     assert logits.sum().item() == close(wanted["logits_sum"])
-    first = wanted["logits_first"]  # one near 0 has the rounding errors of the largest
-    assert logits[0].tolist() == pytest.approx(first, rel=1e-4, abs=1e-5 * max(map(abs, first)))
     norms = [layer.scores.grad.norm().item() for layer in masked_layers(network).values()]
     # MobileNetV2's hundred ReLUs: rounding turns some on or off, and float64 gives norms that are 5e-4 away.
     assert norms == pytest.approx(wanted["score_grad_norm"], rel=1e-4 if SAME_KERNELS else 1e-3)
+    # In float64: a logit near 0 has the rounding errors of the largest, which differ from processor to processor.
+    assert network.double()(images.double())[0].tolist() == close(wanted["logits_first"])
 
 
 @pytest.mark.parametrize(
