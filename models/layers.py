@@ -221,13 +221,19 @@ class DenseLinear(nn.Linear):
     """A linear layer that stays dense."""
 
 
-def for_projection(images: Tensor, channels: int) -> Tensor:
-    """Return images (B, `channels`, H, W) in the memory format that a strided 1×1 convolution of them needs.
+def projection_strides(channels: int, stride: int) -> tuple[int, int]:
+    """Divide the stride of a 1×1 convolution: into that of the pixels it is given, and its own.
 
-    With less than 8 channels in channels_last, its gradient overflows a buffer on processors with AVX2 and without
-    AVX-512: it is wrong, or the process crashes. Seen with PyTorch 2.14; source: oneDNN's issue 6035.
+    The result is the same. With less than 8 channels in channels_last, the gradient of a strided one overflows a buffer
+    on processors with AVX2 and without AVX-512: it is wrong, or the process crashes.
+
+    Args:
+        channels: of its input.
+        stride: the whole.
+
+    Source: seen with PyTorch 2.14; oneDNN's issue 6035.
     """
-    return images.contiguous() if channels < 8 else images
+    return (stride, 1) if channels < 8 else (1, stride)
 
 
 # ---- BatchNorm -----------------------------------------------------------------------------------------------------

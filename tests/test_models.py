@@ -5,6 +5,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from conftest import same_bits
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from args_helper import Config, parse_args
 from data.spec import DataSpec
 from models import MODELS
 from models.build import build_model
-from models.layers import BATCH_NORMS
+from models.layers import BATCH_NORMS, projection_strides
 from models.masking import masked_layers, prunable_parameters, to_masked, to_plain
 from trainers.algorithms.gem_miner import GemMiner
 from trainers.training.loop import train_step
@@ -271,6 +272,17 @@ def test_weights_are_a_function_of_seed_and_trial_but_with_fixed_init_the_same_i
     network = build("resnet20", seed=3, fixed_init=True)
     assert same(network, build("resnet20", seed=4, trial_num=2, fixed_init=True))
     assert not same(network, build("resnet20", seed=3, fixed_init=True, seed_fixed_init=25))
+
+
+@pytest.mark.parametrize(("channels", "side"), [(7, 8), (7, 9), (8, 8)])
+def test_a_divided_stride_is_the_stride(channels, side):
+    torch.manual_seed(0)
+    images, weight = torch.randn(2, channels, side, side).double(), torch.randn(3, channels, 1, 1).double()
+    every, own = projection_strides(channels, 2)
+    assert (every, own) == ((2, 1) if channels == 7 else (1, 2))
+    assert torch.allclose(
+        F.conv2d(images[..., ::every, ::every], weight, stride=own), F.conv2d(images, weight, stride=2)
+    )
 
 
 @pytest.mark.parametrize(("arch", "block"), [("cResNet18", "layer2.0"), ("WideResNet28", "block2.layer.0")])

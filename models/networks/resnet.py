@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import BATCH_NORMS, FullyConnected, for_projection
+from models.layers import BATCH_NORMS, FullyConnected, projection_strides
 from models.spec import ModelSpec
 
 
@@ -48,14 +48,14 @@ class Block(nn.Module):
         self._projection = None
         if stride != 1 or channels_in != channels:
             self._projection = "shortcut" if layout.small else "downsample"
+            self._every, stride = projection_strides(channels_in, stride)
             projection = nn.Sequential(layout.conv(channels_in, channels, 1, stride), layout.norm(channels))
             self.add_module(self._projection, projection)
 
     def _shortcut(self, images: Tensor) -> Tensor:
         if not self._projection:
             return images
-        projection = self.get_submodule(self._projection)
-        return projection(for_projection(images, projection[0].in_channels))
+        return self.get_submodule(self._projection)(images[..., :: self._every, :: self._every])
 
 
 class BasicBlock(Block):

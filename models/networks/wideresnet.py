@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import BATCH_NORMS, FullyConnected, for_projection
+from models.layers import BATCH_NORMS, FullyConnected, projection_strides
 from models.spec import ModelSpec
 
 
@@ -31,6 +31,7 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=spec.bias)
         self._projects = channels_in != channels or stride != 1
         if self._projects:
+            self._every, stride = projection_strides(channels_in, stride)
             self.convShortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=spec.bias)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -38,7 +39,7 @@ class BasicBlock(nn.Module):
         out = self.conv2(F.relu(self.bn2(self.conv1(active))))
         if not self._projects:
             return out + images
-        return out + self.convShortcut(for_projection(active, self.convShortcut.in_channels))
+        return out + self.convShortcut(active[..., :: self._every, :: self._every])
 
 
 class Stage(nn.Module):
