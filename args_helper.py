@@ -163,7 +163,7 @@ class SearchOptions(Options):
     wd: Float = option(5e-4, "weight decay in the search (acts on scores too)", ge=0, changeable=True)
     no_bn_decay: bool = option(False, "no weight decay on batch-norm parameters")
     label_smoothing: Float = option(0.0, "label smoothing of the training loss", ge=0, lt=1, changeable=True)
-    warmup_length: Int = option(0, "epochs of linear warm-up", ge=0)
+    warmup_length: Int = option(0, "epochs of linear warm-up of the search", ge=0)
     regularization: Regularization = option("none", "penalty on the scores")
     lmbda: Auto = option(1e-3, "weight λ of the penalty; auto: the search steers it", changeable=True)
     alpha: Float = option(1.0, "exponent of s in var_red_1 (below 1 its slope at 0 is infinite)", ge=1)
@@ -404,8 +404,8 @@ class Config(*reversed(GROUPS)):
         return {name: value for name, value in told.items() if name in always or value != OPTIONS[name].default}
 
     def to_yaml(self) -> str:
-        """Write the options as YAML that is itself a valid config file."""
-        given = json.loads(self.model_dump_json(exclude={*FLAGS_ONLY, "resume_anyway"}, exclude_none=True))
+        """Write the options, without those of one process alone, as YAML that is itself a valid config file."""
+        given = json.loads(self.model_dump_json(exclude={*FLAGS_ONLY, "max_time", "resume_anyway"}, exclude_none=True))
         return yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
 
 

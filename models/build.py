@@ -13,7 +13,7 @@ from data.load import declared_spec
 from data.spec import DataSpec
 from models import MODELS, TORCHVISION, WITHOUT_MASKS
 from models.initialise import WeightDraw, draw_scores, draw_weights
-from models.masking import keep_dense, leave_biases, require_prunable, to_masked
+from models.masking import keep_dense, leave_biases, require_prunable, to_masked, warn_of_unmasked
 from models.spec import ModelSpec
 from models.state_files import load_scores, load_weights, read_state
 from utils.registry import load_named
@@ -46,6 +46,7 @@ def build_model(config: Config, spec: DataSpec | None = None) -> nn.Module:
         leave_biases(network)  # torchvision's and users' networks have biases regardless of this option
     keep_dense(network, config.first_is_dense, config.last_layer_dense)
     require_prunable(network)
+    warn_of_unmasked(network)
     draw_weights(network, derive_rng(config.init_seed, "init", "weights"), WeightDraw.of(config))
     if config.weights:
         from models.networks.external import load_torchvision_weights  # torchvision takes a second to import

@@ -82,6 +82,19 @@ def keep_idle_dense(network: nn.Module, called: Collection[nn.Module]) -> None:
         _swap(network, _DENSE_COUNTERPART, idle)
 
 
+def warn_of_unmasked(network: nn.Module) -> None:
+    """Warn of weights in other layers than convolutions and linear ones: they have no masks and are not counted.
+
+    Args:
+        network: plain.
+    """
+    known = {*map(id, layer_parameters(network).values())}
+    others = {name: one.numel() for name, one in network.named_parameters() if one.dim() > 1 and id(one) not in known}
+    if others:
+        listed, count = ", ".join([*others][:3]) + (", ..." if len(others) > 3 else ""), sum(others.values())
+        warnings.warn(f"{count:,} weights have no masks, stay dense and are not counted: {listed}", stacklevel=2)
+
+
 def leave_biases(network: nn.Module) -> nn.Module:
     """Leave the biases of all layers unmasked, in place: they are not pruned or counted, and a search keeps them fixed.
 
@@ -116,8 +129,16 @@ def require_prunable(network: nn.Module) -> None:
     """Refuse a network in which nothing can be pruned, or two layers share a weight.
 
     Raises:
-        UserError: two layers share a weight, or no layer is exactly a Conv2d or Linear and does not stay dense.
+        UserError: two layers share a weight; a weight is no parameter, or a parameter has integers; or no layer is
+            exactly a Conv2d or Linear and does not stay dense.
     """
+    for name, layer in network.named_modules():
+        if type(layer) in _PRUNABLE and not isinstance(layer.weight, nn.Parameter):
+            told = "as those of torch.nn.utils.weight_norm and spectral_norm: use torch.nn.utils.parametrizations"
+            raise UserError(f"the weight of layer {name} is no parameter, {told}")
+    for name, parameter in network.named_parameters():
+        if not parameter.is_floating_point():
+            raise UserError(f"parameter {name} of the network is {parameter.dtype}: make it a buffer")
     parameters = prunable_parameters(network)
     if len({*map(id, parameters.values())}) < len(parameters):
         raise UserError("two layers of the network share one weight, which cannot have two masks: give each its own")

@@ -267,6 +267,20 @@ def test_gradient_flow_is_weight_times_hessian_times_gradient():
     assert torch.allclose(found, weights * (hessian @ gradient), rtol=1e-9, atol=1e-15)
 
 
+def test_gradient_flow_goes_through_attention():
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.head = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, images):
+            return self.head(self.attention(images, images, images, need_weights=False)[0].mean(1))
+
+    torch.manual_seed(0)
+    flow = gradient_flow(Attending(), [(torch.randn(3, 5, 4), torch.tensor([0, 1, 1]))])
+    assert flow["head.weight"].abs().sum() > 0
+
+
 # ---- counts --------------------------------------------------------------------------------------------------------
 
 
@@ -299,6 +313,12 @@ def test_the_second_version_of_smart_ratio_sets_first_layer_and_classifier():
     _, sizes = _golden("resnet20_seed0")
     first, second = (layer_counts(sizes, 0.9856, "resnet20", version) for version in (1, 2))
     assert second == [149, *first[1:-1], 166]  # ⌊.3449074 · 432⌋ and ⌊.259375 · 640⌋
+
+
+def test_smart_ratio_takes_no_network_for_a_vgg_by_its_folder():
+    sizes = [432, 2304, 4608, 640]
+    mine, other, vgg = (layer_counts(sizes, 0.5, arch) for arch in ("vgg/a.py:f", "a.py:f", "vgg11"))
+    assert mine == other != vgg
 
 
 def test_smart_ratio_counts_a_share_that_is_whole_whole():

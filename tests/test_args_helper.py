@@ -257,7 +257,7 @@ def test_a_config_as_yaml_reads_back_as_itself(tmp_path):
 
 
 def test_a_config_as_yaml_holds_every_option_but_those_of_the_call():
-    text = Config(config="x.yml", resume="there", print_config=True).to_yaml()
+    text = Config(config="x.yml", resume="there", print_config=True, max_time="2h").to_yaml()
     named = {line.partition(":")[0] for line in text.splitlines()}
     unset = {name for name, field in OPTIONS.items() if field.default is None}
     assert named == set(OPTIONS) - unset - {"config", "resume", "resume_anyway", "print_config", "sweep"}
@@ -520,8 +520,9 @@ CONTRADICTIONS = [
        f"removes a fraction of {rate}, which has to lie between 0 and 1", near)
       for rate, near in ((-1, "--prune_rate -1"), (1, "--prune_rate 1"),
                          (0, "--override_prune_rate --prune_rate 0 --target_sparsity 100"))),
-    *(("--rewind_score --rewind_to_epoch 6", "rewind_to_epoch 6 lies after the first pruning, at epoch 5", near)
-      for near in ("--rewind_score --rewind_to_epoch 5", "--rewind_to_epoch 6")),
+    *((f"--rewind_score --rewind_to_epoch {epoch}", f"rewind_to_epoch {epoch} lies after the first pruning", near)
+      for epoch, near in ((6, "--rewind_score --rewind_to_epoch 5"), (6, "--rewind_to_epoch 6"),
+                          (10, "--rewind_score --rewind_to_epoch 10 --start_epoch 10 --epochs 20"))),
     *((f"--rewind_score --rewind_to_epoch {before} --start_epoch {start}", f"{before} lies before start_epoch {start}",
        f"--rewind_score --rewind_to_epoch {near} --start_epoch {start}")
       for before, start, near in ((1, 2, 2), (0, 1, -1))),
@@ -538,6 +539,7 @@ CONTRADICTIONS = [
      "--random_subnet --prune_rate 1"),
     ("--chg_mask", "chg_mask and chg_weight say what shuffle or reinit is of", "--chg_mask --reinit"),
     ("--algo given", "algo given is a ticket from a file", "--ticket x"),
+    ("--ticket x --pretrained y", "a ticket brings the weights that it begins with", "--ticket x"),
     ("--algo cts --target_sparsity 100", "algo cts needs a target_sparsity below 100", "--algo cts"),
     ("--algo cts --rewind_epoch 3 --epochs 3", "rewind_epoch 3 has to be below fine_tune_epochs, 3",
      "--algo cts --rewind_epoch 2 --epochs 3"),

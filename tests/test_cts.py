@@ -137,10 +137,11 @@ CTS = [*SMALL, "--algo", "cts", "--epochs", "2", "--fine_tune_epochs", "3", "--s
 
 def test_options_other_than_its_authors_are_named_in_the_run(done, places):
     # SMALL states lr 0.1 and wd 0, which are theirs too.
-    words = [*CTS, *places, "--epochs", 1, "--skip_fine_tune"]
-    others = done(*words, "--optimizer", "sgd", "--lr", 0.05, "--name", "others").err
-    assert others.count("cts searches with optimizer sgd (adam), lr 0.05 (0.1): as given") == 1
-    assert "cts searches" not in done(*words, "--name", "theirs").err
+    words = [*CTS, *places, "--epochs", 1, "--skip_fine_tune", "--regularization"]
+    others = done(*words, "L2", "--optimizer", "sgd", "--lr", 0.05, "--name", "others").err
+    told = "cts searches with optimizer sgd (adam), lr 0.05 (0.1), regularization L2 (none): as given"
+    assert others.count(told) == 1
+    assert "cts searches" not in done(*words, "none", "--name", "theirs").err
 
 
 def test_a_rewound_ticket_is_trained_from_the_epoch_it_was_frozen_at(ran):

@@ -1,5 +1,6 @@
 """Masking as a transformation of any network, and all scores of a network as one vector."""
 
+import warnings
 from copy import deepcopy
 
 import pytest
@@ -109,17 +110,29 @@ def test_ends_that_stay_dense_are_neither_masked_nor_pruned_and_compute_as_befor
 SHARED = nn.Linear(2, 2)
 TIED = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
 TIED[1].weight = TIED[0].weight
+WHOLE = nn.Sequential(nn.Linear(2, 2))
+WHOLE.count = nn.Parameter(torch.ones(2, dtype=torch.int64), requires_grad=False)
+with warnings.catch_warnings(action="ignore"):
+    NORMED = nn.Sequential(nn.utils.weight_norm(nn.Linear(2, 2)))
 
 
 @pytest.mark.parametrize(("network", "says"), [
     (nn.Sequential(nn.ReLU()), "the network has nothing to mask"), (TIED, "two layers of the network share one weight"),
     (masking.keep_dense(nn.Sequential(nn.Linear(2, 2)), True, True), "the network has nothing to mask"),
+    (WHOLE, "parameter count of the network is torch.int64"), (NORMED, "the weight of layer 0 is no parameter"),
     (nn.Linear(3, 2), "is the whole network"),
     (nn.Sequential(SHARED, nn.ReLU(), SHARED), "cannot mask layer '2', which is also 0"),
-], ids=["none", "one weight", "dense", "one layer", "two names"])  # fmt: skip
+], ids=["none", "one weight", "dense", "integers", "normed", "one layer", "two names"])  # fmt: skip
 def test_what_cannot_be_masked_is_refused_and_left_as_it_was(network, says):
     assert says in complaint(to_masked, network)
     assert not masked_layers(network)
+
+
+def test_weights_of_other_layers_are_told_of(recwarn):
+    masking.warn_of_unmasked(masking.keep_dense(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), True, False))
+    assert not recwarn
+    with pytest.warns(UserWarning, match=r"^16 weights have no masks, .*: 1.in_proj_weight, 1.out_proj.weight$"):
+        masking.warn_of_unmasked(nn.Sequential(nn.Linear(2, 2), nn.MultiheadAttention(2, 1)))
 
 
 def test_a_layer_with_two_names_cannot_stay_dense_and_stops_nothing_that_swaps_no_layer():

@@ -242,6 +242,16 @@ def test_a_network_all_of_whose_layers_stay_dense_is_refused(tmp_path):
     assert re.search(r"the network has nothing to mask: .* does not stay dense", said)
 
 
+def test_frozen_parameters_of_a_network_are_told_to_be_trained(tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text(
+        "from torch import nn\ndef net(spec):\n    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+        "    network[1].bias.requires_grad = False\n    return network\n"
+    )
+    with pytest.warns(UserWarning, match="froze 1.bias, which fine-tuning will train"):
+        build(f"{file}:net", "Digits")
+
+
 @pytest.mark.parametrize(("arch", "shape", "poolings"), [
     ("Conv2", (1, 8), "1 pooling"), ("Conv4", (8, 3), "2 poolings"), ("Conv6", (8, 7), "3 poolings"),
     ("Conv8", (15, 16), "4 poolings"), ("vgg16", (8, 8), "5 poolings"),

@@ -49,6 +49,14 @@ def test_the_dense_network_is_trained_on_request_and_stands_beside_the_ticket(do
     assert not trial("other_dense").exists()
     assert summary_of(other)["dense"]["run"] == ticket["dense"]["run"]
     assert summary_of(unchecked("--width", "0.3", name="wide"))["dense"] is None
+    # It finds one that was given a target, which no dense network has.
+    shutil.rmtree(trial("ticket_dense"))
+    again = dense_config(parse_args([str(word) for word in words])).to_yaml()
+    file = trial("dense").parent.with_suffix(".yml")
+    file.write_text(again.replace("target_sparsity: 0.5", "target_sparsity: 100.0"))
+    done("--config", file)
+    found = summary_of(unchecked("--algo", "snip", "--with_dense", name="third"))["dense"]
+    assert found["run"] == str(trial("dense/ticket_dense")) and found["trained_alike"]
     # One that is trained otherwise is compared with it, too, and gets a dense network of its own if that is asked for.
     longer = ["--fine_tune_epochs", 2]
     assert summary_of(unchecked(*longer, name="longer"))["dense"]["trained_alike"] is False
@@ -178,6 +186,13 @@ def test_missing_checks_of_finished_runs_are_made_up_for(done, ran, unchecked, m
     assert "warning" not in outcome.err
     assert len(read_rows(later / "acc_and_sparsity_mask_shuffle.csv")) == 1
     assert json.loads((later.parent / "trials.json").read_text())["checks"]["mask_shuffle"]["trials"] == 1
+
+
+def test_every_trial_has_the_verdict_over_all_of_them_when_checks_are_made_up_for(done, unchecked, made_up, trial):
+    unchecked("--num_trial", 2)
+    done(*made_up)
+    checks = [summary_of(trial().with_name(f"trial_{number}"))["checks"] for number in (1, 2)]
+    assert [check["trials"] for one in checks for check in one.values()] == [2] * 2 * len(CHECKS)
 
 
 def test_checks_are_made_where_asked_and_a_damaged_run_does_not_stop_others(refusal, unchecked, made_up, tmp_path):

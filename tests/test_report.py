@@ -60,11 +60,13 @@ def test_tables_have_figures_over_trials_checks_judged_as_everywhere_layers_and_
     name = "snip/target_sparsity_5"
     make_trials(root, name, tickets, algo="snip", target_sparsity=5, check_mask_shuffle=controls)
     make_run(root / name / "trial_4", 95.0, algo="snip", target_sparsity=5, trial_num=4, name=name, says_dense=dense)
+    make_run(root / name / "trial_5", 96.0, algo="snip", target_sparsity=5, trial_num=5, name=name,
+             says_gem_weights_remaining=3)  # fmt: skip
     make_run(root / "inverted", 40.0, invert_sanity_check=True, says_inverts={"test_acc_after_finetune": 90.0})
     assert call("--report", root).code == 0
-    after = table(root, "accuracy", "series", "after_mean", "after_sd", "below_dense_mean", "n")
-    assert after == [["hc_iter", "40.0", "", "", "1"], ["snip", "92.0", str((14 / 3) ** 0.5), "7.0", "4"]]
-    assert "| 92.00 ± 2.16 | 7.00 (n = 1) | 4 |" in (root / "report" / "report.md").read_text()
+    after = table(root, "accuracy", "series", "gem_percent_mean", "after_mean", "after_sd", "below_dense_mean", "n")
+    assert after == [["hc_iter", "0.5", "40.0", "", "", "1"], ["snip", "4.6", "92.8", str(6.7**0.5), "7.0", "5"]]
+    assert "| 92.80 ± 2.59 | 7.00 (n = 1) | 5 |" in (root / "report" / "report.md").read_text()
     columns = ("check", "ticket_mean", "check_accuracy_mean", "margin", "low", "high", "verdict", "n")
     verdict = judge(tickets, controls)  # over the trials that ran it
     assert table(root, "checks", *columns) == [
@@ -72,7 +74,7 @@ def test_tables_have_figures_over_trials_checks_judged_as_everywhere_layers_and_
         ["mask_shuffle", "91.0", "86.0", "5.0", str(verdict.low), str(verdict.high), "passes", "3"],
     ]
     layers = table(root, "layers", "layer", "density_percent_mean", "n")
-    assert layers[2:] == [["conv1", "80.0", "4"], ["fc", str(200 / 90), "4"]]  # in percent of their own weights
+    assert layers[2:] == [["conv1", "80.0", "5"], ["fc", str(200 / 90), "5"]]  # in percent of their own weights
     costs = ("epochs", "search_epochs", "flops_dense", "flops_masked", "seconds", "peak_memory_bytes")
     spent = table(root, "costs", *(f"{name}_mean" for name in costs))
     assert spent == [["4.0", "2.0", "6007.0", "1207.0", "3.0", "5000.0"]] * 2  # of search and fine-tuning together
@@ -265,6 +267,15 @@ def test_only_an_attempt_at_the_same_thing_is_compared(root, options, figures):
     (task,) = tasks_of(gather([root])[0])
     rows = beside_published(task.series[0].experiments, published_for(task.config))
     assert [row["paper"] for row in rows if row["n"]] == figures
+
+
+def test_a_run_without_a_check_does_not_hide_another_that_has_it(root):
+    options = {"target_sparsity": 3.72, "epochs": 150, **GEM}
+    make_run(root / "a", 80.0, **options)
+    make_run(root / "b", 80.0, **options, lmbda=3e-5, says_checks={"mask_shuffle": {"test_acc_after_finetune": 78.0}})
+    experiments = [one for series in tasks_of(gather([root])[0])[0].series for one in series.experiments]
+    found = [row for row in beside_published(experiments, PUBLISHED) if row["paper"] == 78.73]
+    assert [(row["n"], row["ours_mean"]) for row in found] == [(1, 78.0)]
 
 
 def test_every_figure_of_the_paper_names_a_setting_that_is_there():

@@ -22,7 +22,7 @@ from trainers.sweeping.grid import Trials
 from trainers.sweeping.metrics import is_below_median, misses_target
 from trainers.sweeping.plan import SearchSpace, plan
 from trainers.sweeping.sweep_file import Sweep, runs_of
-from trainers.sweeping.units import Claims
+from trainers.sweeping.units import Claims, Unit
 from utils.errors import Stopped, UserError
 from utils.files import write_csv, write_json
 from utils.options.parser import SWEEP_KEYS
@@ -177,9 +177,11 @@ def test_flags_of_a_sweep_are_completed_and_checked_with_the_options_of_each_run
     assert given == {"sweep", flag.split()[0]}
 
 
-def test_a_flag_that_a_run_cannot_use_is_refused_for_this_run(sweep, refusal):
+def test_a_flag_that_a_run_cannot_use_is_refused_for_this_run(sweep, refusal, tmp_path):
     words = sweep(runs={"a": None, "b": {"epochs": 4, "iter_period": 1}})
     assert f"epochs ({words[1]}, b): warmup_length 4 has to be below epochs, 4" in refusal(*words, "--warmup_length", 4)
+    (tmp_path / "config.yml").write_text("name: a")
+    assert "the same command goes on with a sweep" in refusal(*words, "--resume", tmp_path)
     assert "--list, --report: each of these says what to do" in refusal(*words, "--list", "models", "--report", "x")
 
 
@@ -195,6 +197,13 @@ def test_a_claim_is_held_until_the_child_that_was_given_it_is_gone(tmp_path):
         assert Claim.of(lock) is None
         child.kill()
     Claim.of(lock).release()
+
+
+def test_long_names_that_begin_alike_have_files_of_their_own(tmp_path):
+    claims, config = Claims(tmp_path), config_of(TINY, "test")
+    one, other = (Unit.of("ab, " * 100 + end, config) for end in "xy")
+    assert claims.claim(one) and claims.claim(one) is None and claims.claim(other)
+    assert claims.options_file(one) != claims.options_file(other)
 
 
 def _trials(tmp_path, count, **changed):
@@ -492,8 +501,18 @@ def test_a_sweep_runs_everything_once_and_compares(sweep, call, done, in_process
     assert call(*words).out.count("is finished: nothing to do") == 5
     assert call(*words, "--num_trial", 3, "--dry_run").out.count("| 3 | 1 |") == 5
     assert call(*words, "--trial_num", 2, "--dry_run").out.count("| 1 | 0 |") == 5
+    assert done(*words, "--with_dense").out.count("is finished: nothing to do") == 5  # the dense network is there
     more = done(*words, "--num_trial", 3).out
     assert "± " in more and (", passes" in more or ", fails" in more)
+
+
+def test_the_dense_network_of_a_finished_ticket_is_made_up_for(sweep, done, in_process, tmp_path):
+    words = sweep(options=TINY | {"algo": "random"})
+    done(*words)
+    done(*words, "--with_dense")
+    place = tmp_path / "results" / "s"
+    assert summary_of(place / "a" / "trial_1")["dense"]["run"] == str(place / "a_dense" / "trial_1")
+    assert done(*words, "--with_dense").out.count("is finished: nothing to do") == 1
 
 
 def test_lambda_is_searched_and_what_was_found_run_with_other_seeds(sweep, done, in_process, tmp_path):

@@ -256,6 +256,7 @@ def test_a_run_of_one_epoch_is_drawn_as_points():
     row = {"phase": "finetune", "test_acc": 90.0, "train_acc": 95.0, "model_sparsity": 1.4}
     figures = [curves([row] * epochs, summary(1)) for epochs in (1, 2)]
     assert [[axes.lines[0].get_marker() for axes in one.axes] for one in figures] == [["o", "o"], ["None", "None"]]
+    assert not figures[1].axes[0].texts  # nothing to tell from a search
 
 
 def test_a_sweep_judges_a_check_by_the_trials_that_ran_it(tmp_path):

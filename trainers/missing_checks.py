@@ -15,12 +15,12 @@ from args_helper import Config, parse_args
 from data.load import load_data
 from models.build import build_model
 from trainers.checks.controls import CHECKS
-from trainers.pipeline import run_trials, train_controls
+from trainers.pipeline import report_trials, run_trials, train_controls
 from trainers.results.run_folder import devices, opened, resolved
 from trainers.results.screens import last_screen
 from trainers.results.summarise import related
 from trainers.results.summary import read_summary
-from trainers.results.trials import write_summary, write_trials
+from trainers.results.trials import write_summary
 from trainers.tickets.file import TICKET, read_ticket
 from trainers.training.compile import prepared
 from utils.errors import Diverged, Stopped, UserError
@@ -77,5 +77,5 @@ def _check_run(folder: Path, asked: Config) -> None:
         seconds = summary["search_seconds"] + summary["finetune_seconds"] + run.seconds("check")
         own = {"checks": checks, "seconds": seconds, "device": devices(folder)}
         written = write_summary(folder, related({**summary, **own}, config))
-        write_trials(folder, config.config_hash)
         print(last_screen(written, folder, run.log_folder))
+        report_trials(config, folder)

@@ -26,7 +26,7 @@ from models.masking import prunable_parameters, to_plain
 from trainers.algorithms.load import load_algorithm
 from trainers.checks.controls import CHECKS
 from trainers.results.curves import curves, write_png
-from trainers.results.references import dense_config, find_dense
+from trainers.results.references import dense_config, lacks_dense
 from trainers.results.run_folder import folder_of, is_finished, opened, resolved, trial_of
 from trainers.results.screens import dense_line, last_screen, trials_screen
 from trainers.results.summarise import log_outcome, related, summarise
@@ -82,8 +82,7 @@ def _run_trials(config: Config, go_on: bool) -> Path:
             print(f"{folder} is finished: nothing to do{'; --export writes its network' if unsaved else ''}")
         else:
             asked = _run_trial(trial, folder)
-        has_dense = not config.with_dense or config.algorithm.is_dense
-        if not has_dense and not ((found := rank_zero_only(find_dense)(trial)) and found.is_alike):
+        if rank_zero_only(lacks_dense)(trial):
             dense = dense_config(trial).model_copy(update={"num_trial": 1})
             way_out = "move it away, or leave the dense network out by --no-with_dense"
             if not is_finished(folder_of(dense), dense, resumed=True, way_out=way_out):
@@ -138,7 +137,7 @@ def _run_trial(config: Config, folder: Path) -> int:
 
 @rank_zero_only
 def _conclude(run: Run, config: Config, ticket: Ticket, net: nn.Module, data: Splits, outcome: dict[str, Any]) -> None:
-    summary = judged(run.folder, related(summarise(config, run, ticket, net, data, outcome), config))
+    summary = related(summarise(config, run, ticket, net, data, outcome), config)
     log_outcome(run, config, summary)
     write_png(run.folder / "curves.png", curves(run.rows("search", "finetune"), summary))
     summary = write_summary(run.folder, summary)  # last: with it the run is finished, and nothing of it is made again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,9 @@ def own_network(place: str, spec: ModelSpec) -> nn.Module:
         if not isinstance(network, nn.Module):
             raise UserError(f"arch: {place} has to return a torch.nn.Module, not {type(network).__name__}")
         _check_output(network, spec)
+    if frozen := [name for name, parameter in network.named_parameters() if not parameter.requires_grad]:
+        told = f"{', '.join(frozen[:3])}{', ...' if len(frozen) > 3 else ''}"
+        warnings.warn(f"arch: {place} froze {told}, which fine-tuning will train: make them buffers", stacklevel=2)
     return network
 
 

@@ -86,7 +86,7 @@ class Algorithm(NamedTuple):
 _HERE = "trainers.algorithms"
 _GEM_MINER, _EDGE_POPUP, _IMP = f"{_HERE}.hypercube", f"{_HERE}.edge_popup", f"{_HERE}.imp"
 _RIGL = f"{_HERE}.rigl"
-CTS_SEARCH = {"optimizer": "adam", "lr": 0.1, "lr_policy": "multistep_lr", "wd": 0.0}
+CTS_SEARCH = {"optimizer": "adam", "lr": 0.1, "lr_policy": "multistep_lr", "wd": 0.0, "regularization": "none"}
 """The search options that the authors of `cts` use."""
 
 _ANY_MASK = (*refused.LEARNS_MASK, *refused.NO_MOVING_THRESHOLD)

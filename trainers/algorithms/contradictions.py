@@ -128,8 +128,8 @@ GRADUAL = (
     ),
     Contradiction(
         ("rewind_score", "rewind_to_epoch"),
-        lambda c: c.prunings and c.rewind_score and c.rewind_to_epoch > c.prunings[0],
-        "rewind_to_epoch {c.rewind_to_epoch} lies after the first pruning, at epoch {c.prunings[0]}",
+        lambda c: c.rewind_score and any(c.start_epoch <= epoch < c.rewind_to_epoch for epoch in c.prunings),
+        "rewind_to_epoch {c.rewind_to_epoch} lies after the first pruning (see start_epoch, iter_start, iter_period)",
     ),
     Contradiction(
         ("rewind_score", "rewind_to_epoch", "start_epoch"),
@@ -215,5 +215,10 @@ BY_CHANCE = (
 FROM_A_FILE = (
     Contradiction(
         ("algo", "ticket"), lambda c: not c.ticket, "algo given is a ticket from a file: name the file by ticket"
+    ),
+    Contradiction(
+        ("ticket", "pretrained", "weights"),
+        lambda c: c.pretrained or c.weights,
+        "a ticket brings the weights that it begins with: leave pretrained and weights out",
     ),
 )

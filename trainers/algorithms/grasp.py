@@ -15,6 +15,7 @@ from copy import deepcopy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from args_helper import Config
 from data.load import Splits
@@ -76,7 +77,8 @@ def gradient_flow(net: nn.Module, batches: list[Batch]) -> dict[str, Tensor]:
     flow = {name: torch.zeros_like(weight) for name, weight in parameters.items()}
     for batch in batches:
         # Hg without the matrix H: g is a constant here, so the gradient of g · ∇L is Hg.
-        along = sum((g * part).sum() for g, part in zip(total, gradient(batch, create_graph=True)))
+        with sdpa_kernel(SDPBackend.MATH):  # no other attention can be differentiated twice
+            along = sum((g * part).sum() for g, part in zip(total, gradient(batch, create_graph=True)))
         for (name, weight), product in zip(parameters.items(), torch.autograd.grad(along, weights)):
             flow[name] += (weight * product).detach()
     return flow

@@ -31,10 +31,11 @@ def find_by_gradient(net: nn.Module, data: Splits, config: Config, run: Run) -> 
     """Drop the smallest weights of every layer, and grow those with the largest gradients."""
     training = _trained(Rigged, net, data, config, run)
     # The gradients of pruned weights, which no other step needs: those of a whole layer take a forward pass's FLOPs.
-    changes = sum(step >= config.start_epoch * len(data.train) for step in training.update_steps)
+    steps = len(data.train)
+    images = sum(data.train.size(step % steps) for step in training.update_steps if step >= config.start_epoch * steps)
     flops = forward_flops(net, data.spec.shape)
     pruned = sum(flops[name] * (1 - kept / size) for name, (kept, size) in per_layer(training.masks).items())
-    return training.ticket(scoring_flops=round(changes * config.batch_size * pruned))
+    return training.ticket(scoring_flops=round(images * pruned))
 
 
 def find_at_random(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticket:

@@ -69,10 +69,11 @@ def layer_counts(sizes: Sequence[int], pruned: float, arch: str, version: int = 
     if layers < 2:
         raise UserError("smart_ratio treats the classifier apart: the network needs a prunable layer before it")
     wanted = (1.0 - pruned) * sum(sizes)
+    is_vgg = "vgg" in arch.rpartition(":")[2].lower()  # not in the path of a user's file
     shapes = []
     for l in range(1, layers):  # noqa: E741 (the paper's letter)
         depth = layers - l + 1
-        shapes.append((depth**2 + depth) / (l**2 if "vgg" in arch.lower() else 1))
+        shapes.append((depth**2 + depth) / (l**2 if is_vgg else 1))
     a = (wanted - CLASSIFIER_RATIO * sizes[-1]) / sum(shape * size for shape, size in zip(shapes, sizes))
     if a < 0:
         raise UserError(

@@ -41,6 +41,7 @@ class Contents:
         for series, one in self._experiments:
             row = {"series": series.name, "algo": series.algo, "target_percent": one.target}
             row |= one.spread("weights_remaining_percent").columns("weights_remaining_percent")
+            row |= one.spread("gem_percent").columns("gem_percent")
             row |= one.spread("effective_weights_remaining_percent").columns("effective_percent")
             row |= one.spread(BEFORE).columns("before") | one.spread(AFTER).columns("after")
             below = Spread.of(other.dense and other.dense.gap for other in one.outcomes)
@@ -50,13 +51,15 @@ class Contents:
         columns = (
             text("series", "series"), number("asked for (%)", "target_percent", "g"),
             spread("weights remaining (%)", "weights_remaining_percent"),
-            spread("effective (%)", "effective_percent"), spread("before fine-tuning (%)", "before"),
-            spread("after fine-tuning (%)", "after"), spread("below dense (points)", "below_dense"),
-            number("n", "n", "d"), number("unfinished", "unfinished", "d"), HASH, RUNS,
+            spread("effective (%)", "effective_percent"), spread("gem (%)", "gem_percent"),
+            spread("before fine-tuning (%)", "before"), spread("after fine-tuning (%)", "after"),
+            spread("below dense (points)", "below_dense"), number("n", "n", "d"),
+            number("unfinished", "unfinished", "d"), HASH, RUNS,
         )  # fmt: skip
         caption = (
             "Test accuracy and weights remaining: mean ± sample standard deviation over the n finished trials of an "
-            "experiment. Below dense: the dense run of the same data, network and trial minus the ticket."
+            "experiment. Gem: the weights of the network measured before fine-tuning. Below dense: the dense run of "
+            "the same data, network and trial, perhaps trained otherwise, minus the ticket."
         )
         return Table(caption, columns, rows)
 

@@ -96,11 +96,13 @@ def _beside_the_paper(rows: Sequence[dict[str, Any]]) -> Table:
 def _all_of_it(named: Sequence[tuple[str, Experiment]]) -> Table:
     rows = [
         {"method": name, "density": one.density, "setting": _setting(one), "n": len(one.outcomes),
+         **one.spread("gem_percent").columns("gem"),
          **one.spread(BEFORE).columns(BEFORE), **one.spread(AFTER).columns(AFTER), **_where(one)}
         for name, one in named
     ]  # fmt: skip
     columns = [
-        text("run", "method"), number("weights remaining (%)", "density", ".2f"), text("setting", "setting"),
+        text("run", "method"), number("weights remaining (%)", "density", ".2f"), spread("gem (%)", "gem"),
+        text("setting", "setting"),
         spread("before training (%)", BEFORE), spread("after training (%)", AFTER), number("n", "n", "d"),
         text("pixels", "pixels"), text("device", "device"), number("hours", "hours", ".1f"),
     ]  # fmt: skip

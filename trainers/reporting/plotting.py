@@ -53,9 +53,11 @@ def draw_accuracy(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
             panels(figure, 2, columns, sharex=True),
             (("before", "before fine-tuning"), ("after", "after fine-tuning")),
         ):
+            density = "gem_percent" if key == "before" else "weights_remaining_percent"
             for index, (name, members) in enumerate(series.items()):
                 beside = BESIDE ** ((index - (len(series) - 1) / 2) / len(series))
-                points(axes, moved(members, beside), "weights_remaining_percent", key, label=label(name), **look[name])
+                shown = moved(_on_log_axis(members, f"{density}_mean"), density, beside)
+                points(axes, shown, density, key, label=label(name), **look[name])
             if key == "after":
                 _dense_lines(axes, [row for row in rows if row["series"] in dense])
             elif task.chance:  # after training it would lie far below and squeeze all else
@@ -71,9 +73,9 @@ def draw_accuracy(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
     return render(draw, 2)
 
 
-def moved(rows: Iterable[Row], factor: float) -> list[Row]:
-    """Return rows with their density multiplied, for drawing only."""
-    key = "weights_remaining_percent_mean"
+def moved(rows: Iterable[Row], density: str, factor: float) -> list[Row]:
+    """Return rows with their density (the name of a spread) multiplied, for drawing only."""
+    key = f"{density}_mean"
     return [row if row[key] is None else {**row, key: row[key] * factor} for row in rows]
 
 

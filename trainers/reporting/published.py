@@ -91,7 +91,9 @@ def beside_published(
     """
     for one in published:
         attempts = [
-            other for other in experiments if other.outcomes and _nearest(other, published, one.metric, same) is one
+            other
+            for other in experiments
+            if _measured(other, one.metric).n and _nearest(other, published, one.metric, same) is one
         ]
         for experiment in attempts or [None]:
             ours = Spread(None, None, 0) if experiment is None else _measured(experiment, one.metric)

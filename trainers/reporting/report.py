@@ -118,8 +118,8 @@ class TaskSection:
         return self._part(
             "accuracy", "Accuracy against weights remaining", table, drawings.draw_accuracy(self._task, table.rows),
             caption="Mean ± standard deviation of the test accuracy over trials; dashed: the dense network (band: "
-            "± standard deviation); dotted: guessing. The panels' axes differ; points of one density "
-            "are drawn up to 3% beside it, so that bars can be told apart.",
+            "± standard deviation); dotted: guessing. Before fine-tuning, the weights are the gem's. The panels' axes "
+            "differ; points of one density are drawn up to 3% beside it, so that bars can be told apart.",
             notes=[*self._not_at_initialisation(), *self._also_differing()],
         )  # fmt: skip
 

@@ -37,7 +37,7 @@ def curves(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Fig
     below.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     below.yaxis.set_minor_locator(NullLocator())
     searched = sum(row["phase"].startswith("search") for row in rows)
-    if searched < len(rows):
+    if 0 < searched < len(rows):
         for axes in (above, below):
             axes.axvline(searched + 0.5, color="black", linewidth=0.8, linestyle=":")
         above.annotate(

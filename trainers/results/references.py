@@ -58,9 +58,15 @@ def find_dense(config: Config) -> Found | None:
     Returns:
         The run, perhaps trained otherwise than the ticket; None if no finished one is there.
     """
-    same = dense_config(config).config_hash
+    alike = dense_config(config)
+
+    def is_alike(summary: dict[str, Any]) -> bool:
+        # A sweep may give its dense network a target, which changes its hash and nothing else.
+        target = summary["target_sparsity"] or alike.target_sparsity
+        return summary["config_hash"] == alike.model_copy(update={"target_sparsity": target}).config_hash
+
     found = [
-        one._replace(is_alike=one.summary["config_hash"] == same)
+        one._replace(is_alike=is_alike(one.summary))
         for one in _finished(Path(config.results_dir))
         if one.summary["algo"] == DENSE
         and one.summary.get("task_hash") == config.task_hash
@@ -71,6 +77,18 @@ def find_dense(config: Config) -> Found | None:
         return one.is_alike, one.summary["val_acc_after_finetune"] or 0.0
 
     return max(found, key=worth, default=None)
+
+
+def lacks_dense(config: Config) -> bool:
+    """Whether a run `with_dense` has still to train its dense network: none that is finished was trained like it.
+
+    Args:
+        config: of one trial.
+    """
+    if not config.with_dense or config.algorithm.is_dense:
+        return False
+    found = find_dense(config)
+    return found is None or not found.is_alike
 
 
 def find_upright(config: Config) -> Found | None:

@@ -33,7 +33,7 @@ def last_screen(summary: Summary, folder: Path, log_folder: Path) -> str:
         lines.append(f"  dense network         {dense_line(summary)}")
     if summary.get("rescued"):
         lines.append("  rescued: the search had switched off every weight; these are the highest scores")
-    lines += _checks_screen(summary["checks"])
+    lines += _checks_screen(summary)
     if sizes := summary.get("ticket_bytes"):  # missing in runs of earlier versions
         lines.append(f"  ticket               {size_line(sizes)}")
     lines += [
@@ -86,9 +86,10 @@ def _gem_note(summary: Summary) -> str:
     return f", the gem of {gem:,} weights ({100 * gem / summary['weights_total']:.2f}%) as drawn; {chance}"
 
 
-def _checks_screen(checks: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    lines = ["  sanity checks        fine-tuned alike; the ticket should be better"] if checks else []
-    for name, check in checks.items():
+def _checks_screen(summary: Summary) -> list[str]:
+    trained = "trained under the final masks" if facts_of(summary["algo"]).search == "sparse" else "fine-tuned alike"
+    lines = [f"  sanity checks        {trained}; the ticket should be better"] if summary["checks"] else []
+    for name, check in summary["checks"].items():
         verdict = Verdict(*(check[part] for part in Verdict._fields))
         margin = f"{verdict.margin:+.2f} points{' on average' if verdict.trials > 1 else ''}"
         lines.append(f"    {name:<18} {check['test_acc_after_finetune']:6.2f}%  ticket {margin}: {verdict}")

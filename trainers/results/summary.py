@@ -122,6 +122,12 @@ class Outcome(_Part):
     dense: Reference | None = None
     inverts: Accuracy | None = None
 
+    @property
+    def gem_percent(self) -> float:
+        """The weights of the network measured before training: those of the gem, in percent."""
+        gem = self.gem_weights_remaining
+        return self.weights_remaining_percent if gem is None else 100.0 * gem / self.weights_total
+
 
 class _Sibling(Outcome):
     """What other runs need besides, of a summary that stands beside them."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from trainers.checks.verdict import Verdict, judge
 from trainers.results.references import Found
-from trainers.results.summary import AVERAGED, Summary, read_summary
+from trainers.results.summary import AVERAGED, Outcome, Summary, read_summary
 from utils.errors import UserError
 from utils.files import write_json
 
@@ -145,6 +145,7 @@ def write_trials(folder: Path, config_hash: str) -> dict[str, Any]:
     spreads = {name: Spread.of(one[name] for one in summaries) for name in AVERAGED}
     known = [one["dense"] or {} for one in summaries]
     spreads["dense_test_acc_after_finetune"] = Spread.of(one.get("test_acc_after_finetune") for one in known)
+    spreads["gem_percent"] = Spread.of(Outcome.model_construct(**one).gem_percent for one in summaries)
     spreads["gap_to_dense"] = Spread.of(one.get("gap") for one in known)
     for name, pairs in check_pairs(summaries).items():
         spreads[f"{name}_test_acc_after_finetune"] = Spread.of(control for _, control in pairs)

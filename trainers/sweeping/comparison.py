@@ -16,6 +16,7 @@ from utils.markdown import markdown_table
 Row = dict[str, Any]
 METRICS = {
     "weights_remaining_percent": "weights remaining (%)",
+    "gem_percent": "gem (%)",
     "test_acc_before_finetune": "before fine-tuning",
     "test_acc_after_finetune": "after fine-tuning",
     "gap_to_dense": "below dense",

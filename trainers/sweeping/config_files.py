@@ -50,5 +50,5 @@ def write_found(folder: Path, name: str, config: Config, how: str) -> Path:
         f"#   python main.py --config {shlex.quote(str(path))}\n"
         f"# {how}.\n"
     )
-    write_atomic(path, header + stated(config, *PLACES))
+    write_atomic(path, header + stated(config, *PLACES, "max_time"))
     return path

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from args_helper import Config
+from trainers.results.references import lacks_dense
 from trainers.results.run_folder import is_finished
 from trainers.sweeping.units import Claims, Task, Unit
 from utils.errors import UserError
@@ -55,7 +56,8 @@ class Trials:
                     self._close(unit)
                 continue
             try:  # only now: before the claim, another worker may have finished it
-                if not is_finished(unit.folder, unit.config, resumed=True, way_out=WAY_OUT):
+                finished = is_finished(unit.folder, unit.config, resumed=True, way_out=WAY_OUT)
+                if not finished or lacks_dense(unit.config):
                     return Task(unit, claim, unit.name, done=partial(self._close, unit))
                 print(f"{unit.folder} is finished: nothing to do", flush=True)
             except UserError as error:

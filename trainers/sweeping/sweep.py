@@ -38,6 +38,8 @@ def run_sweep(config: Config) -> None:
     """
     if config.config:  # its options would override those of all runs
         raise UserError(f"--config {config.config}: a sweep has its options in {config.sweep}, and flags override them")
+    if config.resume:
+        raise UserError(f"--resume {config.resume}: the same command goes on with a sweep; leave --resume out")
     if config.name:
         told = "the runs of a sweep have names of their own; leave --name out (--results_dir moves the sweep)"
         raise UserError(f"--name: {told}")

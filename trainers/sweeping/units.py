@@ -8,6 +8,7 @@ operating system frees the claim, once the run's process has ended too.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -28,6 +29,8 @@ from utils.run.lock import Claim, is_locked, locked
 
 DIVERGED = 3
 """Exit code of a run whose loss became NaN or infinite."""
+LONGEST = 100
+"""Characters of a unit's name that the names of its files keep: file systems allow 255 in all."""
 WORKER = f"{socket.gethostname()}-{os.getpid()}"
 
 
@@ -159,4 +162,7 @@ class Claims:
         return f"{unit.name} {how}; what it said stands above, or in the output of another worker"
 
     def _place(self, kind: str, name: str, ending: str) -> Path:
-        return self._shared / kind / (re.sub(r"[^\w.@=+-]", "_", name) + ending)
+        short = re.sub(r"[^\w.@=+-]", "_", name, flags=re.ASCII)
+        if len(short) > LONGEST:
+            short = f"{short[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+        return self._shared / kind / (short + ending)

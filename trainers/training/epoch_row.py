@@ -36,7 +36,9 @@ class EpochRow(BaseModel):
     val_acc: Percent | None = _column("on the images held out of training; None without any", "accuracy/val")
     train_acc: Percent = _column("over the epoch's training batches", "accuracy/train")
     train_loss: float = _column("mean over the epoch's training images, without the penalty", "loss/train")
-    regularization_loss: float = _column("λR(s) at the end of the epoch", "loss/regularization", default=0.0)
+    regularization_loss: float = _column(
+        "λR(s) at the end of the epoch; of cts, multiplier times excess", "loss/regularization", default=0.0
+    )
     model_sparsity: Percent = _column("percent of the weights in the evaluated network", "weights_remaining_percent")
     seconds: float = _column("of the epoch with its evaluation", "seconds")
     lmbda: float | None = _column("λ, the strength of the penalty, in the epoch", "lmbda", default=None)

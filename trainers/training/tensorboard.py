@@ -16,6 +16,7 @@ from torch import Tensor
 from data.normalise import Batch
 from trainers.training.epoch_row import TAGS
 from trainers.training.training import Training
+from utils.distributed.collectives import world_size
 from utils.run.run import Row, Run
 
 LAYOUT = {
@@ -85,7 +86,7 @@ class Timed:
     """Iterates over batches and measures the seconds that the host waits for them.
 
     Args:
-        batches: of an epoch.
+        batches: this rank's part of each batch of an epoch.
     """
 
     def __init__(self, batches: Iterable[Batch]) -> None:
@@ -104,9 +105,9 @@ class Timed:
         self.waited += time.perf_counter() - asked
 
     def throughput(self) -> dict[str, float]:
-        """Images per second since the start, and the share of that time spent waiting for data, in percent."""
+        """Images per second of all ranks since the start, and the share of that time spent waiting, in percent."""
         passed = time.perf_counter() - self._started
         return {
-            "throughput/images_a_second": self.images / passed,
+            "throughput/images_a_second": world_size() * self.images / passed,
             "throughput/waiting_for_data_percent": 100.0 * self.waited / passed,
         }
