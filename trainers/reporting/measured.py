@@ -119,12 +119,13 @@ def _where(experiment: Experiment) -> dict[str, Any]:
 
 
 def _setting(experiment: Experiment) -> str:
-    """Describe the epochs of search and of training, and the images per epoch."""
+    """Describe the epochs of search (or that the ticket was given) and of training, and the images per epoch."""
     cost = experiment.outcomes[0].cost
     spent = [(name, cost[name]) for name in ("search", "finetune") if name in cost and cost[name].epochs]
     images = {round(one.images / one.epochs) for _, one in spent}
     epochs = " + ".join(str(one.epochs) for _, one in spent) or NONE
-    return f"{epochs} epochs of {', '.join(f'{count:,}' for count in sorted(images))} images"
+    given = "a given ticket, " if experiment.config.ticket else ""
+    return f"{given}{epochs} epochs of {', '.join(f'{count:,}' for count in sorted(images))} images"
 
 
 def main(argv: list[str] | None = None) -> int:
