@@ -19,7 +19,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from data.image_files import ImageFiles
 from data.packs.folder import PackedFolder, PackedImages
 from data.packs.pack import is_pack, read_pack
-from utils.errors import UserError, did_you_mean
+from utils.errors import UserError, did_you_mean, first_of
 
 
 @dataclass(frozen=True)
@@ -144,5 +144,4 @@ def is_image(name: str) -> bool:
 
 def listed(folder: DiskFolder | PackedFolder | Path, names: Sequence[str]) -> str:
     """Name the first of some folders in a folder, for a message."""
-    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    return ", ".join(f"{folder}/{name}" for name in names[:6]) + more
+    return first_of([f"{folder}/{name}" for name in names])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers import DenseConv, DenseLinear, FullyConnected, MaskedFullyConnected, Rule, SubnetConv, SubnetLinear
-from utils.errors import UserError
+from utils.errors import UserError, first_of
 from utils.masks import Masks
 
 # By exact type: a user's subclass of a layer may have its own forward, which a swap would lose.
@@ -77,7 +77,7 @@ def keep_idle_dense(network: nn.Module, called: Collection[nn.Module]) -> None:
     """
     layers = ((name, layer) for name, layer in network.named_modules() if type(layer) in _DENSE_COUNTERPART)
     if idle := [name for name, layer in layers if layer not in called]:
-        listed = ", ".join(idle[:3]) + (f" and {len(idle) - 3} more" if len(idle) > 3 else "")
+        listed = first_of(idle, 3)
         warnings.warn(f"the network does not call {listed}: such layers stay dense and are not counted", stacklevel=2)
         _swap(network, _DENSE_COUNTERPART, idle)
 
@@ -91,8 +91,8 @@ def warn_of_unmasked(network: nn.Module) -> None:
     known = {*map(id, layer_parameters(network).values())}
     others = {name: one.numel() for name, one in network.named_parameters() if one.dim() > 1 and id(one) not in known}
     if others:
-        listed, count = ", ".join([*others][:3]) + (", ..." if len(others) > 3 else ""), sum(others.values())
-        warnings.warn(f"{count:,} weights have no masks, stay dense and are not counted: {listed}", stacklevel=2)
+        told = f"{sum(others.values()):,} weights have no masks, stay dense and are not counted"
+        warnings.warn(f"{told}: {first_of([*others], 3)}", stacklevel=2)
 
 
 def leave_biases(network: nn.Module) -> nn.Module:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.masking import SCORE_NAMES
-from utils.errors import UserError
+from utils.errors import UserError, first_of
 from utils.files import load_tensors
 
 State = dict[str, Tensor]
@@ -109,8 +109,7 @@ def _load(network: nn.Module, state: Mapping[str, Tensor], source: str | Path, a
         network.load_state_dict(adapted)
         return True
     if problems:
-        more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise UserError(f"{source} does not fit the network: {'; '.join(problems[:6])}{more}")
+        raise UserError(f"{source} does not fit the network: {first_of(problems, between='; ')}")
     network.load_state_dict(state)
     return False
 

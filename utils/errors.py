@@ -10,7 +10,7 @@ import difflib
 import re
 import reprlib
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,11 @@ def printable(told: object) -> str:
 def counted(number: int, noun: str) -> str:
     """Return `1 epoch`, `2 epochs`, `1,000 epochs`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def first_of(names: Sequence[str], most: int = 6, between: str = ", ") -> str:
+    """Return `a, b and 4 more`, with the first `most` names."""
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class _Short(reprlib.Repr):

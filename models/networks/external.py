@@ -13,7 +13,7 @@ from torchvision import models as torchvision_models
 
 from models.masking import keep_idle_dense
 from models.spec import ModelSpec
-from utils.errors import UserError, did_you_mean
+from utils.errors import UserError, did_you_mean, first_of
 from utils.registry import load_function, reported
 
 # Auxiliary classifiers would change the output in training. `init_weights` is off because the tool draws weights.
@@ -91,8 +91,8 @@ def own_network(place: str, spec: ModelSpec) -> nn.Module:
             raise UserError(f"arch: {place} has to return a torch.nn.Module, not {type(network).__name__}")
         _check_output(network, spec)
     if frozen := [name for name, parameter in network.named_parameters() if not parameter.requires_grad]:
-        told = f"{', '.join(frozen[:3])}{', ...' if len(frozen) > 3 else ''}"
-        warnings.warn(f"arch: {place} froze {told}, which fine-tuning will train: make them buffers", stacklevel=2)
+        told = f"arch: {place} froze {first_of(frozen, 3)}, which fine-tuning will train: make them buffers"
+        warnings.warn(told, stacklevel=2)
     return network
 
 
