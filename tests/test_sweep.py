@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 import main
 from args_helper import OPTIONS, config_of, parse_args
 from trainers.sweeping import worker
+from trainers.sweeping.config_files import write_found
 from trainers.sweeping.grid import Trials
 from trainers.sweeping.metrics import is_below_median, misses_target
 from trainers.sweeping.plan import SearchSpace, plan
@@ -199,9 +200,10 @@ def test_a_claim_is_held_until_the_child_that_was_given_it_is_gone(tmp_path):
     Claim.of(lock).release()
 
 
-def test_long_names_that_begin_alike_have_files_of_their_own(tmp_path):
+@pytest.mark.parametrize("name", ["ab, " * 100, "é", "模" * 99])
+def test_names_that_begin_alike_have_files_of_their_own_however_long(name, tmp_path):
     claims, config = Claims(tmp_path), config_of(TINY, "test")
-    one, other = (Unit.of("ab, " * 100 + end, config) for end in "xy")
+    one, other = (Unit.of(name + end, config) for end in "ñö")
     assert claims.claim(one) and claims.claim(one) is None and claims.claim(other)
     assert claims.options_file(one) != claims.options_file(other)
 
@@ -474,6 +476,12 @@ def test_a_search_without_optuna_says_what_to_install_and_a_grid_does_without(sw
     _ending(monkeypatch, {})
     assert "pip install optuna" in refusal(*sweep(options=TINY, search=LAMBDA))
     done(*sweep(options=TINY))
+
+
+def test_what_a_search_found_keeps_no_time_limit(tmp_path):
+    config = config_of({**TINY, "lmbda": 1e-3, "max_time": "2h"}, "test")
+    found = yaml.safe_load(write_found(tmp_path, "a", config, "so").read_text())
+    assert found["lmbda"] == 1e-3 and "max_time" not in found
 
 
 # ---- whole sweeps --------------------------------------------------------------------------------------------------

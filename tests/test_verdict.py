@@ -252,6 +252,11 @@ def test_the_last_screen_tells_what_there_is(changes, longer, said):
     assert len(found) == len(usual) + longer
 
 
+def test_control_networks_of_masks_that_moved_are_told_to_have_had_the_final_ones(tmp_path):
+    [written] = finish(tmp_path, summary(1, 90.0, {"mask_shuffle": 85.0}, algo="gmp"))
+    assert "sanity checks trained under the final masks; the ticket should be better" in screen(written)
+
+
 def test_a_run_of_one_epoch_is_drawn_as_points():
     row = {"phase": "finetune", "test_acc": 90.0, "train_acc": 95.0, "model_sparsity": 1.4}
     figures = [curves([row] * epochs, summary(1)) for epochs in (1, 2)]

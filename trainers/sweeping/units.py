@@ -30,7 +30,7 @@ from utils.run.lock import Claim, is_locked, locked
 DIVERGED = 3
 """Exit code of a run whose loss became NaN or infinite."""
 LONGEST = 100
-"""Characters of a unit's name that the names of its files keep: file systems allow 255 in all."""
+"""Bytes of a unit's name that the names of its files keep: file systems allow 255 in all."""
 WORKER = f"{socket.gethostname()}-{os.getpid()}"
 
 
@@ -162,7 +162,9 @@ class Claims:
         return f"{unit.name} {how}; what it said stands above, or in the output of another worker"
 
     def _place(self, kind: str, name: str, ending: str) -> Path:
-        short = re.sub(r"[^\w.@=+-]", "_", name, flags=re.ASCII)
-        if len(short) > LONGEST:
-            short = f"{short[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+        short = re.sub(r"[^\w.@=+-]", "_", name)
+        if len(short.encode()) > LONGEST:
+            short = (
+                f"{short.encode()[:LONGEST].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+            )
         return self._shared / kind / (short + ending)
