@@ -171,8 +171,7 @@ class SearchOptions(Options):
     iter_period: Int = option(5, "epochs from one pruning to the next", ge=1)
     iter_start: Int = option(0, "no pruning up to this epoch", ge=0)
     prune_type: PruneType = option(
-        "FixThresholding",
-        "Fix: prunes scores up to 0.5; BottomK: the lowest, with ties; Local: of each layer; Exact: an exact number",
+        "FixThresholding", "Fix: scores up to 0.5; BottomK: the lowest, with ties; Local: of each layer; Exact: no ties"
     )
     prune_rate: Float = option(0.5, "fraction of each pruning (override_prune_rate); −1: not used", ge=-1, le=1)
     override_prune_rate: bool = option(False, "use prune_rate instead of the rate that meets the target")
@@ -245,6 +244,9 @@ class FineTuneOptions(Options):
     fine_tune_lr_policy: LrPolicy = option("constant_lr", "learning rate over the fine-tuning", changeable=True)
     fine_tune_wd: Float = option(1e-4, "weight decay of the fine-tuning", ge=0, changeable=True)
     fine_tune_augment: bool = option(True, "crop and flip images in the fine-tuning, where the data set does")
+    teacher: str | None = option(None, "folder of a finished run whose predictions the fine-tuning learns too")
+    teacher_weight: Float = option(0.7, "weight of the distance to the teacher in the loss", ge=0, le=1)
+    teacher_temperature: Float = option(3.0, "divides the logits of both in that distance", gt=0)
     skip_sanity_checks: bool = option(False, "do not train the control networks of the sanity checks", affects=False)
     ticket: str | None = option(None, "train and check this ticket, on its own network and data set unless given")
     store_weights: bool = option(False, "write weights into the ticket that could be drawn again", affects=False)
@@ -397,9 +399,7 @@ class Config(*reversed(GROUPS)):
 
     def of_network(self) -> dict[str, Any]:
         """Return what a ticket file stores about its network and data: `dataset`, `arch`, and non-default options."""
-        told = {name: getattr(self, name) for name in OF_TICKETS}
-        if not self.scale_fan:
-            del told["prune_rate"]
+        told = {name: getattr(self, name) for name in OF_TICKETS if name != "prune_rate" or self.scale_fan}
         always = ("dataset", "arch")
         return {name: value for name, value in told.items() if name in always or value != OPTIONS[name].default}
 

@@ -76,8 +76,8 @@ def test_the_loss_against_the_dense_network_by_hand(how, smoothing, tmp_path):
     asked = []
     search._teacher.register_forward_hook(lambda _net, given, _logits: asked.append(len(given[0])))
     assert float(search.loss(logits, labels, images)) == pytest.approx(float(expected), rel=1e-5)
-    assert asked == ([2] if search.has_teacher else [])  # and is paid for
-    assert search.has_teacher is (how != "ce")
+    assert asked == ([2] if search.teacher_share else [])  # and is paid for
+    assert search.teacher_share == (how != "ce")
 
 
 @pytest.mark.parametrize(("precision", "kind"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

@@ -35,6 +35,7 @@ from trainers.results.trials import finished_trials, judged, write_summary, writ
 from trainers.tickets.file import TICKET, read_own_ticket, write_ticket
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
+from trainers.tickets.trained import teacher_of
 from trainers.training.batchnorm import refuse_single_images, with_own_statistics
 from trainers.training.compile import prepared
 from trainers.training.loop import evaluate
@@ -112,6 +113,8 @@ def _run_trial(config: Config, folder: Path) -> int:
         data = load_data(config)  # before the folder is created: a run that cannot start leaves none
         net = build_model(config, data.spec).to(config.torch_device)
     refuse_single_images(net, data)
+    if config.teacher:
+        teacher_of(config.teacher, data.spec)  # before the search: one that cannot be used is not found out after it
     config = prepared(config, net, data)
     with opened(config, folder, data.sizes) as run:
         ticket, seconds = _found(find_ticket, net, data, config, run)

@@ -130,13 +130,13 @@ class ConcreteSearch(ScoreTraining):
         run: its random streams draw the noise.
 
     Attributes:
-        has_teacher: whether every batch also goes through the dense network; `cts_loss: ce` does without.
+        teacher_share: 1, as every batch also goes through the dense network; 0 for `cts_loss: ce`, which does without.
     """
 
     def __init__(self, network: nn.Module, teacher: nn.Module, config: Config, run: Run) -> None:
         super().__init__(network, Concrete({}), config)
         self._run, self._epoch = run, 0
-        self.has_teacher = config.cts_loss != "ce"
+        self.teacher_share = float(config.cts_loss != "ce")
         self._teacher = teacher.train().requires_grad_(False)  # batch statistics, like the student
         scores = self.flat.scores
         self._budget = SLACK * config.density * scores.numel()

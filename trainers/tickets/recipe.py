@@ -25,6 +25,7 @@ class Recipe:
         precision, accumulate: as the options of these names.
         warmup: epochs of linear warm-up, at the start of the schedule.
         augment: whether training images are cropped and flipped, where the data set does so.
+        teacher, teacher_weight, teacher_temperature: as the options of these names.
         first_epoch: epoch of the schedule at which training starts.
         stop: epoch at which training ends, if before the end of the schedule.
     """
@@ -45,6 +46,9 @@ class Recipe:
     accumulate: int = 1
     warmup: int = 0
     augment: bool = True
+    teacher: str | None = None
+    teacher_weight: float = 0.7
+    teacher_temperature: float = 3.0
     first_epoch: int = 0
     stop: int | None = None
 
@@ -64,7 +68,8 @@ class Recipe:
         chosen = {
             "stage": "finetune", "epochs": config.tuning_epochs, "optimizer": config.fine_tune_optimizer,
             "lr": config.fine_tune_lr, "lr_policy": config.fine_tune_lr_policy, "wd": config.fine_tune_wd,
-            "augment": config.fine_tune_augment,
+            "augment": config.fine_tune_augment, "teacher": config.teacher, "teacher_weight": config.teacher_weight,
+            "teacher_temperature": config.teacher_temperature,
         }  # fmt: skip
         return cls(**{**_shared(config), **chosen, **changes})
 

@@ -1,6 +1,6 @@
 """The trained network of a finished run, loaded from the run's folder.
 
-The notebook and the export start from it.
+The notebook and the export start from it, and a fine-tuning may learn from it as its teacher.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 from torch import nn
 
-from args_helper import Config
+from args_helper import Config, parse_args
+from data import OF_FOLDERS
+from data.load import declared_spec
 from data.spec import DataSpec
 from models.build import build_model
 from models.state_files import State, load_weights, read_state
@@ -56,6 +58,30 @@ def trained(folder: Path, config: Config, spec: DataSpec | None = None) -> Train
     masks = ticket.untrained if state is None else ticket.masks
     load_weights(net, masked_state(ticket.state if state is None else state, masks), folder, adapt=False)
     return Trained(net.eval().requires_grad_(False), masks, state is not None)
+
+
+def teacher_of(folder: str, spec: DataSpec) -> nn.Module:
+    """Load the network of a finished run, of any architecture, as a teacher of another network.
+
+    Args:
+        folder: of the run.
+        spec: of the data that the other network is trained on.
+
+    Returns:
+        The network as in `Trained`.
+
+    Raises:
+        UserError: there is no such run, it is not finished, or it has other classes.
+    """
+    try:
+        config = parse_args(["--resume", folder])
+        if not (Path(folder) / "summary.json").is_file():
+            raise UserError("the run is not finished")
+        if config.dataset not in OF_FOLDERS and declared_spec(config.dataset).classes != spec.classes:
+            raise UserError(f"its network tells the classes of {config.dataset} apart, which are others")
+        return trained(Path(folder), config, spec).network
+    except UserError as error:
+        raise UserError(f"teacher {folder}: {str(error).removeprefix(f'--resume {folder}: ')}") from error
 
 
 def _trained_state(folder: Path, ticket: Ticket) -> State | None:

@@ -30,7 +30,8 @@ class Cost:
 
     Attributes:
         totals: `epochs`, `steps`, `images`, `exposure` (layer -> sum over images of its density at the time),
-            `peak_memory_bytes`, and, with a teacher, the `teacher_images` that went forward through it.
+            `peak_memory_bytes`, and, with a teacher, `teacher_images`: those that went forward through it, times
+            its FLOPs over those of the network.
     """
 
     def __init__(self, device: torch.device, totals: Mapping[str, Any] | None = None) -> None:
@@ -39,23 +40,21 @@ class Cost:
         self.totals: dict[str, Any] = dict(totals or fresh)
         reset_peak_memory(device)
 
-    def count(self, steps: int, images: int, densities: Mapping[str, float], has_teacher: bool = False) -> None:
+    def count(self, steps: int, images: int, densities: Mapping[str, float], teacher_share: float = 0.0) -> None:
         """Add an epoch: its numbers of steps and images, and each layer's density in it.
-
-        A teacher is a second, dense network that every image goes forward through.
 
         Args:
             steps: of the epoch.
             images: that were trained on, over all ranks.
             densities: layer -> fraction of its weights in the forward pass, in [0, 1]; a layer left out is dense.
-            has_teacher: whether there is such a network.
+            teacher_share: as in `Training`.
         """
         own = self.totals
         own["epochs"] += 1
         own["steps"] += steps
         own["images"] += images
-        if has_teacher:
-            own["teacher_images"] = own.get("teacher_images", 0) + images
+        if teacher_share:
+            own["teacher_images"] = own.get("teacher_images", 0) + round(images * teacher_share)
         before = own["exposure"]
         own["exposure"] = {name: before.get(name, 0.0) + images * share for name, share in densities.items()}
         own["peak_memory_bytes"] = max(own["peak_memory_bytes"], peak_memory(self._device))
@@ -119,8 +118,8 @@ def summed(costs: Iterable[Mapping[str, Any]], flops: Mapping[str, int], seconds
     """Add up the costs of stages, for the summary.
 
     Training FLOPs are three times the forward pass's for every image. Masked FLOPs count each prunable layer times its
-    density at the time. A teacher, which is dense, adds the forward pass's for every image that it has seen. No present
-    kernel skips pruned weights: masked FLOPs are what a kernel that does would need.
+    density at the time. A teacher adds its forward pass for every image that it has seen. No present kernel skips
+    pruned weights: masked FLOPs are what a kernel that does would need.
 
     Args:
         costs: the `totals` of the stages.

@@ -174,7 +174,7 @@ class Position:
     def count_epoch(self) -> None:
         """Add the epoch that was just trained to the costs."""
         training, images = self._training, int(self.meter[2])
-        self._cost.count(self.step, images, training.layer_densities(), training.has_teacher)
+        self._cost.count(self.step, images, training.layer_densities(), training.teacher_share)
 
     def save(self, started: float | None = None, finished_epoch: int | None = None) -> None:
         """Save the position; in the middle of an epoch (`started`), with the seconds it took so far.

@@ -54,14 +54,15 @@ class Training:
         over: set at the end of an epoch to end the stage early.
         younger_state: names in `state` that checkpoints of earlier versions may lack.
         accumulate: number of parts in which a batch goes through the network; its gradient is their mean.
-        has_teacher: whether every image also goes forward through a second, dense network.
+        teacher_share: FLOPs of the forward pass of a second network, which every image also goes through, over those
+            of the dense network that is trained; 0: there is none.
         full_batch: number of images that go through the network at once in a full batch.
         gradients: a flat tensor per dtype; the gradients of all parameters that learn are views; ranks all-reduce it.
     """
 
     over = False
     younger_state: tuple[str, ...] = ()
-    has_teacher = False
+    teacher_share = 0.0
     full_batch: int | None = None
 
     def __init__(self, network: nn.Module, optimizer: Optimizer, recipe: Recipe) -> None:
