@@ -1,7 +1,6 @@
 """Declares every option once: its type, default, bounds, meaning, and whether it affects the result.
 
-Flags, the checks of YAML files, `--help` and the defaults all come from these declarations. A flag overrides the YAML
-file, which overrides the default; one message reports all problems.
+Flags, the checks of YAML files, `--help` and the defaults all come from these declarations.
 """
 
 from __future__ import annotations
@@ -489,8 +488,7 @@ CONTRADICTIONS = (
 def parse_args(argv: list[str] | None = None) -> Config:
     """Read a config from a command line: flags override the YAML file, which overrides the defaults.
 
-    With `--resume FOLDER`, `config.yml` in that folder is read, and no option that affects the result may differ from
-    it, unless `--resume_anyway` is given.
+    With `--resume FOLDER`, its `config.yml` is read; what affects the result may differ only with `--resume_anyway`.
 
     Args:
         argv: the arguments after the program's name; by default the process's own.
@@ -593,8 +591,10 @@ def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
         implied["subfolder"] = stem  # not the stem of `...yml`, which is `..`
     if config.scale_fan and config.init in SCALED_INITS and config.prune_rate == -1:
         implied["scale_fan"] = False
-    algo = _algorithm_meant(config)
-    facts = facts_of(algo)
+    facts = facts_of(algo := _algorithm_meant(config))
+    ignored, does = facts.ignores
+    if idle := [one.where for name, one in given.items() if name in ignored and one.where.startswith("--")]:
+        warnings.warn(f"{', '.join(idle)}: not used by {algo}, which {does}", stacklevel=3)
     if algo != config.algo:
         implied["algo"] = algo
         if config.ticket and "algo" in given:

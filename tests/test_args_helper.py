@@ -399,6 +399,21 @@ def test_an_algorithm_beside_a_ticket_is_told_to_be_unused(tmp_path):
         parse_args(["--algo", "snip", "--ticket", str(tmp_path / "x"), "--epochs", "-1"])
 
 
+@pytest.mark.parametrize(("words", "says"), [
+    ("--algo rigl --fine_tune_lr 0.1 --epochs 3", "--fine_tune_lr: not used by rigl, which trains"),
+    ("--algo imp --epochs 3 --iter_period 2 --teacher x", "--epochs, --teacher: not used by imp, which trains"),
+    ("--algo training --fine_tune_epochs 3 --lr 0.1", "--fine_tune_epochs: not used by training, which trains"),
+    ("--algo synflow --lr 0.1 --epochs 3", "--lr: not used by synflow, which only"),
+    ("--lr 0.1 --epochs 6 --fine_tune_lr 0.1", None),
+])  # fmt: skip
+def test_a_flag_of_training_that_an_algorithm_does_not_read_is_told(words, says, tmp_path):
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        parse_args(words.split())
+    assert [says] == [str(one.message)[: len(says)] for one in caught] if says else not caught
+    with warnings.catch_warnings(action="error"):  # files share options, and hold those of others
+        from_yaml(tmp_path, "\n".join(f"{name}: 0.1" for name in ("fine_tune_lr", "lr")) + "\nalgo: rigl")
+
+
 @pytest.mark.parametrize("init", ["signed_constant", "unsigned_constant", "kaiming_normal"])
 def test_a_prune_rate_that_is_not_used_leaves_the_fan_as_it_is_with_one_warning(init, tmp_path):
     beside, path = f"init: {init}\nprune_rate: -1\n", tmp_path / "given.yml"

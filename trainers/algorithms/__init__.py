@@ -63,6 +63,11 @@ class Algorithm(NamedTuple):
         return (*refused.BY_ANY, *self.contradictions)
 
     @property
+    def ignores(self) -> tuple[tuple[str, ...], str]:
+        """Options of training that it does not read although others do, and what it does instead of reading them."""
+        return _IGNORED.get(self.search, ((), ""))
+
+    @property
     def learns_mask(self) -> bool:
         """Whether it learns scores by gradient, through masked layers."""
         return self.search == "scores"
@@ -83,6 +88,15 @@ class Algorithm(NamedTuple):
         return self.search == "weights"
 
 
+_TUNING = tuple(f"fine_tune_{name}" for name in ("epochs", "optimizer", "lr", "lr_policy", "wd", "augment"))
+_TUNING += ("teacher", "teacher_weight", "teacher_temperature")
+_TRAINS = "optimizer, lr, lr_policy and wd"
+_IGNORED = {
+    "weights": (_TUNING, f"trains by epochs, {_TRAINS}"),
+    "sparse": (_TUNING, f"trains its ticket by epochs, {_TRAINS}"),
+    "rounds": (("epochs", *_TUNING), f"trains its ticket in rounds, by iter_period, {_TRAINS}"),
+    "none": (("optimizer", "lr", "lr_policy", "wd", "warmup_length"), "only fine-tunes, by fine_tune_lr and the like"),
+}
 _HERE = "trainers.algorithms"
 _GEM_MINER, _EDGE_POPUP, _IMP = f"{_HERE}.hypercube", f"{_HERE}.edge_popup", f"{_HERE}.imp"
 _RIGL = f"{_HERE}.rigl"
