@@ -393,6 +393,14 @@ def test_a_file_of_the_published_codes_kinds_parses_unchanged(kind, tmp_path):
     assert {str(one.message).partition(" ")[0] for one in caught} == retired
 
 
+def test_pythons_none_is_no_value_where_yamls_is_the_default(tmp_path):
+    config = from_yaml(tmp_path, "name: None\nmilestones: None\npretrained: None\nlr_policy: None\nsubfolder: None")
+    assert (config.name, config.milestones, config.pretrained, config.lr_policy) == (None, None, None, "constant_lr")
+    assert parse_args(["--run_idx", "None", "--results_dir", "None"]).model_dump(
+        include={"run_idx", "results_dir"}
+    ) == {"run_idx": None, "results_dir": "None"}  # fmt: skip
+
+
 def test_an_algorithm_beside_a_ticket_is_told_to_be_unused(tmp_path):
     (tmp_path / "x").write_text("")
     with pytest.warns(UserWarning, match="--algo: not used, as ticket .*x is trained"), pytest.raises(UserError):

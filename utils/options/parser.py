@@ -76,14 +76,15 @@ class Declarations:
         Args:
             options: canonical name -> value; grows.
             name: as the user wrote it, with `_` for `-`.
-            given: its value; None leaves the default, `MISSING` is a problem.
+            given: its value; None leaves the default, and so does Python's word for it where the default is None;
+                `MISSING` is a problem.
             problems: grows.
         """
         name = self.canonical.get(name, name)
         if name in self.fields:
             if given.value is MISSING:
                 problems.append(f"{given.where}: a value is missing")
-            elif given.value is not None:
+            elif given.value is not None and (given.value != "None" or self.fields[name].default is not None):
                 options[name] = given
         elif name in self.retired:
             warnings.warn(f"{given.where}: this option does nothing any more; {self.retired[name]}", stacklevel=2)
