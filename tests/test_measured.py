@@ -23,7 +23,7 @@ def test_without_runs_the_papers_figures_are_named_and_the_command_that_runs_the
 
 
 def test_finished_runs_are_taken_over_without_the_machines_own_and_stand_in_the_table(finished, ran, tmp_path):
-    ran("--seed", 7, name="other")
+    ran("--seed", 7, "--teacher", finished, name="other")
     kept = tmp_path / "kept"
     assert [measured.collect(place, kept) for place in (finished.parent, tmp_path / "results")] == [1, 1]
     files = ("acc_and_sparsity.csv", "config.yml", "summary.json", "ticket.safetensors")
@@ -33,6 +33,7 @@ def test_finished_runs_are_taken_over_without_the_machines_own_and_stand_in_the_
     assert not {"results_dir", "log_dir", "threads"} & set(options) and options["width"] == 0.25
     rows = [line for line in measured.results(kept).splitlines() if "4 + 2 epochs of 1,294 images" in line]
     assert len(rows) == 2 and all("| Digits | cpu" in row for row in rows)
+    assert ["images, with a teacher |" in row for row in rows] == ["| other |" in row for row in rows]
 
 
 def test_nothing_to_take_over_is_told(tmp_path, capsys):

@@ -119,13 +119,14 @@ def _where(experiment: Experiment) -> dict[str, Any]:
 
 
 def _setting(experiment: Experiment) -> str:
-    """Describe the epochs of search (or that the ticket was given) and of training, and the images per epoch."""
+    """Describe the epochs of search (or that the ticket was given) and of training, the images per epoch, a teacher."""
     cost = experiment.outcomes[0].cost
     spent = [(name, cost[name]) for name in ("search", "finetune") if name in cost and cost[name].epochs]
     images = {round(one.images / one.epochs) for _, one in spent}
     epochs = " + ".join(str(one.epochs) for _, one in spent) or NONE
     given = "a given ticket, " if experiment.config.ticket else ""
-    return f"{given}{epochs} epochs of {', '.join(f'{count:,}' for count in sorted(images))} images"
+    taught = ", with a teacher" if experiment.config.teacher else ""
+    return f"{given}{epochs} epochs of {', '.join(f'{count:,}' for count in sorted(images))} images{taught}"
 
 
 def main(argv: list[str] | None = None) -> int:

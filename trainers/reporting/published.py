@@ -25,7 +25,7 @@ WITHIN = 0.05
 """Largest relative difference from the paper's density: 1.44% is compared to what the paper calls 1.4%."""
 SAME = (
     "dataset", "arch", "width", "algo", "hc_quantized", "unflag_before_finetune", "invert_sanity_check",
-    "imp_no_rewind", "imp_rewind_iter",
+    "imp_no_rewind", "imp_rewind_iter", "teacher",
 )  # fmt: skip
 """Options in which a run must equal the paper's setting to be compared; other differences are listed."""
 
