@@ -34,7 +34,6 @@ OWN_FILE = {"<file>.py:<function>": r".+\.py:\w+"}
 Device = one_of("auto", "cpu", "cuda", "mps", meant={"gpu": "cuda"})
 Precision = one_of("fp32", "tf32", "bf16")
 Switch = one_of("auto", "on", "off", aliases={True: "on", False: "off"})
-Backend = one_of("nccl", "gloo")
 Listed = one_of("algorithms", "models", "datasets", "configs")
 Network = one_of(
     *MODELS,
@@ -93,7 +92,7 @@ class RunOptions(Options):
     multiprocessing_distributed: bool = option(False, "several processes share the work, by torchrun", affects=False)
     world_size: Int = option(-1, "number of processes; torchrun sets it", affects=False, ge=-1)
     rank: Int = option(-1, "number of this process; torchrun sets it", affects=False, ge=-1)
-    dist_backend: Backend = option("nccl", "communication of processes with GPUs; on a CPU it is gloo", affects=False)
+    dist_backend: one_of("nccl", "gloo") = option("nccl", "how processes with GPUs communicate", affects=False)
     print_freq: Int = option(10, "steps between refreshes of the progress bar", affects=False, aliases=("p",), ge=1)
     save_every: Int = option(-1, "epochs between copies of the checkpoint", affects=False, aliases=("ckpt_interval",))
     checkpoint_at_prune: bool = option(False, "keep a copy of the checkpoint after every pruning", affects=False)
@@ -602,6 +601,7 @@ def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
     by_rate = "prune_rate" in facts.density_options and facts.learns_mask
     if by_rate and "prune_rate" in given and config.prune_rate != -1 and "target_sparsity" not in given:
         implied["override_prune_rate"] = True
+    implied |= {"teacher": None} if config.teacher and "teacher" in ignored else {}  # so that it need not exist yet
     for name, value in {**facts.defaults, **(facts.auto_defaults if config.lmbda == "auto" else {})}.items():
         # In old config files a prune_rate of 0 or −1 means "not used".
         if name not in given or (name == "prune_rate" and config.prune_rate <= 0):

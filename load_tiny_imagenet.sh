@@ -96,6 +96,7 @@ if ! whole; then
 fi
 verify
 echo "unpacking"
+find "$folder" -maxdepth 1 -name ".$name.??????" -mmin +60 -exec rm -rf {} + # of runs that were killed
 scratch=$(mktemp -d "$folder/.$name.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 unzip -qq "$archive" -d "$scratch"

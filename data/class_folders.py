@@ -101,9 +101,9 @@ def find_root(data: Path, folders: Sequence[str], title: str, advice: str) -> Di
 def find_part(
     folder: DiskFolder | PackedFolder, classes: Sequence[str], layout: str, inner: str = "", aside: str = ""
 ) -> ImageFiles | PackedImages:
-    """List the images in the class folders of a split; a class folder may be missing.
+    """List the images in the class folders of a split; a class folder may be missing or empty, with a warning.
 
-    Warns about images in folders inside a class folder, which are not read, and about empty class folders.
+    Warns about images in folders inside a class folder too, which are not read.
 
     Args:
         folder: the split's folder.
@@ -132,8 +132,8 @@ def find_part(
         raise UserError(f"there are no images in {folder}; {layout} under --data")
     if deeper:
         warnings.warn(f"images in folders inside a class are not read: {listed(folder, deeper)}", stacklevel=2)
-    if empty:
-        warnings.warn(f"classes without images: {listed(folder, empty)}", stacklevel=2)
+    if without := [*empty, *(name for name in classes if not (folder / name).is_dir())]:
+        warnings.warn(f"classes without images: {listed(folder, without)}", stacklevel=2)
     return folder.joined(places, images, labels)
 
 

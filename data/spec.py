@@ -6,6 +6,7 @@ know no more of a data set than its `DataSpec`.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -35,6 +36,12 @@ class DataSpec:
     pad: int = 0
     flip: bool = False
     zoom: bool = False
+
+    @property
+    def task(self) -> str:
+        """The images and classes in words; the same for all data with this shape of images and these class names."""
+        names = hashlib.sha256("\0".join(self.classes).encode()).hexdigest()[:8]
+        return f"images of {'×'.join(map(str, self.shape))} in {len(self.classes)} classes ({names})"
 
 
 def numbered(count: int) -> tuple[str, ...]:

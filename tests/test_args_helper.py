@@ -393,6 +393,23 @@ def test_a_file_of_the_published_codes_kinds_parses_unchanged(kind, tmp_path):
     assert {str(one.message).partition(" ")[0] for one in caught} == retired
 
 
+def test_numbers_are_decimal_in_files_as_in_flags(tmp_path, refusal):
+    config = from_yaml(
+        tmp_path, "seed: 010\nmilestones: [050, 080]\nlr: 00.5\ntrial_num: -0\nname: 007".replace("-0", "01")
+    )
+    assert (config.seed, config.milestones, config.lr, config.trial_num, config.name) == (10, (50, 80), 0.5, 1, "007")
+    (tmp_path / "a.yml").write_text("epochs: 1:30\nlr: 1:30.5")
+    said = refusal("--config", tmp_path / "a.yml")
+    assert "a.yml:1): '1:30' is not a whole number" in said and "a.yml:2): '1:30.5' is not a number" in said
+
+
+def test_a_path_in_the_home_folder_is_one_in_a_file_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = from_yaml(tmp_path, "results_dir: ~/results\ndata: ~other\nteacher: ~/a/b\nname: a~/b")
+    assert [config.results_dir, config.teacher] == [str(tmp_path / "results"), str(tmp_path / "a/b")]
+    assert (config.data, config.name) == ("~other", "a~/b")
+
+
 def test_pythons_none_is_no_value_where_yamls_is_the_default(tmp_path):
     config = from_yaml(tmp_path, "name: None\nmilestones: None\npretrained: None\nlr_policy: None\nsubfolder: None")
     assert (config.name, config.milestones, config.pretrained, config.lr_policy) == (None, None, None, "constant_lr")

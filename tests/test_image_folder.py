@@ -112,7 +112,10 @@ def test_images_deeper_than_a_class_and_empty_classes_are_named_in_one_warning_e
         source = load(tmp_path)
     assert [str(one.message) for one in caught] == [
         f"images in folders inside a class are not read: {place / 'cat/more'}, {place / 'dog/a'}",
-        f"classes without images: {', '.join(f'{place}/empty{number}' for number in range(6))} and 2 more",
+        *(
+            f"classes without images: {', '.join(f'{split}/empty{number}' for number in range(6))} and 2 more"
+            for split in (place, tmp_path / "test")
+        ),
     ]
     assert source.train.labels.tolist() == [0, 0, 1, 1] and same_images(source.train.images, pixels["train"])
 

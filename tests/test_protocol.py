@@ -49,11 +49,12 @@ def test_the_dense_network_is_trained_on_request_and_stands_beside_the_ticket(do
     assert not trial("other_dense").exists()
     assert summary_of(other)["dense"]["run"] == ticket["dense"]["run"]
     assert summary_of(unchecked("--width", "0.3", name="wide"))["dense"] is None
-    # It finds one that was given a target, which no dense network has.
+    # It finds one that was given a target and a fine-tuning, which no dense network has.
     shutil.rmtree(trial("ticket_dense"))
     again = dense_config(parse_args([str(word) for word in words])).to_yaml()
     file = trial("dense").parent.with_suffix(".yml")
-    file.write_text(again.replace("target_sparsity: 0.5", "target_sparsity: 100.0"))
+    given = again.replace("target_sparsity: 0.5", "target_sparsity: 100.0")
+    file.write_text(given.replace("fine_tune_lr: 0.01", "fine_tune_lr: 1"))
     done("--config", file)
     found = summary_of(unchecked("--algo", "snip", "--with_dense", name="third"))["dense"]
     assert found["run"] == str(trial("dense/ticket_dense")) and found["trained_alike"]

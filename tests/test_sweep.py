@@ -96,6 +96,11 @@ def test_every_sweep_of_the_project_names_its_command_and_has_runs_that_can_be_r
         ({"search": {"seed": [1, 2]}}, "search.seed: there is nothing to be found"),
         ({"search": {"epochs": [6, 12]}}, "with another epochs an epoch is not comparable"),
         ({"search": {"fine_tune_lr": [0.1, 1]}}, "fine_tune_lr does not affect the accuracy before training"),
+        ({"search": {"teacher": ["x", "y"]}}, "teacher does not affect the accuracy before training"),
+        (
+            {"search": {"lr": [0.1, 1]}, "options": {"algo": "snip"}, "study": {"metric": "val_acc_after_finetune"}},
+            "lr is not used by snip, which only fine-tunes",
+        ),
         ({"search": LAMBDA, "study": {"seed": 42}}, "study.seed 42 is the seed of a trial"),
         ({"search": LAMBDA, "options": {"use_full_data": True}}, "use_full_data holds out no validation images"),
         ({"search": {"lr": [1, 2]}, "options": {"algo": "snip"}}, "study.metric: val_acc_after_finetune"),

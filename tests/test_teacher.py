@@ -2,12 +2,15 @@
 
 import math
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from args_helper import parse_args
-from data.spec import DataSpec
+from args_helper import config_of, parse_args
+from data.load import declared_spec
+from models.build import build_model
 from tests.conftest import SMALL, same_bits, summary_of, timeless
 from tests.run_folders import make_run
 from tests.toys import SPEC, Toy, complaint
@@ -25,7 +28,7 @@ def test_the_loss_is_that_of_distillation():
     student, teacher = Toy(), Toy(seed=2).eval()
     teacher.out.weight.data.zero_()  # it finds every class as likely as any other
     ticket = Ticket(student.state_dict(), all_kept({"conv.weight": student.conv.weight}))
-    recipe = Recipe.of_tuning(parse_args(["--teacher_weight", "0.25", "--teacher_temperature", "2"]))
+    recipe = Recipe.of_tuning(parse_args("--teacher x --teacher_weight 0.25 --teacher_temperature 2".split()))
     logits = torch.tensor([[math.log(4), 0.0, 0.0], [math.log(4), 0.0, 0.0]])  # 4:1:1, and divided by 2, 2:1:1
     labels, images = torch.tensor([0, 1]), torch.ones(2, *SPEC.shape)
     task = (math.log(6 / 4) + math.log(6)) / 2
@@ -59,26 +62,81 @@ def test_a_stopped_run_goes_on_with_its_teacher(same_after_a_stop, finished):
     assert same_after_a_stop(16, *SMALL, "--epochs", 2, "--teacher", finished, "--skip_sanity_checks")
 
 
-def test_a_teacher_that_cannot_be_used_is_refused_before_the_search(refusal, places, finished, tmp_path):
+@pytest.fixture
+def copied(finished, tmp_path):
+    """Copy the finished run; in one of its files, text may be replaced."""
+
+    def copy(name: str, file: str = "config.yml", old: str = "", new: str = "") -> Path:
+        shutil.copytree(finished, tmp_path / name)
+        path = tmp_path / name / file
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new) if old else path.read_text())
+        return path.parent
+
+    return copy
+
+
+def test_a_teacher_that_cannot_be_used_is_refused_before_the_search(refusal, places, copied, tmp_path):
     begun = make_run(tmp_path / "begun" / "trial_1", None)
-    pixels = make_run(tmp_path / "pixels", dataset="CIFAR100")
-    bare = tmp_path / "bare"
-    shutil.copytree(finished, bare)
+    pixels = copied("pixels", "environment.json", r"1\u00d78\u00d78", r"1\u00d716\u00d716")
+    said_nothing = copied("said nothing", "summary.json", "test_acc_after_finetune", "something")
+    bare = copied("bare")
     shutil.rmtree(bare / "checkpoints")
     for folder, says in (
         (begun.parent, "there is no config.yml in it, so it is not the folder of a run; its trials are trial_1"),
         (begun, "the run is not finished"),
-        (pixels, "its network tells the classes of CIFAR100 apart, which are others"),
+        (
+            pixels,
+            "it was trained on images of 1×16×16 in 10 classes (9b4af26e), and these are images of 1×8×8 in",
+        ),
+        (said_nothing, f"{said_nothing}/summary.json is not the summary of a run"),
         (bare, "the trained weights are no longer there"),
     ):
         assert f"teacher {folder}: {says}" in refusal(*SMALL, *places, "--teacher", folder)
     assert not (tmp_path / "results").exists()
 
 
-def test_a_teacher_of_images_in_folders_has_to_have_as_many_classes(finished, tmp_path):
-    moved = tmp_path / "moved"
-    shutil.copytree(finished, moved)
-    config = (moved / "config.yml").read_text().replace("dataset: Digits", "dataset: ImageFolder")
-    (moved / "config.yml").write_text(config)
-    fewer = DataSpec(shape=(1, 8, 8), classes=("a", "b"), mean=(0.5,), std=(0.25,))
-    assert "does not fit the network" in complaint(teacher_of, str(moved), fewer)
+def test_classes_of_other_names_are_another_task(finished):
+    spec = declared_spec("Digits")
+    assert "it was trained on images of 1×8×8 in 10 classes" in complaint(
+        teacher_of, str(finished), replace(spec, classes=tuple("abcdefghij")), Toy()
+    )
+    assert teacher_of(str(finished), replace(spec, mean=(0.5,)), Toy()).training is False
+
+
+def test_a_teachers_folder_does_not_choose_what_code_runs(copied, tmp_path):
+    evil = tmp_path / "evil.py"
+    evil.write_text("raise SystemExit('it ran')")
+    folder, spec = copied("shared", old="arch: resnet20", new=f"arch: {evil}:net"), declared_spec("Digits")
+    own = build_model(parse_args(["--arch", "resnet20", "--width", "0.25"]), spec)
+    assert same_bits(teacher_of(str(folder), spec, own).state_dict(), teacher_of(str(folder), spec, own).state_dict())
+    assert "does not fit the network" in complaint(teacher_of, str(folder), spec, Toy())
+
+
+def test_a_run_keeps_to_its_teacher(ran, refusal, copied, finished):
+    folder = copied("dense")
+    words = ("--algo", "magnitude", "--teacher", folder, "--skip_sanity_checks")
+    run = ran(*words)
+    before = summary_of(run)
+    shutil.rmtree(folder)
+    shutil.copytree(ran("--algo", "random", name="other"), folder)
+    said = refusal("--only_sanity", "--sanity_folder", run)
+    assert f"was begun with another file {folder} (teacher) than is there now" in said
+    assert summary_of(run) == before
+
+
+def test_validation_images_that_a_teacher_may_have_seen_are_told(done, places, finished):
+    words = ("--algo", "magnitude", "--teacher", finished, "--skip_sanity_checks", *places)
+    told = "it may have been trained on images that this run holds out for validation"
+    assert told in done(*SMALL, *words, "--seed", 7).err and told not in done(*SMALL, *words, "--name", "same").err
+
+
+def test_a_sweep_shares_a_teacher_that_it_trains_first(done, places, tmp_path):
+    teacher = tmp_path / "results" / "s" / "dense" / "trial_1"
+    (tmp_path / "s.yml").write_text(
+        f"options: {{arch: FC, hidden_size: 8, epochs: 1, teacher: {teacher}, skip_sanity_checks: true, threads: 1}}\n"
+        "runs: {dense: {algo: training}, magnitude: {algo: magnitude}}"
+    )
+    done("--sweep", tmp_path / "s.yml", *places)
+    folders = (teacher.parents[1] / name / "trial_1" for name in ("dense", "magnitude"))
+    assert [config_of({}, path=folder / "config.yml").teacher for folder in folders] == [None, str(teacher)]

@@ -65,6 +65,7 @@ def summary(trial: int, ticket: float = 90.0, checks: dict[str, float] | None = 
     """A finished trial's summary, its checks as name -> accuracy."""
     return {
         "algo": "hc_iter", "arch": "resnet20", "dataset": "Digits", "classes": 10, "trial": trial, "seed": 42 * trial,
+        "as_drawn": True,
         "weights_total": 270896, "weights_remaining": 3900, "weights_remaining_percent": 1.4397,
         "gem_weights_remaining": 3800, "test_acc_before_finetune": 50.0, "test_acc_after_finetune": ticket,
         "val_acc_after_finetune": 80.0, "seconds": 75.4, "search_seconds": 50.2, "finetune_seconds": 20.4,
@@ -236,8 +237,10 @@ CUT = {"effective_weights_remaining": 3800, "effective_weights_remaining_percent
     [
         (UNTRAINED, -1, ["before any training 50.00% test accuracy (chance is 10%)"]),
         ({"val_acc_after_finetune": None}, 0, ["after training 90.00% test accuracy"]),
-        ({"algo": "imp", "gem_weights_remaining": None}, 0, ["resnet20 on Digits, imp, trial 1, seed 42",
-         "before fine-tuning 50.00% test accuracy (chance is 10%)"]),
+        ({"as_drawn": False}, 0,
+         ["before fine-tuning 50.00% test accuracy, the gem of 3,800 weights (1.40%); chance is 10%"]),
+        ({"algo": "imp", "as_drawn": None, "gem_weights_remaining": None}, 0,
+         ["resnet20 on Digits, imp, trial 1, seed 42", "before fine-tuning 50.00% test accuracy (chance is 10%)"]),
         ({"rescued": True}, 1, ["rescued: the search had switched off every weight; these are the highest scores"]),
         ({"classes": 200, "gem_weights_remaining": None}, 0,
          ["before any training 50.00% test accuracy (chance is 0.5%)"]),

@@ -72,7 +72,7 @@ def _check_run(folder: Path, asked: Config) -> None:
     data = load_data(config)
     net = build_model(config, data.spec).to(config.torch_device)
     config = prepared(config, net, data)
-    with opened(config, folder, data.sizes) as run:
+    with opened(config, folder, data) as run:
         checks = train_controls(run, net, ticket, data, config)
         seconds = summary["search_seconds"] + summary["finetune_seconds"] + run.seconds("check")
         own = {"checks": checks, "seconds": seconds, "device": devices(folder)}

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from args_helper import Config
+from args_helper import Config, parse_args
 from data.load import Splits, load_data
 from models.build import build_model
 from models.folding import FoldedNetwork
@@ -113,10 +113,10 @@ def _run_trial(config: Config, folder: Path) -> int:
         data = load_data(config)  # before the folder is created: a run that cannot start leaves none
         net = build_model(config, data.spec).to(config.torch_device)
     refuse_single_images(net, data)
-    if config.teacher:
-        teacher_of(config.teacher, data.spec)  # before the search: one that cannot be used is not found out after it
+    if config.teacher and not config.skip_fine_tune:
+        _check_teacher(config, net, data)
     config = prepared(config, net, data)
-    with opened(config, folder, data.sizes) as run:
+    with opened(config, folder, data) as run:
         ticket, seconds = _found(find_ticket, net, data, config, run)
         before = _untrained_accuracies(net, ticket, data, config.precision)
         written = (folder / TICKET, ticket, net, config)
@@ -136,6 +136,18 @@ def _run_trial(config: Config, folder: Path) -> int:
         outcome = {**before, "tuned": tuned, "checks": checks, "search_seconds": seconds, "ticket_bytes": sizes}
         _conclude(run, config, ticket, net, data, outcome)
         return run.asked("finetune", 0)[0]
+
+
+def _check_teacher(config: Config, net: nn.Module, data: Splits) -> None:
+    """Raises: UserError: the teacher cannot be used; found out before the search, not after it."""
+    teacher_of(config.teacher, data.spec, net)
+    theirs = parse_args(["--resume", config.teacher])
+    if data.val is not None and (theirs.use_full_data or theirs.effective_seed != config.effective_seed):
+        warnings.warn(
+            f"teacher {config.teacher} has another seed, or all images: it may have been trained on images that this "
+            "run holds out for validation, whose accuracy would then be too high",
+            stacklevel=2,
+        )
 
 
 @rank_zero_only

@@ -1,4 +1,5 @@
 """MobileNetV2 for small images: stem and second stage have stride 1; a shortcut projects if only the width changes.
+ReLU as in the published Rare Gems code, where the paper has ReLU6.
 
 Source: Sandler et al., CVPR 2018 (arXiv 1801.04381), Table 2.
 """

@@ -65,7 +65,7 @@ class Algorithm(NamedTuple):
     @property
     def ignores(self) -> tuple[tuple[str, ...], str]:
         """Options of training that it does not read although others do, and what it does instead of reading them."""
-        return _IGNORED.get(self.search, ((), ""))
+        return _IGNORED[self.search]
 
     @property
     def learns_mask(self) -> bool:
@@ -78,11 +78,6 @@ class Algorithm(NamedTuple):
         return self.search in ("scores", "none")
 
     @property
-    def accuracy_before(self) -> str:
-        """What the accuracy before fine-tuning is the accuracy of."""
-        return "before fine-tuning" if self.may_be_trained or self.rewinds else "before any training"
-
-    @property
     def is_dense(self) -> bool:
         """Whether its ticket is the dense network."""
         return self.search == "weights"
@@ -92,10 +87,14 @@ _TUNING = tuple(f"fine_tune_{name}" for name in ("epochs", "optimizer", "lr", "l
 _TUNING += ("teacher", "teacher_weight", "teacher_temperature")
 _TRAINS = "optimizer, lr, lr_policy and wd"
 _IGNORED = {
-    "weights": (_TUNING, f"trains by epochs, {_TRAINS}"),
-    "sparse": (_TUNING, f"trains its ticket by epochs, {_TRAINS}"),
-    "rounds": (("epochs", *_TUNING), f"trains its ticket in rounds, by iter_period, {_TRAINS}"),
-    "none": (("optimizer", "lr", "lr_policy", "wd", "warmup_length"), "only fine-tunes, by fine_tune_lr and the like"),
+    "scores": (("lr_gamma",), "lowers its learning rate by gamma"),
+    "weights": (("lr_gamma", *_TUNING), f"trains by epochs, {_TRAINS}"),
+    "sparse": (("lr_gamma", *_TUNING), f"trains its ticket by epochs, {_TRAINS}"),
+    "rounds": (("epochs", "gamma", *_TUNING), f"trains its ticket in rounds, by iter_period, lr_gamma, {_TRAINS}"),
+    "none": (
+        ("start_epoch", "optimizer", "lr", "lr_policy", "lr_gamma", "wd", "warmup_length"),
+        "only fine-tunes, by fine_tune_lr and the like",
+    ),
 }
 _HERE = "trainers.algorithms"
 _GEM_MINER, _EDGE_POPUP, _IMP = f"{_HERE}.hypercube", f"{_HERE}.edge_popup", f"{_HERE}.imp"

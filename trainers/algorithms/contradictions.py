@@ -6,9 +6,16 @@ together with its other complaints. Each tuple is for one kind of algorithm; a r
 
 from __future__ import annotations
 
+from typing import Any
+
 from utils.options.contradictions import Contradiction
 
 _NO_FRACTION = "algo {c.algo} needs a prune_rate between 0 and 1, not {c.prune_rate:g}"
+
+
+def _no_teacher(c: Any) -> bool:
+    return "teacher" in c.algorithm.ignores[0]
+
 
 BY_ANY = (
     Contradiction(
@@ -20,6 +27,11 @@ BY_ANY = (
         ("invert_sanity_check", "algo"),
         lambda c: c.invert_sanity_check and not c.algorithm.inverts,
         "invert_sanity_check is for hc_iter: {c.algo} would find the same ticket again",
+    ),
+    Contradiction(
+        ("teacher_weight", "teacher_temperature"),
+        lambda c: (c.teacher_weight, c.teacher_temperature) != (0.7, 3.0) and not (c.teacher or _no_teacher(c)),
+        "there is no teacher: name the folder of its run by teacher",
     ),
 )
 """Of every algorithm that does not say otherwise."""

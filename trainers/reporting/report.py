@@ -15,7 +15,6 @@ from pathlib import Path
 
 from args_helper import Config
 from data import DEFINED_BY_PATH
-from trainers.algorithms import facts_of
 from trainers.reporting import plotting as drawings
 from trainers.reporting.contents import Contents
 from trainers.reporting.gather import FINISHED, gather
@@ -172,9 +171,9 @@ class TaskSection:
         return Part(stem, heading, f"{heading}, {self._task.title}", table, figure, files=files, **words)
 
     def _not_at_initialisation(self) -> list[str]:
-        """Name the series whose masks were found while the weights were trained."""
-        named = [one.name for one in self._task.tickets if not facts_of(one.algo).at_initialisation]
-        found = "Not at initialisation, as the mask was found while the weights were trained"
+        """Name the series whose masks were found while or after weights were trained."""
+        named = [one.name for one in self._task.tickets if not one.at_initialisation]
+        found = "Not at initialisation, as the mask was found while the weights were trained, or after"
         return [f"{found}: {', '.join(named)}."] if named else []
 
     def _also_differing(self) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from args_helper import OPTIONS, TASK_OPTIONS, Config
-from trainers.algorithms import ALGORITHMS, facts_of
+from trainers.algorithms import ALGORITHMS, FROM_FILE, facts_of
 from trainers.checks.verdict import Verdict
 from trainers.reporting.gather import Outcome, RunRecord
 from trainers.results.trials import Spread, check_pairs, judge_checks
@@ -92,6 +92,12 @@ class Series:
     def is_dense(self) -> bool:
         """Whether this is the dense network, to which everything is compared."""
         return facts_of(self.algo).is_dense
+
+    @property
+    def at_initialisation(self) -> bool:
+        """Whether its masks were found before any weight was trained, or its tickets' files do not tell."""
+        drawn = all(one.as_drawn is not False for experiment in self.experiments for one in experiment.outcomes)
+        return self.algo == FROM_FILE or (facts_of(self.algo).at_initialisation and drawn)
 
     @property
     def also_differs(self) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-from trainers.algorithms import facts_of
+from trainers.results.summary import before_training
 from utils.files import write_atomic
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish.
@@ -63,5 +63,4 @@ def _title(summary: Mapping[str, Any]) -> str:
     kept = "{arch} on {dataset}: {weights_remaining:,} of {weights_total:,} weights".format(**summary)
     after = summary["test_acc_after_finetune"]
     trained = "" if after is None else f", {after:.1f}% after fine-tuning"
-    before = facts_of(summary["algo"]).accuracy_before
-    return f"{kept}\n{summary['test_acc_before_finetune']:.1f}% {before}{trained}"
+    return f"{kept}\n{summary['test_acc_before_finetune']:.1f}% {before_training(summary)}{trained}"

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from args_helper import Config, DataOptions, ModelOptions, RunOptions, SearchOptions
+from args_helper import Config, DataOptions, ModelOptions, RunOptions, SearchOptions, parse_args
 from trainers.algorithms import DENSE
 from trainers.results.summary import read_summary
 from trainers.tickets.recipe import Recipe
@@ -36,7 +36,7 @@ def dense_config(config: Config) -> Config:
     """
     if config.algorithm.search == "rounds":  # rounds are trained by the search's own options
         recipe = Recipe.of_search(config, epochs=config.iter_period, gamma=config.lr_gamma)
-    elif config.algorithm.search == "sparse":
+    elif config.algorithm.search in ("sparse", "weights"):
         recipe = Recipe.of_search(config)
     else:
         recipe = Recipe.of_tuning(config)
@@ -58,15 +58,17 @@ def find_dense(config: Config) -> Found | None:
     Returns:
         The run, perhaps trained otherwise than the ticket; None if no finished one is there.
     """
-    alike = dense_config(config)
+    alike = dense_config(config).config_hash
 
-    def is_alike(summary: dict[str, Any]) -> bool:
-        # A sweep may give its dense network a target, which changes its hash and nothing else.
-        target = summary["target_sparsity"] or alike.target_sparsity
-        return summary["config_hash"] == alike.model_copy(update={"target_sparsity": target}).config_hash
+    def is_alike(folder: Path) -> bool:
+        # A dense run may have options that it does not read, as all runs of a sweep share some; they change its hash.
+        try:
+            return dense_config(parse_args(["--resume", str(folder)])).config_hash == alike
+        except UserError:
+            return False
 
     found = [
-        one._replace(is_alike=is_alike(one.summary))
+        one._replace(is_alike=is_alike(one.folder))
         for one in _finished(Path(config.results_dir))
         if one.summary["algo"] == DENSE
         and one.summary.get("task_hash") == config.task_hash

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from args_helper import Config, parse_args
+from data.load import Splits
 from trainers.training.tensorboard import LAYOUT
 from utils.distributed.collectives import rank, rank_zero_only
 from utils.distributed.launch import Launch, launched
@@ -172,6 +173,8 @@ def _files(config: Config) -> dict[str, str]:
     """Return, for every option that names a file to begin from or to run, its digest; a missing file is left out."""
     paths = {name: Path(getattr(config, name) or "") for name in BEGUN_FROM}
     paths |= {name: Path(getattr(config, name).rpartition(":")[0]) for name in ("algo", "arch")}  # path.py:function
+    if config.teacher:  # its ticket, which also states the accuracy after training
+        paths["teacher"] = Path(config.teacher) / "ticket.safetensors"
     return {name: digest(path) for name, path in paths.items() if path.is_file()}
 
 
@@ -209,14 +212,15 @@ def _create_and_lock(folder: Path, held: ExitStack) -> None:
 
 
 @rank_zero_only
-def _record(config: Config, folder: Path, images: dict[str, int]) -> None:
+def _record(config: Config, folder: Path, data: Splits) -> None:
     """Write a run's options and its environment: the first one, and any that differs on resuming.
 
     Raises:
         UserError: the run was begun with more or fewer images: among others, other ones are held out for validation.
     """
     now, (first, *later) = describe_environment(config.torch_device), _environments(folder) or [{}]
-    now["images"] = images
+    images = data.sizes
+    now |= {"images": images, "task": data.spec.task}
     began = next((part["images"] for part in (first, *later) if "images" in part), images)
     if began != images:
         raise UserError(
@@ -263,7 +267,7 @@ def _keeping(config: Config) -> Keeping:
 
 
 @contextmanager
-def opened(config: Config, folder: Path, images: dict[str, int]) -> Iterator[Run]:
+def opened(config: Config, folder: Path, data: Splits) -> Iterator[Run]:
     """Open the run's folder, record options and environment, and hold it until the run ends or is stopped.
 
     A run whose options do not let it start leaves no folder behind. Of several ranks, the first holds the folder.
@@ -271,7 +275,7 @@ def opened(config: Config, folder: Path, images: dict[str, int]) -> Iterator[Run
     Args:
         config: of the trial, resolved.
         folder: of the trial, created if missing.
-        images: split -> the number of its images.
+        data: what it is trained on.
 
     Yields:
         The run; stages are stored and logged through it, and signals ask it to stop.
@@ -300,7 +304,7 @@ def opened(config: Config, folder: Path, images: dict[str, int]) -> Iterator[Run
             if folder in made and log_folder not in made:
                 told = f"{log_folder} has events of another run, or of one that is gone"
                 warnings.warn(f"{told}, and TensorBoard will mix them: --log_dir gives another place", stacklevel=3)
-            _record(config, folder, images)
+            _record(config, folder, data)
             run.is_recorded = True
             run.log_beginning(f"```yaml\n{config.to_yaml()}```", LAYOUT)
             yield run

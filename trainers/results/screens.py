@@ -12,7 +12,7 @@ from typing import Any
 
 from trainers.algorithms import facts_of
 from trainers.checks.verdict import Verdict
-from trainers.results.summary import Summary
+from trainers.results.summary import Summary, before_training
 
 
 def last_screen(summary: Summary, folder: Path, log_folder: Path) -> str:
@@ -22,7 +22,7 @@ def last_screen(summary: Summary, folder: Path, log_folder: Path) -> str:
         "{arch} on {dataset}, {algo}, trial {trial}, seed {seed}".format(**summary),
         f"  weights remaining    {remaining:,} of {whole:,}: {summary['weights_remaining_percent']:.2f}%",
         *_connection_screen(summary),
-        f"  {facts_of(summary['algo']).accuracy_before:<19}  {summary['test_acc_before_finetune']:6.2f}% test accuracy"
+        f"  {before_training(summary):<19}  {summary['test_acc_before_finetune']:6.2f}% test accuracy"
         f"{_gem_note(summary)}",
     ]
     if summary["test_acc_after_finetune"] is not None:
@@ -83,7 +83,8 @@ def _gem_note(summary: Summary) -> str:
     gem = summary["gem_weights_remaining"]
     if gem is None:
         return f" ({chance})"
-    return f", the gem of {gem:,} weights ({100 * gem / summary['weights_total']:.2f}%) as drawn; {chance}"
+    drawn = " as drawn" if summary.get("as_drawn") else ""
+    return f", the gem of {gem:,} weights ({100 * gem / summary['weights_total']:.2f}%){drawn}; {chance}"
 
 
 def _checks_screen(summary: Summary) -> list[str]:

@@ -56,6 +56,10 @@ def summarise(
         **{name: outcome[name] for name in OF_OUTCOME},
         "classes": len(data.spec.classes),
         "trial": config.trial_num,
+        "as_drawn": not (
+            config.algorithm.may_be_trained or config.pretrained or config.weights
+            or (config.algorithm.rewinds and config.rewind_epoch)
+        ),
         "seed": config.effective_seed,
         "weights_total": whole,
         "weights_remaining": kept,

@@ -5,6 +5,7 @@ The summaries beside a run may be damaged or come from anyone: all that is used 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,7 +76,8 @@ class Outcome(_Part):
         effective_weights_remaining: those that are connected to input and output.
         dead_layers, thin_layers: layers without a weight, and with less than one weight a filter.
         layers: layer -> (weights that remain, all weights).
-        test_acc_before_finetune, val_acc_before_finetune: before any training; None where nothing is held out.
+        as_drawn: whether no weight was trained before the fine-tuning; None in earlier versions.
+        test_acc_before_finetune, val_acc_before_finetune: before the fine-tuning; None where nothing is held out.
         test_acc_after_finetune, val_acc_after_finetune: after the training of the ticket; None without training.
         checks: sanity check -> its accuracy and verdict.
         ticket_bytes: part of the ticket's file -> its size.
@@ -104,6 +106,7 @@ class Outcome(_Part):
     dead_layers: list[str] = []
     thin_layers: list[str] = []
     layers: dict[str, Annotated[tuple[Count, Annotated[int, Field(ge=1)]], Field(strict=False)]] = {}
+    as_drawn: bool | None = None
     test_acc_before_finetune: Percent
     val_acc_before_finetune: Percent | None = None
     test_acc_after_finetune: Percent | None
@@ -167,6 +170,11 @@ def read_summary(path: Path) -> Summary:
     if summary.checks and summary.test_acc_after_finetune is None:
         raise UserError(f"{path} is not the summary of a run: it has checks of a ticket that was never trained")
     return {**summary.model_dump(), **read_json(path)}
+
+
+def before_training(summary: Mapping[str, Any]) -> str:
+    """Say what the accuracy before the fine-tuning is the accuracy of."""
+    return "before any training" if summary.get("as_drawn") else "before fine-tuning"
 
 
 AVERAGED = (

@@ -196,6 +196,8 @@ def _space_problems(space: Range | list[Any], values: tuple[Any, ...]) -> Iterat
 
 def _study_problems(study: Study, config: Config, sought: Mapping[str, SearchSpace | None]) -> Iterator[str]:
     """Yield contradictions between the search and the options of a run."""
+    ignored, does = config.algorithm.ignores
+    yield from (f"{option} is not used by {config.algo}, which {does}" for option in sought if option in ignored)
     if config.use_full_data:
         yield "use_full_data holds out no validation images, which a search needs"
     if study.seed in {config.model_copy(update={"trial_num": number}).effective_seed for number in config.trials}:
@@ -207,7 +209,7 @@ def _study_problems(study: Study, config: Config, sought: Mapping[str, SearchSpa
         yield f"the accuracy before training is not what {config.algo} looks for; study.metric: val_acc_after_finetune"
     else:
         for option in sought:
-            if option.startswith("fine_tune_"):
+            if option.startswith(("fine_tune_", "teacher")):
                 yield f"{option} does not affect the accuracy before training; study.metric: val_acc_after_finetune"
     if study.pruner != "none":
         rounds = ("prune_rate",) if config.algorithm.search == "rounds" else ()  # it decides how many there are

@@ -5,14 +5,13 @@ The notebook and the export start from it, and a fine-tuning may learn from it a
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import nn
 
 from args_helper import Config, parse_args
-from data import OF_FOLDERS
-from data.load import declared_spec
 from data.spec import DataSpec
 from models.build import build_model
 from models.state_files import State, load_weights, read_state
@@ -20,7 +19,7 @@ from trainers.tickets.file import TICKET, read_ticket
 from trainers.tickets.format import read_stored
 from trainers.tickets.ticket import Ticket
 from utils.errors import UserError
-from utils.files import load_tensors, read_json
+from utils.files import read_json
 from utils.masks import Masks, masked_state
 from utils.run.checkpoints import checkpoint_path
 
@@ -39,18 +38,20 @@ class Trained(NamedTuple):
     is_trained: bool
 
 
-def trained(folder: Path, config: Config, spec: DataSpec | None = None) -> Trained:
+def trained(folder: Path, config: Config, spec: DataSpec | None = None, like: nn.Module | None = None) -> Trained:
     """Load the network of the run in a folder.
 
     Args:
         folder: of a finished run.
         config: its options.
         spec: of its data; by default, what the data set declares.
+        like: a plain network of its architecture, to copy instead of building one.
 
     Raises:
         UserError: the weights are missing or do not fit.
     """
-    net = build_model(config.model_copy(update={"pretrained": None, "weights": None, "device": "cpu"}), spec)
+    fresh = config.model_copy(update={"pretrained": None, "weights": None, "device": "cpu"})
+    net = build_model(fresh, spec) if like is None else deepcopy(like).cpu()
     ticket = read_stored(folder / TICKET).ticket
     state = _trained_state(folder, ticket)
     if state is None:  # else no weights are needed that this machine may draw otherwise
@@ -60,26 +61,32 @@ def trained(folder: Path, config: Config, spec: DataSpec | None = None) -> Train
     return Trained(net.eval().requires_grad_(False), masks, state is not None)
 
 
-def teacher_of(folder: str, spec: DataSpec) -> nn.Module:
-    """Load the network of a finished run, of any architecture, as a teacher of another network.
+def teacher_of(folder: str, spec: DataSpec, student: nn.Module) -> nn.Module:
+    """Load the network of a finished run as a teacher of another network.
+
+    It may have any architecture. One of a user's file has to be the student's own, because a run folder, which may be
+    anyone's, must not choose which code runs.
 
     Args:
         folder: of the run.
         spec: of the data that the other network is trained on.
+        student: the other network, plain.
 
     Returns:
         The network as in `Trained`.
 
     Raises:
-        UserError: there is no such run, it is not finished, or it has other classes.
+        UserError: there is no such run, it is not finished, or its images or classes are others.
     """
     try:
         config = parse_args(["--resume", folder])
         if not (Path(folder) / "summary.json").is_file():
             raise UserError("the run is not finished")
-        if config.dataset not in OF_FOLDERS and declared_spec(config.dataset).classes != spec.classes:
-            raise UserError(f"its network tells the classes of {config.dataset} apart, which are others")
-        return trained(Path(folder), config, spec).network
+        told = read_json(Path(folder) / "environment.json")
+        task = told.get("task", spec.task) if isinstance(told, dict) else None  # missing in runs of earlier versions
+        if task != spec.task:
+            raise UserError(f"it was trained on {task}, and these are {spec.task}")
+        return trained(Path(folder), config, spec, student if ".py:" in config.arch else None).network
     except UserError as error:
         raise UserError(f"teacher {folder}: {str(error).removeprefix(f'--resume {folder}: ')}") from error
 
@@ -90,12 +97,15 @@ def _trained_state(folder: Path, ticket: Ticket) -> State | None:
     Raises:
         UserError: they are missing.
     """
-    if read_json(folder / "summary.json")["test_acc_after_finetune"] is None:
+    summary = folder / "summary.json"
+    said = read_json(summary)
+    if not isinstance(said, dict) or "test_acc_after_finetune" not in said:
+        raise UserError(f"{summary} is not the summary of a run")
+    if said["test_acc_after_finetune"] is None:
         return None
     stored = checkpoint_path(folder, ticket.recipe.stage if ticket.recipe else "finetune")
     model = folder / "model.safetensors"
-    if stored.is_file():
-        return load_tensors(stored)["training"]["network"]
-    if model.is_file():
-        return read_state(model)
-    raise UserError(f"the trained weights are no longer there: neither {stored} nor {model}")
+    there = [path for path in (stored, model) if path.is_file()]
+    if not there:
+        raise UserError(f"the trained weights are no longer there: neither {stored} nor {model}")
+    return read_state(there[0])

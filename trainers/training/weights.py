@@ -107,7 +107,7 @@ def train_ticket(run: Run, stage: str, network: nn.Module, ticket: Ticket, data:
     """
     if not recipe.augment:
         data = replace(data, train=data.train.unaugmented())
-    teacher = recipe.teacher and teacher_of(recipe.teacher, data.spec).to(data.train.device)
+    teacher = recipe.teacher and teacher_of(recipe.teacher, data.spec, network).to(data.train.device)
     training = WeightTraining(network, ticket, recipe, teacher or None)
     if teacher:
         own, other = (forward_flops(net, data.spec.shape)[""] for net in (network, teacher))

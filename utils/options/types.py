@@ -8,6 +8,7 @@ and `parser.validated` words them. `allowed` derives the text of `--help` from t
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -207,12 +208,15 @@ class Options(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _check_text(cls, given: Any) -> Any:
-        """Refuse bytes, huge integers, NUL and invalid UTF-8, which file systems, YAML or terminals cannot take."""
+        """Refuse bytes, huge integers, NUL and invalid UTF-8, which file systems, YAML or terminals cannot take.
+
+        A path in the home folder, `~/...`, is written in full, as a shell does with a flag's.
+        """
         if isinstance(given, bytes) or (isinstance(given, int) and abs(given) >= LARGEST):
             raise ValueError(f"{abbreviate(given)} is neither a text nor a number that can be used")
         if isinstance(given, str) and _NO_TEXT.search(given):
             raise ValueError(f"'{abbreviate(given)}' has signs that are no text, such as NUL, or is not UTF-8")
-        return given
+        return os.path.expanduser(given) if isinstance(given, str) and given.startswith("~/") else given
 
 
 def parts_of(annotation: Any) -> Iterator[Any]:

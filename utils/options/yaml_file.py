@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -18,6 +18,16 @@ from utils.errors import UserError, abbreviate, did_you_mean
 LARGEST_BYTES = 2**18
 _TEXT, *_AS_WRITTEN = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "timestamp"))
 _PLAIN = {*_AS_WRITTEN, *(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "null"))}
+_TWO_WAYS = {f"tag:yaml.org,2002:{kind}": r"(?! .*: | [-+]?0[0-9_]+$ )" for kind in ("int", "float")}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 without octal and base-60 numbers: `010` and `1:30` mean what they mean in a flag, not 8 and 90."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, re.compile(_TWO_WAYS.get(tag, "") + known.pattern, re.VERBOSE)) for tag, known in resolvers]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def read_nodes(path: Path, title: str) -> yaml.Node | None:
@@ -35,7 +45,7 @@ def read_nodes(path: Path, title: str) -> yaml.Node | None:
             content = file.read(LARGEST_BYTES + 1)
         if len(content) > LARGEST_BYTES:
             raise UserError(f"{path} is larger than {LARGEST_BYTES // 1024} KiB: it is no {title}")
-        return yaml.SafeLoader(content.decode()).get_single_node()
+        return _Loader(content.decode()).get_single_node()
     except FileNotFoundError as error:
         names = sorted(file.name for file in path.parent.glob("*.y*ml"))
         meant = did_you_mean(path.name, names) or ("; --list configs shows them" if title == "config file" else "")
@@ -80,7 +90,7 @@ def read_document(path: Path, title: str, texts: Container[str] = ()) -> Any:
                     value = _as_text(value, _AS_WRITTEN)
                 mapping.value[number] = _as_text(key, _PLAIN), value
     try:
-        return None if node is None else yaml.SafeLoader("").construct_document(node)
+        return None if node is None else _Loader("").construct_document(node)
     except (yaml.YAMLError, ValueError, ArithmeticError, TypeError, LookupError) as error:  # from constructors
         told = _complaint(error) if isinstance(error, yaml.YAMLError) else abbreviate(str(error))
         raise UserError(f"cannot read the {title} {path}: {told}") from error
@@ -103,16 +113,13 @@ def plain_value(node: yaml.Node, is_text: bool = False) -> Any:
 
 
 def _scalar(node: yaml.Node) -> Any:
-    loader = yaml.SafeLoader("")
+    loader = _Loader("")
     # An explicit tag (`!!int abc`, `!!python/object`) could ask for a number that is none, or for an object.
     if not isinstance(node, yaml.ScalarNode) or node.tag not in (
         _TEXT, loader.resolve(yaml.ScalarNode, node.value, (True, False))
     ):  # fmt: skip
         raise ValueError(f"neither a plain value nor a list of them ({_kind(node)})")
-    try:
-        return loader.construct_object(node)
-    except OverflowError as error:  # 1:1:...:1.0, a base-60 number
-        raise ValueError(str(error)) from error
+    return loader.construct_object(node)
 
 
 def _mappings(root: yaml.Node | None) -> Iterator[yaml.MappingNode]:
