@@ -13,7 +13,7 @@ from args_helper import config_of, parse_args
 from models.build import build_model
 from trainers import missing_checks, pipeline
 from trainers.checks.controls import CHECKS
-from trainers.results.references import dense_config
+from trainers.results.references import dense_config, find_dense
 from trainers.tickets.file import TICKET, read_ticket
 from utils.errors import Diverged, Stopped, UserError
 from utils.run.stopping import Stopping
@@ -58,6 +58,12 @@ def test_the_dense_network_is_trained_on_request_and_stands_beside_the_ticket(do
     done("--config", file)
     found = summary_of(unchecked("--algo", "snip", "--with_dense", name="third"))["dense"]
     assert found["run"] == str(trial("dense/ticket_dense")) and found["trained_alike"]
+    config, stored = parse_args([str(word) for word in words]), trial("dense/ticket_dense") / "config.yml"
+    before = stored.read_text()
+    stored.write_text(f"{before}resumed_with: lr 0.1 → 0.2\n")
+    assert not find_dense(config).is_alike
+    stored.write_text(before)
+    assert find_dense(config).is_alike
     # One that is trained otherwise is compared with it, too, and gets a dense network of its own if that is asked for.
     longer = ["--fine_tune_epochs", 2]
     assert summary_of(unchecked(*longer, name="longer"))["dense"]["trained_alike"] is False

@@ -63,9 +63,10 @@ def find_dense(config: Config) -> Found | None:
     def is_alike(folder: Path) -> bool:
         # A dense run may have options that it does not read, as all runs of a sweep share some; they change its hash.
         try:
-            return dense_config(parse_args(["--resume", str(folder)])).config_hash == alike
+            stored = parse_args(["--resume", str(folder)])
         except UserError:
             return False
+        return stored.resumed_with is None and dense_config(stored).config_hash == alike
 
     found = [
         one._replace(is_alike=is_alike(one.folder))
