@@ -77,8 +77,9 @@ SHARED = ", which search and fine-tuning share, none lies in its"
 ])  # fmt: skip
 def test_a_part_without_a_step_of_the_learning_rate_is_warned_of(words, said):
     steps = "--epochs 10 --lr_policy multistep_lr --fine_tune_lr_policy multistep_lr"
+    config = parse_args([*steps.split(), *words.split()])
     with warnings.catch_warnings(record=True, action="always") as caught:
-        warn_of_idle_milestones(parse_args([*steps.split(), *words.split()]))
+        warn_of_idle_milestones(config)
     assert [str(one.message).removeprefix("multistep_lr never lowers the learning rate of ") for one in caught] == said
 
 
