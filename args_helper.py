@@ -92,7 +92,7 @@ class RunOptions(Options):
     multiprocessing_distributed: bool = option(False, "several processes share the work, by torchrun", affects=False)
     world_size: Int = option(-1, "number of processes; torchrun sets it", affects=False, ge=-1)
     rank: Int = option(-1, "number of this process; torchrun sets it", affects=False, ge=-1)
-    dist_backend: one_of("nccl", "gloo") = option("nccl", "how processes with GPUs communicate", affects=False)
+    dist_backend: one_of("nccl", "gloo") = option("nccl", "between GPUs; on a CPU it is gloo", affects=False)
     print_freq: Int = option(10, "steps between refreshes of the progress bar", affects=False, aliases=("p",), ge=1)
     save_every: Int = option(-1, "epochs between copies of the checkpoint", affects=False, aliases=("ckpt_interval",))
     checkpoint_at_prune: bool = option(False, "keep a copy of the checkpoint after every pruning", affects=False)
@@ -169,7 +169,7 @@ class SearchOptions(Options):
     iter_period: Int = option(5, "epochs from one pruning to the next", ge=1)
     iter_start: Int = option(0, "no pruning up to this epoch", ge=0)
     prune_type: PruneType = option(
-        "FixThresholding", "Fix: scores up to 0.5; BottomK: the lowest, with ties; Local: of each layer; Exact: no ties"
+        "FixThresholding", "Fix: scores up to 0.5; BottomK: the lowest and ties; Local: by layer; Exact: exact number"
     )
     prune_rate: Float = option(0.5, "fraction of each pruning (override_prune_rate); −1: not used", ge=-1, le=1)
     override_prune_rate: bool = option(False, "use prune_rate instead of the rate that meets the target")
@@ -591,9 +591,10 @@ def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
     if config.scale_fan and config.init in SCALED_INITS and config.prune_rate == -1:
         implied["scale_fan"] = False
     facts = facts_of(algo := _algorithm_meant(config))
-    ignored, does = facts.ignores
-    if idle := [one.where for name, one in given.items() if name in ignored and one.where.startswith("--")]:
-        warnings.warn(f"{', '.join(idle)}: not used by {algo}, which {does}", stacklevel=3)
+    unread = facts.ignores.options
+    if idle := [one.where for name, one in given.items() if name in unread and one.where.startswith("--")]:
+        warnings.warn(f"{', '.join(idle)}: not used by {algo}, which {facts.ignores.instead}", stacklevel=3)
+    implied |= dict.fromkeys({"teacher"}.intersection(unread))  # none, so that its run need not be there yet
     if algo != config.algo:
         implied["algo"] = algo
         if config.ticket and "algo" in given:
@@ -601,7 +602,6 @@ def _implied(config: Config, given: Mapping[str, Given]) -> dict[str, Any]:
     by_rate = "prune_rate" in facts.density_options and facts.learns_mask
     if by_rate and "prune_rate" in given and config.prune_rate != -1 and "target_sparsity" not in given:
         implied["override_prune_rate"] = True
-    implied |= {"teacher": None} if config.teacher and "teacher" in ignored else {}  # so that it need not exist yet
     for name, value in {**facts.defaults, **(facts.auto_defaults if config.lmbda == "auto" else {})}.items():
         # In old config files a prune_rate of 0 or −1 means "not used".
         if name not in given or (name == "prune_rate" and config.prune_rate <= 0):

@@ -186,6 +186,7 @@ def test_a_kept_checkpoint_starts_a_warm_search(ran):
 def test_a_checkpoint_of_the_dense_network_starts_a_warm_search(ran):
     kept = ran("--algo", "training", "--ckpt_at_fixed_epochs", 1, name="dense") / "checkpoints" / "search_epoch_001.pt"
     warm = ran("--pretrained", kept, "--drop_bottom_half_weights", "--skip_fine_tune", name="warm")
+    assert not summary_of(warm)["as_drawn"] and summary_of(ran("--algo", "random", "--epochs", 1))["as_drawn"]
     ticket, _ = read_ticket(warm / "ticket.safetensors")
     stored = torch.load(kept, weights_only=True)
     assert stored["epoch"] == 2  # epochs are counted from 0: two are done

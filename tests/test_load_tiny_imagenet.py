@@ -103,6 +103,15 @@ def test_the_set_is_arranged_loads_and_is_left_alone_by_a_second_call(original, 
     assert (again.returncode, again.stdout) == (0, f"{folder / NAME} is there: nothing to do\n")
 
 
+def test_what_a_killed_call_left_is_removed_by_a_later_one(original, tmp_path):
+    old, young = (tmp_path / f".tiny-imagenet-200.{name}" for name in ("abcdef", "ghijkl"))
+    for left in (old, young):
+        (left / "train").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    assert call(tmp_path, f"file://{original}").returncode == 0
+    assert not old.exists() and young.exists()  # the young one may be another call's
+
+
 @pytest.mark.parametrize("tool", INSTALLED)
 def test_a_download_that_was_cut_off_is_gone_on_with(server, tool, tmp_path):
     path, folder, server.cut = only(tool, tmp_path / "bin"), tmp_path / "sets", 1000

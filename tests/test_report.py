@@ -55,6 +55,16 @@ def test_figures_are_written_alike_everywhere(value, form, text):
     assert formatted(value, form) == text
 
 
+def test_masks_that_were_not_found_at_initialisation_are_named(root, call):
+    made = {"snip": {}, "gmp": {}, "given": {"says_as_drawn": False}, "synflow": {"says_as_drawn": False}}
+    for algo, says in made.items():
+        ticket = {"ticket": "x"} if algo == "given" else {}
+        make_run(root / algo / "trial_1", algo=algo, target_sparsity=5, name=algo, **ticket, **says)
+    assert call("--report", root).code == 0
+    [note] = re.findall(r"Not at initialisation, .*: (.*)\.", (root / "report" / "report.md").read_text())
+    assert sorted(note.split(", ")) == ["gmp", "synflow"]
+
+
 def test_tables_have_figures_over_trials_checks_judged_as_everywhere_layers_and_costs(root, call):
     tickets, controls, dense = [90, 91, 92], [85, 86.5, 86.5], {"test_acc_after_finetune": 97.0, "gap": 7.0}
     name = "snip/target_sparsity_5"

@@ -20,9 +20,6 @@ from trainers.tickets.trained import teacher_of
 from trainers.training.weights import WeightTraining
 from utils.masks import all_kept
 
-PARTS = ("finetune", "finetune", "search")
-"""Of the costs: the stage of a ticket's training, twice, and that of the dense network's."""
-
 
 def test_the_loss_is_that_of_distillation():
     student, teacher = Toy(), Toy(seed=2).eval()
@@ -47,7 +44,7 @@ def test_ticket_and_control_networks_learn_from_a_teacher_of_any_architecture_an
                       for folder in (alone, taught))  # fmt: skip
     assert len(states) == 4
     assert not any(same_bits(state, others[name]) for name, state in states.items())
-    own, more, spent = (one["cost"][part] for one, part in zip((before, after, summary_of(wide)), PARTS))
+    own, more, spent = before["cost"]["finetune"], after["cost"]["finetune"], summary_of(wide)["cost"]["search"]
     of_an_image = spent["training_flops_dense"] / 3 / spent["images"]
     dearer = more["training_flops_dense"] - own["training_flops_dense"]
     assert dearer == pytest.approx(own["images"] * of_an_image, rel=1e-3)
@@ -69,8 +66,9 @@ def copied(finished, tmp_path):
     def copy(name: str, file: str = "config.yml", old: str = "", new: str = "") -> Path:
         shutil.copytree(finished, tmp_path / name)
         path = tmp_path / name / file
-        assert old in path.read_text()
-        path.write_text(path.read_text().replace(old, new) if old else path.read_text())
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new) if old else text)
         return path.parent
 
     return copy
@@ -104,16 +102,17 @@ def test_classes_of_other_names_are_another_task(finished):
     assert teacher_of(str(finished), replace(spec, mean=(0.5,)), Toy()).training is False
 
 
-def test_a_teachers_folder_does_not_choose_what_code_runs(copied, tmp_path):
+def test_a_teachers_folder_does_not_choose_what_code_runs(copied, finished, tmp_path):
     evil = tmp_path / "evil.py"
     evil.write_text("raise SystemExit('it ran')")
     folder, spec = copied("shared", old="arch: resnet20", new=f"arch: {evil}:net"), declared_spec("Digits")
     own = build_model(parse_args(["--arch", "resnet20", "--width", "0.25"]), spec)
-    assert same_bits(teacher_of(str(folder), spec, own).state_dict(), teacher_of(str(folder), spec, own).state_dict())
+    found, upright = (teacher_of(str(place), spec, own).state_dict() for place in (folder, finished))
+    assert same_bits(found, upright)
     assert "does not fit the network" in complaint(teacher_of, str(folder), spec, Toy())
 
 
-def test_a_run_keeps_to_its_teacher(ran, refusal, copied, finished):
+def test_a_run_keeps_to_its_teacher(ran, refusal, copied):
     folder = copied("dense")
     words = ("--algo", "magnitude", "--teacher", folder, "--skip_sanity_checks")
     run = ran(*words)

@@ -15,6 +15,13 @@ from trainers.algorithms import contradictions as refused
 from utils.options.contradictions import Contradiction
 
 
+class Ignored(NamedTuple):
+    """Options that an algorithm does not read, and what it does instead, to follow "which"."""
+
+    options: tuple[str, ...]
+    instead: str
+
+
 class Algorithm(NamedTuple):
     """What the tool knows about an algorithm without importing it.
 
@@ -63,8 +70,8 @@ class Algorithm(NamedTuple):
         return (*refused.BY_ANY, *self.contradictions)
 
     @property
-    def ignores(self) -> tuple[tuple[str, ...], str]:
-        """Options of training that it does not read although others do, and what it does instead of reading them."""
+    def ignores(self) -> Ignored:
+        """The options of training that it does not read although others do."""
         return _IGNORED[self.search]
 
     @property
@@ -87,11 +94,13 @@ _TUNING = tuple(f"fine_tune_{name}" for name in ("epochs", "optimizer", "lr", "l
 _TUNING += ("teacher", "teacher_weight", "teacher_temperature")
 _TRAINS = "optimizer, lr, lr_policy and wd"
 _IGNORED = {
-    "scores": (("lr_gamma",), "lowers its learning rate by gamma"),
-    "weights": (("lr_gamma", *_TUNING), f"trains by epochs, {_TRAINS}"),
-    "sparse": (("lr_gamma", *_TUNING), f"trains its ticket by epochs, {_TRAINS}"),
-    "rounds": (("epochs", "gamma", *_TUNING), f"trains its ticket in rounds, by iter_period, lr_gamma, {_TRAINS}"),
-    "none": (
+    "scores": Ignored(("lr_gamma",), "lowers its learning rate by gamma"),
+    "weights": Ignored(("lr_gamma", *_TUNING), f"trains by epochs, {_TRAINS}"),
+    "sparse": Ignored(("lr_gamma", *_TUNING), f"trains its ticket by epochs, {_TRAINS}"),
+    "rounds": Ignored(
+        ("epochs", "gamma", *_TUNING), f"trains its ticket in rounds, by iter_period, lr_gamma, {_TRAINS}"
+    ),
+    "none": Ignored(
         ("start_epoch", "optimizer", "lr", "lr_policy", "lr_gamma", "wd", "warmup_length"),
         "only fine-tunes, by fine_tune_lr and the like",
     ),

@@ -6,16 +6,9 @@ together with its other complaints. Each tuple is for one kind of algorithm; a r
 
 from __future__ import annotations
 
-from typing import Any
-
 from utils.options.contradictions import Contradiction
 
 _NO_FRACTION = "algo {c.algo} needs a prune_rate between 0 and 1, not {c.prune_rate:g}"
-
-
-def _no_teacher(c: Any) -> bool:
-    return "teacher" in c.algorithm.ignores[0]
-
 
 BY_ANY = (
     Contradiction(
@@ -30,7 +23,14 @@ BY_ANY = (
     ),
     Contradiction(
         ("teacher_weight", "teacher_temperature"),
-        lambda c: (c.teacher_weight, c.teacher_temperature) != (0.7, 3.0) and not (c.teacher or _no_teacher(c)),
+        lambda c: (
+            not c.teacher
+            and "teacher" not in c.algorithm.ignores.options
+            and any(
+                getattr(c, name) != type(c).model_fields[name].default
+                for name in ("teacher_weight", "teacher_temperature")
+            )
+        ),
         "there is no teacher: name the folder of its run by teacher",
     ),
 )

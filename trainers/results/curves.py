@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-from trainers.results.summary import before_training
+from trainers.results.screens import before_training
 from utils.files import write_atomic
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish.

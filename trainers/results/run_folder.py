@@ -18,6 +18,7 @@ import torch
 
 from args_helper import Config, parse_args
 from data.load import Splits
+from trainers.tickets.file import TICKET
 from trainers.training.tensorboard import LAYOUT
 from utils.distributed.collectives import rank, rank_zero_only
 from utils.distributed.launch import Launch, launched
@@ -174,7 +175,7 @@ def _files(config: Config) -> dict[str, str]:
     paths = {name: Path(getattr(config, name) or "") for name in BEGUN_FROM}
     paths |= {name: Path(getattr(config, name).rpartition(":")[0]) for name in ("algo", "arch")}  # path.py:function
     if config.teacher:  # its ticket, which also states the accuracy after training
-        paths["teacher"] = Path(config.teacher) / "ticket.safetensors"
+        paths["teacher"] = Path(config.teacher) / TICKET
     return {name: digest(path) for name, path in paths.items() if path.is_file()}
 
 

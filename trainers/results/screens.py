@@ -12,7 +12,7 @@ from typing import Any
 
 from trainers.algorithms import facts_of
 from trainers.checks.verdict import Verdict
-from trainers.results.summary import Summary, before_training
+from trainers.results.summary import Summary
 
 
 def last_screen(summary: Summary, folder: Path, log_folder: Path) -> str:
@@ -43,6 +43,11 @@ def last_screen(summary: Summary, folder: Path, log_folder: Path) -> str:
         f"  TensorBoard          tensorboard --logdir {log_folder}",
     ]
     return "\n".join(lines)
+
+
+def before_training(summary: Mapping[str, Any]) -> str:
+    """Say what the accuracy before the fine-tuning is the accuracy of."""
+    return "before any training" if summary.get("as_drawn") else "before fine-tuning"
 
 
 def dense_line(summary: Summary) -> str:

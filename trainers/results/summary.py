@@ -5,7 +5,6 @@ The summaries beside a run may be damaged or come from anyone: all that is used 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -170,11 +169,6 @@ def read_summary(path: Path) -> Summary:
     if summary.checks and summary.test_acc_after_finetune is None:
         raise UserError(f"{path} is not the summary of a run: it has checks of a ticket that was never trained")
     return {**summary.model_dump(), **read_json(path)}
-
-
-def before_training(summary: Mapping[str, Any]) -> str:
-    """Say what the accuracy before the fine-tuning is the accuracy of."""
-    return "before any training" if summary.get("as_drawn") else "before fine-tuning"
 
 
 AVERAGED = (

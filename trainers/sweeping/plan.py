@@ -196,8 +196,9 @@ def _space_problems(space: Range | list[Any], values: tuple[Any, ...]) -> Iterat
 
 def _study_problems(study: Study, config: Config, sought: Mapping[str, SearchSpace | None]) -> Iterator[str]:
     """Yield contradictions between the search and the options of a run."""
-    ignored, does = config.algorithm.ignores
-    yield from (f"{option} is not used by {config.algo}, which {does}" for option in sought if option in ignored)
+    ignored = config.algorithm.ignores
+    for option in {*sought}.intersection(ignored.options):
+        yield f"{option} is not used by {config.algo}, which {ignored.instead}"
     if config.use_full_data:
         yield "use_full_data holds out no validation images, which a search needs"
     if study.seed in {config.model_copy(update={"trial_num": number}).effective_seed for number in config.trials}:

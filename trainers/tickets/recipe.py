@@ -47,8 +47,8 @@ class Recipe:
     warmup: int = 0
     augment: bool = True
     teacher: str | None = None
-    teacher_weight: float = 0.7
-    teacher_temperature: float = 3.0
+    teacher_weight: float = 0.0
+    teacher_temperature: float = 1.0
     first_epoch: int = 0
     stop: int | None = None
 

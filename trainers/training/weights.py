@@ -41,7 +41,8 @@ class WeightTraining(Training):
         optimizer = optimizer_of(recipe, decay_groups(network, recipe.wd, recipe.no_bn_decay))
         super().__init__(network, optimizer, recipe)
         self._folded = FoldedNetwork(network)
-        self._recipe, self._teacher = recipe, teacher and FoldedNetwork(teacher).refreshed()
+        self._recipe = recipe
+        self._teacher = None if teacher is None else FoldedNetwork(teacher).refreshed()
         parameters = dict(network.named_parameters())
         self._masked = [parameters[name] for name in ticket.masks]
         self._factors = [mask.to(parameters[name]) for name, mask in ticket.masks.items()]
@@ -107,9 +108,11 @@ def train_ticket(run: Run, stage: str, network: nn.Module, ticket: Ticket, data:
     """
     if not recipe.augment:
         data = replace(data, train=data.train.unaugmented())
-    teacher = recipe.teacher and teacher_of(recipe.teacher, data.spec, network).to(data.train.device)
-    training = WeightTraining(network, ticket, recipe, teacher or None)
-    if teacher:
+    teacher = None
+    if recipe.teacher:
+        teacher = teacher_of(recipe.teacher, data.spec, network).to(data.train.device)
+    training = WeightTraining(network, ticket, recipe, teacher)
+    if teacher is not None:
         own, other = (forward_flops(net, data.spec.shape)[""] for net in (network, teacher))
         training.teacher_share = other / own
     train(run, stage, training, data, recipe.epochs if recipe.stop is None else recipe.stop, recipe.first_epoch)

@@ -18,14 +18,14 @@ from utils.errors import UserError, abbreviate, did_you_mean
 LARGEST_BYTES = 2**18
 _TEXT, *_AS_WRITTEN = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "timestamp"))
 _PLAIN = {*_AS_WRITTEN, *(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "null"))}
-_TWO_WAYS = {f"tag:yaml.org,2002:{kind}": r"(?! .*: | [-+]?0[0-9_]+$ )" for kind in ("int", "float")}
+_NO_OTHER_BASE = {f"tag:yaml.org,2002:{kind}": r"(?! .*: | [-+]?0[0-9_]+$ )" for kind in ("int", "float")}
 
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 without octal and base-60 numbers: `010` and `1:30` mean what they mean in a flag, not 8 and 90."""
 
     yaml_implicit_resolvers: ClassVar = {
-        first: [(tag, re.compile(_TWO_WAYS.get(tag, "") + known.pattern, re.VERBOSE)) for tag, known in resolvers]
+        first: [(tag, re.compile(_NO_OTHER_BASE.get(tag, "") + known.pattern, re.VERBOSE)) for tag, known in resolvers]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
