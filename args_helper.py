@@ -60,7 +60,6 @@ Regularization = one_of(
 PruneType = one_of("FixThresholding", "BottomK", "LocalBottomK", "ExactBottomK")
 CtsLoss = one_of("kl", "loss", "ce")
 Joined = one_of("prob", "linear", "round", aliases={"random": "prob", "score": "linear"})
-Mixed = one_of("prob", "linear")
 
 
 # ---- the options ---------------------------------------------------------------------------------------------------
@@ -119,6 +118,7 @@ class DataOptions(Options):
     data: str = option("data/datasets/", "folder of the data", affects=False, aliases=("data_dir",))
     data_at_first: str | None = option(None, "`data` at the start; the tool writes it: do not set it", affects=False)
     image_size: Int = option(0, "side of square images made from a folder's; 0: the data set's own", ge=0, le=1024)
+    decode_on: one_of("cpu", "cuda") = option("cpu", "where JPEGs read batch by batch are decoded", changeable=True)
     batch_size: Int = option(64, "images a training step; a single one that is left joins the batch before it", ge=1)
     accumulate: Int = option(1, "parts (two images or more) of a batch, to fit the memory", ge=1, changeable=True)
     use_full_data: bool = option(False, "train on all training images, holding none out for validation")
@@ -261,7 +261,7 @@ class AnalysisOptions(Options):
     mode_connect: bool = option(False, "accuracy along the line from `pretrained` to `pretrained2`", affects=False)
     pretrained2: str | None = option(None, "the network at the other end", affects=False)
     how_to_connect: Joined = option("prob", "mode_connect: between drawn masks, scores or rounded masks", affects=False)
-    interpolate: Mixed = option("prob", "mode_connect: switch entries at random, or average the ends", affects=False)
+    interpolate: one_of("prob", "linear") = option("prob", "mode_connect: swap entries or average them", affects=False)
     compare_tickets: Paths = option((), "the masks that these tickets (two files or more) share", affects=False)
     sweep: str | None = option(None, "run all experiments of this sweep file, and compare them", affects=False)
     report: Folders | None = option(None, "make a page on the runs in these folders, at any depth", affects=False)

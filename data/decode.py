@@ -26,6 +26,7 @@ _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 # 89 million by default, half of PIL's own limit. The size in a file's header costs memory before any pixel is read.
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS
 _LARGEST_FILE = 2**30
+_END_OF_JPEG = b"\xff\xd9"
 # EXIF orientations in which height and width change places.
 _TURNED = (5, 6, 7, 8)
 # These formats hold at most 16 bits per channel, but PIL may return 32-bit integers.
@@ -78,6 +79,25 @@ def decode_jpeg(
     # It takes the smallest of libjpeg's sizes that is at least this large; 0 would be the whole one.
     least = {"min_height": height // reduced, "min_width": width // reduced} if reduced > 1 else {}
     return torch.from_numpy(simplejpeg.decode_jpeg(content, **least)).permute(2, 0, 1)
+
+
+def whole_jpeg(
+    content: np.ndarray, height: int, width: int, surplus: Callable[[int, int], float] | None = None
+) -> Tensor | None:
+    """Return the bytes of a JPEG, (n,) uint8, for a decoder that knows no smaller sizes.
+
+    Args:
+        content, height, width, surplus: as for `decode_jpeg`.
+
+    Returns:
+        None if the image is larger than needed, of another size, or damaged.
+    """
+    with suppress(ValueError):
+        is_cut_off = content[-2:].tobytes() != _END_OF_JPEG  # not every decoder minds
+        size = simplejpeg.decode_jpeg_header(content)[:2]
+        if _reduction(height, width, surplus) == 1 and size == (height, width) and not is_cut_off:
+            return torch.from_numpy(content)
+    return None
 
 
 @contextmanager
@@ -154,6 +174,8 @@ def resized(pixels: Tensor, height: int, width: int) -> Tensor:
     It is fastest where the three values of a pixel are neighbours in memory, as decoders leave them.
     """
     batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)  # so that PyTorch sees that they are neighbours
+    if batch.is_cuda:  # where PyTorch does not resize bytes
+        return F.interpolate(batch.float(), (height, width), mode="bilinear", antialias=True)[0].round().byte()
     return F.interpolate(batch, (height, width), mode="bilinear", antialias=True)[0]
 
 

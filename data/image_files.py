@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.decode import read_image
+from data.decode import is_plain_jpeg, opened, read_image, size_of, whole_jpeg
 from utils.errors import UserError
 
 
@@ -52,6 +53,12 @@ class ImageFiles:
             return read_image(self.path(index), surplus)
         except UserError as error:
             raise UserError(f"{error}; --check_data {self.root} names all such images") from error
+
+    def encoded(self, index: int, surplus: Callable[[int, int], float]) -> Tensor | None:
+        """Return the bytes of a JPEG to decode to its full size; None: use `pixels`. See `StoredImages`."""
+        with suppress(UserError), opened(self.path(index)) as (content, image):
+            return whole_jpeg(content, *size_of(image), surplus) if is_plain_jpeg(image) else None
+        return None
 
     def stamps(self, root: Path) -> list[tuple[str, int, int]]:
         """Return each file's path relative to `root`, its size, and its modification time; contents are not read.

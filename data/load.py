@@ -59,7 +59,8 @@ def divide(source: Source, config: Config) -> Splits:
         The batches of all splits.
 
     Raises:
-        UserError: there is no training image left, or no test image.
+        UserError: there is no training image left, or no test image; or `decode_on` is cuda for a set in memory, or
+            without a GPU.
     """
     train, val = source.train, source.val
     if config.use_full_data:
@@ -73,12 +74,18 @@ def divide(source: Source, config: Config) -> Splits:
             f"{len(source.test)} to test on"
         )
     spec, size, device = source.spec, config.batch_size, config.torch_device
+    on_device = config.decode_on == "cuda"
+    if on_device and (isinstance(train, ImageSet) or not device.startswith("cuda")):
+        reason = f"{config.dataset} is held in memory" if isinstance(train, ImageSet) else f"the device is {device}"
+        raise UserError(
+            f"decode_on: cuda decodes images on the GPU that are read batch by batch, but {reason}; leave it at cpu"
+        )
     if isinstance(train, ImageSet):
         held_out, test = (PlainBatches(part.to(device), spec) if part else None for part in (val, source.test))
         return Splits(spec, TrainBatches(train.to(device), spec, size), held_out, test)
     from data.streamed_batches import StreamedPlainBatches, StreamedTrainBatches  # torchvision takes a second to import
 
-    how = (spec, size, device, config.workers)
+    how = (spec, size, device, config.workers, on_device)
     held_out, test = (StreamedPlainBatches(part, *how) if part else None for part in (val, source.test))
     return Splits(spec, StreamedTrainBatches(train, *how), held_out, test)
 

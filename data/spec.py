@@ -121,6 +121,17 @@ class StoredImages(Protocol):
             UserError: it cannot be read.
         """
 
+    def encoded(self, index: int, surplus: Callable[[int, int], float]) -> Tensor | None:
+        """Return the bytes of an upright JPEG in grey or RGB, (n,) uint8, that is to be decoded to its full size.
+
+        Args:
+            index: of the image.
+            surplus: as for `pixels`.
+
+        Returns:
+            None if it is another image, or damaged: `pixels` reads it, or says what is wrong.
+        """
+
     def stamps(self, root: Path) -> list[Any]:
         """Return JSON values that change when the images do, paths relative to `root`."""
 

@@ -11,7 +11,7 @@ import math
 import os
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from data.batches import TrainingSplit
 from data.decode import middle_square, resized
+from data.device_decode import device_decoder
 from data.normalise import Batch, Normalise
 from data.packs.folder import warn_if_enlarged
 from data.spec import DataSpec, StoredImages
@@ -45,10 +46,13 @@ class StreamedPlainBatches:
         batch_size: as in training, because that is known to fit.
         device: the device of the batches.
         workers: number of decoding threads, limited by the processors; 0: decode without threads, when asked.
+        on_device: decode JPEGs on the device.
     """
 
-    def __init__(self, images: StoredImages, spec: DataSpec, batch_size: int, device: str, workers: int) -> None:
-        self._stream = _Stream(images, spec, device, workers)
+    def __init__(
+        self, images: StoredImages, spec: DataSpec, batch_size: int, device: str, workers: int, on_device: bool = False
+    ) -> None:
+        self._stream = _Stream(images, spec, device, workers, on_device)
         self._normalise = Normalise(spec, self._stream.device)
         self._batch_size = batch_size
 
@@ -73,11 +77,14 @@ class StreamedTrainBatches(TrainingSplit):
         batch_size: as for `TrainingSplit`.
         device: the device of the batches.
         workers: number of decoding threads, limited by the processors; 0: decode without threads, when asked.
+        on_device: decode JPEGs on the device, and crop them there.
     """
 
-    def __init__(self, images: StoredImages, spec: DataSpec, batch_size: int, device: str, workers: int) -> None:
+    def __init__(
+        self, images: StoredImages, spec: DataSpec, batch_size: int, device: str, workers: int, on_device: bool = False
+    ) -> None:
         super().__init__(images, spec, batch_size, torch.device(device))
-        self._stream = _Stream(images, spec, device, workers)
+        self._stream = _Stream(images, spec, device, workers, on_device)
 
     def epoch(self, generator: torch.Generator, first_step: int = 0, shared: bool = False) -> Iterator[Batch]:
         """Yield the batches of one epoch from `first_step` on; a whole epoch has each image once.
@@ -106,7 +113,10 @@ class StreamedTrainBatches(TrainingSplit):
     def unaugmented(self) -> StreamedTrainBatches:
         """Return batches of the same images, shuffled in the same way, but neither zoomed nor flipped."""
         plain = replace(self.spec, zoom=False, flip=False)
-        return StreamedTrainBatches(self.images, plain, self.batch_size, str(self.device), self._stream.workers)
+        stream = self._stream
+        return StreamedTrainBatches(
+            self.images, plain, self.batch_size, str(self.device), stream.workers, stream.on_device
+        )
 
     def stratified(self, per_class: int, generator: torch.Generator) -> Batch:
         """Draw `per_class` images of every class (all of a smaller class), not augmented, in random order."""
@@ -123,10 +133,12 @@ class _Stream:
         spec: its shape gives the side of the squares.
         device: of the batches.
         workers: number of decoding threads, limited by the processors; 0: none.
+        on_device: decode JPEGs on the device.
     """
 
-    def __init__(self, images: StoredImages, spec: DataSpec, device: str, workers: int) -> None:
-        self.device = torch.device(device)
+    def __init__(self, images: StoredImages, spec: DataSpec, device: str, workers: int, on_device: bool) -> None:
+        self.device, self.on_device = torch.device(device), on_device
+        self._decode = device_decoder(self.device) if on_device else None
         self._images = images
         self._size, self._larger = spec.shape[1], round(spec.shape[1] * MARGIN)
         warn_if_enlarged(images, self._larger)
@@ -152,10 +164,16 @@ class _Stream:
         """
         work = [tuple(None if part is None else part[cut] for part in (chosen, crops, flipped)) for cut in cuts]
         where = chosen.to(self.device)
-        for cut, images in zip(cuts, self._decoded(work)):
+        for cut, (images, decoded) in zip(cuts, self._decoded(work)):
+            if decoded is not None:  # the memory belongs to the thread's stream, which must not use it again too early
+                stream = torch.cuda.current_stream(self.device)
+                stream.wait_event(decoded)
+                images.record_stream(stream)
             yield images.to(self.device, non_blocking=True), self._labels[where[cut]]
 
-    def _decoded(self, work: list[tuple[Tensor, Tensor | None, Tensor | None]]) -> Iterator[Tensor]:
+    def _decoded(
+        self, work: list[tuple[Tensor, Tensor | None, Tensor | None]]
+    ) -> Iterator[tuple[Tensor, torch.cuda.Event | None]]:
         """Yield the batches in order; threads work on two for each of them."""
         if not self.workers:
             yield from map(self._batch, work)
@@ -174,27 +192,55 @@ class _Stream:
         torch.set_num_threads(1)
         if self.device.type == "cuda":  # otherwise memory would be pinned through GPU 0, and take some of its own
             torch.cuda.set_device(self.device)
+            if self.on_device:  # the decoder waits for its stream: on the common one it would wait for training steps
+                torch.cuda.set_stream(torch.cuda.Stream())
 
-    def _batch(self, work: tuple[Tensor, Tensor | None, Tensor | None]) -> Tensor:
-        """Decode (indices; crop seeds or None; which are mirrored, or None) to (B, 3, size, size) uint8."""
+    def _batch(self, work: tuple[Tensor, Tensor | None, Tensor | None]) -> tuple[Tensor, torch.cuda.Event | None]:
+        """Decode (indices; crop seeds or None; which are mirrored, or None) to (B, 3, size, size) uint8.
+
+        Returns:
+            The batch, and what to wait for before it is read, if it was decoded on a GPU.
+        """
         indices, crops, flipped = work
         count = len(indices)  # 0 if the batch has fewer parts than ranks
         seeds = [None] * count if crops is None else crops.tolist()
         mirrored = [False] * count if flipped is None else flipped.tolist()
+        where = self.device if self.on_device else "cpu"
         # As decoders leave pixels and convolutions want them: the three values of a pixel are neighbours in memory.
-        batch = torch.empty(count, self._size, self._size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
-        for place, index, seed, mirror in zip(batch, indices.tolist(), seeds, mirrored):
-            image = self._image(index, seed)
+        batch = torch.empty(count, self._size, self._size, 3, dtype=torch.uint8, device=where).permute(0, 3, 1, 2)
+        for place, pixels, seed, mirror in zip(batch, self._pixels(indices.tolist(), seeds), seeds, mirrored):
+            image = self._square(pixels, seed)
             place.copy_(image.flip(-1) if mirror else image)
-        return batch.pin_memory() if self.device.type == "cuda" else batch
+        if batch.is_cuda:
+            return batch, torch.cuda.current_stream(self.device).record_event()
+        return batch.pin_memory() if self.device.type == "cuda" else batch, None
 
-    def _image(self, index: int, seed: int | None) -> Tensor:
-        size, larger = self._size, self._larger
+    def _pixels(self, indices: list[int], seeds: list[int | None]) -> Iterable[Tensor]:
+        """Decode the images that squares are cut from: one by one on the CPU, or JPEGs in one batch on the device."""
+        surplus = list(map(self._surplus, seeds))
+        if self._decode is None:
+            return map(self._images.pixels, indices, surplus)
+        encoded = list(map(self._images.encoded, indices, surplus))
+        try:
+            decoded = iter(self._decode([jpeg for jpeg in encoded if jpeg is not None]))
+        except RuntimeError:  # one is damaged: the CPU names it
+            return map(self._images.pixels, indices, surplus)
+        return (
+            self._images.pixels(index, larger) if jpeg is None else next(decoded)
+            for jpeg, index, larger in zip(encoded, indices, surplus)
+        )
+
+    def _surplus(self, seed: int | None) -> Callable[[int, int], float]:
+        """Return (height, width) -> by how much an image is larger than its square needs (see `read_image`)."""
         if seed is None:
-            return middle_square(self._images.pixels(index, lambda *sides: min(sides) / larger), size, larger)
-        pixels = self._images.pixels(index, lambda *sides: min(crop_box(*sides, seed)[2:]) / size)
+            return lambda *sides: min(sides) / self._larger
+        return lambda *sides: min(crop_box(*sides, seed)[2:]) / self._size
+
+    def _square(self, pixels: Tensor, seed: int | None) -> Tensor:
+        if seed is None:
+            return middle_square(pixels, self._size, self._larger)
         top, left, high, wide = crop_box(*pixels.shape[1:], seed)
-        return resized(pixels[:, top : top + high, left : left + wide], size, size)
+        return resized(pixels[:, top : top + high, left : left + wide], self._size, self._size)
 
 
 def usable_workers(asked: int) -> int:

@@ -12,7 +12,7 @@ import torch
 from conftest import PROJECT, same_bits
 from sklearn.datasets import load_digits
 from small_sets import put_caltech, put_cifar, put_imagenet, put_images, put_mnist, put_tiny_imagenet
-from toys import whole
+from toys import complaint, whole
 
 from args_helper import Config
 from data import DATASETS
@@ -121,10 +121,20 @@ def test_too_few_images_to_hold_any_out_leave_no_validation_set():
 
 def test_every_part_moves_to_the_device():
     spec = DataSpec((1, 1, 1), ("a",), (0.0,), (1.0,))
-    config = SimpleNamespace(use_full_data=False, effective_seed=1, torch_device="meta", batch_size=4)
+    config = SimpleNamespace(use_full_data=False, effective_seed=1, torch_device="meta", batch_size=4, decode_on="cpu")
     splits = divide(Source(spec, numbered(0, 20), numbered(900, 5), None, 2), config)
     for part in (splits.val, splits.test, splits.train.epoch(torch.Generator())):
         assert {tensor.device.type for batch in part for tensor in batch} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "reason"), [("Digits", "Digits is held in memory"), ("ImageNet", "the device is cpu")]
+)
+def test_images_are_decoded_on_a_gpu_only_where_there_is_one_and_images_to_decode(tmp_path, dataset, reason):
+    put_imagenet(tmp_path)
+    config = Config(dataset=dataset, data=str(tmp_path), device="cpu", decode_on="cuda")
+    said = complaint(load_data, config)
+    assert said.startswith("decode_on: cuda decodes images on the GPU") and reason in said
 
 
 # ---- the table -----------------------------------------------------------------------------------------------------

@@ -5,9 +5,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import PROJECT, SMALL, alone, read_rows, same_bits, summary_of, timeless
@@ -22,7 +25,7 @@ from models.build import build_model
 from models.initialise import draw_scores
 from models.layers import TopKInLayer
 from models.masking import plain_state, prunable_parameters, to_masked
-from tests.small_sets import put_noise
+from tests.small_sets import put, put_noise
 from tests.test_ranks import torchrun
 from tests.test_streamed_batches import SPEC
 from trainers.algorithms import ALGORITHMS
@@ -156,6 +159,32 @@ def test_streamed_images_come_without_waiting(workers, tmp_path):
         found.append([(images.cpu(), labels.cpu()) for images, labels in taken])
     assert len(found[0]) == 5
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_jpegs_decoded_on_the_gpu_come_without_waiting_and_differ_from_the_cpus_by_rounding(workers, tmp_path):
+    pytest.importorskip("torchcodec", minversion="0.17")
+    rows, columns = np.mgrid[0:48, 0:64]
+    for number in range(24):
+        pixels = np.stack([4 * rows, 3 * columns, 0 * rows + 10 * number], 2).astype(np.uint8)
+        put(tmp_path / f"{number}.jpg", pixels, quality=95, subsampling=0)
+    files, found = ImageFiles.of(tmp_path, [f"{number}.jpg" for number in range(24)], range(24)), []
+    busy = torch.ones(4096, 4096, device=DEVICE)
+    for on_device, products in ((False, 0), (True, 0), (True, 5)):
+        spec, taken = replace(SPEC, shape=(3, 32, 32)), []
+        batches = StreamedTrainBatches(files, spec, 5, DEVICE, workers, on_device)
+        epoch = batches.epoch(torch.Generator().manual_seed(0))
+        for first in (True, False):
+            with nullcontext() if first else unwaiting():  # what is drawn for an epoch is moved before its first batch
+                for images, _ in islice(epoch, 1 if first else None):
+                    for _ in range(products):  # the images are read late, when they have been given up
+                        busy @ busy
+                    taken.append(images.double().sum((1, 2, 3)) / images[0].numel())
+                    del images
+        found.append(torch.cat(taken).cpu())
+    on_cpu, on_gpu, while_busy = found
+    assert len(on_cpu) == 24 and torch.equal(on_gpu, while_busy)
+    assert (on_gpu - on_cpu).abs().max() < 1
 
 
 @pytest.mark.parametrize("kind", ["Gem-Miner", "edge-popup", "CTS", "weights"])

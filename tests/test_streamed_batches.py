@@ -2,16 +2,22 @@
 
 import threading
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
 import torch
 from conftest import same_bits
-from PIL import Image
+from PIL import ExifTags, Image
 from small_sets import put_noise
 from toys import complaint, seeded, whole
 
+from args_helper import parse_args
+from data.device_decode import device_decoder
 from data.image_files import ImageFiles
+from data.packs.folder import PackedFolder
+from data.packs.pack import read_pack
+from data.packs.packing import pack_folder
 from data.spec import DataSpec
 from data.streamed_batches import StreamedPlainBatches, StreamedTrainBatches, crop_box, usable_workers
 
@@ -133,6 +139,87 @@ def test_evaluated_images_are_the_middles_of_a_shorter_side_256_for_224(tmp_path
     images, _ = whole(StreamedPlainBatches(pictures, replace(SPEC, shape=(3, 56, 56)), 8, "cpu", 0))
     # The 64 rows stay as they are, and the middle 56 of them begin with the fourth.
     assert images[0, 0, :, 0].tolist() == list(range(4, 60))
+
+
+# ---- JPEGs decoded in batches, as on a GPU -------------------------------------------------------------------------
+
+
+LARGER = replace(SPEC, shape=(3, 16, 16))
+
+
+def put_mixed(root):
+    """Write JPEGs, which are decoded together, and images that are read one by one; return them as files."""
+    pytest.importorskip("torchcodec", minversion="0.17")
+    draw = np.random.default_rng(0)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    kinds = [("0.jpg", "RGB", 20, {}), ("1.jpg", "L", 20, {}), ("2.png", "RGB", 20, {}), ("3.jpg", "CMYK", 20, {}),
+             ("4.jpg", "RGB", 20, {"exif": turned}), ("5.jpg", "RGB", 200, {}), ("6.jpg", "RGB", 12, {}),
+             ("7.jpg", "RGB", 20, {"progressive": True})]  # fmt: skip
+    for name, mode, side, how in kinds:
+        noise = Image.fromarray(draw.integers(0, 256, (side, side + 4, 3), dtype=np.uint8))
+        noise.convert(mode).save(root / "train" / "a" / name, **how)
+    return ImageFiles.of(root, [f"train/a/{name}" for name, *_ in kinds], range(len(kinds)))
+
+
+@pytest.fixture
+def together(monkeypatch):
+    """The number of JPEGs in each batch that was decoded together."""
+    found = []
+
+    def watched(device):
+        decode = device_decoder(device)
+        return lambda encoded: (found.append(len(encoded)), decode(encoded))[1]
+
+    monkeypatch.setattr("data.streamed_batches.device_decoder", watched)
+    return found
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_jpegs_decoded_together_have_the_pixels_of_those_decoded_one_by_one(tmp_path, together, is_packed, workers):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    images = put_mixed(tmp_path)
+    if is_packed:
+        pack_folder(parse_args(["--pack", str(tmp_path), "--pack_to", str(tmp_path / "pack")]))
+        images = PackedFolder(read_pack(tmp_path / "pack"))
+        images = images.joined([""], [(images / "train" / "a").images()], [0])
+    one_by_one, here = (StreamedTrainBatches(images, LARGER, 3, "cpu", workers, where) for where in (False, True))
+    for seed in range(3):
+        assert same_bits(list(one_by_one.epoch(seeded(seed))), list(here.epoch(seeded(seed))))
+    assert same_bits(list(one_by_one.unaugmented().epoch(seeded())), list(here.unaugmented().epoch(seeded())))
+    assert same_bits(one_by_one.stratified(2, seeded()), here.stratified(2, seeded()))
+    together.clear()
+    evaluated = [StreamedPlainBatches(images, LARGER, 8, "cpu", workers, where) for where in (False, True)]
+    assert same_bits(*map(list, evaluated))
+    # A pack holds all images as JPEGs; one of 200 pixels is decoded to an eighth of it.
+    assert together == [7 if is_packed else 4]
+
+
+@pytest.mark.parametrize(
+    ("damaged", "in_batch"),
+    [(lambda whole: whole[:-100], 3), (lambda whole: whole[:-200] + b"\xff\xc4" + whole[-198:], 4)],
+    ids=["cut off", "broken"],
+)
+def test_a_damaged_jpeg_among_those_decoded_together_is_named(tmp_path, together, damaged, in_batch):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    images = put_mixed(tmp_path)
+    path = tmp_path / "train" / "a" / "0.jpg"
+    path.write_bytes(damaged(path.read_bytes()))
+    said = complaint(list, StreamedPlainBatches(images, LARGER, 8, "cpu", 0, True))
+    assert said.startswith(f"{path} is not a readable image (") and together == [in_batch]
+
+
+@pytest.mark.parametrize("found", ["0.16.0", None])
+def test_a_missing_or_old_decoder_is_one_clear_message(monkeypatch, found):
+    def version(name):
+        if found is None:
+            raise PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr("data.device_decode.version", version)
+    said = complaint(device_decoder, torch.device("cpu"))
+    assert said.startswith("decode_on: cuda needs TorchCodec 0.17 or newer (") and (found or "torchcodec") in said
 
 
 # ---- workers -------------------------------------------------------------------------------------------------------

@@ -90,6 +90,10 @@ class PackedImages:
         """Read the image at an index, (3, height, width) uint8; raises `UserError` if it is damaged."""
         return self.pack.pixels(int(self.indices[index]), surplus)
 
+    def encoded(self, index: int, surplus: Callable[[int, int], float]) -> Tensor | None:
+        """Return the bytes of a JPEG to decode to its full size; None: use `pixels`. See `StoredImages`."""
+        return self.pack.encoded(int(self.indices[index]), surplus)
+
     def stamps(self, _root: Path) -> list[Any]:
         """Return the digests of the pack's files, and which images these are."""
         return [self.pack.about.digests, self.indices.tolist()]

@@ -13,6 +13,7 @@ import json
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -23,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
 from torch import Tensor
 
-from data.decode import MOST_PIXELS, decode_jpeg
+from data.decode import MOST_PIXELS, decode_jpeg, whole_jpeg
 from utils.errors import UserError, abbreviate
 from utils.files import safetensors_header
 
@@ -103,16 +104,27 @@ class Pack:
             UserError: it is damaged.
         """
         try:
-            number = int(torch.searchsorted(self.first, index, right=True)) - 1
-            start = int(self.ends[index - 1]) if index > int(self.first[number]) else 0
-            encoded = self._shard(number)[start : int(self.ends[index])]
-            height, width = self.sizes[index].tolist()
+            stored, (height, width) = self._stored(index), self.sizes[index].tolist()
             if self.about.raw:
-                return encoded.view(height, width, 3).permute(2, 0, 1)
-            return decode_jpeg(encoded.numpy(), height, width, surplus)
+                return stored.view(height, width, 3).permute(2, 0, 1)
+            return decode_jpeg(stored.numpy(), height, width, surplus)
         except Exception as error:  # a damaged file can make a decoder raise anything
             told = abbreviate(str(error).partition("\n")[0])
             raise UserError(f"{self.path(index)} is damaged in its pack ({told}); pack the images anew") from error
+
+    def encoded(self, index: int, surplus: Callable[[int, int], float]) -> Tensor | None:
+        """Return the bytes of a JPEG to decode to its full size; None: use `pixels`. See `StoredImages`."""
+        if self.about.raw:
+            return None
+        with suppress(Exception):  # a damaged file can raise anything; `pixels` tells what
+            return whole_jpeg(self._stored(index).numpy(), *self.sizes[index].tolist(), surplus)
+        return None
+
+    def _stored(self, index: int) -> Tensor:
+        """Return an image's bytes, (n,) uint8."""
+        number = int(torch.searchsorted(self.first, index, right=True)) - 1
+        start = int(self.ends[index - 1]) if index > int(self.first[number]) else 0
+        return self._shard(number)[start : int(self.ends[index])]
 
     def _shard(self, number: int) -> Any:
         if number not in self._open:

@@ -4,8 +4,8 @@
 
 It writes a tree of JPEGs of 500×375 pixels to a temporary folder and packs it. Every side reads one epoch of training
 batches of 224×224 pixels, randomly cropped, mirrored and normalised, in one process on one thread, so that its images a
-second are those of a core. The sides take turns, so that other load on the machine hits all of them. Each has a process
-of its own, whose memory no other has set up.
+second are those of a core. With a CUDA GPU, two more sides decode on it. The sides take turns, so that other load on
+the machine hits all of them. Each has a process of its own, whose memory no other has set up.
 """
 
 from __future__ import annotations
@@ -87,9 +87,16 @@ def ours(root: Path) -> Iterable[Batch]:
     return load_data(_config(root)).train.epoch(torch.Generator().manual_seed(0))
 
 
-def _config(root: Path, workers: int = 0, batch: int = BATCH) -> Config:
-    return config_of({"dataset": "ImageNet", "data": str(root), "workers": workers, "batch_size": batch,
-                      "device": "cpu", "use_full_data": True, "arch": "ResNet18"})  # fmt: skip
+def ours_on_gpu(root: Path) -> Iterable[Batch]:
+    """The same, decoded and cropped on the GPU."""
+    keep_freed_memory()
+    yield from load_data(_config(root, device="cuda", decode_on="cuda")).train.epoch(torch.Generator().manual_seed(0))
+    torch.cuda.synchronize()
+
+
+def _config(root: Path, **options: Any) -> Config:
+    return config_of({"dataset": "ImageNet", "data": str(root), "workers": 0, "batch_size": BATCH, "device": "cpu",
+                      "use_full_data": True, "arch": "ResNet18", **options})  # fmt: skip
 
 
 Side = tuple[Callable[[Path], Iterable[Batch]], Path]
@@ -140,7 +147,7 @@ def _fresh_process() -> ProcessPoolExecutor:
 
 def share_of_waiting(root: Path) -> float:
     """Return the share of the time, in percent, that ResNet-18's training steps on this CPU wait for images."""
-    config = _config(root, 1, 32)
+    config = _config(root, workers=1, batch_size=32)
     data = load_data(config)
     network, waited = build_model(config, data.spec).train(), 0.0
     optimizer = torch.optim.SGD(network.parameters(), 0.01)
@@ -205,6 +212,11 @@ def main(argv: list[str] | None = None) -> int:
             "the same, freed memory kept": (theirs_with_memory_kept, tree),
             "a folder": (ours, tree), "packed, JPEG": (ours, packed), "packed, raw": (ours, raw),
         }  # fmt: skip
+        if torch.cuda.is_available():
+            sides |= {
+                "a folder, decoded on the GPU": (ours_on_gpu, tree),
+                "packed, JPEG, decoded on the GPU": (ours_on_gpu, packed),
+            }
         rows = images_a_second(sides, given.repeats)
         with _fresh_process() as alone:
             growth = alone.submit(memory_growth, packed).result()
