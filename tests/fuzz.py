@@ -14,20 +14,26 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from args_helper import parse_args
-from data.packs.pack import INDEX, SHARD
+from data.packs.folder import PackedImages
+from data.packs.pack import INDEX, SHARD, read_pack
+from data.sets.imagenet import SPEC
+from data.streamed_batches import StreamedPlainBatches
 from tests.fuzz_sandbox import EVALUATE, TINY, Place, Watch
 from tests.small_sets import put_mnist
 from tests.untrusted_inputs import CLASSES, CONFIGS, SWEEPS, WORDS, checkpoints, json_files, mutated, tensor_files
 from trainers.results.run_folder import folder_of
+from utils.errors import UserError
 
 
 def try_words(place: Place, words: list[str], content: bytes | None = None) -> None:
@@ -133,12 +139,16 @@ def try_cache(place: Place, content: bytes) -> None:
 
 
 def try_pack(place: Place, case: tuple[Path, bytes, str]) -> None:
-    """Try a pack of which one file has another content, and pack anew into its folder."""
+    """Try a pack of which one file has another content, also as a GPU decodes it, and pack anew into its folder."""
     path, content, dataset = case
     with place.fresh() as folder:
         data = shutil.copytree(path.parent, folder / "data")
         (data / path.name).write_bytes(content)
         place.tried(*place.evaluation(dataset, data))
+        with suppress(UserError):
+            pack = read_pack(data)
+            images = PackedImages(pack, torch.arange(len(pack.sizes)), torch.zeros(len(pack.sizes)))
+            list(StreamedPlainBatches(images, SPEC, 4, "cpu", 0, on_device=True))
         place.tried("--check_data", data)
         assert place.tried("--pack", place.kept / "tree", "--pack_to", data, "--workers", 0).code == 0
 
