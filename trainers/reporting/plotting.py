@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from statistics import fmean
 from typing import Any
@@ -17,6 +17,8 @@ from trainers.reporting.series import Experiment, Task, grouped
 from trainers.reporting.tables import Row, prefixed
 from trainers.results.trials import Spread
 
+Drawing = Callable[[Task, Sequence[Row]], RenderedPlot | None]
+"""Draws the plot of a task and of the rows of its table; None: there is nothing to draw."""
 DENSE = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 SAME_DENSITY = 1.15
 """Densities up to this ratio apart share a panel in the plot of layers."""
@@ -89,7 +91,7 @@ def _dense_lines(axes: Axes, rows: Sequence[Row]) -> None:
             )
 
 
-def draw_checks(rows: Sequence[Row]) -> RenderedPlot | None:
+def draw_checks(_task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
     """Plot every ticket's accuracy, with the accuracies of its checks on lines below it."""
     if not rows:
         return None
@@ -160,7 +162,7 @@ STEERED = {"lmbda": "λ", "threshold": "threshold of the rounding"}
 """Columns of the table of epochs that a search may change by itself, with the label of their axis."""
 
 
-def draw_curves(task: Task) -> RenderedPlot | None:
+def draw_curves(task: Task, _rows: Sequence[Row]) -> RenderedPlot | None:
     """Plot test accuracy by epoch, one panel per series: the average of finished trials, and each unfinished run.
 
     What a search steers by itself has a panel of its own (see `STEERED`).
