@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from args_helper import Config
 from trainers.checks.controls import CHECKS
@@ -12,8 +11,8 @@ from trainers.checks.verdict import Verdict
 from trainers.results.trials import write_trials
 from utils.files import write_atomic, write_csv
 from utils.markdown import markdown_table
+from utils.run.run import Row
 
-Row = dict[str, Any]
 METRICS = {
     "weights_remaining_percent": "weights remaining (%)",
     "gem_percent": "gem (%)",
