@@ -56,9 +56,10 @@ def draw_accuracy(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
             (("before", "before fine-tuning"), ("after", "after fine-tuning")),
         ):
             density = "gem_percent" if key == "before" else "weights_remaining_percent"
+            mean = f"{density}_mean"
             for index, (name, members) in enumerate(series.items()):
                 beside = BESIDE ** ((index - (len(series) - 1) / 2) / len(series))
-                shown = moved(_on_log_axis(members, f"{density}_mean"), density, beside)
+                shown = [{**row, mean: row[mean] * beside} for row in _on_log_axis(members, mean)]
                 points(axes, shown, density, key, label=label(name), **look[name])
             if key == "after":
                 _dense_lines(axes, [row for row in rows if row["series"] in dense])
@@ -73,12 +74,6 @@ def draw_accuracy(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
         legend(figure)
 
     return render(draw, 2)
-
-
-def moved(rows: Iterable[Row], density: str, factor: float) -> list[Row]:
-    """Return rows with their density (the name of a spread) multiplied, for drawing only."""
-    key = f"{density}_mean"
-    return [row if row[key] is None else {**row, key: row[key] * factor} for row in rows]
 
 
 def _dense_lines(axes: Axes, rows: Sequence[Row]) -> None:
