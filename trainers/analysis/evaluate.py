@@ -13,7 +13,6 @@ from models.masking import prunable_parameters
 from models.state_files import State
 from trainers.algorithms.from_file import ticket_for
 from trainers.analysis.network_file import NetworkFile, opened_network, read_network
-from trainers.results.run_folder import resolved
 from trainers.training.loop import evaluate
 from trainers.training.rounding import rounded_masks
 from utils.masks import is_bias, masked_state, remaining, total
@@ -57,8 +56,7 @@ def evaluate_network(config: Config) -> None:
     Raises:
         UserError: the file cannot be used.
     """
-    config = resolved(config)
-    data, net = opened_network(config)
+    config, data, net = opened_network(config)
     lines = _ticket_screen(net, config, data) if config.ticket else _network_screen(net, config, data)
     print("\n".join([f"{config.arch} on {config.dataset}: {config.ticket or config.pretrained}", *lines]))
 
