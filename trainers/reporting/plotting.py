@@ -18,7 +18,7 @@ from trainers.reporting.tables import Row, prefixed
 from trainers.results.trials import Spread
 
 Drawing = Callable[[Task, Sequence[Row]], RenderedPlot | None]
-"""Draws the plot of a task and of the rows of its table; None: there is nothing to draw."""
+"""Draws the plot of a task and of the rows of its table, at least one; None: there is nothing to draw."""
 DENSE = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 SAME_DENSITY = 1.15
 """Densities up to this ratio apart share a panel in the plot of layers."""
@@ -86,10 +86,8 @@ def _dense_lines(axes: Axes, rows: Sequence[Row]) -> None:
             )
 
 
-def draw_checks(_task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
+def draw_checks(_task: Task, rows: Sequence[Row]) -> RenderedPlot:
     """Plot every ticket's accuracy, with the accuracies of its checks on lines below it."""
-    if not rows:
-        return None
     tickets = grouped(rows, itemgetter("series", "weights_remaining_percent", "ticket_mean"))
     checks = list(dict.fromkeys(row["check"] for row in rows))
     look = styles(["ticket", *checks], "marker")
