@@ -19,7 +19,6 @@ from models.state_files import read_state
 from trainers.analysis import mode_connectivity as paths
 from trainers.analysis.evaluate import nonzero_percent
 from trainers.analysis.network_file import NetworkFile, opened_network, read_network
-from trainers.results.run_folder import resolved
 from trainers.tickets.file import read_ticket
 from trainers.tickets.format import write_stored
 from trainers.training.batchnorm import renew_statistics
@@ -198,7 +197,7 @@ def with_scores(run, folder, change, flags=torch.ones_like):
 
 def under_own_statistics(file, mode, factors):
     """Test loss and accuracy of a file's network under these factors, BatchNorm's statistics estimated for it."""
-    data, net = opened_network(resolved(parse_args(NETWORK)))
+    _, data, net = opened_network(parse_args(NETWORK))
     found = read_network(net, str(file))
     net.load_state_dict(found.under(factors(found.flat)))
     renew_statistics(net, data.train.epoch(derive_rng(42, mode, "batches")))

@@ -17,7 +17,7 @@ from data.load import load_data
 from models.build import build_model
 from trainers.export import formats as interchange
 from trainers.export.formats import checked_files
-from trainers.export.savings import Networks, savings
+from trainers.export.savings import savings
 from trainers.tickets.file import read_ticket
 from trainers.training.loop import evaluate
 
@@ -84,7 +84,7 @@ def test_savings_by_hand():
     masked[1].weight *= masks["1.weight"]
     files, apart = checked_files(masked, images)
     assert set(apart) == {"model.pt2", "model.onnx"} and max(apart.values()) < 1e-5
-    found = savings(Networks(dense, masked, masks, files["model.onnx"]), images, (1, 2, 3))
+    found = savings(dense, masked, masks, files["model.onnx"], images, (1, 2, 3))
     assert found["flops_an_image"] == {"dense": 2 * (24 + 12), "masked": 2 * 3}
     assert found["deflated_bytes"]["masked"] < found["deflated_bytes"]["dense"]
     assert all(row["n"] >= 5 and row["ratio_low"] <= row["ratio"] <= row["ratio_high"] for row in found["latency"])

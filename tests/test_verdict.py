@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import read_rows
 from trainers.checks.verdict import Verdict, judge
 from trainers.results.curves import curves
 from trainers.results.references import Found
 from trainers.results.screens import last_screen, trials_screen
 from trainers.results.trials import beside_dense, finished_trials, write_summary, write_trials
-from trainers.sweeping.comparison import comparison_table, write_comparison
+from trainers.sweeping.comparison import write_comparison
 
 # Student's t at 97.5%, from a printed table, by degrees of freedom.
 T_TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
@@ -270,8 +271,8 @@ def test_a_run_of_one_epoch_is_drawn_as_points():
 def test_a_sweep_judges_a_check_by_the_trials_that_ran_it(tmp_path):
     beside = {"dense": {"test_acc_after_finetune": 95.0, "gap": 5.0}}
     finish(tmp_path, summary(1, 90.0, {"mask_shuffle": 80.0}, **beside), summary(2, 91.0), summary(3, 92.0))
-    (row,) = comparison_table({"a|b": (tmp_path / "trial_1", SimpleNamespace(config_hash="abc"))})
-    assert (row["trials"], row["mask_shuffle_trials"]) == (3, 1)
-    lines = write_comparison(tmp_path, [row])
+    lines = write_comparison(tmp_path, {"a|b": (tmp_path / "trial_1", SimpleNamespace(config_hash="abc"))})
+    (row,) = read_rows(tmp_path / "comparison.csv")
+    assert (row["trials"], row["mask_shuffle_trials"]) == ("3", "1")
     assert "| 91.00 ± 1.00 | 5.00 (n = 1) |" in lines
     assert "| a\\|b |" in lines and "| +10.00, undecided |" in lines

@@ -13,7 +13,6 @@ from models.masking import prunable_parameters
 from models.state_files import State
 from trainers.algorithms.from_file import ticket_for
 from trainers.analysis.network_file import NetworkFile, opened_network, read_network
-from trainers.results.run_folder import resolved
 from trainers.training.loop import evaluate
 from trainers.training.rounding import rounded_masks
 from utils.masks import is_bias, masked_state, remaining, total
@@ -23,16 +22,18 @@ from utils.run.run import Row
 # ---- networks from files -------------------------------------------------------------------------------------------
 
 
-def accuracies(net: nn.Module, state: State, data: Splits) -> Row:
+def accuracies(net: nn.Module, state: State, data: Splits, percent: float) -> Row:
     """Measure test and validation accuracy in percent; the latter is None without a validation split.
 
     Args:
         net: plain; the state is loaded into it.
         state: to measure, its pruned weights already 0.
         data: whose test and val splits to measure on.
+        percent: of the weights that remain, for the row.
     """
     net.load_state_dict(state)
-    return {"test_acc": evaluate(net, data.test), "val_acc": evaluate(net, data.val)}
+    test, val = evaluate(net, data.test), evaluate(net, data.val)
+    return {"test_acc": test, "val_acc": val, "weights_remaining_percent": percent}
 
 
 def nonzero_percent(net: nn.Module, state: State) -> float:
@@ -55,8 +56,7 @@ def evaluate_network(config: Config) -> None:
     Raises:
         UserError: the file cannot be used.
     """
-    config = resolved(config)
-    data, net = opened_network(config)
+    config, data, net = opened_network(config)
     lines = _ticket_screen(net, config, data) if config.ticket else _network_screen(net, config, data)
     print("\n".join([f"{config.arch} on {config.dataset}: {config.ticket or config.pretrained}", *lines]))
 
@@ -68,8 +68,8 @@ def _ticket_screen(net: nn.Module, config: Config, data: Splits) -> list[str]:
         kinds = {"gem, untrained": ticket.gem, **kinds}
     lines = []
     for kind, masks in kinds.items():
-        found = accuracies(net, masked_state(ticket.state, masks), data)
-        found["weights_remaining_percent"] = 100.0 * remaining(masks) / total(masks)
+        percent = 100.0 * remaining(masks) / total(masks)
+        found = accuracies(net, masked_state(ticket.state, masks), data, percent)
         lines += [f"  {kind}", *_metrics([found], indent=4)]
     return lines
 
@@ -77,8 +77,7 @@ def _ticket_screen(net: nn.Module, config: Config, data: Splits) -> list[str]:
 def _network_screen(net: nn.Module, config: Config, data: Splits) -> list[str]:
     file = read_network(net, config.pretrained)
     if file.flat is None:
-        found = accuracies(net, file.state, data)
-        return _metrics([{**found, "weights_remaining_percent": nonzero_percent(net, file.state)}])
+        return _metrics([accuracies(net, file.state, data, nonzero_percent(net, file.state))])
     generator = derive_rng(config.effective_seed, "evaluate")
     masks = rounded_masks(file.masked, file.flat, file.rule(config), config, generator)
     rows = [judged(net, file, mask, data) for mask in masks]
@@ -88,8 +87,7 @@ def _network_screen(net: nn.Module, config: Config, data: Splits) -> list[str]:
 
 def judged(net: nn.Module, file: NetworkFile, mask: Tensor, data: Splits) -> Row:
     """Measure the accuracies of a file's network under a mask, and the weights that remain, all in percent."""
-    percent = 100.0 * file.flat.share(mask)
-    return {**accuracies(net, file.under(mask), data), "weights_remaining_percent": percent}
+    return accuracies(net, file.under(mask), data, 100.0 * file.flat.share(mask))
 
 
 LABELS = {

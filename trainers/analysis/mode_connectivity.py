@@ -20,7 +20,7 @@ from models.state_files import State
 from trainers.analysis.evaluate import nonzero_percent
 from trainers.analysis.network_file import NetworkFile, opened_network, read_network
 from trainers.results.curves import TEST, TRAIN, write_png
-from trainers.results.run_folder import free_file, resolved
+from trainers.results.run_folder import free_file
 from trainers.training.batchnorm import renew_statistics
 from trainers.training.rounding import naive_mask, rounded_masks
 from utils.errors import UserError
@@ -46,8 +46,7 @@ def connect_modes(config: Config) -> None:
 
     Source: Frankle et al., "Linear Mode Connectivity and the Lottery Ticket Hypothesis", ICML 2020 (arXiv 1912.05671).
     """
-    config = resolved(config)
-    data, net = opened_network(config)
+    config, data, net = opened_network(config)
     first, second = (read_network(net, path) for path in (config.pretrained, config.pretrained2))
     if (first.flat is None) != (second.flat is None):
         with_scores, without = (config.pretrained, config.pretrained2)[:: -1 if first.flat is None else 1]

@@ -18,6 +18,7 @@ from models.build import build_model
 from models.layers import Round
 from models.masking import FlatScores, plain_state, to_masked
 from models.state_files import State, load_scores, load_weights, read_search
+from trainers.results.run_folder import resolved
 from trainers.tickets.format import is_ticket_file
 from trainers.training.compile import allow_tf32
 from utils.errors import UserError
@@ -49,14 +50,16 @@ class NetworkFile:
         return masked_state(self.state, self.flat.split(factors))
 
 
-def opened_network(config: Config) -> tuple[Splits, nn.Module]:
-    """Return the data, and a plain network of the config's architecture on the device; no file is loaded yet.
+def opened_network(config: Config) -> tuple[Config, Splits, nn.Module]:
+    """Return the config, resolved, the data, and a plain network on the device; no file is loaded yet.
 
     Networks are measured in single precision, whatever the precision of their run.
     """
+    config = resolved(config)
     allow_tf32("fp32")
     data = load_data(config)
-    return data, build_model(config.model_copy(update={"pretrained": None}), data.spec).to(config.torch_device)
+    net = build_model(config.model_copy(update={"pretrained": None}), data.spec)
+    return config, data, net.to(config.torch_device)
 
 
 def read_network(net: nn.Module, path: str) -> NetworkFile:

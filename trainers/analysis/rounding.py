@@ -9,7 +9,7 @@ from typing import Any
 from args_helper import Config
 from trainers.analysis.evaluate import LABELS, judged, spread
 from trainers.analysis.network_file import opened_network, read_network
-from trainers.results.run_folder import free_file, resolved
+from trainers.results.run_folder import free_file
 from trainers.training.batchnorm import renew_statistics
 from trainers.training.loop import evaluate
 from trainers.training.rounding import naive_mask, rounded_masks
@@ -29,8 +29,7 @@ def compare_rounding(config: Config) -> None:
     Raises:
         UserError: the file cannot be used, or holds no scores.
     """
-    config = resolved(config)
-    data, net = opened_network(config)
+    config, data, net = opened_network(config)
     file = read_network(net, config.pretrained)
     if file.flat is None:
         raise UserError(

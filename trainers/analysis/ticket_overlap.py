@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from args_helper import Config
 from trainers.results.run_folder import free_file
@@ -12,8 +11,8 @@ from trainers.tickets.format import read_stored
 from utils.errors import UserError
 from utils.files import write_csv
 from utils.masks import Masks, is_bias
+from utils.run.run import Row
 
-Row = dict[str, Any]
 WHOLE = "all layers"
 
 

@@ -34,23 +34,22 @@ class Rounded(torch.autograd.Function):
         return gradient
 
 
-class PlainMaskedConv(nn.Conv2d):
-    """A convolution whose scores and flags are parameters."""
+class PlainMaskedConv(nn.Module):
+    """A convolution whose scores and flags are parameters; all weights are unpruned at first.
 
-    def take(self, layer: nn.Conv2d, scores: Tensor) -> PlainMaskedConv:
-        """Copy the weights of a layer, and set these scores; all weights are unpruned.
+    Args:
+        layer: a convolution without biases, whose weights are frozen.
+        scores: of the shape of its weights, in [0, 1].
+    """
 
-        Args:
-            layer: a convolution of the same shape.
-            scores: of the shape of its weights, in [0, 1].
-        """
-        self.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+    def __init__(self, layer: nn.Conv2d, scores: Tensor) -> None:
+        super().__init__()
+        self.layer = layer.requires_grad_(False)
         self.scores = nn.Parameter(scores.clone())
         self.flag = nn.Parameter(torch.ones_like(scores), requires_grad=False)
-        return self
 
     def forward(self, images: Tensor) -> Tensor:
-        return self._conv_forward(images, self.weight * Rounded.apply(self.scores) * self.flag, None)
+        return self.layer._conv_forward(images, self.layer.weight * Rounded.apply(self.scores) * self.flag, None)
 
 
 def plainly_masked(net: nn.Module, scores: dict[str, Tensor]) -> list[PlainMaskedConv]:
@@ -62,12 +61,8 @@ def plainly_masked(net: nn.Module, scores: dict[str, Tensor]) -> list[PlainMaske
     """
     layers = []
     for name, layer in [(name, layer) for name, layer in net.named_modules() if isinstance(layer, nn.Conv2d)]:
-        parent, _, child = name.rpartition(".")
-        made = PlainMaskedConv(
-            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, bias=False
-        )
-        setattr(net.get_submodule(parent), child, made.to(layer.weight.device).take(layer, scores[name]))
-        layers.append(made)
+        layers.append(PlainMaskedConv(layer, scores[name]))
+        net.set_submodule(name, layers[-1])
     return layers
 
 

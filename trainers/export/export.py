@@ -9,7 +9,7 @@ from args_helper import Config
 from data.load import load_data
 from models.build import build_model
 from trainers.export.formats import checked_files
-from trainers.export.savings import Networks, savings, savings_screen
+from trainers.export.savings import savings, savings_screen
 from trainers.pipeline import run_trials
 from trainers.results.run_folder import folder_of, resolved, trial_of
 from trainers.tickets.file import TICKET
@@ -47,8 +47,7 @@ def _export(config: Config, folder: Path) -> None:
     files, apart = checked_files(net, images)
     # Not signed constants: they deflate to almost nothing, unlike the trained weights of a dense network.
     drawn = {"init": "kaiming_normal", "pretrained": None, "weights": None}
-    dense = build_model(config.model_copy(update=drawn), data.spec)
-    networks = Networks(dense.eval().requires_grad_(False), net, masks, files["model.onnx"])
+    dense = build_model(config.model_copy(update=drawn), data.spec).eval().requires_grad_(False)
     report = {
         "network": "trained" if is_trained else "untrained",
         "weights_remaining": remaining(masks),
@@ -56,7 +55,7 @@ def _export(config: Config, folder: Path) -> None:
         "test_images": len(images),
         "bytes": {**{name: len(content) for name, content in files.items()}, TICKET: (folder / TICKET).stat().st_size},
         "largest_difference_of_logits": apart,
-        **savings(networks, images, data.spec.shape),
+        **savings(dense, net, masks, files["model.onnx"], images, data.spec.shape),
     }
     for name, content in files.items():
         write_atomic(folder / FOLDER / name, content)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import quantiles
 from typing import Any
 
@@ -26,78 +25,62 @@ ROUNDS, SECONDS = 50, 4.0
 """Timed passes per network, and their time limit in seconds (five passes are always timed)."""
 
 
-@dataclass(frozen=True)
-class Networks:
-    """The two networks to compare.
+def savings(
+    dense: nn.Module, masked: nn.Module, masks: Masks, onnx: bytes, images: Tensor, shape: tuple[int, ...]
+) -> dict[str, Any]:
+    """Measure the dense and the masked network, both in evaluation mode, on the CPU.
 
-    Attributes:
+    Args:
         dense: without zeros among its weights.
         masked: of the same architecture.
         masks: of `masked`.
         onnx: `masked` as ONNX.
-    """
-
-    dense: nn.Module
-    masked: nn.Module
-    masks: Masks
-    onnx: bytes
-
-
-def savings(networks: Networks, images: Tensor, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Measure the dense and the masked network.
-
-    Args:
-        networks: in evaluation mode, on the CPU.
         images: (B, C, H, W) to time them on: first one image, then all.
         shape: (channels, height, width) of an image.
 
     Returns:
         `flops_an_image` and `deflated_bytes`, each of `dense` and `masked`; `latency`, one row per runtime and number
-        of images; and `threads`.
+        of images: medians and quartiles in milliseconds; and `threads`.
     """
-    flops = forward_flops(networks.masked, shape)
+    flops = forward_flops(masked, shape)
     spared = sum(
         flops[name.removesuffix(".weight")] * (1.0 - mask.float().mean().item())
-        for name, mask in networks.masks.items()
+        for name, mask in masks.items()
         if name.endswith(".weight")
     )
     deflated = {
         name: len(zlib.compress(save({key: value.contiguous() for key, value in net.state_dict().items()}), 9))
-        for name, net in (("dense", networks.dense), ("masked", networks.masked))
+        for name, net in (("dense", dense), ("masked", masked))
+    }
+    runners = {
+        "PyTorch": (dense, masked),
+        "ONNX Runtime": (onnx_runner(_with_weights(onnx, dense, masks)), onnx_runner(onnx)),
     }
     return {
         "flops_an_image": {"dense": flops[""], "masked": round(flops[""] - spared)},
         "deflated_bytes": deflated,
-        "latency": _latency(networks, images),
+        "latency": [
+            {"by": by, "images": len(part), **_timed(*pair, part)}
+            for by, pair in runners.items()
+            for part in (images[:1], images)
+        ],
         "threads": torch.get_num_threads(),
     }
 
 
-def _latency(networks: Networks, images: Tensor) -> list[dict[str, Any]]:
-    """Time both alternately, so that other load on the machine hits both; median and quartiles in milliseconds."""
-    runners = {
-        "PyTorch": (networks.dense, networks.masked),
-        "ONNX Runtime": (onnx_runner(_with_weights_of(networks)), onnx_runner(networks.onnx)),
-    }
-    return [
-        {"by": by, "images": len(part), **_timed(*pair, part)}
-        for by, pair in runners.items()
-        for part in (images[:1], images)
-    ]
-
-
-def _with_weights_of(networks: Networks) -> bytes:
-    """Return the ONNX of the masked network with the weights of the dense one."""
+def _with_weights(content: bytes, dense: nn.Module, masks: Masks) -> bytes:
+    """Return the ONNX of a masked network with the weights of the dense one."""
     import onnx
 
-    model, weights = onnx.load_from_string(networks.onnx), networks.dense.state_dict()
+    model, weights = onnx.load_from_string(content), dense.state_dict()
     for one in model.graph.initializer:
-        if one.name in weights and one.name in networks.masks:
+        if one.name in weights and one.name in masks:
             one.CopyFrom(onnx.numpy_helper.from_array(weights[one.name].numpy(), one.name))
     return model.SerializeToString()
 
 
 def _timed(dense: Callable, masked: Callable, images: Tensor) -> dict[str, Any]:
+    """Time both alternately, so that other load on the machine hits both; median and quartiles in milliseconds."""
     taken: dict[str, list[float]] = {"dense": [], "masked": []}
     until = time.perf_counter() + SECONDS
     with torch.no_grad():
@@ -132,12 +115,8 @@ def savings_screen(report: dict[str, Any]) -> list[str]:
         name = f"{row['by']}, {counted(row['images'], 'image')}"
         ratio = f"{row['ratio']:.2f} ({row['ratio_low']:.2f}–{row['ratio_high']:.2f})"
         lines.append(f"    {name:<24} {row['dense_ms']:>6.2f} ms {row['masked_ms']:>8.2f} ms  {ratio}")
-    rounds = min(row["n"] for row in report["latency"])
-    threads = report["threads"]
-    return [
-        *lines,
-        f"    medians (middle half) of {rounds} turns or more, on {counted(threads, 'CPU thread')}",
-    ]
+    rounds, threads = min(row["n"] for row in report["latency"]), counted(report["threads"], "CPU thread")
+    return [*lines, f"    medians (middle half) of {rounds} turns or more, on {threads}"]
 
 
 def _short(flops: int) -> str:

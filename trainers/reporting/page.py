@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
@@ -87,7 +87,7 @@ class Report:
     title: str
     about: str
     sections: Sequence[Section]
-    problems: Sequence[Problem] = field(default=())
+    problems: Sequence[Problem] = ()
 
     @property
     def files(self) -> list[File]:
@@ -106,12 +106,11 @@ def as_html(report: Report) -> str:
     Returns:
         A page that loads no other file, except downloads above `LARGEST_IN_PAGE`.
     """
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, keep_trailing_newline=False)
-    environment.globals["uri"] = data_uri
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True)
     script = (HERE / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     template = environment.get_template("page.html.j2")
-    return template.render(report=report, script=Markup(script), script_hash=f"sha256-{digest}")
+    return template.render(report=report, script=Markup(script), script_hash=f"sha256-{digest}", uri=data_uri)
 
 
 def data_uri(kind: str, content: str | bytes) -> str:

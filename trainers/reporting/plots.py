@@ -35,44 +35,47 @@ class RenderedPlot(NamedTuple):
     png: bytes
 
 
-Draw = Callable[[Figure, int], None]
-"""Draws into a figure with this many panels per row."""
+DrawPanel = Callable[[Axes, Any], None]
+"""Draws an item into its panel."""
 
 
-def render(draw: Draw, panels: int, height: float = PANEL[1]) -> RenderedPlot:
+def render(
+    draw: DrawPanel, items: Sequence[Any], height: float = PANEL[1], one_legend: bool = True, **sharing: Any
+) -> RenderedPlot:
     """Render a plot twice, wide and narrow, so that a page can show the one that fits the screen.
 
     Args:
-        draw: called for each of the two; it has to draw the same content into any number of columns.
-        panels: how many, at least 1.
+        draw: called for every panel of both; it draws the same content each time.
+        items: one for each panel, at least one, in reading order.
         height: of a panel, in inches; its width is always `PANEL[0]`.
+        one_legend: whether one legend for all panels stands below them.
+        sharing: `sharex`, `sharey`: axes that the panels share.
 
     Returns:
         The plot, without a date or version in its files, so that the same data give the same bytes.
     """
     with matplotlib.rc_context(DEFAULTS):
-        wide, narrow = (_figure(draw, panels, columns, height) for columns in (2, 1))
+        wide, narrow = (_figure(draw, items, columns, height, sharing) for columns in (2, 1))
+        if one_legend:
+            legend(wide)
+            legend(narrow)
         undated = {"Date": None, "Creator": None}
         svgs = (image_of(figure, "svg", metadata=undated).decode() for figure in (wide, narrow))
         return RenderedPlot(*svgs, image_of(wide, "png", dpi=200, metadata={"Software": None}))
 
 
-def _figure(draw: Draw, panels: int, columns: int, height: float) -> Figure:
-    rows = math.ceil(panels / columns)
+def _figure(draw: DrawPanel, items: Sequence[Any], columns: int, height: float, sharing: Mapping[str, Any]) -> Figure:
+    rows = math.ceil(len(items) / columns)
     figure = Figure(figsize=(PANEL[0] * columns, rows * height + 0.4), layout="constrained")
-    draw(figure, min(columns, panels))
+    grid = figure.subplots(rows, min(columns, len(items)), squeeze=False, **sharing).flatten()
+    for axes in grid[len(items) :]:  # cells that stay empty
+        axes.set_visible(False)
+    for axes, item in zip(grid, items):
+        draw(axes, item)
     return figure
 
 
 # ---- parts that plots share ----------------------------------------------------------------------------------------
-
-
-def panels(figure: Figure, number: int, columns: int, **sharing: Any) -> list[Axes]:
-    """Return `number` panels in reading order; unused cells of the grid stay empty. `sharing`: sharex, sharey."""
-    grid = figure.subplots(math.ceil(number / columns), columns, squeeze=False, **sharing).flatten()
-    for axes in grid[number:]:
-        axes.set_visible(False)
-    return list(grid[:number])
 
 
 def styles(names: Sequence[Any], kind: Literal["marker", "linestyle"]) -> dict[Any, dict[str, Any]]:

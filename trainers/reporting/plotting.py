@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from trainers.reporting.gather import FINISHED
-from trainers.reporting.plots import PANEL, RenderedPlot, label, legend, log_axis, panels, points, render, styles
-from trainers.reporting.series import Experiment, Task, grouped
+from trainers.reporting.plots import PANEL, RenderedPlot, label, log_axis, points, render, styles
+from trainers.reporting.series import Experiment, Series, Task, grouped
 from trainers.reporting.tables import Row, prefixed
 from trainers.results.trials import Spread
 
+Drawing = Callable[[Task, Sequence[Row]], RenderedPlot | None]
+"""Draws the plot of a task and of the rows of its table, at least one; None: there is nothing to draw."""
 DENSE = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 SAME_DENSITY = 1.15
 """Densities up to this ratio apart share a panel in the plot of layers."""
@@ -48,35 +49,25 @@ def draw_accuracy(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
         if not ticks or density / ticks[-1] > TOUCHING:
             ticks.append(density)
 
-    def draw(figure: Figure, columns: int) -> None:
-        for axes, (key, title) in zip(
-            panels(figure, 2, columns, sharex=True),
-            (("before", "before fine-tuning"), ("after", "after fine-tuning")),
-        ):
-            density = "gem_percent" if key == "before" else "weights_remaining_percent"
-            for index, (name, members) in enumerate(series.items()):
-                beside = BESIDE ** ((index - (len(series) - 1) / 2) / len(series))
-                shown = moved(_on_log_axis(members, f"{density}_mean"), density, beside)
-                points(axes, shown, density, key, label=label(name), **look[name])
-            if key == "after":
-                _dense_lines(axes, [row for row in rows if row["series"] in dense])
-            elif task.chance:  # after training it would lie far below and squeeze all else
-                axes.axhline(task.chance, color="#777777", linestyle=":", linewidth=1, label="chance")
-            log_axis(axes.xaxis, "weights remaining (%)", lambda value: percent(value)[:-1])
-            if len(ticks) <= MOST_TICKS:
-                axes.xaxis.set_major_locator(FixedLocator(ticks))
-            axes.set(ylabel="test accuracy (%)", title=title)
-            axes.tick_params(labelbottom=True)
-        figure.axes[0].invert_xaxis()  # shared; as usual, sparser to the right
-        legend(figure)
+    def draw(axes: Axes, key: str) -> None:
+        density = "gem_percent" if key == "before" else "weights_remaining_percent"
+        mean = f"{density}_mean"
+        for index, (name, members) in enumerate(series.items()):
+            beside = BESIDE ** ((index - (len(series) - 1) / 2) / len(series))
+            shown = [{**row, mean: row[mean] * beside} for row in _on_log_axis(members, mean)]
+            points(axes, shown, density, key, label=label(name), **look[name])
+        if key == "after":
+            _dense_lines(axes, [row for row in rows if row["series"] in dense])
+        elif task.chance:  # after training it would lie far below and squeeze all else
+            axes.axhline(task.chance, color="#777777", linestyle=":", linewidth=1, label="chance")
+        log_axis(axes.xaxis, "weights remaining (%)", lambda value: percent(value)[:-1])
+        if len(ticks) <= MOST_TICKS:
+            axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.set(ylabel="test accuracy (%)", title=f"{key} fine-tuning")
+        axes.tick_params(labelbottom=True)
+        axes.xaxis.set_inverted(True)  # as usual, sparser to the right
 
-    return render(draw, 2)
-
-
-def moved(rows: Iterable[Row], density: str, factor: float) -> list[Row]:
-    """Return rows with their density (the name of a spread) multiplied, for drawing only."""
-    key = f"{density}_mean"
-    return [row if row[key] is None else {**row, key: row[key] * factor} for row in rows]
+    return render(draw, ("before", "after"), sharex=True)
 
 
 def _dense_lines(axes: Axes, rows: Sequence[Row]) -> None:
@@ -89,16 +80,13 @@ def _dense_lines(axes: Axes, rows: Sequence[Row]) -> None:
             )
 
 
-def draw_checks(rows: Sequence[Row]) -> RenderedPlot | None:
+def draw_checks(_task: Task, rows: Sequence[Row]) -> RenderedPlot:
     """Plot every ticket's accuracy, with the accuracies of its checks on lines below it."""
-    if not rows:
-        return None
     tickets = grouped(rows, itemgetter("series", "weights_remaining_percent", "ticket_mean"))
     checks = list(dict.fromkeys(row["check"] for row in rows))
     look = styles(["ticket", *checks], "marker")
 
-    def draw(figure: Figure, columns: int) -> None:
-        axes = figure.subplots()
+    def draw(axes: Axes, tickets: Mapping[Any, Sequence[Row]]) -> None:
         for place, members in enumerate(tickets.values()):
             _dot(axes, members[0], "ticket", place, {**look["ticket"], "label": "ticket"})
             for row in members:
@@ -111,9 +99,8 @@ def draw_checks(rows: Sequence[Row]) -> RenderedPlot | None:
         axes.grid(axis="y", visible=False)
         for place in range(1, len(names)):
             axes.axhline(place - 0.28, color="#BBBBBB", linewidth=0.6)
-        legend(figure)
 
-    return render(draw, 1, height=0.7 + 0.5 * len(tickets))
+    return render(draw, [tickets], height=0.7 + 0.5 * len(tickets))
 
 
 def _dot(axes: Axes, row: Row, key: str, place: float, look: Mapping[str, Any]) -> None:
@@ -136,31 +123,29 @@ def draw_layers(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
     look = styles([one.name for one in task.tickets], "marker")
     floor = 0.5 * min((row["density_percent_mean"] for row in rows if row["density_percent_mean"]), default=1.0)
 
-    def draw(figure: Figure, columns: int) -> None:
-        for axes, group in zip(panels(figure, len(groups), columns, sharey=True), groups):
-            # A line for each experiment: two densities of a series may share a panel.
-            lines = grouped(group, itemgetter("series", "config_hash"))
-            for name, members in ((name, lines[key]) for name in look for key in lines if key[0] == name):
-                # A log axis cannot show a layer without weights: it gets a hollow marker at the bottom.
-                at = [layers.index(row["layer"]) for row in members]
-                heights = [max(row["density_percent_mean"], floor) for row in members]
-                (line,) = axes.plot(at, heights, label=label(name), linewidth=0.9, **look[name])
-                dead = [(x, floor) for x, row in zip(at, members) if not row["density_percent_mean"]]
-                axes.plot(*zip(*dead), "o", mfc="white", mec=line.get_color(), ms=6) if dead else None
-            log_axis(axes.yaxis, "weights remaining (%)")
-            axes.tick_params(labelleft=True)
-            axes.set_title(f"about {percent(group[0]['weights_remaining_percent'])} of all weights")
-            axes.set_xticks(range(len(layers)), layers, rotation=90, fontsize=6.5 if len(layers) <= 24 else 4)
-        legend(figure)
+    def draw(axes: Axes, group: Sequence[Row]) -> None:
+        # A line for each experiment: two densities of a series may share a panel.
+        lines = grouped(group, itemgetter("series", "config_hash"))
+        for name, members in ((name, lines[key]) for name in look for key in lines if key[0] == name):
+            # A log axis cannot show a layer without weights: it gets a hollow marker at the bottom.
+            at = [layers.index(row["layer"]) for row in members]
+            heights = [max(row["density_percent_mean"], floor) for row in members]
+            (line,) = axes.plot(at, heights, label=label(name), linewidth=0.9, **look[name])
+            dead = [(x, floor) for x, row in zip(at, members) if not row["density_percent_mean"]]
+            axes.plot(*zip(*dead), "o", mfc="white", mec=line.get_color(), ms=6) if dead else None
+        log_axis(axes.yaxis, "weights remaining (%)")
+        axes.tick_params(labelleft=True)
+        axes.set_title(f"about {percent(group[0]['weights_remaining_percent'])} of all weights")
+        axes.set_xticks(range(len(layers)), layers, rotation=90, fontsize=6.5 if len(layers) <= 24 else 4)
 
-    return render(draw, len(groups), height=PANEL[1] + 0.3)
+    return render(draw, groups, PANEL[1] + 0.3, sharey=True)
 
 
 STEERED = {"lmbda": "λ", "threshold": "threshold of the rounding"}
 """Columns of the table of epochs that a search may change by itself, with the label of their axis."""
 
 
-def draw_curves(task: Task) -> RenderedPlot | None:
+def draw_curves(task: Task, _rows: Sequence[Row]) -> RenderedPlot | None:
     """Plot test accuracy by epoch, one panel per series: the average of finished trials, and each unfinished run.
 
     What a search steers by itself has a panel of its own (see `STEERED`).
@@ -173,20 +158,20 @@ def draw_curves(task: Task) -> RenderedPlot | None:
     if not shown:
         return None
 
-    def draw(figure: Figure, columns: int) -> None:
-        for axes, (series, metric) in zip(panels(figure, len(shown), columns), shown):
-            look = styles([one.config_hash for one in series.experiments], "linestyle")
-            for one in series.experiments:
-                _curve(axes, one, metric, look[one.config_hash])
-            axes.set_title(label(series.name))
-            if metric == "test_acc":
-                axes.set(xlabel="epoch, search and fine-tuning", ylabel="test accuracy (%)", ylim=(0, 103))
-            else:
-                axes.set(xlabel="epoch of the search", ylabel=STEERED[metric])
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, frameon=False, fontsize=7.5)
+    def draw(axes: Axes, item: tuple[Series, str]) -> None:
+        series, metric = item
+        look = styles([one.config_hash for one in series.experiments], "linestyle")
+        for one in series.experiments:
+            _curve(axes, one, metric, look[one.config_hash])
+        axes.set_title(label(series.name))
+        if metric == "test_acc":
+            axes.set(xlabel="epoch, search and fine-tuning", ylabel="test accuracy (%)", ylim=(0, 103))
+        else:
+            axes.set(xlabel="epoch of the search", ylabel=STEERED[metric])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, frameon=False, fontsize=7.5)
 
-    return render(draw, len(shown), height=PANEL[1] + 0.3)
+    return render(draw, shown, PANEL[1] + 0.3, one_legend=False)
 
 
 def _curve(axes: Axes, one: Experiment, metric: str, look: Mapping[str, Any]) -> None:
@@ -226,18 +211,16 @@ def draw_costs(task: Task, rows: Sequence[Row]) -> RenderedPlot | None:
     kinds = {"flops_dense": "training FLOPs, dense", "flops_masked": "training FLOPs, masked", "epochs": "epochs",
              "seconds": "seconds"}  # fmt: skip
 
-    def draw(figure: Figure, columns: int) -> None:
-        for axes, (key, about) in zip(panels(figure, len(kinds), columns, sharey=True), kinds.items()):
-            for name, members in grouped(rows, itemgetter("series")).items():
-                points(axes, members, key, "after", label=label(name), **look[name])
-                if name not in {one.name for one in task.dense}:
-                    _written(axes, members, f"{key}_mean")
-            log_axis(axes.xaxis, about, prefixed)
-            axes.set(ylabel="test accuracy (%)")
-            axes.tick_params(labelleft=True)
-        legend(figure)
+    def draw(axes: Axes, key: str) -> None:
+        for name, members in grouped(rows, itemgetter("series")).items():
+            points(axes, members, key, "after", label=label(name), **look[name])
+            if name not in {one.name for one in task.dense}:
+                _written(axes, members, f"{key}_mean")
+        log_axis(axes.xaxis, kinds[key], prefixed)
+        axes.set(ylabel="test accuracy (%)")
+        axes.tick_params(labelleft=True)
 
-    return render(draw, len(kinds))
+    return render(draw, list(kinds), sharey=True)
 
 
 def _written(axes: Axes, rows: Sequence[Row], key: str) -> None:

@@ -1,7 +1,7 @@
 """Make a report of run folders: one HTML page, the same in Markdown, and its plots and tables as files.
 
 A section is a task, and `TaskSection` names its parts in the order of the page. To add a part, add a table to
-`contents.Contents`, perhaps a plot to `plotting`, and a method here.
+`contents.Contents`, perhaps a plot to `plotting`, and a line to `section`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from trainers.reporting import plotting as drawings
 from trainers.reporting.contents import Contents
 from trainers.reporting.gather import FINISHED, gather
 from trainers.reporting.page import File, Part, Report, Section, as_html, as_markdown
-from trainers.reporting.plots import RenderedPlot
 from trainers.reporting.series import Task, tasks_of
 from trainers.reporting.tables import Table
 from utils.errors import UserError, counted
@@ -107,60 +106,45 @@ class TaskSection:
 
     def section(self) -> Section:
         """Return the section with all its parts."""
-        parts = [self._accuracy(), self._checks(), self._layers(), self._curves(), self._costs(),
-                 self._part("paper", "Beside the paper", self._tables.paper()),
-                 self._part("runs", "Runs", self._tables.runs())]  # fmt: skip
-        return Section(self._slug, self._task.title, self._notes(), [part for part in parts if part])
-
-    def _accuracy(self) -> Part | None:
-        table = self._tables.accuracy()
-        return self._part(
-            "accuracy", "Accuracy against weights remaining", table, drawings.draw_accuracy(self._task, table.rows),
-            caption="Mean ± standard deviation of the test accuracy over trials; dashed: the dense network (band: "
-            "± standard deviation); dotted: guessing. Before fine-tuning, the weights are the gem's. The panels' axes "
-            "differ; points of one density are drawn up to 3% beside it, so that bars can be told apart.",
-            notes=[*self._not_at_initialisation(), *self._also_differing()],
-        )  # fmt: skip
-
-    def _checks(self) -> Part | None:
-        table = self._tables.checks()
-        return self._part(
-            "checks", "Sanity checks", table, drawings.draw_checks(table.rows),
-            caption="Tickets above their checks, mean ± standard deviation over trials. The verdicts, by the paired "
-            "test, stand in the table: bars that overlap do not decide.",
-        )  # fmt: skip
-
-    def _layers(self) -> Part | None:
-        table = self._tables.layers()
-        return self._part(
-            "layers", "Density layer by layer", table, drawings.draw_layers(self._task, table.rows), folded=True,
-            caption="Weights remaining in each layer, mean over trials. Hollow, on the floor: the layer has none left.",
-        )  # fmt: skip
-
-    def _curves(self) -> Part | None:
-        return self._part(
-            "curves", "Learning curves", self._tables.curves(), drawings.draw_curves(self._task), folded=True,
-            caption="Test accuracy at each epoch, one line a density: mean over finished trials, band ± standard "
-            "deviation. A stroke across: fine-tuning begins. A triangle ends the line of a run that goes on. Where the "
-            "threshold of the rounding moves, a panel shows it.",
-            more=[("epochs", self._tables.epochs())],
-        )  # fmt: skip
-
-    def _costs(self) -> Part | None:
-        table = self._tables.costs()
-        return self._part(
-            "costs", "What it cost", table, drawings.draw_costs(self._task, table.rows),
-            caption="Test accuracy after fine-tuning against the cost of search and fine-tuning together, log axes; "
-            "weights remaining at each point.",
-        )  # fmt: skip
+        part, tables = self._part, self._tables
+        parts = [
+            part("accuracy", "Accuracy against weights remaining", tables.accuracy(), drawings.draw_accuracy,
+                caption="Mean ± standard deviation of the test accuracy over trials; dashed: the dense network (band: "
+                "± standard deviation); dotted: guessing. Before fine-tuning, the weights are the gem's. The panels' "
+                "axes differ; points of one density are drawn up to 3% beside it, so that bars can be told apart.",
+                notes=[*self._not_at_initialisation(), *self._also_differing()],
+            ),
+            part("checks", "Sanity checks", tables.checks(), drawings.draw_checks,
+                caption="Tickets above their checks, mean ± standard deviation over trials. The verdicts, by the "
+                "paired test, stand in the table: bars that overlap do not decide.",
+            ),
+            part("layers", "Density layer by layer", tables.layers(), drawings.draw_layers, folded=True,
+                caption="Weights remaining in each layer, mean over trials. Hollow, on the floor: the layer has none "
+                "left.",
+            ),
+            part("curves", "Learning curves", tables.curves(), drawings.draw_curves, folded=True,
+                caption="Test accuracy at each epoch, one line a density: mean over finished trials, band ± standard "
+                "deviation. A stroke across: fine-tuning begins. A triangle ends the line of a run that goes on. "
+                "Where the threshold of the rounding moves, a panel shows it.",
+                more=[("epochs", tables.epochs())],
+            ),
+            part("costs", "What it cost", tables.costs(), drawings.draw_costs,
+                caption="Test accuracy after fine-tuning against the cost of search and fine-tuning together, log "
+                "axes; weights remaining at each point.",
+            ),
+            part("paper", "Beside the paper", tables.paper()),
+            part("runs", "Runs", tables.runs()),
+        ]  # fmt: skip
+        return Section(self._slug, self._task.title, self._notes(), [one for one in parts if one])
 
     def _part(
-        self, name: str, heading: str, table: Table, figure: RenderedPlot | None = None, *,
+        self, name: str, heading: str, table: Table, draw: drawings.Drawing | None = None, *,
         more: Sequence[tuple[str, str]] = (), **words: object,
     ) -> Part | None:  # fmt: skip
         """Return a part and its files; None if the table has no rows."""
         if not table.rows:
             return None
+        figure = draw and draw(self._task, table.rows)
         stem = f"{self._slug}_{name}"
         files = [File(f"tables/{stem}.csv", table.csv().encode(), "table (CSV)")]
         files += [File(f"tables/{self._slug}_{other}.csv", text.encode(), "every epoch (CSV)") for other, text in more]

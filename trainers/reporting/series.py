@@ -171,12 +171,13 @@ def _series(runs: Sequence[RunRecord]) -> tuple[Series, ...]:
         Experiment(name, tuple(sorted(members, key=lambda run: run.trial)))
         for name, members in grouped(runs, lambda run: run.config_hash).items()
     ]
-    by_key = grouped(experiments, lambda one: (one.config.algo, family_of(one.config) or _by_options(one)))
+    # A run with another seed is another experiment and, at the same density, another series.
+    by_key = grouped(experiments, lambda one: (one.config.algo, family_of(one.config) or str(_options(one.config))))
     for key, members in list(by_key.items()):
         if len({one.config.target_sparsity for one in members}) < len(members):  # two at one density are two series
             del by_key[key]
             for one in members:
-                by_key[one.config.algo, _by_options(one)].append(one)
+                by_key[one.config.algo, str(_options(one.config))].append(one)
     groups = [tuple(sorted(members, key=lambda one: -one.density)) for members in by_key.values()]
     named = zip(_names(groups), groups)
     return tuple(Series(name, members) for name, members in sorted(named, key=lambda one: one[0]))
@@ -201,11 +202,6 @@ def family_of(config: Config) -> str | None:
 def _place(config: Config) -> str:
     """Return the path of a run among the results, without its trial."""
     return "/".join(part for part in (config.subfolder, config.name, config.run_idx) if part)
-
-
-def _by_options(experiment: Experiment) -> tuple:
-    # A run with another seed is another experiment and, at the same density, another series.
-    return tuple(sorted((name, str(value)) for name, value in _options(experiment.config).items()))
 
 
 def _options(config: Config) -> dict[str, Any]:

@@ -47,8 +47,7 @@ class Table:
 
     def csv(self) -> str:
         """Return the rows as CSV, numbers unrounded."""
-        names = [name for name in self.rows[0] if name != "links"] if self.rows else []
-        return as_csv([{name: row.get(name) for name in names} for row in self.rows])
+        return as_csv([{name: value for name, value in row.items() if name != "links"} for row in self.rows])
 
     def markdown(self) -> str:
         """Return the table in GitHub's Markdown."""

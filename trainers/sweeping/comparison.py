@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from trainers.results.trials import write_trials
 from utils.files import write_atomic, write_csv
 from utils.markdown import markdown_table
 
-Row = dict[str, Any]
 METRICS = {
     "weights_remaining_percent": "weights remaining (%)",
     "gem_percent": "gem (%)",
@@ -23,54 +22,44 @@ METRICS = {
 }
 
 
-def comparison_table(experiments: Mapping[str, tuple[Path, Config]]) -> list[Row]:
-    """Return a row for every experiment that has a finished trial.
+def write_comparison(folder: Path, experiments: Mapping[str, tuple[Path, Config]]) -> str:
+    """Write `comparison.csv` and `comparison.md`, and return the text of the latter; every worker writes the same.
+
+    A row has the keys `run`, `trials`, mean, sd and n of each of `METRICS` (percent; the gap in points), and for each
+    check the fields of its verdict, None where it was not run.
 
     Args:
-        experiments: name -> the folder of one of its trials, and its options.
-
-    Returns:
-        All rows with the same keys: `run`, `trials`, mean, sd and n of each of `METRICS` (percent; the gap in points),
-        and for each check `trials`, `margin`, `low`, `high` and `passes` of its verdict, None where it was not run.
+        folder: of the sweep.
+        experiments: name -> the folder of one of its trials, and its options. Those without a finished trial have no
+            row; without rows, nothing is written, and the text is empty.
     """
-    rows = []
-    for name, (folder, config) in experiments.items():
-        trials = write_trials(folder, config.config_hash)
-        if not trials["trials"]:
+    rows, cells = [], []
+    for name, (place, config) in experiments.items():
+        trials = write_trials(place, config.config_hash)
+        if not (count := len(trials["trials"])):
             continue
-        row: Row = {"run": name, "trials": len(trials["trials"])}
-        for metric in METRICS:
-            row |= {f"{metric}_{part}": trials["figures"][metric][part] for part in ("mean", "sd", "n")}
-        for check in CHECKS:
-            verdict = trials["checks"].get(check) or {}
-            row |= {f"{check}_{part}": verdict.get(part) for part in Verdict._fields}
-        rows.append(row)
-    return rows
-
-
-def write_comparison(folder: Path, rows: Sequence[Row]) -> str:
-    """Write `comparison.csv` and `comparison.md`, and return the text of the latter; every worker writes the same."""
+        spreads = {metric: trials["figures"][metric] for metric in METRICS}
+        verdicts = {check: trials["checks"].get(check) or dict.fromkeys(Verdict._fields) for check in CHECKS}
+        parts = {f"{of}_{part}": value for of, found in (spreads | verdicts).items() for part, value in found.items()}
+        rows.append({"run": name, "trials": count, **parts})
+        shown = [*(_spread(one, count) for one in spreads.values()), *map(_verdict, verdicts.values())]
+        cells.append([name, *shown, str(count)])
+    if not rows:
+        return ""
     write_csv(folder / "comparison.csv", rows)
     heading = ["run", *METRICS.values(), *(f"ticket − {check}" for check in CHECKS), "trials"]
-    cells = []
-    for row in rows:
-        metrics = [_spread(row, metric) for metric in METRICS]
-        cells.append([row["run"], *metrics, *(_verdict(row, check) for check in CHECKS), str(row["trials"])])
     text = markdown_table(heading, cells) + "\n"
     write_atomic(folder / "comparison.md", text)
     return text
 
 
-def _spread(row: Row, metric: str) -> str:
-    mean, sd, n = (row[f"{metric}_{part}"] for part in ("mean", "sd", "n"))
+def _spread(spread: Mapping[str, Any], trials: int) -> str:
+    mean, sd, n = spread["mean"], spread["sd"], spread["n"]
     if mean is None:
         return "–"
-    fewer = "" if n == row["trials"] else f" (n = {n})"
+    fewer = "" if n == trials else f" (n = {n})"
     return (f"{mean:.2f} ± {sd:.2f}" if sd and sd >= 0.005 else f"{mean:.2f}") + fewer
 
 
-def _verdict(row: Row, check: str) -> str:
-    if row[f"{check}_margin"] is None:
-        return "–"
-    verdict = Verdict(*(row[f"{check}_{part}"] for part in Verdict._fields))
-    return f"{verdict.margin:+.2f}, {verdict.word}"
+def _verdict(found: Mapping[str, Any]) -> str:
+    return "–" if found["margin"] is None else f"{found['margin']:+.2f}, {Verdict(**found).word}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from args_helper import Config
@@ -43,25 +42,21 @@ class Trials:
         """The folder of the first trial, and its options as resolved on this machine."""
         return self._first.folder, self._first.config
 
-    def _close(self, unit: Unit, _ended_early: bool = False) -> None:
-        """Offer a unit no more; as a task's `done` it gets an argument, which is always False without a search."""
-        self._open.remove(unit)
-
     def take(self) -> Task | None:
         """Claim the next trial; None: all are finished, have failed, or are claimed by other workers."""
         for unit in tuple(self._open):
             claim = self._claims.claim(unit)
             if claim is None:
                 if unit.name in self._claims.problems:
-                    self._close(unit)
+                    self._open.remove(unit)
                 continue
             try:  # only now: before the claim, another worker may have finished it
                 finished = is_finished(unit.folder, unit.config, resumed=True, way_out=WAY_OUT)
                 if not finished or lacks_dense(unit.config):
-                    return Task(unit, claim, unit.name, done=partial(self._close, unit))
+                    return Task(unit, claim, unit.name, done=lambda _ended_early, unit=unit: self._open.remove(unit))
                 print(f"{unit.folder} is finished: nothing to do", flush=True)
             except UserError as error:
                 self._claims.problems[unit.name] = str(error)
             claim.release()
-            self._close(unit)
+            self._open.remove(unit)
         return None

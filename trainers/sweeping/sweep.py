@@ -10,7 +10,7 @@ from args_helper import Config
 from trainers.pipeline import report_trials
 from trainers.results.run_folder import decided, folder_of
 from trainers.results.trials import finished_trials
-from trainers.sweeping.comparison import comparison_table, write_comparison
+from trainers.sweeping.comparison import write_comparison
 from trainers.sweeping.grid import Trials
 from trainers.sweeping.plan import Planned, plan
 from trainers.sweeping.sweep_file import Study
@@ -95,8 +95,8 @@ def _compare(jobs: Sequence[Trials | Search], claims: Claims) -> None:
     experiments = {run.name: run.experiment for run in runs if run is not None and run.experiment[0].parent.is_dir()}
     for folder, config in experiments.values():
         report_trials(config, folder)  # a dense network may have been finished after the ticket
-    if table := comparison_table(experiments):
-        print(write_comparison(claims.folder, table))
+    if text := write_comparison(claims.folder, experiments):
+        print(text)
     for job in jobs:
         if not isinstance(job, Trials) and job.outcome:
             print(job.outcome)
