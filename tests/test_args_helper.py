@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 import main
 from args_helper import FLAGS_ONLY, FROM_FILE, OPTIONS, RETIRED, Config, parse_args
-from utils.errors import UserError
+from tests import toys
 from utils.options.modes import MODES
 from utils.options.types import allowed, choices_of, is_bool
 
@@ -74,9 +74,7 @@ def from_yaml(folder: Path, text: str) -> Config:
 
 def complaint(*argv: str) -> str:
     """What is said about a command line that cannot be used."""
-    with pytest.raises(UserError) as caught:
-        parse_args(list(argv))
-    return str(caught.value)
+    return toys.complaint(parse_args, list(argv))
 
 
 def complaint_about(folder: Path, text: str) -> str:
@@ -420,8 +418,8 @@ def test_pythons_none_is_no_value_where_yamls_is_the_default(tmp_path):
 
 def test_an_algorithm_beside_a_ticket_is_told_to_be_unused(tmp_path):
     (tmp_path / "x").write_text("")
-    with pytest.warns(UserWarning, match="--algo: not used, as ticket .*x is trained"), pytest.raises(UserError):
-        parse_args(["--algo", "snip", "--ticket", str(tmp_path / "x"), "--epochs", "-1"])
+    with pytest.warns(UserWarning, match="--algo: not used, as ticket .*x is trained"):
+        complaint("--algo", "snip", "--ticket", str(tmp_path / "x"), "--epochs", "-1")
 
 
 @pytest.mark.parametrize(("words", "says"), [
