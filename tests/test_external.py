@@ -9,10 +9,9 @@ import torchvision
 from conftest import SMALL, raising, same_bits, summary_of, timeless
 from safetensors.torch import load_file
 from torch import nn
-from toys import complaint
+from toys import complaint, spec_of
 
 from args_helper import config_of, parse_args
-from data.spec import DataSpec
 from models.build import build_model
 from models.masking import masked_layers, prunable_parameters, to_masked
 from trainers.algorithms.gem_miner import GemMiner
@@ -23,8 +22,7 @@ WEIGHTS = torchvision.models.ResNet18_Weights
 
 
 def build(arch: str, shape: tuple[int, int, int] = (3, 32, 32), classes: int = 5, **options: object) -> nn.Module:
-    spec = DataSpec(shape, tuple(map(str, range(classes))), (0.0,) * shape[0], (1.0,) * shape[0])
-    return build_model(config_of({"arch": arch, **options}), spec)
+    return build_model(config_of({"arch": arch, **options}), spec_of(*shape, classes=classes))
 
 
 # ---- torchvision ---------------------------------------------------------------------------------------------------
