@@ -151,10 +151,6 @@ class _Masked:
         rule: turns scores and flags into the factor of the weights.
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
-    flag: Tensor
-    bias_flag: Tensor | None
     bias_is_free = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -137,7 +137,7 @@ def _spelled(word: str) -> str:
     return f"--{name.replace('-', '_')}{equals}{value}"
 
 
-_NEGATIVE = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
+_NEGATIVE = re.compile(r"-([\d._]+(e[-+]?\d+)?|inf|infinity|nan)$", re.IGNORECASE)
 
 
 def _is_flag(word: str) -> bool:
