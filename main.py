@@ -10,11 +10,11 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from pkgutil import resolve_name
 
 from args_helper import Config, parse_args
 from utils.distributed.launch import launched, printed_once, wait_for_first
 from utils.errors import DistributedError, Diverged, Stopped, UserError, is_out_of_memory, printable
-from utils.registry import load_named
 
 MODES = {
     "list": "trainers.listing:print_list",
@@ -101,7 +101,7 @@ def _mode(config: Config) -> Callable[[Config], object]:
     if chosen and launched().world > 1:
         raise UserError(f"{chosen} runs in one process: start it with python, not with torchrun")
     _say_how_to_share(config)
-    return load_named(MODES[chosen])
+    return resolve_name(MODES[chosen])
 
 
 def _say_how_to_share(config: Config) -> None:

@@ -23,12 +23,12 @@ MODELS = {
     "ResNet101": "models.networks.resnet:resnet101",
     "WideResNet50_2": "models.networks.resnet:wide_resnet50_2",
     "WideResNet101_2": "models.networks.resnet:wide_resnet101_2",
-    "WideResNet28": "models.networks.wideresnet:wide_resnet28_2",
-    "vgg16": "models.networks.vgg:vgg16",
+    "WideResNet28": "models.networks.wideresnet:WideResNet28",
+    "vgg16": "models.networks.vgg:VGG16",
     "MobileNetV2": "models.networks.mobilenet:MobileNetV2",
     # For the 64×64 images of Tiny ImageNet; these networks end in average pooling over the image, so any size fits.
     "TinyResNet18": "models.networks.resnet:resnet18",
-    "tinyvgg16": "models.networks.vgg:vgg16",
+    "tinyvgg16": "models.networks.vgg:VGG16",
     "tinyMobileNetV2": "models.networks.mobilenet:MobileNetV2",
 }
 """Name -> module:factory; the factory takes a `ModelSpec` and returns a network of ordinary PyTorch layers."""

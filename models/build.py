@@ -6,6 +6,8 @@ no mask is marked before the draw, and changes none of its numbers.
 
 from __future__ import annotations
 
+from pkgutil import resolve_name
+
 from torch import nn
 
 from args_helper import Config
@@ -16,7 +18,6 @@ from models.initialise import WeightDraw, draw_scores, draw_weights
 from models.masking import keep_dense, leave_biases, require_prunable, to_masked, warn_of_unmasked
 from models.spec import ModelSpec
 from models.state_files import load_scores, load_weights, read_state
-from utils.registry import load_named
 from utils.rng import derive_rng, seeding_torch
 
 
@@ -84,4 +85,4 @@ def _network(arch: str, spec: ModelSpec) -> nn.Module:
         from models.networks.external import torchvision_network
 
         return torchvision_network(arch.removeprefix(TORCHVISION), spec)
-    return load_named(MODELS[arch.removesuffix(WITHOUT_MASKS)])(spec)
+    return resolve_name(MODELS[arch.removesuffix(WITHOUT_MASKS)])(spec)

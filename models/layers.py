@@ -78,19 +78,11 @@ class Round:
         return _StraightThrough.apply(scores, self.mask(scores, flag), flag)
 
 
-@dataclass(frozen=True)
-class Soft:
+class Soft(Round):
     """Use the scores themselves, s · f, as the factor; they are rounded only after the search (`hc_quantized: False`).
 
-    Attributes:
-        threshold: where the scores are rounded after the search.
+    `threshold` and `mask` are those of the rounding after the search.
     """
-
-    threshold: float = 0.5
-
-    def mask(self, scores: Tensor, flag: Tensor) -> Tensor:
-        """Return the mask after rounding, bool."""
-        return (scores > self.threshold) & flag
 
     def __call__(self, scores: Tensor, flag: Tensor) -> Tensor:
         return scores * flag
@@ -159,10 +151,6 @@ class _Masked:
         rule: turns scores and flags into the factor of the weights.
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
-    flag: Tensor
-    bias_flag: Tensor | None
     bias_is_free = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 import main
 from args_helper import FLAGS_ONLY, FROM_FILE, OPTIONS, RETIRED, Config, parse_args
-from utils.errors import UserError
+from tests import toys
 from utils.options.modes import MODES
 from utils.options.types import allowed, choices_of, is_bool
 
@@ -74,9 +74,7 @@ def from_yaml(folder: Path, text: str) -> Config:
 
 def complaint(*argv: str) -> str:
     """What is said about a command line that cannot be used."""
-    with pytest.raises(UserError) as caught:
-        parse_args(list(argv))
-    return str(caught.value)
+    return toys.complaint(parse_args, list(argv))
 
 
 def complaint_about(folder: Path, text: str) -> str:
@@ -144,6 +142,7 @@ def test_a_boolean_flag_is_bare_or_has_a_value_or_is_negated(name):
         ("--num_workers 3", "workers", 3), ("--width_mult 0.5", "width", 0.5), ("--run-idx 2", "run_idx", "2"),
         ("--save-every -1", "save_every", -1), ("--prune-rate -1e-3", "prune_rate", -0.001),
         ("--milestones 3 7", "milestones", (3, 7)), ("--ckpt_at_fixed_epochs 4", "ckpt_at_fixed_epochs", (4,)),
+        ("--milestones -3 7", "milestones", (-3, 7)),
         ("-e --pretrained x", "evaluate", True), ("--lmbda 1.e-5", "lmbda", 1e-5), ("--noise --lr 12", "lr", 12),
         # lines of a file
         ("ckpt_interval: 3", "save_every", 3), ("num_workers: 3", "workers", 3), ("data_dir: x", "data", "x"),
@@ -420,8 +419,8 @@ def test_pythons_none_is_no_value_where_yamls_is_the_default(tmp_path):
 
 def test_an_algorithm_beside_a_ticket_is_told_to_be_unused(tmp_path):
     (tmp_path / "x").write_text("")
-    with pytest.warns(UserWarning, match="--algo: not used, as ticket .*x is trained"), pytest.raises(UserError):
-        parse_args(["--algo", "snip", "--ticket", str(tmp_path / "x"), "--epochs", "-1"])
+    with pytest.warns(UserWarning, match="--algo: not used, as ticket .*x is trained"):
+        complaint("--algo", "snip", "--ticket", str(tmp_path / "x"), "--epochs", "-1")
 
 
 @pytest.mark.parametrize(("words", "says"), [

@@ -6,15 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.conftest import same_bits
+from tests.conftest import opened, same_bits
 from tests.toys import complaint
 from utils.run.checkpoints import Checkpoints, Keeping
-from utils.run.run import Run
-
-
-@pytest.fixture
-def run(tmp_path):
-    return Run(tmp_path, tmp_path / "log", seed=42)
 
 
 @pytest.fixture
@@ -23,13 +17,13 @@ def there(tmp_path):
     return lambda: {path.stem: torch.load(path) for path in (tmp_path / "checkpoints").iterdir()}
 
 
-def test_what_was_saved_of_a_stage_is_what_is_loaded(run, tmp_path):
+def test_what_was_saved_of_a_stage_is_what_is_loaded(run):
     network = {"weight": torch.randn(3, 4, dtype=torch.float64), "flag": torch.tensor([True, False])}
     state = {"network": network, "rows": [{"epoch": 0, "val_acc": None, "phase": "search"}], "done": False}
     assert run.load("search") is None
     run.save("search", state)
     run.save("check/mask_shuffle", {"other": 1})
-    again = Run(tmp_path, tmp_path / "log", seed=42)
+    again = opened(run.folder)
     stages = ("search", "check/mask_shuffle", "check/weight_reinit")
     assert same_bits([again.load(stage) for stage in stages], [state, {"other": 1}, None])
 
@@ -50,7 +44,7 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(run):
     ({"copies_every": 4, "copies_at": {"search": [{3, 4}]}}, ["finetune_3", "search_3", "search_4"]),
 ], ids=str)  # fmt: skip
 def test_copies_are_kept_of_the_epochs_asked_for(tmp_path, there, options, kept):
-    run = Run(tmp_path, tmp_path, seed=1, keeping=Keeping(**options, last=1))
+    run = opened(tmp_path, keeping=Keeping(**options, last=1))
     for stage in ("search", "finetune"):
         for epoch in range(5):
             run.save(stage, {"epoch": epoch, "half": True})  # in the middle of an epoch: never kept
@@ -59,10 +53,10 @@ def test_copies_are_kept_of_the_epochs_asked_for(tmp_path, there, options, kept)
     assert there() == {"search": {"epoch": 4}, "finetune": {"epoch": 4}, **copies}
 
 
-def test_a_kill_between_a_checkpoint_and_its_copy_loses_no_copy(run, tmp_path, monkeypatch):
+def test_a_kill_between_a_checkpoint_and_its_copy_loses_no_copy(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr("utils.run.checkpoints.write_atomic", lambda path, *_, **__: written.append(path.stem))
-    Run(tmp_path, tmp_path, seed=1, keeping=Keeping(copies_every=1)).save("search", {}, finished_epoch=0)
+    opened(tmp_path, keeping=Keeping(copies_every=1)).save("search", {}, finished_epoch=0)
     assert written == ["search_epoch_000", "search"]
 
 
@@ -85,7 +79,7 @@ def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_is_taken(run):
 
 @pytest.mark.parametrize("last", [1, 2, 3])
 def test_so_many_of_the_newest_are_kept(tmp_path, there, last):
-    run = Run(tmp_path, tmp_path, seed=1, keeping=Keeping(last=last))
+    run = opened(tmp_path, keeping=Keeping(last=last))
     for epoch in range(6):
         run.save("search", {"epoch": epoch})
     newest = {"search": {"epoch": 5}, "search.1": {"epoch": 4}, "search.2": {"epoch": 3}}

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from args_helper import Config, parse_args
-from data.spec import DataSpec
 from models.build import build_model
 from models.layers import Round, Soft
 from models.masking import masked_layers, prunable_parameters, set_rule, to_masked
+from tests.toys import spec_of
 from trainers.algorithms.edge_popup import EdgePopup
 from trainers.algorithms.gem_miner import GemMiner
 from trainers.training.loop import train_step
@@ -48,7 +48,7 @@ class Case:
 
     def network(self) -> tuple[nn.Module, Tensor, Tensor]:
         """The masked network with weights and scores as the file's seed draws them, and the images and labels."""
-        spec = DataSpec((3, self._side, self._side), tuple(map(str, range(self._classes))), (0.0,) * 3, (1.0,) * 3)
+        spec = spec_of(3, self._side, self._side, classes=self._classes)
         network = to_masked(build_model(self.config(), spec))
         rng = np.random.default_rng(self._seed)
         for layer in masked_layers(network).values():

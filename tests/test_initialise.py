@@ -11,7 +11,7 @@ from args_helper import OPTIONS, Config
 from models.initialise import WeightDraw, draw_scores, draw_weights
 from models.masking import masked_layers, prunable_parameters, to_masked
 from tests.toys import seeded
-from utils.options.types import Choices
+from utils.options.types import choices_of
 
 SMALL = torch.Size((60, 5, 3, 3))  # fan_in 45, fan_out 540
 LARGE = torch.Size((100, 200, 3, 1))  # fan_in 600, fan_out 300; 60,000 weights
@@ -21,11 +21,7 @@ def drawn(how: WeightDraw, shape: torch.Size = LARGE, seed: int = 0) -> Tensor:
     return how.parameter("layer.weight", shape, seeded(seed))
 
 
-def choices(option: str) -> tuple[str, ...]:
-    return next(extra.names for extra in OPTIONS[option].metadata if isinstance(extra, Choices))
-
-
-@pytest.fixture(params=choices("init"))
+@pytest.fixture(params=choices_of(OPTIONS["init"]))
 def init(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -101,8 +97,8 @@ def test_a_bias_is_uniform_within_one_over_the_root_of_fan_in_whatever_the_init(
 # ---- the config's draw ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("nonlinearity", choices("nonlinearity"))
-@pytest.mark.parametrize("mode", choices("mode"))
+@pytest.mark.parametrize("nonlinearity", choices_of(OPTIONS["nonlinearity"]))
+@pytest.mark.parametrize("mode", choices_of(OPTIONS["mode"]))
 def test_every_init_that_can_be_asked_for_is_drawn_as_asked(init, mode, nonlinearity):
     asked = WeightDraw.of(Config(init=init, mode=mode, nonlinearity=nonlinearity))
     assert torch.equal(drawn(asked, SMALL), drawn(WeightDraw(init, mode, nonlinearity), SMALL))
@@ -154,9 +150,9 @@ def test_a_draw_leaves_pytorchs_own_random_stream_alone():
     before = torch.get_rng_state()
     network = to_masked(small_network())
     torch.set_rng_state(before)
-    for init in choices("init"):
+    for init in choices_of(OPTIONS["init"]):
         draw_weights(network, seeded(), WeightDraw(init))
-    for how in choices("score_init"):
+    for how in choices_of(OPTIONS["score_init"]):
         draw_scores(network, seeded(), how)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -196,7 +192,7 @@ def test_scores_have_the_moments_and_the_distribution_of_their_beta(how, a, b, m
         assert inside == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / n))
 
 
-@pytest.mark.parametrize("how", choices("score_init"))
+@pytest.mark.parametrize("how", choices_of(OPTIONS["score_init"]))
 def test_the_seed_decides_and_biases_are_scored_after_all_weights_whose_scores_stay(how):
     without, none = scores_of(how, bias=False)
     weights, biases = scores_of(how, bias=True)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import torchvision
 from conftest import same_bits
 from torch import Tensor, nn
-from toys import complaint
+from toys import complaint, spec_of
 
 from args_helper import Config, parse_args
 from data.spec import DataSpec
@@ -36,10 +36,6 @@ def config(arch: str, dataset: str = "CIFAR10", **options: object) -> Config:
 
 def build(arch: str, dataset: str = "CIFAR10", **options: object) -> nn.Module:
     return build_model(config(arch, dataset, **options))
-
-
-def spec_of(*shape: int, classes: int = 10) -> DataSpec:
-    return DataSpec(shape, tuple(map(str, range(classes))), (0.0,) * shape[0], (1.0,) * shape[0])
 
 
 def small_spec(arch: str) -> DataSpec:

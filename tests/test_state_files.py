@@ -13,6 +13,7 @@ from conftest import same_bits
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from toys import complaint
+from untrusted_inputs import Evil
 
 from args_helper import parse_args
 from models.build import build_model
@@ -178,29 +179,20 @@ def test_weights_fit_whatever_the_scores_beside_them_look_like():
 # ---- what is refused -----------------------------------------------------------------------------------------------
 
 
-class Payload:
-    """Unpickled, it makes a file: the harmless kin of what a stranger's checkpoint might do."""
-
-    def __init__(self, evidence: Path) -> None:
-        self.evidence = evidence
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.evidence,))
-
-
 @pytest.mark.parametrize("form", ["pickle", "torch", "old torch", "beside a state_dict"])
 def test_a_file_that_would_run_code_is_refused_without_running_it_or_advice_to(form, tmp_path):
     evidence = tmp_path / "code_ran"
-    state = {"a.weight": torch.ones(1), "payload": Payload(evidence)}
+    payload = Evil(Path.touch, evidence)
+    state = {"a.weight": torch.ones(1), "payload": payload}
     beside = {"state_dict": {"a.weight": torch.ones(1)}, "args": state}
     path = saved(beside if "beside" in form else state, tmp_path, form == "old torch")
     if form == "pickle":
-        path.write_bytes(pickle.dumps(Payload(evidence), protocol=2))
+        path.write_bytes(pickle.dumps(payload, protocol=2))
     said = complaint(read_state, path)
     assert f"cannot read a state_dict from {path}" in said
     assert not any(word in said for word in ("weights_only", "can still be loaded", "\x1b"))
     assert not evidence.exists()
-    pickle.loads(pickle.dumps(Payload(evidence)))
+    pickle.loads(pickle.dumps(payload))
     assert evidence.exists()  # so the payload works where it is let
 
 

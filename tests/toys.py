@@ -29,6 +29,11 @@ class Toy(nn.Module):
         return self.out(self.norm(self.conv(images)).relu().flatten(1))
 
 
+def spec_of(*shape: int, classes: int = 10) -> DataSpec:
+    """Images of a shape (C, H, W) that are not normalised."""
+    return DataSpec(shape, tuple(map(str, range(classes))), (0.0,) * shape[0], (1.0,) * shape[0])
+
+
 def bools(text: str) -> Tensor:
     """`1101` as a boolean vector."""
     return torch.tensor([sign == "1" for sign in text])

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext, redirect_stderr, red
 from copy import deepcopy
 from itertools import groupby, islice, pairwise
 from pathlib import Path
+from pkgutil import resolve_name
 from statistics import median
 from typing import NamedTuple
 
@@ -40,7 +41,6 @@ from utils.environment import device_name
 from utils.errors import Stopped, counted
 from utils.masks import all_kept, is_bias, kept_count
 from utils.memory import peak_memory, reset_peak_memory
-from utils.registry import load_named
 from utils.run.run import Run
 from utils.run.stopping import Stopping
 
@@ -123,7 +123,7 @@ def _unpruned(config: Config, net: nn.Module) -> list[int] | None:
 
 def _prunings(config: Config, weights: int, unpruned: Sequence[int]) -> Iterator[str]:
     """Yield when a gradual algorithm prunes, and how many of its unpruned weights then remain."""
-    planned = config.algorithm.prunings and load_named(config.algorithm.prunings)(config, weights, unpruned)
+    planned = config.algorithm.prunings and resolve_name(config.algorithm.prunings)(config, weights, unpruned)
     if isinstance(planned, str):
         yield f"prunings     {planned}"
     elif planned:

@@ -1,7 +1,7 @@
-"""Loads functions by name: the project's as `module:function`, a user's as `path/to/file.py:function`.
+"""Loads a user's function by name, `path/to/file.py:function`, and reports what goes wrong in it.
 
-The tables `MODES`, `MODELS` and `ALGORITHMS` hold names only, because importing what they name takes seconds; it is
-imported when it is used.
+The project's own are named `module:function`, in the tables `MODES`, `MODELS` and `ALGORITHMS`, because importing them
+takes seconds; `pkgutil.resolve_name` imports one when it is used.
 """
 
 from __future__ import annotations
@@ -10,18 +10,11 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 from utils.errors import Diverged, Stopped, UserError, did_you_mean
-
-
-def load_named(place: str) -> Callable[..., Any]:
-    """Import the function that `module:function` names; for the project's own names, which are not checked."""
-    module, _, function = place.partition(":")
-    return getattr(import_module(module), function)
 
 
 def load_function(place: str) -> Callable[..., Any]:

@@ -43,34 +43,34 @@ class BasicBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one width, as a separate module because of the published names (`block1.layer.0`)."""
+    """Four blocks of one width, as a separate module because of the published names (`block1.layer.0`)."""
 
-    def __init__(self, channels_in: int, channels: int, stride: int, blocks: int, spec: ModelSpec) -> None:
+    def __init__(self, channels_in: int, channels: int, stride: int, spec: ModelSpec) -> None:
         super().__init__()
         first = BasicBlock(channels_in, channels, stride, spec)
-        self.layer = nn.Sequential(first, *(BasicBlock(channels, channels, 1, spec) for _ in range(blocks - 1)))
+        self.layer = nn.Sequential(first, *(BasicBlock(channels, channels, 1, spec) for _ in range(3)))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layer(images)
 
 
-class WideResNet(nn.Module):
-    """A wide ResNet of three stages, whose maps have the image's sides, a half and a quarter of them.
+class WideResNet28(nn.Module):
+    """WRN-28-2: 1.46 million weights on CIFAR-10.
+
+    Depth 28 with n = 4 blocks in each of three stages, k = 2 times as wide as 16, 32 and 64 channels. The stages' maps
+    have the image's sides, a half and a quarter of them.
 
     Args:
         spec: classes, image shape, layer options.
-        depth: number of layers, 6n + 4 with n blocks in each stage.
-        widen: factor of the stages' 16, 32 and 64 channels.
     """
 
-    def __init__(self, spec: ModelSpec, depth: int, widen: int) -> None:
+    def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        blocks = (depth - 4) // 6
-        stem, *widths = (spec.scaled(channels) for channels in (16, 16 * widen, 32 * widen, 64 * widen))
+        stem, *widths = (spec.scaled(channels) for channels in (16, 32, 64, 128))
         self.conv1 = nn.Conv2d(spec.channels, stem, 3, padding=1, bias=spec.bias)
-        self.block1 = Stage(stem, widths[0], 1, blocks, spec)
-        self.block2 = Stage(widths[0], widths[1], 2, blocks, spec)
-        self.block3 = Stage(widths[1], widths[2], 2, blocks, spec)
+        self.block1 = Stage(stem, widths[0], 1, spec)
+        self.block2 = Stage(widths[0], widths[1], 2, spec)
+        self.block3 = Stage(widths[1], widths[2], 2, spec)
         self.bn1 = BATCH_NORMS[spec.batch_norm](widths[2])
         self.fc = FullyConnected(widths[2], spec.classes, 1, bias=spec.bias)
 
@@ -78,8 +78,3 @@ class WideResNet(nn.Module):
         """Map images (B, C, H, W) to logits (B, classes)."""
         out = self.block3(self.block2(self.block1(self.conv1(images))))
         return self.fc(F.adaptive_avg_pool2d(F.relu(self.bn1(out)), 1)).flatten(1)
-
-
-def wide_resnet28_2(spec: ModelSpec) -> WideResNet:
-    """WRN-28-2: 1.46 million weights on CIFAR-10."""
-    return WideResNet(spec, depth=28, widen=2)

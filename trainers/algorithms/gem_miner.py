@@ -174,7 +174,7 @@ class GemMiner(ScoreTraining):
                 self.flat.scores.copy_(self._snapshot)
             self._flags_changed()
         # Unrounded scores may all be low for a while and still work; only rounding them at the end would leave nothing.
-        self.over = isinstance(self.rule, Round) and self.has_died()
+        self.over = not isinstance(self.rule, Soft) and self.has_died()
 
     def has_died(self) -> bool:
         """Whether no weight is switched on."""

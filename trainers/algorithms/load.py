@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 
 from torch import nn
 
@@ -14,7 +15,7 @@ from args_helper import Config
 from data.load import Splits
 from trainers.algorithms import ALGORITHMS
 from trainers.tickets.ticket import Ticket
-from utils.registry import load_function, load_named, reported
+from utils.registry import load_function, reported
 from utils.run.run import Run
 
 FindTicket = Callable[[nn.Module, Splits, Config, Run], Ticket]
@@ -33,6 +34,6 @@ def load_algorithm(name: str) -> FindTicket:
         UserError: the file cannot be used or has no such function. A user's function raises it too when it fails.
     """
     if name in ALGORITHMS:
-        return load_named(ALGORITHMS[name].function)
+        return resolve_name(ALGORITHMS[name].function)
     path = Path(name.rpartition(":")[0])
     return reported(path, f"the algorithm in {path} failed")(load_function(name))

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from utils.distributed.launch import launched
 
 
-class Progress:
+class Progress(tqdm):
     """The progress over the epochs and steps of one stage; within an epoch it reads nothing from the device.
 
     Args:
@@ -24,26 +24,20 @@ class Progress:
         self._stage, self._epochs, self._steps = stage, epochs, steps
         shown = sys.stderr.isatty() and launched().rank == 0
         # mininterval 0: steps alone decide when the bar is drawn, not the time since it was.
-        self._bar = tqdm(
+        super().__init__(
             total=epochs * steps, desc=stage, miniters=refresh_every, mininterval=0.0, dynamic_ncols=True,
             disable=not shown,
         )  # fmt: skip
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
     def at(self, epoch: int, step: int) -> None:
         """Move the bar to step `step` of epoch `epoch` (both 0-based), which is about to run."""
-        self._bar.update(epoch * self._steps + step - self._bar.n)
+        self.update(epoch * self._steps + step - self.n)
 
     def epoch_done(self, epoch: int, metrics: Mapping[str, str]) -> None:
         """Show the metrics of a finished epoch (0-based): name -> text, in this order."""
-        if self._bar.disable:
+        if self.disable:
             shown = "  ".join(f"{name} {value}" for name, value in metrics.items())
             print(f"{self._stage} {epoch + 1}/{self._epochs}  {shown}", flush=True)
         else:
-            self._bar.set_postfix(metrics, refresh=False)
+            self.set_postfix(metrics, refresh=False)
             self.at(epoch + 1, 0)
