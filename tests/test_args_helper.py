@@ -142,7 +142,6 @@ def test_a_boolean_flag_is_bare_or_has_a_value_or_is_negated(name):
         ("--num_workers 3", "workers", 3), ("--width_mult 0.5", "width", 0.5), ("--run-idx 2", "run_idx", "2"),
         ("--save-every -1", "save_every", -1), ("--prune-rate -1e-3", "prune_rate", -0.001),
         ("--milestones 3 7", "milestones", (3, 7)), ("--ckpt_at_fixed_epochs 4", "ckpt_at_fixed_epochs", (4,)),
-        ("--milestones -3 7", "milestones", (-3, 7)),
         ("-e --pretrained x", "evaluate", True), ("--lmbda 1.e-5", "lmbda", 1e-5), ("--noise --lr 12", "lr", 12),
         # lines of a file
         ("ckpt_interval: 3", "save_every", 3), ("num_workers: 3", "workers", 3), ("data_dir: x", "data", "x"),

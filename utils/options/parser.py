@@ -112,7 +112,7 @@ def read_flags(declared: Declarations, argv: list[str] | None) -> tuple[dict[str
     Raises:
         SystemExit: `--help` was given, and the help is printed.
     """
-    words = [_spelled(word) for word in (sys.argv[1:] if argv is None else argv)]
+    words = _joined([_spelled(word) for word in (sys.argv[1:] if argv is None else argv)])
     problems: list[str] = []
     parsed, rest = _parser(declared).parse_known_args(words)
     flags: dict[str, Given] = {}
@@ -120,10 +120,10 @@ def read_flags(declared: Declarations, argv: list[str] | None) -> tuple[dict[str
         declared.take(flags, name, Given(MISSING if value == [] else value, f"--{name}"), problems)
     for before, word, after in zip(["", *rest], map(abbreviate, rest), [*map(abbreviate, rest[1:]), ""]):
         flag, equals, value = word.partition("=")
-        if _is_flag(word):
-            value = value if equals or _is_flag(after) else after
+        if word.startswith("-"):
+            value = value if equals or after.startswith("-") else after
             problems.append(declared.unknown(flag, flag.lstrip("-"), value or None))
-        elif not _is_flag(before):  # otherwise it is the value of an unknown flag
+        elif not before.startswith("-"):  # otherwise it is the value of an unknown flag
             meant = f"; did you mean --config {word}?" if word.endswith((".yml", ".yaml")) else ""
             problems.append(f"{word}: not expected; an option is written --name value{meant}")
     return flags, problems
@@ -137,11 +137,23 @@ def _spelled(word: str) -> str:
     return f"--{name.replace('-', '_')}{equals}{value}"
 
 
-_NEGATIVE = re.compile(r"-([\d._]+(e[-+]?\d+)?|inf|infinity|nan)$", re.IGNORECASE)
+def _joined(words: list[str]) -> list[str]:
+    """Join `--lmbda -1e-4` into `--lmbda=-1e-4`, because argparse takes some negative numbers for flags."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and _is_number(word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
-def _is_flag(word: str) -> bool:
-    return word.startswith("-") and not _NEGATIVE.match(word)
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return word.startswith("-")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -164,7 +176,6 @@ def _parser(declared: Declarations) -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,  # the result holds only what was given, not the defaults
         formatter_class=_Help,
     )
-    parser._negative_number_matcher = _NEGATIVE  # by its own, before Python 3.14, `-1e-4` is a flag
     for group in declared.groups:
         section = parser.add_argument_group(group.__doc__)
         for name, field in group.model_fields.items():
