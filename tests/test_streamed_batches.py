@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError
 import numpy as np
 import pytest
 import torch
-from conftest import same_bits
+from conftest import raising, same_bits
 from PIL import ExifTags, Image
 from small_sets import put_noise
 from toys import complaint, seeded, whole
@@ -220,6 +220,13 @@ def test_a_missing_or_old_decoder_is_one_clear_message(monkeypatch, found):
     monkeypatch.setattr("data.device_decode.version", version)
     said = complaint(device_decoder, torch.device("cpu"))
     assert said.startswith("decode_on: cuda needs TorchCodec 0.17 or newer (") and (found or "torchcodec") in said
+
+
+def test_a_decoder_that_cannot_decode_here_is_told_at_once_instead_of_leaving_every_image_to_the_cpu(monkeypatch):
+    pytest.importorskip("torchcodec", minversion="0.17")
+    unable = raising(RuntimeError("torchcodec was not compiled with nvJPEG support"))
+    monkeypatch.setattr("torchcodec.decoders.decode_jpeg", unable)
+    assert "(torchcodec was not compiled with nvJPEG support)" in complaint(device_decoder, torch.device("cpu"))
 
 
 # ---- workers -------------------------------------------------------------------------------------------------------
