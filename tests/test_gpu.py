@@ -151,7 +151,7 @@ def test_a_step_that_waits_would_be_noticed():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_streamed_images_come_without_waiting(workers, tmp_path):
     files, found = ImageFiles.of(tmp_path, put_noise(tmp_path, 24), range(24)), []
-    for device in ("cpu", DEVICE):
+    for device in ("cpu", f"{DEVICE}:0"):  # a thread names its GPU by number, as runs do
         batches = StreamedTrainBatches(files, SPEC, 5, device, workers).epoch(torch.Generator().manual_seed(0))
         taken = [next(batches)]  # what is drawn for an epoch is moved before its first batch
         with unwaiting():
@@ -175,7 +175,7 @@ def test_jpegs_decoded_on_the_gpu_come_without_waiting_and_differ_by_rounding(wo
         if on_device:  # no image may be left to the CPU
             monkeypatch.delattr(ImageFiles, "pixels", raising=False)
         # Of 12 batches, 5 are begun before the first is given up, whose memory the others may then use.
-        batches = StreamedTrainBatches(files, spec, 2, DEVICE, workers, on_device)
+        batches = StreamedTrainBatches(files, spec, 2, f"{DEVICE}:0", workers, on_device)
         epoch = batches.epoch(torch.Generator().manual_seed(0))
         for first in (True, False):
             with nullcontext() if first else unwaiting():  # what is drawn for an epoch is moved before its first batch
