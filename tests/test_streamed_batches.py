@@ -149,7 +149,7 @@ LARGER = replace(SPEC, shape=(3, 16, 16))
 
 def put_mixed(root):
     """Write JPEGs, which are decoded together, and images that are read one by one; return them as files."""
-    pytest.importorskip("torchcodec", minversion="0.17")
+    pytest.importorskip("torchcodec", minversion="0.17", exc_type=(ImportError, OSError))
     draw = np.random.default_rng(0)
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
@@ -223,7 +223,7 @@ def test_a_missing_or_old_decoder_is_one_clear_message(monkeypatch, found):
 
 
 def test_a_decoder_that_cannot_decode_here_is_told_at_once_instead_of_leaving_every_image_to_the_cpu(monkeypatch):
-    pytest.importorskip("torchcodec", minversion="0.17")
+    pytest.importorskip("torchcodec", minversion="0.17", exc_type=(ImportError, OSError))
     unable = raising(RuntimeError("torchcodec was not compiled with nvJPEG support"))
     monkeypatch.setattr("torchcodec.decoders.decode_jpeg", unable)
     assert "(torchcodec was not compiled with nvJPEG support)" in complaint(device_decoder, torch.device("cpu"))
