@@ -29,6 +29,7 @@ from data.spec import DataSpec, StoredImages
 from data.split import batch_cuts, some_of_every_class
 from utils.distributed.collectives import own_part, own_share
 from utils.distributed.launch import launched
+from utils.errors import is_out_of_memory
 
 # Of a random crop: its share of the image's area, and its width over its height.
 AREA = (0.08, 1.0)
@@ -223,8 +224,10 @@ class _Stream:
         encoded = list(map(self._images.encoded, indices, surplus))
         try:
             decoded = iter(self._decode([jpeg for jpeg in encoded if jpeg is not None]))
-        except RuntimeError:  # one is damaged: the CPU names it
-            return map(self._images.pixels, indices, surplus)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            return map(self._images.pixels, indices, surplus)  # one is damaged: the CPU names it
         return (
             self._images.pixels(index, larger) if jpeg is None else next(decoded)
             for jpeg, index, larger in zip(encoded, indices, surplus)

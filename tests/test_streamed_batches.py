@@ -210,6 +210,14 @@ def test_a_damaged_jpeg_among_those_decoded_together_is_named(tmp_path, together
     assert said.startswith(f"{path} is not a readable image (") and together == [in_batch]
 
 
+def test_images_that_do_not_fit_on_the_gpu_are_not_left_to_the_cpu_unnoticed(tmp_path, monkeypatch):
+    full = raising(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB (originally from aten::empty)"))
+    monkeypatch.setattr("data.streamed_batches.device_decoder", lambda device: full)
+    images = ImageFiles.of(tmp_path, put_noise(tmp_path, 2), [0, 0])
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(StreamedPlainBatches(images, SPEC, 2, "cpu", 1, True))
+
+
 @pytest.mark.parametrize("found", ["0.16.0", None])
 def test_a_missing_or_old_decoder_is_one_clear_message(monkeypatch, found):
     def version(name):
