@@ -19,7 +19,7 @@ from data.packs.folder import PackedFolder
 from data.packs.pack import read_pack
 from data.packs.packing import pack_folder
 from data.spec import DataSpec
-from data.streamed_batches import StreamedPlainBatches, StreamedTrainBatches, crop_box, usable_workers
+from data.streamed_batches import StreamedPlainBatches, StreamedTrainBatches, _Stream, crop_box, usable_workers
 
 SPEC = DataSpec((3, 8, 8), ("a",), (0.0,) * 3, (1 / 255,) * 3, flip=True, zoom=True)
 """Its statistics leave pixels as they are, 0 to 255."""
@@ -216,6 +216,19 @@ def test_images_that_do_not_fit_on_the_gpu_are_not_left_to_the_cpu_unnoticed(tmp
     images = ImageFiles.of(tmp_path, put_noise(tmp_path, 2), [0, 0])
     with pytest.raises(RuntimeError, match="out of memory"):
         list(StreamedPlainBatches(images, SPEC, 2, "cpu", 1, True))
+
+
+def test_the_threads_of_every_epoch_decode_on_the_same_streams(tmp_path, monkeypatch):
+    images, used = ImageFiles.of(tmp_path, put_noise(tmp_path, 8), [0] * 8), []
+    for name, instead in (("Stream", lambda *_: object()), ("set_stream", used.append), ("set_device", id)):
+        monkeypatch.setattr(torch.cuda, name, instead)
+    monkeypatch.setattr(_Stream, "_batch", lambda self, work: (torch.zeros(len(work[0])), None))
+    monkeypatch.setattr("data.streamed_batches.usable_workers", lambda asked: asked)
+    for _ in range(3):
+        stream = _Stream(images, SPEC, "cpu", 2, False)
+        stream.device, stream.on_device = torch.device("cuda:7"), True
+        list(stream._decoded([(torch.arange(2), None, None)] * 8))
+    assert len(used) >= 3 and len({*map(id, used)}) <= 2
 
 
 @pytest.mark.parametrize("found", ["0.16.0", None])
