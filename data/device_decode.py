@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
+import numpy as np
+import simplejpeg
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ _NEEDED = (0, 17)
 def device_decoder(device: torch.device) -> Callable[[list[Tensor]], list[Tensor]]:
     """Return a function that decodes a batch of JPEGs, each (n,) uint8 on the CPU, to (3, height, width) uint8.
 
-    It raises `RuntimeError` if one of them is damaged. Its pixels differ from the CPU's by rounding.
+    It raises `RuntimeError` if one of them is damaged. On a GPU, colours of half the resolution are not smoothed.
 
     Args:
         device: where to decode; on a CPU the pixels are those of `data.decode`.
@@ -31,6 +33,9 @@ def device_decoder(device: torch.device) -> Callable[[list[Tensor]], list[Tensor
         if tuple(map(int, found.split(".")[:2])) < _NEEDED:
             raise ImportError(f"version {found} is too old")
         from torchcodec.decoders import decode_jpeg  # optional, and takes a second to import
+
+        # Else what fails with every batch would look like damaged images, and leave all of them to the CPU.
+        decode_jpeg(simplejpeg.encode_jpeg(np.zeros((64, 64, 3), np.uint8)), device=device)
     except (PackageNotFoundError, ImportError, OSError, RuntimeError) as error:
         told = str(error).strip().partition("\n")[0]
         raise UserError(

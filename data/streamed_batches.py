@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import islice
 
 import torch
@@ -29,6 +29,7 @@ from data.spec import DataSpec, StoredImages
 from data.split import batch_cuts, some_of_every_class
 from utils.distributed.collectives import own_part, own_share
 from utils.distributed.launch import launched
+from utils.errors import is_out_of_memory
 
 # Of a random crop: its share of the image's area, and its width over its height.
 AREA = (0.08, 1.0)
@@ -178,7 +179,8 @@ class _Stream:
         if not self.workers:
             yield from map(self._batch, work)
             return
-        pool, left = ThreadPoolExecutor(self.workers, initializer=self._begin_thread), iter(work)
+        numbers, left = iter(range(self.workers)), iter(work)
+        pool = ThreadPoolExecutor(self.workers, initializer=self._begin_thread, initargs=(numbers,))
         try:
             ahead = deque(pool.submit(self._batch, one) for one in islice(left, 2 * self.workers))
             while ahead:
@@ -188,12 +190,12 @@ class _Stream:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _begin_thread(self) -> None:
+    def _begin_thread(self, numbers: Iterator[int]) -> None:
         torch.set_num_threads(1)
         if self.device.type == "cuda":  # otherwise memory would be pinned through GPU 0, and take some of its own
             torch.cuda.set_device(self.device)
             if self.on_device:  # the decoder waits for its stream: on the common one it would wait for training steps
-                torch.cuda.set_stream(torch.cuda.Stream())
+                torch.cuda.set_stream(_side_stream(self.device, next(numbers)))
 
     def _batch(self, work: tuple[Tensor, Tensor | None, Tensor | None]) -> tuple[Tensor, torch.cuda.Event | None]:
         """Decode (indices; crop seeds or None; which are mirrored, or None) to (B, 3, size, size) uint8.
@@ -223,8 +225,10 @@ class _Stream:
         encoded = list(map(self._images.encoded, indices, surplus))
         try:
             decoded = iter(self._decode([jpeg for jpeg in encoded if jpeg is not None]))
-        except RuntimeError:  # one is damaged: the CPU names it
-            return map(self._images.pixels, indices, surplus)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            return map(self._images.pixels, indices, surplus)  # one is damaged: the CPU names it
         return (
             self._images.pixels(index, larger) if jpeg is None else next(decoded)
             for jpeg, index, larger in zip(encoded, indices, surplus)
@@ -241,6 +245,12 @@ class _Stream:
             return middle_square(pixels, self._size, self._larger)
         top, left, high, wide = crop_box(*pixels.shape[1:], seed)
         return resized(pixels[:, top : top + high, left : left + wide], self._size, self._size)
+
+
+@cache
+def _side_stream(device: torch.device, _number: int) -> torch.cuda.Stream:
+    """Return the stream of the decoding thread of this number; PyTorch keeps what a stream has freed for it alone."""
+    return torch.cuda.Stream(device)
 
 
 def usable_workers(asked: int) -> int:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from models.build import build_model
 from trainers.benchmark.__main__ import SETTING, compare_sides
 from trainers.benchmark.__main__ import main as benchmark
 from trainers.benchmark.loading import main as loading
+from trainers.benchmark.loading import memory_growth
 from trainers.results.run_folder import resolved
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
@@ -97,6 +99,13 @@ def test_too_little_to_read_is_refused(words, says, capsys):
     with pytest.raises(SystemExit):
         loading(words.split())
     assert says in capsys.readouterr().err
+
+
+def test_the_growth_of_memory_leaves_out_the_peak_of_the_process_that_started_this_one(monkeypatch):
+    peaks = iter([5, 7, 7, 8, 8, 9, 9])  # the kernel's `ru_maxrss` would begin at the parent's
+    monkeypatch.setattr("trainers.benchmark.loading.peak_memory", lambda device: next(peaks) * 2**20)
+    monkeypatch.setattr("trainers.benchmark.loading.ours", lambda root: [])
+    assert memory_growth(Path("unused")) == 2.0
 
 
 @pytest.mark.slow

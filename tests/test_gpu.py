@@ -151,7 +151,7 @@ def test_a_step_that_waits_would_be_noticed():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_streamed_images_come_without_waiting(workers, tmp_path):
     files, found = ImageFiles.of(tmp_path, put_noise(tmp_path, 24), range(24)), []
-    for device in ("cpu", DEVICE):
+    for device in ("cpu", f"{DEVICE}:0"):  # a thread names its GPU by number, as runs do
         batches = StreamedTrainBatches(files, SPEC, 5, device, workers).epoch(torch.Generator().manual_seed(0))
         taken = [next(batches)]  # what is drawn for an epoch is moved before its first batch
         with unwaiting():
@@ -162,7 +162,7 @@ def test_streamed_images_come_without_waiting(workers, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_jpegs_decoded_on_the_gpu_come_without_waiting_and_differ_from_the_cpus_by_rounding(workers, tmp_path):
+def test_jpegs_decoded_on_the_gpu_come_without_waiting_and_differ_by_rounding(workers, tmp_path, monkeypatch):
     pytest.importorskip("torchcodec", minversion="0.17")
     rows, columns = np.mgrid[0:48, 0:64]
     for number in range(24):
@@ -172,7 +172,10 @@ def test_jpegs_decoded_on_the_gpu_come_without_waiting_and_differ_from_the_cpus_
     busy = torch.ones(4096, 4096, device=DEVICE)
     for on_device, products in ((False, 0), (True, 0), (True, 5)):
         spec, taken = replace(SPEC, shape=(3, 32, 32)), []
-        batches = StreamedTrainBatches(files, spec, 5, DEVICE, workers, on_device)
+        if on_device:  # no image may be left to the CPU
+            monkeypatch.delattr(ImageFiles, "pixels", raising=False)
+        # Of 12 batches, 5 are begun before the first is given up, whose memory the others may then use.
+        batches = StreamedTrainBatches(files, spec, 2, f"{DEVICE}:0", workers, on_device)
         epoch = batches.epoch(torch.Generator().manual_seed(0))
         for first in (True, False):
             with nullcontext() if first else unwaiting():  # what is drawn for an epoch is moved before its first batch

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError
 import numpy as np
 import pytest
 import torch
-from conftest import same_bits
+from conftest import raising, same_bits
 from PIL import ExifTags, Image
 from small_sets import put_noise
 from toys import complaint, seeded, whole
@@ -19,7 +19,7 @@ from data.packs.folder import PackedFolder
 from data.packs.pack import read_pack
 from data.packs.packing import pack_folder
 from data.spec import DataSpec
-from data.streamed_batches import StreamedPlainBatches, StreamedTrainBatches, crop_box, usable_workers
+from data.streamed_batches import StreamedPlainBatches, StreamedTrainBatches, _Stream, crop_box, usable_workers
 
 SPEC = DataSpec((3, 8, 8), ("a",), (0.0,) * 3, (1 / 255,) * 3, flip=True, zoom=True)
 """Its statistics leave pixels as they are, 0 to 255."""
@@ -149,7 +149,7 @@ LARGER = replace(SPEC, shape=(3, 16, 16))
 
 def put_mixed(root):
     """Write JPEGs, which are decoded together, and images that are read one by one; return them as files."""
-    pytest.importorskip("torchcodec", minversion="0.17")
+    pytest.importorskip("torchcodec", minversion="0.17", exc_type=(ImportError, OSError))
     draw = np.random.default_rng(0)
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
@@ -210,6 +210,27 @@ def test_a_damaged_jpeg_among_those_decoded_together_is_named(tmp_path, together
     assert said.startswith(f"{path} is not a readable image (") and together == [in_batch]
 
 
+def test_images_that_do_not_fit_on_the_gpu_are_not_left_to_the_cpu_unnoticed(tmp_path, monkeypatch):
+    full = raising(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB (originally from aten::empty)"))
+    monkeypatch.setattr("data.streamed_batches.device_decoder", lambda device: full)
+    images = ImageFiles.of(tmp_path, put_noise(tmp_path, 2), [0, 0])
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(StreamedPlainBatches(images, SPEC, 2, "cpu", 1, True))
+
+
+def test_the_threads_of_every_epoch_decode_on_the_same_streams(tmp_path, monkeypatch):
+    images, used = ImageFiles.of(tmp_path, put_noise(tmp_path, 8), [0] * 8), []
+    for name, instead in (("Stream", lambda *_: object()), ("set_stream", used.append), ("set_device", id)):
+        monkeypatch.setattr(torch.cuda, name, instead)
+    monkeypatch.setattr(_Stream, "_batch", lambda self, work: (torch.zeros(len(work[0])), None))
+    monkeypatch.setattr("data.streamed_batches.usable_workers", lambda asked: asked)
+    for _ in range(3):
+        stream = _Stream(images, SPEC, "cpu", 2, False)
+        stream.device, stream.on_device = torch.device("cuda:7"), True
+        list(stream._decoded([(torch.arange(2), None, None)] * 8))
+    assert len(used) >= 3 and len({*map(id, used)}) <= 2
+
+
 @pytest.mark.parametrize("found", ["0.16.0", None])
 def test_a_missing_or_old_decoder_is_one_clear_message(monkeypatch, found):
     def version(name):
@@ -220,6 +241,13 @@ def test_a_missing_or_old_decoder_is_one_clear_message(monkeypatch, found):
     monkeypatch.setattr("data.device_decode.version", version)
     said = complaint(device_decoder, torch.device("cpu"))
     assert said.startswith("decode_on: cuda needs TorchCodec 0.17 or newer (") and (found or "torchcodec") in said
+
+
+def test_a_decoder_that_cannot_decode_here_is_told_at_once_instead_of_leaving_every_image_to_the_cpu(monkeypatch):
+    pytest.importorskip("torchcodec", minversion="0.17", exc_type=(ImportError, OSError))
+    unable = raising(RuntimeError("torchcodec was not compiled with nvJPEG support"))
+    monkeypatch.setattr("torchcodec.decoders.decode_jpeg", unable)
+    assert "(torchcodec was not compiled with nvJPEG support)" in complaint(device_decoder, torch.device("cpu"))
 
 
 # ---- workers -------------------------------------------------------------------------------------------------------

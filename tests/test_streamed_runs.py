@@ -6,6 +6,9 @@ from conftest import SMALL, interrupted, same_bits, summary_of
 from safetensors.torch import load_file
 from small_sets import put_caltech, put_imagenet
 
+from args_helper import parse_args
+from trainers.notebook import Mined
+
 OPTIONS = [*SMALL, *"--epochs 2 --fine_tune_epochs 1 --skip_sanity_checks --image_size 8 --batch_size 8".split()]
 
 
@@ -34,3 +37,13 @@ def test_a_streamed_run_that_was_stopped_goes_on_to_the_same_bits(done, places, 
     assert code == 143 and "Traceback" not in errors, errors
     done("--resume", trial("stopped"))
     assert same_bits(*(load_file(trial(name) / "ticket.safetensors") for name in ("stopped", "whole")))
+
+
+def test_a_run_whose_images_a_gpu_decoded_is_loaded_and_exported_on_the_cpu(done, places, imagenet, trial, monkeypatch):
+    done(*OPTIONS, *places, *imagenet, "--algo", "random", "--arch", "cResNet18", "--width", 0.1, "--name", "first")
+    stored = trial("first") / "config.yml"
+    stored.write_text(stored.read_text().replace("decode_on: cpu", "decode_on: cuda"))
+    config = parse_args(["--resume", str(trial("first"))])
+    assert config.decode_on == "cuda" and Mined(trial("first"), config).model.training is False
+    monkeypatch.setattr("trainers.export.savings.SECONDS", 0.1)
+    assert "model.onnx" in done("--resume", trial("first"), "--export").out

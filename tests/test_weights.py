@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from args_helper import parse_args
+from args_helper import OPTIONS, parse_args
 from data.load import Splits
 from models.initialise import WeightDraw, draw_weights
 from tests.conftest import opened, same_bits
@@ -142,6 +142,15 @@ def test_the_learning_rate_is_that_of_fine_tuning_over_its_own_epochs(words, rat
     row = train_ticket(run, "finetune", Toy(), ticket(), splits(20), recipe)
     assert [row["lr"] for row in run.rows("finetune")] == pytest.approx(rates)
     assert row["epoch"] == len(rates) - 1
+
+
+def test_what_no_row_tells_of_may_have_been_changed_within_the_training():
+    recipe, of_a_search = tuning(), {"lr", "lr_gamma", "wd", "lmbda"}
+    rows = [{"lr": recipe.rate(epoch)} for epoch in range(2)]
+    told = {"gamma", "milestones", "skip_fine_tune", "fine_tune_epochs", "fine_tune_lr", "fine_tune_lr_policy"}
+    changeable = {name for name, field in OPTIONS.items() if field.json_schema_extra["changeable"]}
+    followed = {name for name in changeable if recipe.was_followed(rows, f"{name} 1 → 2")}
+    assert followed == told | of_a_search and not recipe.was_followed(rows[:1], "lr 1 → 2")
 
 
 def test_the_row_has_the_accuracies_of_the_network_that_is_handed_back_and_its_density(run):

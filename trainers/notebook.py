@@ -66,7 +66,7 @@ class Mined:
         """The trained network (or the gem, if it was not trained), pruned weights 0, in evaluation mode, on the CPU."""
         spec = None
         if self.config.dataset in OF_FOLDERS:  # their files decide the number of classes and the size of the images
-            spec = load_data(self.config.model_copy(update={"device": "cpu"})).spec
+            spec = load_data(self.config.model_copy(update={"device": "cpu", "decode_on": "cpu"})).spec
         return trained(self.folder, self.config, spec).network
 
     @property

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import sys
 import tempfile
@@ -47,7 +46,7 @@ from trainers.benchmark.timings import at_least, ratios, spread, written
 from utils.errors import UserError
 from utils.files import write_json
 from utils.markdown import markdown_table
-from utils.memory import keep_freed_memory
+from utils.memory import keep_freed_memory, peak_memory
 
 BATCH = 100
 CLASSES = 20
@@ -137,8 +136,8 @@ def memory_growth(root: Path) -> float:
     for _ in range(7):
         for _ in ours(root):
             pass
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    return (peaks[-1] - peaks[1]) / 1024
+        peaks.append(peak_memory(torch.device("cpu")))
+    return (peaks[-1] - peaks[1]) / 2**20
 
 
 def _fresh_process() -> ProcessPoolExecutor:

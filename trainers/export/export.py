@@ -37,7 +37,7 @@ def export_runs(config: Config) -> None:
     for number in config.trials:
         trial = trial_of(config, number)
         # The device of the training does not matter here: costs are measured on the CPU.
-        _export(trial.model_copy(update={"device": "cpu"}), folder_of(trial))
+        _export(trial.model_copy(update={"device": "cpu", "decode_on": "cpu"}), folder_of(trial))
 
 
 def _export(config: Config, folder: Path) -> None:

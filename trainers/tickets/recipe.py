@@ -85,7 +85,7 @@ class Recipe:
             resumed_with: the option of this name, which says what was changed, but not in which stage.
         """
         epochs = range(self.first_epoch, self.epochs if self.stop is None else self.stop)
-        unseen = {"momentum", "label_smoothing", "precision", "accumulate"}  # no row tells of them
+        unseen = {"momentum", "label_smoothing", "precision", "accumulate", "decode_on"}  # no row tells of them
         unseen.add("fine_tune_wd" if self.stage == "finetune" else "wd")
         return [row["lr"] for row in rows] == [*map(self.rate, epochs)] and not unseen & set(resumed_with.split())
 
