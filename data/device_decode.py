@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -30,7 +31,7 @@ def device_decoder(device: torch.device) -> Callable[[list[Tensor]], list[Tensor
     """
     try:
         found = version("torchcodec")
-        if tuple(map(int, found.split(".")[:2])) < _NEEDED:
+        if tuple(map(int, re.findall(r"\d+", found)[:2])) < _NEEDED:
             raise ImportError(f"version {found} is too old")
         from torchcodec.decoders import decode_jpeg  # optional, and takes a second to import
 

@@ -231,7 +231,7 @@ def test_the_threads_of_every_epoch_decode_on_the_same_streams(tmp_path, monkeyp
     assert len(used) >= 3 and len({*map(id, used)}) <= 2
 
 
-@pytest.mark.parametrize("found", ["0.16.0", None])
+@pytest.mark.parametrize("found", ["0.16.0", "0.16a1", None])
 def test_a_missing_or_old_decoder_is_one_clear_message(monkeypatch, found):
     def version(name):
         if found is None:
