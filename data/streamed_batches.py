@@ -7,20 +7,18 @@ For photographs that may not fit into the memory: ImageNet, Caltech-101, and pac
 
 from __future__ import annotations
 
-import math
-import os
-import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache
 from itertools import islice
 
 import torch
 from torch import Tensor
 
 from data.batches import TrainingSplit
+from data.crops import crop_box
 from data.decode import middle_square, resized
 from data.device_decode import device_decoder
 from data.normalise import Batch, Normalise
@@ -28,12 +26,9 @@ from data.packs.folder import warn_if_enlarged
 from data.spec import DataSpec, StoredImages
 from data.split import batch_cuts, some_of_every_class
 from utils.distributed.collectives import own_part, own_share
-from utils.distributed.launch import launched
+from utils.distributed.launch import usable_workers
 from utils.errors import is_out_of_memory
 
-# Of a random crop: its share of the image's area, and its width over its height.
-AREA = (0.08, 1.0)
-RATIO = (3 / 4, 4 / 3)
 # For evaluation, the shorter side is resized to 256 pixels for a square of 224, and in this ratio for other sizes.
 MARGIN = 256 / 224
 
@@ -251,31 +246,3 @@ class _Stream:
 def _side_stream(device: torch.device, _number: int) -> torch.cuda.Stream:
     """Return the stream of the decoding thread of this number; PyTorch keeps what a stream has freed for it alone."""
     return torch.cuda.Stream(device)
-
-
-def usable_workers(asked: int) -> int:
-    """Limit the number of workers to this process's share of the processors, because each keeps one busy."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(asked, max(1, there // launched().local_world))
-
-
-@lru_cache(maxsize=1_000)  # of an image that is not decoded to a smaller size it is asked for twice
-def crop_box(height: int, width: int, seed: int) -> tuple[int, int, int, int]:
-    """Draw a random crop (top, left, height, width): 8 to 100% of the area, aspect ratio from 3:4 to 4:3.
-
-    Args:
-        height, width: size of the image.
-        seed: the only source of randomness.
-
-    Source: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015 (arXiv 1409.4842), §6.
-    """
-    draw = random.Random(seed)
-    for _ in range(10):
-        area = height * width * draw.uniform(*AREA)
-        ratio = math.exp(draw.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
-        high, wide = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
-        if 0 < high <= height and 0 < wide <= width:
-            return draw.randint(0, height - high), draw.randint(0, width - wide), high, wide
-    # The image is so narrow that no crop fitted: take the largest central crop of an allowed aspect ratio.
-    high, wide = min(height, round(width * RATIO[1])), min(width, round(height * RATIO[1]))
-    return (height - high) // 2, (width - wide) // 2, max(1, high), max(1, wide)

@@ -13,13 +13,15 @@ from small_sets import put_noise
 from toys import complaint, seeded, whole
 
 from args_helper import parse_args
+from data.crops import crop_box
 from data.device_decode import device_decoder
 from data.image_files import ImageFiles
 from data.packs.folder import PackedFolder
 from data.packs.pack import read_pack
 from data.packs.packing import pack_folder
 from data.spec import DataSpec
-from data.streamed_batches import StreamedPlainBatches, StreamedTrainBatches, _Stream, crop_box, usable_workers
+from data.streamed_batches import StreamedPlainBatches, StreamedTrainBatches, _Stream
+from utils.distributed.launch import usable_workers
 
 SPEC = DataSpec((3, 8, 8), ("a",), (0.0,) * 3, (1 / 255,) * 3, flip=True, zoom=True)
 """Its statistics leave pixels as they are, 0 to 255."""

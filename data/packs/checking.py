@@ -16,7 +16,7 @@ from args_helper import Config
 from data.class_folders import is_image, listed
 from data.decode import read_image
 from data.packs.pack import SHARD, is_pack, read_pack
-from data.streamed_batches import usable_workers
+from utils.distributed.launch import usable_workers
 from utils.errors import UserError, counted
 from utils.files import digest
 

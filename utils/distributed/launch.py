@@ -1,4 +1,4 @@
-"""How torchrun started this process, from its environment variables, and which process prints.
+"""How torchrun started this process, from its environment variables, its share of the processors, and which one prints.
 
 It imports no torch, and is used before a process group exists, such as for the message of a wrong option.
 """
@@ -51,6 +51,12 @@ def launched() -> Launch:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
     numbers = [int(os.environ[name]) for name in names]
     return Launch(*numbers, may_restart=int(os.environ["TORCHELASTIC_MAX_RESTARTS"]) > 0, by_torchrun=True)
+
+
+def usable_workers(asked: int) -> int:
+    """Limit the number of workers to this process's share of the processors, because each keeps one busy."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(asked, max(1, there // launched().local_world))
 
 
 @contextmanager
