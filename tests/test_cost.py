@@ -32,13 +32,6 @@ class Small(nn.Module):
         return self.out(self.norm(self.conv(images)).relu().mean((2, 3)))
 
 
-class Pooling(nn.Module):
-    """Calls a function, as many networks of others do instead of having a layer for it."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return functional.max_pool2d(images, 2)
-
-
 CONV, OUT = 2 * 4 * 2 * 9 * 36, 2 * 4 * 3  # a multiplication and an addition each
 FLOPS = {"": CONV + OUT, "conv": CONV, "out": OUT}
 
@@ -133,7 +126,9 @@ def test_forward_flops_of_attention_are_counted_whole():
     assert forward_flops(net, (5, 2, 4))[""] == 2 * products
 
 
-class Elementwise(nn.Module):
+class Calling(nn.Module):
+    """Calls a function, as many networks of others do instead of having a layer for it."""
+
     def __init__(self, function):
         super().__init__()
         self.function = function
@@ -181,7 +176,7 @@ def test_a_bias_or_the_middle_of_a_sigmoid_is_no_way_from_the_input(between):
 
 def test_a_network_that_cannot_be_differentiated_twice_has_its_effective_weights_too():
     offset, kernel = torch.zeros(1, 2, 2, 2, dtype=torch.float64), torch.eye(5, dtype=torch.float64)[..., None, None]
-    deformed = Elementwise(lambda images: deform_conv2d(images, offset, kernel))
+    deformed = Calling(lambda images: deform_conv2d(images, offset, kernel))
     net = nn.Sequential(nn.Conv2d(2, 5, 1), deformed, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(5, 3))
     masks = all_kept(weights_of(net))
     masks["4.weight"][:, 0] = False
@@ -200,7 +195,7 @@ def test_the_values_of_weights_cut_nothing_off():
     "layer",
     [
         nn.ReLU6(), nn.Hardswish(), nn.Sigmoid(), nn.Hardsigmoid(), nn.Tanh(), nn.GroupNorm(1, 2), nn.BatchNorm2d(2),
-        Elementwise(torch.tanh), Elementwise(lambda images: images.clamp(0, 1)),
+        Calling(torch.tanh), Calling(lambda images: images.clamp(0, 1)),
     ],
 )  # fmt: skip
 def test_saturation_and_normalisation_cut_nothing_off(layer):
@@ -210,7 +205,10 @@ def test_saturation_and_normalisation_cut_nothing_off(layer):
     assert connectivity(net, all_kept(prunable_parameters(net)), (1, 2, 2))["effective_weights_remaining"] == 18 + 24
 
 
-@pytest.mark.parametrize("pooling", [nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(1), Pooling()])
+POOLING = [nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(1), Calling(lambda images: functional.max_pool2d(images, 2))]
+
+
+@pytest.mark.parametrize("pooling", POOLING)
 def test_max_pooling_cuts_nothing_off(pooling):
     conv = nn.Conv2d(1, 2, 3, padding=1, bias=False)
     net = nn.Sequential(conv, pooling, nn.Flatten(), nn.Linear(2, 3, bias=False))

@@ -241,11 +241,6 @@ class GemMiner(ScoreTraining):
 
     # ---- what is logged and saved ------------------------------------------------------------------------------------
 
-    def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Densities and, after a pruning, histograms of the scores."""
-        scalars, _ = super().describe()
-        return scalars, self.histograms() if self.pruned_now else {}
-
     def measure(self, data: Splits, draw: Draw) -> Row:
         """The accuracies of a search for scores, λ, and the rounding's threshold; None if it switches nothing off."""
         threshold = float(self.rule.threshold)

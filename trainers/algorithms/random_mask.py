@@ -9,11 +9,11 @@ Source: ERK: Evci et al., "Rigging the Lottery", ICML 2020 (arXiv 1911.11134), �
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from args_helper import Config
 from data.load import Splits
@@ -73,31 +73,16 @@ def find_random_subnet(net: nn.Module, _data: Splits, config: Config, run: Run) 
 
 
 def _drawn(net: nn.Module, config: Config, run: Run, raw_density: Callable[[torch.Size], float]) -> Ticket:
-    """Draw masks with ⌊dN⌋ weights; `raw_density` maps a parameter's shape to its density, up to a common factor."""
-    parameters = prunable_parameters(net)
-    counts = layer_counts(parameters, config.density, raw_density)
-    return Ticket(plain_state(net), random_masks(parameters, counts, run.rng("search", "masks")))
+    """Draw masks with ⌊dN⌋ weights, at least one, divided among layers by their densities; the same apart for biases.
 
-
-def layer_counts(
-    parameters: Mapping[str, Tensor], density: float, raw_density: Callable[[torch.Size], float]
-) -> dict[str, int]:
-    """Divide ⌊dN⌋ weights, at least one, among layers in proportion to raw densities; the same apart for biases.
-
-    Args:
-        parameters: name -> the weights or biases of a layer.
-        density: in (0, 1].
-        raw_density: shape of a layer's weight -> its density before all are scaled.
-
-    Returns:
-        Name -> entries to keep.
+    `raw_density` maps the shape of a layer's weight or bias to its density, up to a common factor.
     """
-    counts: dict[str, int] = {}
+    parameters, counts = prunable_parameters(net), {}
     for names in weights_then_biases(parameters):
         sizes = [parameters[name].numel() for name in names]
         raw = [raw_density(parameters[name].shape) for name in names]
-        counts |= zip(names, allocate(raw, sizes, kept_count(density, sum(sizes))))
-    return counts
+        counts |= zip(names, allocate(raw, sizes, kept_count(config.density, sum(sizes))))
+    return Ticket(plain_state(net), random_masks(parameters, counts, run.rng("search", "masks")))
 
 
 def allocate(raw: Sequence[float], sizes: Sequence[int], wanted: int) -> list[int]:

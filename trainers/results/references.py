@@ -75,11 +75,7 @@ def find_dense(config: Config) -> Found | None:
         and one.summary.get("task_hash") == config.task_hash
         and one.summary["trial"] == config.trial_num
     ]
-
-    def worth(one: Found) -> tuple[bool, float]:
-        return one.is_alike, one.summary["val_acc_after_finetune"] or 0.0
-
-    return max(found, key=worth, default=None)
+    return max(found, key=lambda one: (one.is_alike, one.summary["val_acc_after_finetune"] or 0.0), default=None)
 
 
 def lacks_dense(config: Config) -> bool:

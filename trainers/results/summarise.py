@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -51,6 +50,7 @@ def summarise(
     if kept == kept_count(config.density, whole):  # the target was met: there is nothing to explain
         facts["density_reason"] = None
     searching = run.seconds("search") if run.rows("search") else outcome["search_seconds"]
+    flops = forward_flops(net, data.spec.shape)
     described = Outcome.model_validate({
         **{name: getattr(config, name) for name in OF_CONFIG},
         **{name: outcome[name] for name in OF_OUTCOME},
@@ -72,19 +72,14 @@ def summarise(
         "seconds": run.seconds("finetune", "check") + searching,
         "search_seconds": searching,
         "finetune_seconds": run.seconds("finetune"),
-        "cost": _cost(run, forward_flops(net, data.spec.shape), searching, scoring),
+        "cost": {
+            "search": {**summed(run.costs("search"), flops, searching), "scoring_flops": scoring},
+            "finetune": summed(run.costs("finetune"), flops, run.seconds("finetune")),
+        },
         "device": devices(run.folder),
         "world_size": world_size(),
     })  # fmt: skip
     return {**described.model_dump(exclude_unset=True), **facts}
-
-
-def _cost(run: Run, flops: Mapping[str, int], searching: float, scoring: int) -> dict[str, Any]:
-    """The costs of the search (`searching` seconds and `scoring` FLOPs included) and of fine-tuning."""
-    return {
-        "search": {**summed(run.costs("search"), flops, searching), "scoring_flops": scoring},
-        "finetune": summed(run.costs("finetune"), flops, run.seconds("finetune")),
-    }
 
 
 def related(summary: Summary, config: Config) -> Summary:

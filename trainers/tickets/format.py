@@ -214,11 +214,9 @@ def _unpacked(header: Mapping[str, str], parts: Mapping[str, Tensor]) -> Stored:
             state[name] = _checked(parts[f"state/{name}"], kinds[name], shapes[name])
     rest = [name for name in shapes if name not in drawn and name not in state]
     for kind in {kinds[name] for name in rest}:
-        of_kind = [name for name in rest if kinds[name] == kind]
+        of_kind = {name: shapes[name] for name in rest if kinds[name] == kind}
         flat = parts[f"others/{str(kind).removeprefix('torch.')}"]
-        whole = _checked(flat, kind, (sum(math.prod(shapes[name]) for name in of_kind),))
-        for name, part in zip(of_kind, whole.split([math.prod(shapes[name]) for name in of_kind])):
-            state[name] = part.view(shapes[name]).clone()
+        state |= _split(_checked(flat, kind, (sum(map(math.prod, of_kind.values())),)), of_kind)
     masks, gem = _unpacked_masks(layout, parts, {name: shapes[name] for name in layout["masks"]})
     draw = {**draw, "names": layout["drawn"]} if drawn else None
     return Stored(Ticket(state, masks, gem, facts, recipe), about, shapes, draw)
@@ -234,11 +232,11 @@ def _unpacked_masks(
     if layout["gem"] in ("among", "whole"):
         entries = flat if layout["gem"] == "among" else np.ones_like(flat)
         gem[entries] = decoded(parts["gem"].numpy().tobytes(), int(entries.sum()))
-    return _split(flat, shapes), None if gem is None else _split(gem, shapes)
+    return _split(torch.from_numpy(flat), shapes), None if gem is None else _split(torch.from_numpy(gem), shapes)
 
 
-def _split(flat: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> Masks:
-    parts = torch.from_numpy(flat).split([math.prod(shape) for shape in shapes.values()])
+def _split(flat: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    parts = flat.split([math.prod(shape) for shape in shapes.values()])
     return {name: part.view(shape).clone() for (name, shape), part in zip(shapes.items(), parts)}
 
 

@@ -127,8 +127,9 @@ def _missing_compiler(device: str) -> str | None:
     if missing := _missing_part(device):
         return missing
     try:
-        # Takes about a second, once, besides loading the compiler, which the network needs as well.
-        torch.compile(_plus_one)(torch.ones(8, device=device)).tolist()  # read back, because a GPU reports errors late
+        # Takes about a second, once, besides loading the compiler, which the network needs as well. The result is read
+        # back, because a GPU reports errors late.
+        torch.compile(lambda numbers: numbers + 1)(torch.ones(8, device=device)).tolist()
     except Exception as error:  # Triton's, the C++ compiler's, the linker's, the driver's: no common type
         return f"a tiny function failed to compile: {' '.join(str(error).split())[:200] or repr(error)}"
     return None
@@ -152,7 +153,3 @@ def _missing_part(device: str) -> str | None:
 
 def _is_there(variable: str, *names: str) -> bool:
     return any(map(shutil.which, filter(None, [os.environ.get(variable, ""), *names])))
-
-
-def _plus_one(numbers: Tensor) -> Tensor:
-    return numbers + 1

@@ -208,11 +208,15 @@ class ScoreTraining(Training):
         return {name.removesuffix(".weight"): share for name, share in zip(names, shares)}
 
     def describe(self) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Unpruned weights and the density of every layer, in percent, and how many weights switched on or off."""
+        """Unpruned weights and the density of every layer, in percent, and how many weights switched on or off.
+
+        After a pruning also histograms of the scores.
+        """
         by_layer = {f"layers/{name}": 100.0 * share for name, share in self.layer_densities().items()}
         mask = self.naive_mask()[self.flat.segments[0]]
         moves = self._moves.look(mask, self.pruned_now)
-        return {"unpruned_percent": 100.0 * self.flat.share(self.flat.flags), **by_layer, **moves}, {}
+        scalars = {"unpruned_percent": 100.0 * self.flat.share(self.flat.flags), **by_layer, **moves}
+        return scalars, self.histograms() if self.pruned_now else {}
 
     def state(self) -> dict[str, Any]:
         """The state of a Training, and the masks that the next ones are compared with."""
