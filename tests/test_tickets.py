@@ -106,13 +106,13 @@ def test_a_ticket_of_resnet20_takes_about_ten_thousand_bytes(path):
 
 
 def test_the_draw_of_another_generator_is_refused(stored, path, monkeypatch):
-    monkeypatch.setattr("trainers.tickets.redraw.derive_rng", lambda *_: torch.Generator().manual_seed(5))
+    monkeypatch.setattr("trainers.tickets.file.derive_rng", lambda *_: torch.Generator().manual_seed(5))
     assert re.search("drawn from a seed.*other weights are drawn.*--store_weights", complaint(read_ticket, path))
     assert same_bits(read_stored(path).ticket.masks, stored.masks)  # which need no weights
 
 
 def test_a_trained_network_is_loaded_where_other_weights_are_drawn(finished, monkeypatch):
-    monkeypatch.setattr("trainers.tickets.redraw.derive_rng", lambda *_: torch.Generator().manual_seed(5))
+    monkeypatch.setattr("trainers.tickets.file.derive_rng", lambda *_: torch.Generator().manual_seed(5))
     assert trained(finished, parse_args(["--resume", str(finished)])).is_trained
 
 
