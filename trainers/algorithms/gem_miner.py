@@ -77,9 +77,8 @@ class GemMiner(ScoreTraining):
     younger_state = ("lmbda",)
 
     def __init__(self, network: nn.Module, config: Config, auto: AutoLambda | None = None) -> None:
-        self._auto = auto
-        self._holds_target = self.decoupled_decay = auto is not None
-        self._moves_threshold = config.bottom_k_on_forward or self._holds_target
+        self._auto, self.decoupled_decay = auto, auto is not None
+        self._moves_threshold = config.bottom_k_on_forward or auto is not None
         self._snapshot: Tensor | None = None
         self._tied = 0
         self._thin: set[str] = set()
@@ -133,16 +132,15 @@ class GemMiner(ScoreTraining):
             weights = self.flat.segments[0]
             ranked = torch.where(self.flat.flags[weights], self.flat.scores[weights], torch.inf)
             lowest = kth_lowest(ranked, self._switched_off) if self._switched_off else ranked.new_full((), -1.0)
-            # To hold the target is to switch off at most so many; the penalty may leave more than that switched on.
-            limit = self._config.quantize_threshold if self._holds_target else torch.inf
+            # With `auto`, at most so many are switched off; the penalty may leave more than the target switched on.
+            limit = self._config.quantize_threshold if self._auto else torch.inf
             self.rule.threshold.copy_(lowest.clamp(max=limit))
 
     def _flags_changed(self) -> None:
         """Recount how many unpruned weights the moving threshold switches off; reads from the device."""
         if self._moves_threshold:
             unpruned = int(self.flat.flags[self.flat.segments[0]].sum())
-            share = ceil_count(self._rate, unpruned)
-            self._switched_off = max(0, unpruned - self._target) if self._holds_target else share
+            self._switched_off = max(0, unpruned - self._target) if self._auto else ceil_count(self._rate, unpruned)
             self._follow_threshold()
 
     @torch.no_grad()
