@@ -13,6 +13,7 @@ from models import MODELS
 from models.build import build_model
 from models.masking import masked_layers, to_masked
 from tests.conftest import PROJECT, SMALL, read_rows
+from tests.run_folders import make_run
 from tests.small_sets import put_imagenet
 from trainers.algorithms import ALGORITHMS
 from trainers.algorithms.edge_popup import EdgePopup
@@ -43,6 +44,15 @@ def test_a_plan_tells_layers_prunings_time_and_memory_and_leaves_nothing(done, p
         assert re.search(line, out), line
     assert re.findall(r"after epoch (\d)", out) == ["1", "2", "3"]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("after", "epochs", "there"), [(90.0, 3, "finished"), (None, 3, "begun"), (90.0, 4, "taken")])
+def test_a_plan_tells_whose_the_run_folder_is(done, places, tmp_path, after, epochs, there):
+    make_run(tmp_path / "results" / "trial_1", after, arch="FC", algo="training", epochs=3)
+    told = done(*places, "--arch", "FC", "--algo", "training", "--epochs", epochs, "--dry_run")
+    assert f"results/trial_1 ({there})" in told.out
+    refused = "would not start: " in told.err and "holds another experiment, which differs in: epochs 3 → 4" in told.err
+    assert refused == (there == "taken")
 
 
 @pytest.mark.parametrize("algo", sorted({*ALGORITHMS} - {"given", "imp"}))

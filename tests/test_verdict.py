@@ -17,6 +17,7 @@ from trainers.results.screens import last_screen, trials_screen
 from trainers.results.trials import beside_dense, finished_trials, write_summary, write_trials
 from trainers.sweeping.comparison import write_comparison
 
+EQUAL = "undecided: equal differences"
 # Student's t at 97.5%, from a printed table, by degrees of freedom.
 T_TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 
@@ -43,14 +44,15 @@ def test_the_interval_is_that_of_the_paired_t_test(ticket, check, margin, sd, pa
 
 
 @pytest.mark.parametrize(
-    ("ticket", "check"),
-    [([91], [90.5]), ([90.5] * 3, [80.0] * 3), ([70.0] * 3, [90.0] * 3), ([70, 71, 72], [70, 71, 72]),
-     ([97.5, 97.5 + 100 / 360, 97.5 + 200 / 360], [97.5 - 200 / 360, 97.5 - 100 / 360, 97.5])],
+    ("ticket", "check", "said"),
+    [([91], [90.5], "undecided (1 of 3 trials)"), ([90.5] * 2, [80.0] * 2, f"{EQUAL} (2 of 3 trials)"),
+     ([70.0] * 3, [90.0] * 3, f"{EQUAL} (n = 3)"), ([70, 71, 72, 73], [70, 71, 72, 73], f"{EQUAL} (n = 4)"),
+     ([97.5, 97.5 + 100 / 360, 97.5 + 200 / 360], [97.5 - 200 / 360, 97.5 - 100 / 360, 97.5], f"{EQUAL} (n = 3)")],
 )  # fmt: skip
-def test_one_trial_and_equal_differences_decide_nothing_and_have_no_interval(ticket, check):
+def test_one_trial_and_equal_differences_decide_nothing_and_have_no_interval(ticket, check, said):
     verdict = judge(ticket, check)
     assert verdict == Verdict(len(ticket), pytest.approx(ticket[0] - check[0]), None, None, None)
-    assert str(verdict) == f"undecided{': equal differences (3' if len(ticket) > 1 else ' (1'} of 3 trials)"
+    assert str(verdict) == said
 
 
 @pytest.mark.parametrize(("ticket", "check", "said"), [([1, 2, 3], [1, 2, 3, 4], "longer"), ([], [], "at least one")])

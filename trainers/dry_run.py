@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from copy import deepcopy
@@ -28,7 +29,7 @@ from models.folding import FoldedNetwork
 from models.masking import masked_layers, plain_state, prunable_parameters, to_masked, to_plain
 from models.state_files import load_scores, read_state
 from trainers.algorithms.load import load_algorithm
-from trainers.results.run_folder import folder_of, resolved
+from trainers.results.run_folder import folder_of, is_finished, resolved
 from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
 from trainers.training.batchnorm import refuse_single_images
@@ -38,7 +39,7 @@ from trainers.training.rounding import is_random
 from trainers.training.stages import Stage, stages_of, warn_of_idle_milestones
 from trainers.training.weights import train_ticket
 from utils.environment import device_name
-from utils.errors import Stopped, counted
+from utils.errors import Stopped, UserError, counted
 from utils.masks import all_kept, is_bias, kept_count
 from utils.memory import peak_memory, reset_peak_memory
 from utils.run.run import Run
@@ -91,7 +92,12 @@ def print_plan(config: Config) -> None:
 
 
 def _what(config: Config, folder: Path, data: Splits) -> Iterator[str]:
-    there = "finished" if (folder / "summary.json").exists() else "begun" if folder.exists() else "not there yet"
+    try:
+        finished = is_finished(folder, config, resumed=True)
+        there = "finished" if finished else "begun" if folder.exists() else "not there yet"
+    except UserError as error:
+        warnings.warn(f"the run would not start: {error}", stacklevel=3)
+        there = "taken"
     yield f"{config.arch} on {config.dataset}, {config.algo}, on {device_name(config.torch_device)}"
     yield f"run folder   {folder} ({there})"
     counts = {"train": len(data.train.images), "val": len(data.val or ()), "test": len(data.test)}

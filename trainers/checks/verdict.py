@@ -47,7 +47,8 @@ class Verdict(NamedTuple):
 
     def __str__(self) -> str:
         if self.passes is None:
-            return f"{self.word} ({self.trials} of {TRIALS_NEEDED} trials)"
+            n = f"{self.trials} of {TRIALS_NEEDED} trials" if self.trials < TRIALS_NEEDED else f"n = {self.trials}"
+            return f"{self.word} ({n})"
         return f"{self.word} (95% interval {self.low:+.2f} to {self.high:+.2f}, n = {self.trials})"
 
 

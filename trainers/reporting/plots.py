@@ -25,6 +25,8 @@ DEFAULTS = {
     "svg.fonttype": "path", "svg.hashsalt": "rare-gems",
 }  # fmt: skip
 PANEL = (3.7, 2.9)
+LINE = 0.19
+"""Inches of a line of the legend; figures have room for two."""
 
 
 class RenderedPlot(NamedTuple):
@@ -85,7 +87,7 @@ def styles(names: Sequence[Any], kind: Literal["marker", "linestyle"]) -> dict[A
 
 
 def legend(figure: Figure) -> None:
-    """Add one legend for all panels, below them, where it covers nothing."""
+    """Add one legend for all panels, below them, where it covers nothing; a long one makes the figure higher."""
     entries: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels()):
@@ -95,6 +97,7 @@ def legend(figure: Figure) -> None:
     if entries:
         longest = max(map(len, entries))
         columns = max(1, min(len(entries), int(figure.get_figwidth() * 13 / (longest + 7))))
+        figure.set_figheight(figure.get_figheight() + LINE * max(0, math.ceil(len(entries) / columns) - 2))
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
 
