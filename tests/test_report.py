@@ -13,7 +13,7 @@ from tests.run_folders import make_run, make_trials
 from trainers.checks.verdict import judge
 from trainers.reporting.gather import DAMAGED, FINISHED, GOING_ON, gather
 from trainers.reporting.page import File, Part, Report, Section
-from trainers.reporting.plots import PANEL, _figure, legend, panels
+from trainers.reporting.plots import PANEL, _figure, legend
 from trainers.reporting.plotting import _curve
 from trainers.reporting.published import PUBLISHED, beside_published, published_for
 from trainers.reporting.report import write_report
@@ -48,13 +48,13 @@ def table(root, part, *columns):
 @pytest.mark.filterwarnings("error")  # of a layout that cannot be made
 @pytest.mark.parametrize("columns", [1, 2])
 def test_a_long_legend_takes_no_room_from_the_panels(columns):
-    def draw(figure, columns):
-        first, _ = panels(figure, 2, columns)
-        for number in range(30):
-            first.plot([1], label=f"gem/search_549a4d/{number:03d}")
-        legend(figure)
+    def draw(axes, names):
+        for name in names:
+            axes.plot([1], label=name)
 
-    figure = _figure(draw, 2, columns, PANEL[1])
+    names = [f"gem/search_549a4d/{number:03d}" for number in range(30)]
+    figure = _figure(draw, [names, []], columns, PANEL[1], {})
+    legend(figure)
     figure.draw_without_rendering()
     assert all(axes.get_position().height * figure.get_figheight() > PANEL[1] / 2 for axes in figure.axes)
 
