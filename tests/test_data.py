@@ -127,6 +127,7 @@ def test_every_part_moves_to_the_device():
         assert {tensor.device.type for batch in part for tensor in batch} == {"meta"}
 
 
+@pytest.mark.filterwarnings("ignore:ImageNet has 1000 classes")
 @pytest.mark.parametrize(
     ("dataset", "reason"), [("Digits", "Digits is held in memory"), ("ImageNet", "the device is cpu")]
 )
