@@ -182,7 +182,7 @@ def test_padding_is_black_before_normalising():
 # ---- evaluation and normalising ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [0, 1, 5])
+@pytest.mark.parametrize("count", [0, 1, 5, 100])
 def test_pixels_whose_values_are_neighbours_are_normalised_to_the_same_bits(count):
     images, normalise = numbered(count).images, Normalise(replace(PLAIN, mean=MEAN, std=STD), torch.device("cpu"))
     apart, together = normalise(images), normalise(images.contiguous(memory_format=torch.channels_last))
