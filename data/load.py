@@ -74,13 +74,13 @@ def divide(source: Source, config: Config) -> Splits:
             f"{len(source.test)} to test on"
         )
     spec, size, device = source.spec, config.batch_size, config.torch_device
-    on_device = config.decode_on == "cuda"
-    if on_device and (isinstance(train, ImageSet) or not device.startswith("cuda")):
-        reason = f"{config.dataset} is held in memory" if isinstance(train, ImageSet) else f"the device is {device}"
+    in_memory, on_device = isinstance(train, ImageSet), config.decode_on == "cuda"
+    if on_device and (in_memory or not device.startswith("cuda")):
+        reason = f"{config.dataset} is held in memory" if in_memory else f"the device is {device}"
         raise UserError(
             f"decode_on: cuda decodes images on the GPU that are read batch by batch, but {reason}; leave it at cpu"
         )
-    if isinstance(train, ImageSet):
+    if in_memory:
         held_out, test = (PlainBatches(part.to(device), spec) if part else None for part in (val, source.test))
         return Splits(spec, TrainBatches(train.to(device), spec, size), held_out, test)
     from data.streamed_batches import StreamedPlainBatches, StreamedTrainBatches  # torchvision takes a second to import

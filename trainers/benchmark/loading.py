@@ -102,6 +102,16 @@ Side = tuple[Callable[[Path], Iterable[Batch]], Path]
 """How an epoch is read, and from where."""
 
 
+def sides_of(tree: Path, packed: Path, raw: Path) -> dict[str, Side]:
+    """Name -> the sides to compare on one tree of images and its two packs; the first is what ratios refer to."""
+    sides = {
+        "torchvision's ImageFolder": (theirs, tree), "the same, freed memory kept": (theirs_with_memory_kept, tree),
+        "a folder": (ours, tree), "packed, JPEG": (ours, packed), "packed, raw": (ours, raw),
+    }  # fmt: skip
+    on_gpu = {"a folder, on the GPU": (ours_on_gpu, tree), "packed, JPEG, on the GPU": (ours_on_gpu, packed)}
+    return sides | (on_gpu if torch.cuda.is_available() else {})
+
+
 def images_a_second(sides: dict[str, Side], repeats: int) -> list[dict[str, Any]]:
     """Time an epoch of every side; a row has the median, lowest and highest, and the same of the ratio to the first."""
     taken: dict[str, list[float]] = {name: [] for name in sides}
@@ -206,17 +216,7 @@ def main(argv: list[str] | None = None) -> int:
         write_tree(tree, given.images)
         for target, pixels in ((packed, False), (raw, True)):
             pack_folder(config_of({"pack": str(tree), "image_size": 256, "pack_to": str(target), "pack_raw": pixels}))
-        sides: dict[str, Side] = {
-            "torchvision's ImageFolder": (theirs, tree),
-            "the same, freed memory kept": (theirs_with_memory_kept, tree),
-            "a folder": (ours, tree), "packed, JPEG": (ours, packed), "packed, raw": (ours, raw),
-        }  # fmt: skip
-        if torch.cuda.is_available():
-            sides |= {
-                "a folder, decoded on the GPU": (ours_on_gpu, tree),
-                "packed, JPEG, decoded on the GPU": (ours_on_gpu, packed),
-            }
-        rows = images_a_second(sides, given.repeats)
+        rows = images_a_second(sides_of(tree, packed, raw), given.repeats)
         with _fresh_process() as alone:
             growth = alone.submit(memory_growth, packed).result()
         others = {

@@ -25,7 +25,7 @@ DEFAULTS = {
     "svg.fonttype": "path", "svg.hashsalt": "rare-gems",
 }  # fmt: skip
 PANEL = (3.7, 2.9)
-LINE = 0.19
+LEGEND_LINE = 0.19
 """Inches of a line of the legend; figures have room for two."""
 
 
@@ -97,7 +97,7 @@ def legend(figure: Figure) -> None:
     if entries:
         longest = max(map(len, entries))
         columns = max(1, min(len(entries), int(figure.get_figwidth() * 13 / (longest + 7))))
-        figure.set_figheight(figure.get_figheight() + LINE * max(0, math.ceil(len(entries) / columns) - 2))
+        figure.set_figheight(figure.get_figheight() + LEGEND_LINE * max(0, math.ceil(len(entries) / columns) - 2))
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
 
