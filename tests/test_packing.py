@@ -4,6 +4,7 @@ import io
 import os
 import re
 import signal
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -76,6 +77,14 @@ def test_jpegs_that_are_small_enough_are_stored_as_they_are(tmp_path):
     with safe_open(target / SHARD.format(0), "pt") as shard:
         assert bytes(shard.get_slice("images")[: first.stat().st_size].tolist()) == first.read_bytes()
     assert same_bits(batches("ImageNet", target)[1:], batches("ImageNet", source)[1:])
+
+
+def test_reading_a_pack_leaves_nothing_in_memory(tmp_path):
+    pack = read_pack(packed(put_imagenet(tmp_path)))
+    before = sys.getallocatedblocks()
+    for _ in range(1_000):
+        pack.pixels(0)
+    assert sys.getallocatedblocks() - before < 500
 
 
 def test_longer_shorter_sides_are_resized_and_shorter_ones_are_kept(tmp_path):

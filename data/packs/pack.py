@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -81,7 +80,7 @@ class Pack:
     ends: Tensor
     sizes: Tensor
     inside: dict[str, list[str]]
-    _open: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
+    _open: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def images_in(self, place: str) -> range:
         """The images that lie in a folder itself."""
@@ -126,10 +125,11 @@ class Pack:
         start = int(self.ends[index - 1]) if index > int(self.first[number]) else 0
         return self._shard(number)[start : int(self.ends[index])]
 
-    def _shard(self, number: int) -> Any:
+    def _shard(self, number: int) -> Tensor:
         if number not in self._open:
             with safe_open(str(self.root / SHARD.format(number)), framework="pt") as file:
-                self._open[number] = file.get_slice("images")
+                # A memory map, of which nothing is read yet; slices of `get_slice` leak memory.
+                self._open[number] = file.get_tensor("images")
         return self._open[number]
 
 

@@ -137,17 +137,18 @@ def _rate(epoch: Callable[[Path], Iterable[Batch]], root: Path) -> float:
 
 
 def memory_growth(root: Path) -> float:
-    """Return by how many MiB the process's peak memory grows from the second epoch on, over five more.
+    """Return by how many MiB the process's peak memory grows from the fifth epoch on, over twenty more.
 
-    Call it in a process of its own: what a process did before may have had a higher peak.
+    Call it in a process of its own: what a process did before may have had a higher peak. In the first epochs a batch
+    may still find no room among what was freed.
     """
     torch.set_num_threads(1)
     peaks = []
-    for _ in range(7):
+    for _ in range(25):
         for _ in ours(root):
             pass
         peaks.append(peak_memory(torch.device("cpu")))
-    return (peaks[-1] - peaks[1]) / 2**20
+    return (peaks[-1] - peaks[4]) / 2**20
 
 
 def _fresh_process() -> ProcessPoolExecutor:
