@@ -86,12 +86,14 @@ def test_tables_have_figures_over_trials_checks_judged_as_everywhere_layers_and_
     make_trials(root, name, tickets, algo="snip", target_sparsity=5, check_mask_shuffle=controls)
     make_run(root / name / "trial_4", 95.0, algo="snip", target_sparsity=5, trial_num=4, name=name, says_dense=dense)
     make_run(root / name / "trial_5", 96.0, algo="snip", target_sparsity=5, trial_num=5, name=name,
-             says_gem_weights_remaining=3)  # fmt: skip
-    make_run(root / "inverted", 40.0, invert_sanity_check=True, says_inverts={"test_acc_after_finetune": 90.0})
+             says_gem_weights_remaining=3, says_dense=dense | {"gap": 1.0, "trained_alike": False})  # fmt: skip
+    make_run(root / "inverted", 40.0, invert_sanity_check=True, says_inverts={"test_acc_after_finetune": 90.0},
+             says_dense=dense | {"gap": 57.0, "trained_alike": False})  # fmt: skip
     assert call("--report", root).code == 0
     after = table(root, "accuracy", "series", "gem_percent_mean", "after_mean", "after_sd", "below_dense_mean", "n")
-    assert after == [["hc_iter", "0.5", "40.0", "", "", "1"], ["snip", "4.6", "92.8", str(6.7**0.5), "7.0", "5"]]
-    assert "| 92.80 ± 2.59 | 7.00 (n = 1) | 5 |" in (root / "report" / "report.md").read_text()
+    assert after == [["hc_iter", "0.5", "40.0", "", "57.0", "1"], ["snip", "4.6", "92.8", str(6.7**0.5), "7.0", "5"]]
+    page = (root / "report" / "report.md").read_text()
+    assert "| 92.80 ± 2.59 | 7.00 (n = 1) | 5 |" in page and "| 40.00 | 57.00 \\* | 1 |" in page
     columns = ("check", "ticket_mean", "check_accuracy_mean", "margin", "low", "high", "verdict", "n")
     verdict = judge(tickets, controls)  # over the trials that ran it
     assert table(root, "checks", *columns) == [

@@ -208,7 +208,7 @@ def test_a_claim_is_held_until_the_child_that_was_given_it_is_gone(tmp_path):
 @pytest.mark.parametrize("name", ["ab, " * 100, "é", "模" * 99])
 def test_names_that_begin_alike_have_files_of_their_own_however_long(name, tmp_path):
     claims, config = Claims(tmp_path), config_of(TINY, "test")
-    one, other = (Unit.of(name + end, config) for end in "ñö")
+    one, other = (Unit.of(name + end, config) for end in " _")
     assert claims.claim(one) and claims.claim(one) is None and claims.claim(other)
     assert claims.options_file(one) != claims.options_file(other)
 
@@ -287,7 +287,7 @@ def test_a_sweep_goes_on_after_runs_that_fail_and_names_them_in_the_end(sweep, d
     ran.clear()
     refusal(*words)
     assert list(ran) == ["a", "c", "d"]  # d left no summary here
-    (tmp_path / "results" / "s" / ".sweep" / "failed" / "b__trial_1.json").unlink()
+    (tmp_path / "results" / "s" / ".sweep" / "failed" / "b,+trial+1.json").unlink()
     done(*words)
 
 

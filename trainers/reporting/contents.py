@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +13,7 @@ from trainers.reporting.gather import FINISHED, RunRecord
 from trainers.reporting.published import AFTER, BEFORE, SOURCE, beside_published, published_for
 from trainers.reporting.series import Experiment, Task
 from trainers.reporting.tables import NONE, Column, Row, Table, number, spread, text
-from trainers.results.trials import Spread
+from trainers.results.trials import Spread, dense_references
 from utils.files import as_csv
 
 HASH = Column("config", lambda row: row["config_hash"] or NONE, links=lambda row: row["links"]["config"])
@@ -44,22 +45,26 @@ class Contents:
             row |= one.spread("gem_percent").columns("gem_percent")
             row |= one.spread("effective_weights_remaining_percent").columns("effective_percent")
             row |= one.spread(BEFORE).columns("before") | one.spread(AFTER).columns("after")
-            below = Spread.of(other.dense and other.dense.gap for other in one.outcomes)
+            references = dense_references(other.model_dump() for other in one.outcomes)
+            below = Spread.of(dense["gap"] for dense in references)
             row |= below.columns("below_dense") | {"below_dense_n": below.n}
+            row |= {"dense_trained_alike": all(dense["trained_alike"] for dense in references)}
             row |= {"n": len(one.outcomes), "unfinished": len(one.runs) - len(one.outcomes)}
             rows.append(row | self._traced(one))
+        below_dense = spread("below dense (points)", "below_dense")
         columns = (
             text("series", "series"), number("asked for (%)", "target_percent", "g"),
             spread("weights remaining (%)", "weights_remaining_percent"),
             spread("effective (%)", "effective_percent"), spread("gem (%)", "gem_percent"),
             spread("before fine-tuning (%)", "before"), spread("after fine-tuning (%)", "after"),
-            spread("below dense (points)", "below_dense"), number("n", "n", "d"),
+            replace(below_dense, show=lambda row: below_dense.show(row) + " *" * (not row["dense_trained_alike"])),
+            number("n", "n", "d"),
             number("unfinished", "unfinished", "d"), HASH, RUNS,
         )  # fmt: skip
         caption = (
             "Test accuracy and weights remaining: mean ± sample standard deviation over the n finished trials of an "
             "experiment. Gem: the weights of the network measured before fine-tuning. Below dense: the dense run of "
-            "the same data, network and trial, perhaps trained otherwise, minus the ticket."
+            "the same data, network and trial, minus the ticket; * none of them was trained as the tickets were."
         )
         return Table(caption, columns, rows)
 

@@ -33,9 +33,15 @@ class Accuracy(_Part):
 
 
 class Reference(Accuracy):
-    """The result of the dense network; `gap` says how many points the ticket is below it."""
+    """The result of the dense network.
+
+    Attributes:
+        gap: how many points the ticket is below it.
+        trained_alike: whether it was trained as the ticket was.
+    """
 
     gap: Points
+    trained_alike: bool = True
 
 
 class Spent(_Part):

@@ -87,6 +87,12 @@ def beside_dense(summary: Summary, dense: Found | None) -> Summary:
     return {**summary, "checks": checks, "dense": found}
 
 
+def dense_references(summaries: Iterable[Summary]) -> list[dict[str, Any]]:
+    """The dense networks that tickets are compared with: those trained as the tickets were or, if none was, all."""
+    found = [one["dense"] for one in summaries if one.get("dense")]
+    return [one for one in found if one.get("trained_alike", True)] or found
+
+
 def finished_trials(folder: Path, config_hash: str) -> dict[Path, Summary]:
     """Run folder -> summary of an experiment's finished trials in and beside `folder`, ordered by trial.
 
@@ -143,10 +149,10 @@ def write_trials(folder: Path, config_hash: str) -> dict[str, Any]:
     """
     summaries = finished_trials(folder, config_hash).values()
     spreads = {name: Spread.of(one[name] for one in summaries) for name in AVERAGED}
-    known = [one["dense"] or {} for one in summaries]
-    spreads["dense_test_acc_after_finetune"] = Spread.of(one.get("test_acc_after_finetune") for one in known)
+    references = dense_references(summaries)
+    spreads["dense_test_acc_after_finetune"] = Spread.of(one["test_acc_after_finetune"] for one in references)
     spreads["gem_percent"] = Spread.of(Outcome.model_construct(**one).gem_percent for one in summaries)
-    spreads["gap_to_dense"] = Spread.of(one.get("gap") for one in known)
+    spreads["gap_to_dense"] = Spread.of(one["gap"] for one in references)
     for name, pairs in check_pairs(summaries).items():
         spreads[f"{name}_test_acc_after_finetune"] = Spread.of(control for _, control in pairs)
     trials = {

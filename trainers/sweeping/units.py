@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import signal
 import socket
 import tempfile
@@ -19,6 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
+from urllib.parse import quote_plus
 
 from args_helper import Config
 from trainers.results.run_folder import decided, folder_of
@@ -162,9 +162,7 @@ class Claims:
         return f"{unit.name} {how}; what it said stands above, or in the output of another worker"
 
     def _place(self, kind: str, name: str, ending: str) -> Path:
-        short = re.sub(r"[^\w.@=+-]", "_", name)
-        if len(short.encode()) > LONGEST:
-            short = (
-                f"{short.encode()[:LONGEST].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-            )
+        short = quote_plus(name, safe=",@=")  # no two names have the same files
+        if len(short) > LONGEST:
+            short = f"{short[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
         return self._shared / kind / (short + ending)
