@@ -149,6 +149,13 @@ def test_a_ticket_that_is_not_rewound_has_the_weights_that_were_pruned_for_its_c
     assert same_bits(*(load_file(folder / "ticket.safetensors") for folder in (whole, again)))
 
 
+def test_a_first_round_of_another_run_that_is_the_last_one_began_with_the_weights_as_drawn(finished, ran):
+    words = [*THREE, "--imp_rounds", "1"]
+    whole = ran(*words, name="whole")
+    taken = ran(*words, "--imp_resume_folder", finished, "--imp_resume_round", "0", name="taken")
+    assert same_bits(*(load_file(folder / "ticket.safetensors") for folder in (whole, taken)))
+
+
 def test_a_run_from_another_ones_round_goes_on_when_that_is_gone(finished, done, places, trial, tmp_path):
     other = shutil.copytree(finished, tmp_path / "other")
     words = [*THREE, "--imp_resume_folder", other, "--imp_resume_round", "1", *places]

@@ -157,7 +157,7 @@ def first_round(net: nn.Module, config: Config, run: Run, snapshot_step: int) ->
     if number == config.imp_prunings or config.imp_no_rewind:  # else nothing more comes of what this round began with
         before = _begun_with(number, fresh.to(torch.device("cpu")), folder, run)
         begun_with = {name: value.to(device) for name, value in before.items()}
-        begun_with |= {} if config.imp_no_rewind else rewound
+        begun_with |= rewound if number and not config.imp_no_rewind else {}
     if begun is None:
         keep_snapshot(run, rewound)
         run.save(stage, stored)
