@@ -14,7 +14,7 @@ from torchvision import models as torchvision_models
 from models.masking import keep_idle_dense
 from models.spec import ModelSpec
 from utils.errors import UserError, did_you_mean, first_of
-from utils.registry import load_function, reported
+from utils.user_code import load_function, reported
 
 # Auxiliary classifiers would change the output in training. `init_weights` is off because the tool draws weights.
 _NO_AUXILIARY: dict[str, Any] = {"aux_logits": False, "init_weights": False}

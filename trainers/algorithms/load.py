@@ -15,8 +15,8 @@ from args_helper import Config
 from data.load import Splits
 from trainers.algorithms import ALGORITHMS
 from trainers.tickets.ticket import Ticket
-from utils.registry import load_function, reported
 from utils.run.run import Run
+from utils.user_code import load_function, reported
 
 FindTicket = Callable[[nn.Module, Splits, Config, Run], Ticket]
 """(plain network on its device with its weights drawn, data, options, run) -> the ticket.
