@@ -10,7 +10,6 @@ import hashlib
 import json
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from args_helper import Config
-from data.decode import middle_square, surplus_over
+from data.decode import AT_ONCE, middle_square, surplus_over, thread_pool
 from data.packs.folder import warn_if_enlarged
 from data.spec import ImageSet, StoredImages
 from utils.errors import UserError
@@ -61,9 +60,11 @@ def read_decoded(root: Path, parts: dict[str, StoredImages], size: int, config: 
         # Each image is copied into the result at once: a list of all images would be a second copy. Threads suffice,
         # because PIL decodes and PyTorch resizes without holding Python's lock.
         decoded = {name: torch.empty(len(part), 3, *shape, dtype=torch.uint8) for name, part in parts.items()}
-        with ThreadPoolExecutor(max(1, config.workers)) as pool:
+        with thread_pool(config.workers) as pool:
             for name, part in parts.items():
-                list(pool.map(partial(_fill, part=part, size=size), decoded[name], range(len(part))))
+                for start in range(0, len(part), AT_ONCE):
+                    some = range(len(part))[start : start + AT_ONCE]
+                    list(pool.map(partial(_fill, part=part, size=size), decoded[name][some.start : some.stop], some))
         _write_cache(cache, fingerprint, decoded)
     return {name: ImageSet(decoded[name], part.labels) for name, part in parts.items()}
 

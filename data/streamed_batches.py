@@ -165,7 +165,8 @@ class _Stream:
                 stream = torch.cuda.current_stream(self.device)
                 stream.wait_event(decoded)
                 images.record_stream(stream)
-            yield images.to(self.device, non_blocking=True), self._labels[where[cut]]
+            # Any other device might still read from memory that is not pinned when it has been freed.
+            yield images.to(self.device, non_blocking=self.device.type == "cuda"), self._labels[where[cut]]
 
     def _decoded(
         self, work: list[tuple[Tensor, Tensor | None, Tensor | None]]

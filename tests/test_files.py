@@ -43,6 +43,19 @@ def test_the_new_file_is_whole_and_on_the_disk_before_it_takes_the_place_of_the_
     assert seen == [("sync", 7), ("replace", "new one", "old", True), ("sync", "folder")]
 
 
+def test_a_file_is_written_where_folders_cannot_be_synchronised(tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def refuse_folders(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    write_atomic(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "new"
+
+
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 

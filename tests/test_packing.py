@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from toys import complaint
 import data.packs.packing as packing
 import data.packs.shards as shards
 from args_helper import parse_args
-from data.decode import read_image
+from data.decode import read_image, thread_pool
 from data.load import load_data
 from data.packs.checking import image_files
 from data.packs.pack import INDEX, SHARD, read_pack
@@ -237,6 +238,29 @@ def test_a_kill_while_packing_loses_nothing(tmp_path):
     assert not [path for path in (tmp_path / "killed").iterdir() if path.suffix == ".part"]
 
 
+def test_a_file_of_a_pack_holds_no_more_bytes_of_the_folder_than_fit_into_memory(three_files, monkeypatch):
+    sizes = [(three_files / name).stat().st_size for name in image_files(three_files)]
+    monkeypatch.setattr(packing, "BYTES_PER_SHARD", sum(sizes[:3]))
+    first = read_pack(packed(three_files)).first.tolist()
+    assert first[:2] == [0, 3] and max(b - a for a, b in pairwise(first)) <= 4 and first[-1] == 10
+    monkeypatch.setattr(packing, "BYTES_PER_SHARD", 1)
+    assert read_pack(packed(three_files)).first.tolist() == [*range(11)]
+
+
+def test_the_room_that_is_asked_for_is_enough_for_jpegs_that_stay_as_they_are(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8), quality=98))
+    size = (tmp_path / "a.jpg").stat().st_size
+    for side in (0, 32):
+        assert shards.likely_bytes(tmp_path / "a.jpg", shards.Storage(side, raw=False, of_train=False)) == size
+
+
+def test_a_thread_that_decodes_has_one_thread_of_pytorch():
+    before = torch.get_num_threads()
+    with thread_pool(2) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 1
+    assert torch.get_num_threads() == before
+
+
 def test_a_disk_with_too_little_room_is_seen_first(three_files, monkeypatch, tmp_path):
     usage = type("Usage", (), {"free": 100})
     monkeypatch.setattr(packing.shutil, "disk_usage", lambda path: usage)
@@ -285,7 +309,10 @@ def test_links_to_folders_are_followed_but_not_round_and_round(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "elsewhere")
-    assert read_pack(packed(tmp_path / "in")).about.folders == [("a", 1)]
+    put(tmp_path / "in" / "b" / "0.png", drawn(2))
+    (tmp_path / "elsewhere" / "over").symlink_to(tmp_path / "in" / "b")
+    (tmp_path / "in" / "b" / "back").symlink_to(tmp_path / "elsewhere")
+    assert read_pack(packed(tmp_path / "in")).about.folders == [("a", 1), ("a/over", 2), ("b", 3), ("b/back", 4)]
 
 
 def test_a_relative_folder_is_packed_beside_itself(done, tmp_path, monkeypatch):

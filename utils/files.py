@@ -202,12 +202,10 @@ def load_tensors(path: Path) -> Any:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, if the operating system can open a folder."""
-    try:
+    """Make a rename survive a power cut, if the file system can do this for a folder."""
+    with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

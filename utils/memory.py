@@ -31,11 +31,11 @@ def keep_freed_memory(kept: bool = True) -> None:
 
 def reset_peak_memory(device: torch.device) -> None:
     """Make `peak_memory` count from here on, if the operating system can."""
+    if trim := _of_the_c_library("malloc_trim"):
+        trim(0)  # what is freed and kept is no memory in use
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    if trim := _of_the_c_library("malloc_trim"):
-        trim(0)  # what is freed and kept is no memory in use
     with contextlib.suppress(OSError):  # Linux only; elsewhere the peak is that of the whole process so far
         Path("/proc/self/clear_refs").write_text("5")  # 5 sets VmHWM, which `peak_memory` reads, to the current RSS
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -14,14 +13,12 @@ from tqdm import tqdm
 
 from args_helper import Config
 from data.class_folders import is_image, listed
-from data.decode import read_image
+from data.decode import AT_ONCE, read_image, thread_pool
 from data.packs.pack import SHARD, is_pack, read_pack
-from utils.distributed.launch import usable_workers
-from utils.errors import UserError, counted
+from utils.errors import UserError, counted, printable
 from utils.files import digest
 
 _SHOWN = 20
-_AT_ONCE = 1_000  # files that wait for a thread: each takes memory
 
 
 def check_data(config: Config) -> None:
@@ -34,26 +31,21 @@ def check_data(config: Config) -> None:
     if is_pack(root):
         digests = read_pack(root).about.digests
         names = [SHARD.format(number) for number in range(len(digests))]
-        with thread_pool(config) as pool:
+        with thread_pool(config.workers) as pool:
             found = progress(pool.map(digest, (root / name for name in names)), len(names), "checking", "files")
             broken = [name for name, one, other in zip(names, digests, found) if one != other]
         if broken:
             raise UserError(f"{root}: {', '.join(broken)} changed since the images were packed; pack them anew")
-        print(f"{root}: {counted(len(digests), 'file')}, as written")
+        print(printable(f"{root}: {counted(len(digests), 'file')}, as written"))
         return
     files = image_files(root)
-    with thread_pool(config) as pool:
-        parts = (files[start : start + _AT_ONCE] for start in range(0, len(files), _AT_ONCE))
+    with thread_pool(config.workers) as pool:
+        parts = (files[start : start + AT_ONCE] for start in range(0, len(files), AT_ONCE))
         found = chain.from_iterable(pool.map(partial(_problem, root), part) for part in parts)
         broken = list(filter(None, progress(found, len(files), "checking")))
     if broken:
         raise UserError(told_of(broken, len(files)))
-    print(f"{root}: {counted(len(files), 'image')}, all can be read")
-
-
-def thread_pool(config: Config) -> ThreadPoolExecutor:
-    """Return a pool of `workers` threads; decoding, resizing and encoding do not hold Python's lock."""
-    return ThreadPoolExecutor(max(1, usable_workers(config.workers)))
+    print(printable(f"{root}: {counted(len(files), 'image')}, all can be read"))
 
 
 def progress(results: Iterable | None, total: int, what: str, unit: str = "images") -> tqdm:
@@ -100,7 +92,9 @@ def image_files(root: Path, without: Path | None = None) -> list[str]:
     empty = []
     for folder, inner, names in os.walk(root, followlinks=True, onerror=_raise):
         here = Path(folder).resolve()
-        skipped = {here, *here.parents, without and without.resolve()}  # a link to a folder above would be a loop
+        # A link to a folder above, on the disk or on the way here, would be a loop.
+        skipped = {here, *here.parents, *(above.resolve() for above in Path(folder).parents)}
+        skipped.add(without and without.resolve())
         is_leaf = not inner
         inner[:] = [name for name in inner if not name.startswith(".") and (here / name).resolve() not in skipped]
         images = sorted(name for name in names if is_image(name) and not name.startswith("."))

@@ -1,9 +1,9 @@
 """A packed tree of images: all images of class folders in a few large files, which are read by memory map.
 
     index.safetensors           the folders and, for every image, its name and where it lies
-    images_00000.safetensors    the encoded images, one after another, a thousand in a file; 00001, ...
+    images_00000.safetensors    the encoded images, one after another, up to a thousand in a file; 00001, ...
 
-`data.packs.packing` writes it. An image is a JPEG, or raw pixels. A file of a thousand images opens without reading it:
+`data.packs.packing` writes it. An image is a JPEG, or raw pixels. A file of images opens without reading it:
 the first batch does not wait for a million names, and a shuffled epoch reads only the images' own bytes.
 """
 
@@ -24,7 +24,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from data.decode import MOST_PIXELS, decode_jpeg, whole_jpeg
-from utils.errors import UserError, abbreviate
+from utils.errors import UserError, abbreviate, is_out_of_memory
 from utils.files import safetensors_header
 
 INDEX = "index.safetensors"
@@ -108,6 +108,8 @@ class Pack:
                 return stored.view(height, width, 3).permute(2, 0, 1)
             return decode_jpeg(stored.numpy(), height, width, surplus)
         except Exception as error:  # a damaged file can make a decoder raise anything
+            if is_out_of_memory(error):
+                raise
             told = abbreviate(str(error).partition("\n")[0])
             raise UserError(f"{self.path(index)} is damaged in its pack ({told}); pack the images anew") from error
 

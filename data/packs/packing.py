@@ -1,6 +1,6 @@
 """`--pack FOLDER`: write all images of a tree of class folders into a few large files; `data.packs.pack` reads them.
 
-Each file of a thousand images is written atomically, and at the end the index. So packing that was interrupted goes on
+Each file of images is written atomically, and at the end the index. So packing that was interrupted goes on
 where it was: a file whose images are still the same is kept.
 """
 
@@ -12,7 +12,7 @@ import re
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from safetensors.torch import save
 
 from args_helper import Config
 from data.class_folders import listed
-from data.packs.checking import image_files, progress, thread_pool, told_of
+from data.decode import thread_pool
+from data.packs.checking import image_files, progress, told_of
 from data.packs.pack import FORMAT, INDEX, SHARD, About
 from data.packs.shards import Storage, is_training_image, likely_bytes, pack_shard
 from data.sets.tiny_imagenet import ANNOTATIONS
@@ -31,7 +32,8 @@ from utils.errors import UserError, printable
 from utils.files import make_folder, write_atomic
 from utils.run.lock import locked
 
-PER_SHARD = 1_000
+PER_SHARD, BYTES_PER_SHARD = 1_000, 2**28
+"""The most images in a file, and bytes that they may have in the folder: a file is made in memory."""
 _SAMPLED = 100
 # The folder may hold files of others, which stay.
 _OWN_SHARD = re.compile(r"images_\d{5,}\.safetensors")
@@ -68,9 +70,8 @@ def _pack(source: Path, target: Path, files: Sequence[str], how: Storage, config
         if _OWN_SCRATCH.fullmatch(path.name):
             path.unlink(missing_ok=True)
     digests, broken = [], []
-    with thread_pool(config) as pool, progress(None, len(files), "packing") as bar:
-        for number, start in enumerate(range(0, len(files), PER_SHARD)):
-            part = files[start : start + PER_SHARD]
+    with thread_pool(config.workers) as pool, progress(None, len(files), "packing") as bar:
+        for number, part in enumerate(_shares(source, files)):
             digest, problems = pack_shard(target / SHARD.format(number), source, part, how, config.skip_broken, pool)
             digests.append(digest)
             broken += problems
@@ -81,9 +82,22 @@ def _pack(source: Path, target: Path, files: Sequence[str], how: Storage, config
     for path in {*_shards(target)} - {target / SHARD.format(n) for n in range(len(digests))}:
         path.unlink()  # of a larger tree, packed before
     size = sum(path.stat().st_size for path in target.iterdir())
-    print(f"{target}: {len(files) - len(broken):,} images, {size / 2**20:,.1f} MiB; train on them with --data {target}")
+    told = f"{len(files) - len(broken):,} images, {size / 2**20:,.1f} MiB; train on them with --data {target}"
+    print(printable(f"{target}: {told}"))
     if broken:
         print(printable(f"left out: {told_of(broken, len(files))}"))
+
+
+def _shares(source: Path, files: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Divide the images, in order, into those of each file."""
+    start = size = 0
+    for number, name in enumerate(files):
+        own = os.path.getsize(source / name) if os.path.exists(source / name) else 0
+        if number > start and (number - start == PER_SHARD or size + own > BYTES_PER_SHARD):
+            yield files[start:number]
+            start, size = number, 0
+        size += own
+    yield files[start:]
 
 
 def _shards(target: Path) -> list[Path]:

@@ -139,6 +139,8 @@ def likely_bytes(path: Path, how: Storage) -> float:
         with opened(path) as (content, image):
             height, width = size_of(image)
             shrunk = min(1.0, how.side / min(height, width)) if how.side else 1.0
+            if is_plain_jpeg(image) and not how.raw and shrunk == 1.0:
+                return len(content)
             pixels = height * width * shrunk**2
             return 3 * pixels if how.raw else min(len(content), _BYTES_A_PIXEL * pixels)
     except UserError:
