@@ -282,6 +282,8 @@ PENALTIES = "none, L2, L1, L1_L2, var_red_1, var_red_2, bin_entropy"
         ("name: ../elsewhere", "'../elsewhere' is not a plain name or relative path"),
         ("name: /elsewhere", "'/elsewhere' is not a plain name or relative path"),
         ("name: ' '", "' ' is not a plain name or relative path"),
+        (f"name: {'a/' * 40}{'../' * 50}{'b/' * 40}",
+         f"'{'a/' * 30}...{'b/' * 30}' is not a plain name or relative path"),
         ("target_sparsity: 0", "0 is too small: it has to be above 0"),
         ("batch_size: 0", "0 is too small: it has to be at least 1"),
         ("target-sparsity: 100.5", "100.5 is too large: it may be at most 100"),

@@ -58,6 +58,10 @@ def test_a_finished_run_is_exported_as_it_was_trained(finished, tmp_path, done, 
     timed = {(by, count) for by in ("PyTorch", "ONNX Runtime") for count in (1, 100)}
     assert {(row["by"], row["images"]) for row in report["latency"]} == timed
 
+    shutil.copy(run / "export" / "model.safetensors", run / "model.safetensors")  # as --save_model would leave it
+    (run / "checkpoints" / "finetune.pt").write_bytes(b"damaged")
+    done(*words)
+    (run / "model.safetensors").unlink()
     (run / "checkpoints" / "finetune.pt").unlink()
     assert "the trained weights are no longer there" in refusal(*words)
 

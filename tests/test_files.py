@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from toys import complaint
 
 from utils.errors import UserError, resume_command
-from utils.files import read_json, safetensors_header, safetensors_parts, write_atomic, write_json
+from utils.files import files_below, read_json, safetensors_header, safetensors_parts, write_atomic, write_json
 
 
 @pytest.mark.parametrize(("content", "raw"), [(b"\x00\xff\r\n", b"\x00\xff\r\n"), ("schön\n", b"sch\xc3\xb6n\n")])
@@ -41,6 +41,16 @@ def test_the_new_file_is_whole_and_on_the_disk_before_it_takes_the_place_of_the_
     monkeypatch.setattr(os, "replace", replace)
     write_atomic(path, "new one")
     assert seen == [("sync", 7), ("replace", "new one", "old", True), ("sync", "folder")]
+
+
+def test_files_are_found_behind_links_once_though_a_link_leads_round(tmp_path):
+    for place in ("in/a", "elsewhere/b"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "x").touch()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "in")
+    found = files_below(tmp_path / "in", "x", "y")
+    assert [str(path.relative_to(tmp_path)) for path in found] == ["in/a/x", "in/link/b/x"]
 
 
 def test_a_file_is_written_where_folders_cannot_be_synchronised(tmp_path, monkeypatch):

@@ -107,6 +107,14 @@ def test_tables_have_figures_over_trials_checks_judged_as_everywhere_layers_and_
     assert spent == [["4.0", "2.0", "6007.0", "1207.0", "3.0", "5000.0"]] * 2  # of search and fine-tuning together
 
 
+def test_the_same_trial_from_another_file_of_the_same_name_is_another_experiment(root, call):
+    for name, digest, accuracy in (("one", "a", 90.0), ("two", "b", 80.0), ("two_copied", "b", 80.0)):
+        folder = make_run(root / name, accuracy, algo="given", ticket="t.safetensors", name=name, target_sparsity=5)
+        (folder / "environment.json").write_text(json.dumps({"files": {"ticket": digest}}))
+    assert "two_copied: left out: it is the same experiment and trial as" in call("--report", root).err
+    assert [row[1:] for row in table(root, "accuracy", "series", "after_mean", "n")] == [["90.0", "1"], ["80.0", "1"]]
+
+
 # ---- series --------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """Sweeps: what their files may say, who takes which run, what a search finds, and whole sweeps by one worker or two."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -213,6 +214,24 @@ def test_names_that_begin_alike_have_files_of_their_own_however_long(name, tmp_p
     assert claims.options_file(one) != claims.options_file(other)
 
 
+def test_a_worker_that_restarts_under_its_old_name_gives_up_what_failed_again(tmp_path):
+    unit = Unit.of("a, trial 1", config_of(TINY, "test"))
+    Claims(tmp_path).failed(unit, 2)
+    (record,) = tmp_path.glob(".sweep/failed/*")
+    os.utime(record, (1, 1))
+    claims = Claims(tmp_path)
+    claim = claims.claim(unit)
+    claims.failed(unit, 2)
+    claim.release()
+    assert claims.claim(unit) is None
+
+
+def test_the_process_of_a_run_is_told_all_that_a_resumed_one_would_take_from_its_folder(tmp_path):
+    unit = Unit.of("a, trial 1", config_of(TINY, "test"))
+    told = yaml.safe_load(Claims(tmp_path).options_file(unit).read_text())
+    assert told == {**told, "save_model": False, "with_dense": False, "checkpoint_every": "1"}
+
+
 def _trials(tmp_path, count, **changed):
     """The view of one worker."""
     options = {**TINY, "name": "a", "num_trial": count, "results_dir": str(tmp_path), **changed}
@@ -390,6 +409,14 @@ def test_listed_values_are_each_run_once_though_fewer_trials_were_asked_for_at_f
     values = [1e-5, 3e-5, 2e-4, 1e-3]
     words = (sweep(options=TINY, search={"lmbda": values}, study={"trials": trials}) for trials in (1, 4))
     assert sorted(value for each in words for value in _play(*_searches(each))) == values
+
+
+def test_a_listed_value_that_one_worker_runs_is_not_drawn_by_another(sweep):
+    values = [1e-5, 3e-5, 2e-4]
+    one, other = _searches(sweep(options=TINY, search={"lmbda": values}, study={"trials": 12}), workers=2)
+    tasks = [one.take(), other.take(), one.take()]
+    assert [task.unit.asked.lmbda for task in tasks] == values
+    assert one.take() is None
 
 
 def test_more_combinations_than_can_be_listed_are_drawn(sweep):

@@ -223,7 +223,9 @@ def test_the_gap_to_dense_stands_beside_ticket_and_checks(tmp_path):
     trials["figures"]["gap_to_dense"]["mean"] = -0.5
     assert "; the ticket is 0.50 above dense" in trials_screen(trials)
     assert beside_dense(one, None) == one
-    said = screen(beside_dense(written, Found(tmp_path, summary(1, 92.5), is_alike=False)))
+    otherwise = Found(tmp_path, summary(1, 92.5), is_alike=False)
+    assert beside_dense(written, otherwise) == written  # the one that was trained alike is elsewhere by now
+    said = screen(beside_dense({**written, "dense": None}, otherwise))
     assert f"dense network 92.50%: the ticket is 2.50 points below it; trained otherwise: {tmp_path}" in said
     # The dense run is elsewhere by now, and a check has been added: what was compared stays so.
     later = {**beside, "checks": {**beside["checks"], "weight_reinit": {"test_acc_after_finetune": 80.0}}}

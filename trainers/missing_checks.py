@@ -24,6 +24,7 @@ from trainers.results.trials import write_summary
 from trainers.tickets.file import TICKET, read_ticket
 from trainers.training.compile import prepared
 from utils.errors import Diverged, Stopped, UserError
+from utils.files import files_below
 
 MAY_DIFFER = ("data", "log_dir", "device", "gpu", "no_cuda", "threads", "workers", "compile", "max_time")
 """Options that the command may give otherwise than the runs had them: where to compute, and from what."""
@@ -41,7 +42,7 @@ def check_runs(config: Config) -> None:
         run_trials(config)
         return
     root = Path(config.sanity_folder)
-    folders = sorted(path.parent for path in root.rglob("summary.json") if (path.parent / "config.yml").is_file())
+    folders = [path.parent for path in files_below(root, "summary.json") if (path.parent / "config.yml").is_file()]
     if not folders:
         raise UserError(f"sanity_folder {root}: there is no finished run (a folder with a summary.json) in it")
     problems = []

@@ -60,6 +60,19 @@ def write_atomic(
             scratch.unlink()
 
 
+def files_below(root: Path, *names: str) -> list[Path]:
+    """Return, sorted, the files of these names in a folder at any depth; links to folders are followed, each once."""
+    found, seen = [], set()
+    for folder, inner, there in os.walk(root, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:
+            inner.clear()
+            continue
+        seen.add(place)
+        found += [Path(folder, name) for name in names if name in there]
+    return sorted(found)
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and its parents unless they exist.
 

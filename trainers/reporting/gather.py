@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from args_helper import Config, parse_args
+from trainers.results.run_folder import are_alike, files_of
 from trainers.results.summary import Outcome, read_outcome
 from trainers.training.epoch_row import EpochRow, read_epochs
 from utils.errors import UserError, counted
+from utils.files import files_below
 
 GOING_ON, FINISHED, DAMAGED = "going on", "finished", "damaged"
 
@@ -21,7 +24,8 @@ class RunRecord:
     Attributes:
         folder: of the run.
         config: its options.
-        config_hash: of the experiment; for a finished run, as in its summary.
+        config_hash: of the experiment; for a finished run, as in its summary. Runs with the same options that began
+            from other files are other experiments, whose hashes get a number.
         state: `finished`, `going on` (no summary: running or stopped) or `damaged` (its summary cannot be used).
         outcome: its results; None unless it is finished.
         epochs: the rows of search and fine-tuning so far.
@@ -63,8 +67,7 @@ def gather(roots: Sequence[Path]) -> tuple[list[RunRecord], list[Problem]]:
     for root in roots:
         if not root.is_dir():
             raise UserError(f"report: there is no folder {root}")
-    found = {path.parent.resolve() for root in roots for name in ("config.yml", "summary.json")
-             for path in root.rglob(name)}  # fmt: skip
+    found = {path.parent.resolve() for root in roots for path in files_below(root, "config.yml", "summary.json")}
     if not found:
         raise UserError(f"report: there is no run (a folder with a config.yml) in {', '.join(map(str, roots))}")
     problems: list[Problem] = []
@@ -107,8 +110,15 @@ def _read_run(folder: Path, problems: list[Problem]) -> RunRecord | None:
 def _once(runs: Sequence[RunRecord], problems: list[Problem]) -> list[RunRecord]:
     """Remove copies: the same experiment and trial, found twice, counts once."""
     kept: dict[tuple[str, int], RunRecord] = {}
+    begun: dict[str, list[dict[str, str]]] = defaultdict(list)
     # The most complete first: finished before unfinished, then those with more checks.
     for run in sorted(runs, key=lambda run: (run.outcome is None, -len(run.outcome.checks) if run.outcome else 0)):
+        files, others = files_of(run.folder), begun[run.config_hash]
+        number = next((number for number, other in enumerate(others) if are_alike(files, other)), len(others))
+        if number == len(others):
+            others.append(files)
+        if number:
+            run = replace(run, config_hash=f"{run.config_hash}-{number + 1}")
         first = kept.setdefault((run.config_hash, run.trial), run)
         if first is not run:
             problems.append(Problem(run.folder, f"left out: it is the same experiment and trial as {first.folder}"))

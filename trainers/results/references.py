@@ -12,6 +12,7 @@ from trainers.algorithms import DENSE
 from trainers.results.summary import read_summary
 from trainers.tickets.recipe import Recipe
 from utils.errors import UserError
+from utils.files import files_below
 
 OF_MASKS = {"score_init", "freeze_weights", "conv_type"}
 """The model options that do not affect the dense network."""
@@ -102,7 +103,7 @@ def find_upright(config: Config) -> Found | None:
 
 
 def _finished(results: Path) -> Iterator[Found]:
-    for path in sorted(results.rglob("summary.json")):
+    for path in files_below(results, "summary.json"):
         try:
             yield Found(path.parent, read_summary(path))
         except UserError:  # another run's summary, for that run to repair

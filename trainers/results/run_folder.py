@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
@@ -159,15 +159,26 @@ def _refuse_changed_files(config: Config, folder: Path, way_out: str | None, fin
     """Raises: UserError: a file that the run began from, or its own algorithm or network, has another content now."""
     own_only = finished and config.resume  # control networks begin from the run's own ticket
     way_out = way_out or ("put that one back" if config.resume else _way_out(config))
-    began = next(iter(_environments(folder)), {}).get("files")
+    began = files_of(folder)
     for name, found in _files(config).items():
-        if isinstance(began, dict) and began.get(name, found) != found and not (own_only and name in BEGUN_FROM):
+        if began.get(name, found) != found and not (own_only and name in BEGUN_FROM):
             file = f"{getattr(config, name)} ({name})"
             raise UserError(f"{folder} was begun with another file {file} than is there now; {way_out}")
 
 
 BEGUN_FROM = ("ticket", "pretrained", "imp_rewind_model")
 """The options that name a file with weights or masks to begin from."""
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """Return, for every option of a run that names a file to begin from or to run, its digest when the run began."""
+    files = next(iter(_environments(folder)), {}).get("files")
+    return files if isinstance(files, dict) else {}
+
+
+def are_alike(files: Mapping[str, str], others: Mapping[str, str]) -> bool:
+    """Return whether two runs may have begun from the same files, as far as `files_of` knows."""
+    return all(others.get(name, digest) == digest for name, digest in files.items())
 
 
 def _files(config: Config) -> dict[str, str]:

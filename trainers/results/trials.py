@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from trainers.checks.verdict import Verdict, judge
 from trainers.results.references import Found
+from trainers.results.run_folder import are_alike, files_of
 from trainers.results.summary import AVERAGED, Outcome, Summary, read_summary
 from utils.errors import UserError
 from utils.files import write_json
@@ -67,10 +68,12 @@ def beside_dense(summary: Summary, dense: Found | None) -> Summary:
 
     Args:
         summary: of a ticket.
-        dense: the dense run with the same data, network and trial; None if there is none, or none any more: then the
-            summary's own comparison stays.
+        dense: the dense run with the same data, network and trial. If there is none any more, or only one that was
+            trained otherwise, the summary's own comparison stays.
     """
     own, before = summary["test_acc_after_finetune"], summary.get("dense") or {}
+    if before.get("trained_alike") and dense and not dense.is_alike:
+        dense = None
     reference = (dense.summary if dense else before).get("test_acc_after_finetune")
     if reference is None or own is None:
         return {**summary, "dense": None}
@@ -98,9 +101,11 @@ def finished_trials(folder: Path, config_hash: str) -> dict[Path, Summary]:
 
     Of copies, prefer the one in `folder`, then one named `trial_*`.
 
-    A damaged summary is left out, with a warning: its own run has to repair it. Other experiments are passed over.
+    A damaged summary is left out, with a warning: its own run has to repair it. Other experiments are passed over, and
+    trials that began from other files of the same names.
     """
     found: dict[int, tuple[Path, Summary]] = {}
+    files = files_of(folder)
     paths = folder.parent.glob("*/summary.json")
     for path in sorted(paths, key=lambda path: (path.parent == folder, path.parent.name.startswith("trial_"))):
         try:
@@ -108,7 +113,7 @@ def finished_trials(folder: Path, config_hash: str) -> dict[Path, Summary]:
         except UserError as error:
             warnings.warn(f"{error}; it is left out: remove it and go on with that run", stacklevel=2)
             continue
-        if summary["config_hash"] == config_hash:
+        if summary["config_hash"] == config_hash and are_alike(files, files_of(path.parent)):
             found[summary["trial"]] = path.parent, summary
     return dict(found[number] for number in sorted(found))
 

@@ -48,8 +48,9 @@ class Search:
         sought = {name: space._asdict() for name, space in planned.sought.items()}
         task = [planned.config.config_hash, sought, settings.metric, settings.seed, settings.tolerance]
         spaces = planned.sought.values()
-        are_few = prod(len(space.values) for space in spaces) <= settings.trials
-        is_listed = are_few and not any(space.is_range for space in spaces)
+        combinations = prod(len(space.values) for space in spaces)
+        is_listed = combinations <= settings.trials and not any(space.is_range for space in spaces)
+        self._count = combinations if is_listed else settings.trials
         self._key = hashlib.sha256(json.dumps(task, default=str).encode()).hexdigest()[:6]
         with claims.exclusive("journal"):
             self._study = _study(claims.folder / "journal.log", f"{self.name} ({self._key})")
@@ -82,7 +83,7 @@ class Search:
             if (task := self._claimed(own)) is not None:
                 return task
         begun = sum(trial.state != TrialState.WAITING for trial in trials)
-        for _ in range(begun, self._settings.trials):
+        for _ in range(begun, self._count):
             trial = self._study.ask()
             if not self._settled_by_repetition(trial) and (task := self._claimed(trial)) is not None:
                 return task
@@ -115,7 +116,7 @@ class Search:
         for name, value in {"folder": str(unit.folder), "worker": WORKER}.items():
             trial.set_user_attr(name, value)
         chosen = ", ".join(f"{name} {value}" for name, value in params.items())
-        heading = f"{self.name}, search {trial.number + 1} of {self._settings.trials}: {chosen}"
+        heading = f"{self.name}, search {trial.number + 1} of {self._count}: {chosen}"
         watched = partial(self._should_stop_early, trial, unit)
         return Task(unit, claim, heading, watched, partial(self._tell, trial, unit), partial(self._give_up, trial))
 

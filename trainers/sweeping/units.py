@@ -22,7 +22,7 @@ from urllib.parse import quote_plus
 
 from args_helper import Config
 from trainers.results.run_folder import decided, folder_of
-from trainers.sweeping.config_files import stated
+from trainers.sweeping.config_files import KEPT_BY_A_RUN, stated
 from utils.errors import UserError
 from utils.files import read_json, write_atomic, write_json
 from utils.run.lock import Claim, is_locked, locked
@@ -131,13 +131,15 @@ class Claims:
         """Write the unit's options, with a time limit, to a file of this worker; the unit's process reads it."""
         path = self._place("options", f"{unit.name}@{WORKER}", ".yml")
         limit = {} if seconds is None else {"max_time": f"{int(seconds)}s"}
-        write_atomic(path, stated(unit.asked.model_copy(update=limit)))
+        write_atomic(path, stated(unit.asked.model_copy(update=limit), also=KEPT_BY_A_RUN))
         return path
 
     def failed(self, unit: Unit, code: int) -> None:
         """Record, for all current workers, that the unit's process failed with this exit code."""
         record = {"exit_code": code, "config_hash": unit.config.config_hash, "worker": WORKER}
-        write_json(self._place("failed", unit.name, ".json"), record)
+        path = self._place("failed", unit.name, ".json")
+        path.unlink(missing_ok=True)  # the same content would not be written again, and the time of writing counts
+        write_json(path, record)
         self.problems[unit.name] = self._problem(unit, code)
 
     def _has_failed(self, unit: Unit) -> bool:

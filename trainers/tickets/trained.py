@@ -5,6 +5,7 @@ The notebook and the export start from it, and a fine-tuning may learn from it a
 
 from __future__ import annotations
 
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
@@ -108,4 +109,7 @@ def _trained_state(folder: Path, ticket: Ticket) -> State | None:
     there = [path for path in (stored, model) if path.is_file()]
     if not there:
         raise UserError(f"the trained weights are no longer there: neither {stored} nor {model}")
-    return read_state(there[0])
+    for path in there[:-1]:
+        with suppress(UserError):  # the other one has the same weights
+            return read_state(path)
+    return read_state(there[-1])

@@ -112,8 +112,8 @@ def _one_or_more(given: Any) -> Any:
 
 
 def _inside(given: Any) -> Any:
-    path = PurePath(abbreviate(given))
-    if path.is_absolute() or ".." in path.parts or not abbreviate(given).strip():
+    text = given if isinstance(given, str) else abbreviate(given)
+    if PurePath(text).is_absolute() or ".." in PurePath(text).parts or not text.strip():
         raise ValueError(f"'{abbreviate(given)}' is not a plain name or relative path")
     return given
 
