@@ -37,6 +37,7 @@ class FoldedNetwork:
             return
         modules = dict(self._copy.named_modules())
         calls = [node.target for node in self._copy.graph.nodes if node.op == "call_module"]
+        read_directly = [node.target for node in self._copy.graph.nodes if node.op == "get_attr"]
         for node in list(self._copy.graph.nodes):
             before = node.args[0] if node.args else None
             # A convolution whose output others read too would give them the folded values.
@@ -47,6 +48,9 @@ class FoldedNetwork:
                 continue  # each call computes their weights anew, as weight_norm does
             if norm.running_mean is None or calls.count(before.target) > 1 or calls.count(node.target) > 1:
                 continue  # it has no running statistics, or a layer is called twice
+            own = (f"{before.target}.", f"{node.target}.")
+            if before.target in dict(self._pairs) or any(read.startswith(own) for read in read_directly):
+                continue  # another norm is folded into it already, or its weights are used elsewhere too
             if conv.bias is None:
                 conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels), requires_grad=False)
             node.replace_all_uses_with(before)

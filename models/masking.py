@@ -126,11 +126,11 @@ def layer_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def require_prunable(network: nn.Module) -> None:
-    """Refuse a network in which nothing can be pruned, or two layers share a weight.
+    """Refuse a network in which nothing can be pruned, or a weight has two names.
 
     Raises:
-        UserError: two layers share a weight; a weight is no parameter, or a parameter has integers; or no layer is
-            exactly a Conv2d or Linear and does not stay dense.
+        UserError: two layers share a weight, or a layer has two names; a weight is no parameter, or a parameter has
+            integers; or no layer is exactly a Conv2d or Linear and does not stay dense.
     """
     for name, layer in network.named_modules():
         if type(layer) in _PRUNABLE and not isinstance(layer.weight, nn.Parameter):
@@ -140,8 +140,12 @@ def require_prunable(network: nn.Module) -> None:
         if not parameter.is_floating_point():
             raise UserError(f"parameter {name} of the network is {parameter.dtype}: make it a buffer")
     parameters = prunable_parameters(network)
-    if len({*map(id, parameters.values())}) < len(parameters):
-        raise UserError("two layers of the network share one weight, which cannot have two masks: give each its own")
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    # With duplicates: a state_dict has a parameter under each of its names, and loading it, the last one wins.
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        if (other := names.get(id(parameter), name)) != name:
+            what = f"also {name}" if "." in name else "the whole network"
+            raise UserError(f"cannot mask {other}, which is {what}: give every layer a weight and a name of its own")
     if not parameters:
         raise UserError(
             "the network has nothing to mask: no layer of it is an nn.Conv2d or nn.Linear itself (a subclass of one is "

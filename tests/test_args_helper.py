@@ -581,6 +581,8 @@ CONTRADICTIONS = [
     ("--algo given", "algo given is a ticket from a file", "--ticket x"),
     ("--ticket x --pretrained y", "a ticket brings the weights that it begins with", "--ticket x"),
     ("--algo cts --target_sparsity 100", "algo cts needs a target_sparsity below 100", "--algo cts"),
+    ("--algo cts --noise --noise_ratio 1", "noise is for masks that are rounded scores", "--algo hc --noise"),
+    ("--algo cts --round prob", "round prob takes scores as probabilities", "--algo cts"),
     ("--algo cts --rewind_epoch 3 --epochs 3", "rewind_epoch 3 has to be below fine_tune_epochs, 3",
      "--algo cts --rewind_epoch 2 --epochs 3"),
     ("--pack a --check_data b", "each of these says what to do: give one of them", "--pack a"),

@@ -71,11 +71,11 @@ def test_what_does_not_come_again_is_told_as_such(tmp_path):
         train(run, "finetune", training, splits(), 3)
 
 
-@pytest.mark.parametrize("algo", ["training", "rigl"])
+@pytest.mark.parametrize(("algo", "stage"), [("training", "search"), ("rigl", "search"), ("imp", "search/round_0")])
 def test_a_rate_that_is_far_too_high_ends_the_program_with_a_code_of_its_own_and_names_the_first_layer(
-    algo, call, places
+    algo, stage, call, places
 ):
     words = "--arch FC --epochs 3 --batch_size 256 --optimizer sgd --lr 1e30 --threads 1 --target_sparsity 50".split()
     code, _, err = call("--algo", algo, *words, *places)
-    said = "search has diverged: the output of layer linear.2 is not finite in epoch 0, step 1, at lr 1e+30"
+    said = f"{stage} has diverged: the output of layer linear.2 is not finite in epoch 0, step 1, at lr 1e+30"
     assert (code, err.count(said)) == (3, 1)

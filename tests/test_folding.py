@@ -66,6 +66,19 @@ class Twice(nn.Module):
         return (self.third(other) + other).mean((2, 3))
 
 
+class Normed(nn.Module):
+    """A convolution before two norms in a row: the first is folded; and one whose weight is used elsewhere: none is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.first, self.second = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+        self.other, self.third = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        out = self.second(self.first(self.conv(images)))
+        return (self.third(self.other(out)) + self.other.weight.sum()).mean((2, 3))
+
+
 class Scaled(nn.Sequential):
     """Has a tensor that is neither a parameter nor a buffer."""
 
@@ -79,7 +92,7 @@ class Scaled(nn.Sequential):
 
 # The last one computes the weights of its convolution anew at every call.
 @pytest.mark.parametrize("net", [
-    Branching(), Twice(), Scaled(), nn.Sequential(weight_norm(nn.Conv2d(3, 2, 3)), nn.BatchNorm2d(2)),
+    Branching(), Twice(), Normed(), Scaled(), nn.Sequential(weight_norm(nn.Conv2d(3, 2, 3)), nn.BatchNorm2d(2)),
 ])  # fmt: skip
 def test_what_cannot_be_folded_is_used_as_it_is(net: nn.Module) -> None:
     agree(net, FoldedNetwork(net), 3)

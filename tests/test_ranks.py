@@ -148,14 +148,18 @@ def test_a_rank_that_differs_ends_all_and_is_named(port):
     assert one == other and one.startswith(said)
 
 
-def test_statistics_of_batch_norm_are_averaged(port):
+@pytest.mark.parametrize(
+    ("norm", "shape", "count"), [(nn.BatchNorm1d, (2, 1), 1), (nn.InstanceNorm2d, (1, 1, 1, 2), 0)]
+)
+def test_running_statistics_are_averaged(norm, shape, count, port):
     def statistics() -> list[list[float]]:
-        net = nn.Sequential(nn.BatchNorm1d(1), nn.BatchNorm1d(1, track_running_stats=False))
-        net(torch.tensor([[0.0], [2.0]]) * (1 + ranks.rank()))  # means 1 and 2, variances 2 and 8; momentum 0.1
+        net = nn.Sequential(norm(1, track_running_stats=True), norm(1, track_running_stats=False))
+        # Means 1 and 2, variances 2 and 8; momentum 0.1.
+        net(torch.tensor([0.0, 2.0]).view(shape) * (1 + ranks.rank()))
         average_statistics(net)
         return [value.tolist() for value in net.buffers()]
 
-    assert shared(statistics, 2, port) == [[pytest.approx([0.15]), pytest.approx([0.9 + 0.1 * 5]), 1]] * 2
+    assert shared(statistics, 2, port) == [[pytest.approx([0.15]), pytest.approx([0.9 + 0.1 * 5]), count]] * 2
 
 
 # ---- how processes are started -------------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ ALGORITHMS = {
     ),
     "cts": Algorithm(
         f"{_HERE}.cts:find_ticket", "Concrete Ticket Search", "scores", rewinds=True, defaults=CTS_SEARCH,
-        contradictions=(*_ANY_MASK, *refused.REWINDS),
+        contradictions=(*_ANY_MASK, *refused.UNROUNDED, *refused.REWINDS),
     ),
     "imp": Algorithm(
         f"{_IMP}:find_ticket", "iterative magnitude pruning", "rounds", density_options=("imp_rounds",),

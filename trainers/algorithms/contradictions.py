@@ -121,6 +121,16 @@ UNBOUNDED = (
 )
 """Of an algorithm whose scores have no bounds."""
 
+UNROUNDED = (
+    *UNBOUNDED,
+    Contradiction(
+        ("noise", "algo"),
+        lambda c: c.noise,
+        "noise is for masks that are rounded scores, and {c.algo} draws its masks: leave it out",
+    ),
+)
+"""Of an algorithm that draws masks from its scores."""
+
 _FROM_THE_START = Contradiction(
     ("start_epoch", "algo"), lambda c: c.start_epoch > 0, "{c.algo} begins at epoch 0: leave start_epoch out"
 )

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from data.load import Splits
 from data.normalise import Batch
@@ -66,8 +66,8 @@ def with_own_statistics(ticket: Ticket, network: nn.Module, batches: Iterable[Ba
 
 @torch.no_grad()
 def average_statistics(net: nn.Module) -> None:
-    """Average every BatchNorm's running mean and variance over the ranks; do nothing in a single process."""
-    norms = _norms(net)
+    """Average all running means and variances over the ranks; do nothing in a single process."""
+    norms = [module for module in net.modules() if isinstance(module, _NormBase) and module.track_running_stats]
     if not (ranks.is_distributed() and norms):
         return
     values = [value for norm in norms for value in (norm.running_mean, norm.running_var)]

@@ -63,7 +63,7 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
         _train(run, stage, training, data, epochs, position)
     except NotFinite:
         # To find the layer, repeat the steps since the last checkpoint and check every layer.
-        again = Position(run, stage, training, data.train.device, first_epoch)
+        again = Position(run, stage, training, data.train.device, first_epoch, is_fresh=False)
         training.full_batch = 0  # never compiled
         where = "a value, though not when this was run again,"
         try:

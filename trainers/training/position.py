@@ -88,27 +88,25 @@ def validate_position(stored: Any, first_epoch: int, where: str) -> dict[str, An
     return stored
 
 
-def restore(training: Training, stored: dict[str, Any], where: str) -> None:
+def restore(training: Training, stored: dict[str, Any], where: str, is_fresh: bool = True) -> None:
     """Restore a training from the state in a checkpoint.
 
     Args:
-        training: fresh.
+        training: fresh, or one that has diverged since the checkpoint.
         stored: its state in the checkpoint.
         where: names the checkpoint, for the message.
+        is_fresh: whether the training is fresh; otherwise, what is empty in the checkpoint may be filled in it.
 
     Raises:
         UserError: it is the state of another training.
     """
 
     # Extra entries are allowed: a ticket's training also restores a round of imp, which stores more.
-    # What earlier versions lack may be empty, too: a training that has diverged is restored to where it began.
     def fits(name: str, own: Any) -> bool:
-        if name in training.younger_state and (name not in stored or stored[name] == {}):
-            return True
-        return name in stored and _is_alike(stored[name], own)
+        return _is_alike(stored[name], own) if name in stored else name in training.younger_state
 
     wrong = next((name for name, own in training.state().items() if not fits(name, own)), None)
-    if wrong is not None:
+    if is_fresh and wrong is not None:
         raise UserError(f"{where} does not fit the run: {abbreviate(wrong)} is that of something else")
     try:
         training.load_state(stored)
@@ -138,9 +136,10 @@ class Position:
     Args:
         run: where the checkpoint is stored.
         stage: its name.
-        training: fresh; its state is restored in place.
+        training: its state is restored in place.
         device: of the meter.
         first_epoch: at which a fresh stage starts.
+        is_fresh: whether the training is; False: it has diverged since it was saved.
 
     Attributes:
         epoch, step, done, rows: see `StoredPosition`.
@@ -151,7 +150,9 @@ class Position:
         UserError: the checkpoint cannot be used for this stage.
     """
 
-    def __init__(self, run: Run, stage: str, training: Training, device: torch.device, first_epoch: int) -> None:
+    def __init__(
+        self, run: Run, stage: str, training: Training, device: torch.device, first_epoch: int, is_fresh: bool = True
+    ) -> None:
         self._run, self._stage, self._training = run, stage, training
         fresh = {"epoch": first_epoch, "step": 0, "done": False, "seconds": 0.0, "meter": [0.0] * 3, "rows": []}
         stored, where = run.load(stage), f"the checkpoint of {stage} in {run.folder}"
@@ -162,7 +163,7 @@ class Position:
         self.meter = torch.as_tensor(stored["meter"], dtype=torch.float32).to(device)
         self.rows: list[Row] = [EpochRow(**row).model_dump() for row in stored["rows"]]  # with columns of today
         if "training" in stored:
-            restore(training, stored["training"], where)
+            restore(training, stored["training"], where, is_fresh)
         else:
             self.save()
         run.record(stage, self.rows, self._cost.totals)
