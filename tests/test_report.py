@@ -19,6 +19,7 @@ from trainers.reporting.published import PUBLISHED, beside_published, published_
 from trainers.reporting.report import write_report
 from trainers.reporting.series import family_of, tasks_of
 from trainers.reporting.tables import formatted
+from trainers.results.references import dense_config
 from trainers.results.summary import Outcome, Spent
 from utils.errors import UserError
 
@@ -113,6 +114,20 @@ def test_the_same_trial_from_another_file_of_the_same_name_is_another_experiment
         (folder / "environment.json").write_text(json.dumps({"files": {"ticket": digest}}))
     assert "two_copied: left out: it is the same experiment and trial as" in call("--report", root).err
     assert [row[1:] for row in table(root, "accuracy", "series", "after_mean", "n")] == [["90.0", "1"], ["80.0", "1"]]
+
+
+def test_a_ticket_is_compared_with_a_dense_run_that_was_finished_after_it(root, call):
+    options = {"arch": "FC", "fine_tune_epochs": 3, "target_sparsity": 5}
+    make_run(root / "snip", 90.0, algo="snip", name="snip", **options)
+    task, like = config_of(options).task_hash, dense_config(config_of({"algo": "snip", **options}))
+    trained = {"arch": "FC", "algo": "training", "says_algo": "training", "says_task_hash": task}
+    make_run(root / "otherwise", 99.0, name="otherwise", **trained, epochs=9)
+    assert call("--report", root).code == 0
+    assert "| 90.00 | 9.00 \\* |" in (root / "report" / "report.md").read_text()
+    alike = {name: getattr(like, name) for name in ("epochs", "optimizer", "lr", "lr_policy", "wd")}
+    make_run(root / "dense", 95.0, name="dense", **trained, **alike)
+    assert call("--report", root).code == 0
+    assert "| 90.00 | 5.00 |" in (root / "report" / "report.md").read_text()
 
 
 # ---- series --------------------------------------------------------------------------------------------------------

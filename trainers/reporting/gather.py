@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from args_helper import Config, parse_args
+from trainers.results.references import Found, find_dense
 from trainers.results.run_folder import are_alike, files_of
 from trainers.results.summary import Outcome, read_outcome
+from trainers.results.trials import beside_dense
 from trainers.training.epoch_row import EpochRow, read_epochs
 from utils.errors import UserError, counted
 from utils.files import files_below
@@ -75,7 +77,19 @@ def gather(roots: Sequence[Path]) -> tuple[list[RunRecord], list[Problem]]:
     if not runs:
         listed = "\n  ".join(f"{one.folder}: {one.text}" for one in problems)
         raise UserError(f"report: none of the runs can be read\n  {listed}")
-    return _once(runs, problems), problems
+    return _beside_dense(_once(runs, problems)), problems
+
+
+def _beside_dense(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """Compare every ticket with the dense runs among these, one of which may have been finished after it."""
+    finished = [run for run in runs if run.outcome]
+    dense = [Found(one.folder, one.outcome.model_dump()) for one in finished if one.config.algorithm.is_dense]
+    compared = {}
+    for run in finished if dense else ():
+        if not run.config.algorithm.is_dense:
+            beside = beside_dense(run.outcome.model_dump(), find_dense(run.config, dense))
+            compared[run.folder] = replace(run, outcome=Outcome.model_validate(beside))
+    return [compared.get(run.folder, run) for run in runs]
 
 
 def _read_run(folder: Path, problems: list[Problem]) -> RunRecord | None:

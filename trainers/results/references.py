@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,32 +52,44 @@ def dense_config(config: Config) -> Config:
     return Config().model_copy(update={**options, **own, "name": name})
 
 
-def find_dense(config: Config) -> Found | None:
-    """Find a finished dense run with the same data, network, seed and trial in `results_dir`.
+def find_dense(config: Config, among: Iterable[Found] | None = None) -> Found | None:
+    """Find a finished dense run with the same data, network, seed and trial.
 
     Of several, prefer the one that is trained like the ticket, then the best on validation.
+
+    Args:
+        config: of a ticket's run.
+        among: finished runs; by default those in `results_dir`.
 
     Returns:
         The run, perhaps trained otherwise than the ticket; None if no finished one is there.
     """
     alike = dense_config(config).config_hash
-
-    def is_alike(folder: Path) -> bool:
-        # A dense run may have options that it does not read, as all runs of a sweep share some; they change its hash.
-        try:
-            stored = parse_args(["--resume", str(folder)])
-        except UserError:
-            return False
-        return stored.resumed_with is None and dense_config(stored).config_hash == alike
-
     found = [
-        one._replace(is_alike=is_alike(one.folder))
-        for one in _finished(Path(config.results_dir))
+        one._replace(is_alike=_trained_as(one.folder, _time_of(one.folder / "config.yml")) == alike)
+        for one in (_finished(Path(config.results_dir)) if among is None else among)
         if one.summary["algo"] == DENSE
         and one.summary.get("task_hash") == config.task_hash
         and one.summary["trial"] == config.trial_num
     ]
     return max(found, key=lambda one: (one.is_alike, one.summary["val_acc_after_finetune"] or 0.0), default=None)
+
+
+@lru_cache
+def _trained_as(folder: Path, _time: int) -> str | None:
+    """The hash of how a dense run was trained, by `dense_config`; None if it was not trained in one way.
+
+    Without the options that it does not read: all runs of a sweep share some.
+    """
+    try:
+        stored = parse_args(["--resume", str(folder)])
+    except UserError:
+        return None
+    return None if stored.resumed_with else dense_config(stored).config_hash
+
+
+def _time_of(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def lacks_dense(config: Config) -> bool:
