@@ -60,7 +60,7 @@ def with_own_statistics(ticket: Ticket, network: nn.Module, batches: Iterable[Ba
     own = deepcopy(network)  # not compiled: a compiled network would be compiled again for this mode
     own.load_state_dict(masked_state(ticket.state, ticket.untrained))
     renew_statistics(own, batches)
-    statistics = {name: value.clone() for name, value in own.named_buffers()}
+    statistics = {name: value.clone() for name, value in own.named_buffers(remove_duplicate=False)}
     return replace(ticket, state={name: statistics.get(name, value) for name, value in ticket.state.items()})
 
 
