@@ -20,11 +20,11 @@ from data.load import load_data
 from models.build import build_model
 from models.initialise import draw_scores
 from models.masking import masked_layers, prunable_parameters, to_masked
-from trainers.algorithms import snip, synflow
+from trainers.algorithms import grasp, snip, synflow
 from trainers.algorithms.edge_popup import EdgePopup
 from trainers.algorithms.grasp import gradient_flow
 from trainers.algorithms.load import load_algorithm
-from trainers.algorithms.random_mask import allocate
+from trainers.algorithms.random_mask import allocate, find_erk_ticket
 from trainers.algorithms.smart_ratio import layer_counts
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import train_step
@@ -226,6 +226,14 @@ def test_synflow_brings_no_weight_back_though_none_has_a_flow(tmp_path, monkeypa
     assert all((new[name] <= old[name]).all() for old, new in pairwise([*rounds, ticket.masks]) for name in old)
 
 
+def test_synflow_prunes_step_by_step_so_that_no_layer_is_lost(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(100, 20, bias=False), nn.Linear(20, 1, bias=False))  # at once, the first would go
+    data = SimpleNamespace(spec=SimpleNamespace(shape=(100,)))
+    ticket = synflow.find_ticket(net, data, parse_args(["--target_sparsity", "0.8"]), Run(tmp_path, tmp_path / "l", 1))
+    assert remaining(ticket.masks) == 16 and all(mask.any() for mask in ticket.masks.values())
+
+
 def test_synflow_tells_weights_that_are_equal_by_symmetry_apart_by_its_own_draw_and_not_by_rounding(tmp_path):
     config = parse_args([*SMALL, "--algo", "synflow", "--device", "cpu"])  # its weights have one magnitude in a layer
     data, masks = load_data(config), []
@@ -284,13 +292,21 @@ def test_gradient_flow_goes_through_attention():
 # ---- counts --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("raw", "sizes", "wanted", "counts"), [
-    # Layers 4×2×3×3 (raw (4+2+3+3)/72) and 10×4 (raw 14/40); raw · size = 12 and 14: 9.23 and 10.77.
-    ([12 / 72, 14 / 40], [72, 40], 20, [9, 11]),
-    ([1.0, 0.1, 0.1], [10, 100, 100], 30, [10, 10, 10]),  # the first is full, and the others take its surplus
-])  # fmt: skip
-def test_erk_densities_by_hand(raw, sizes, wanted, counts):
-    assert allocate(raw, sizes, wanted) == counts
+def test_erk_densities_by_hand(tmp_path):
+    net = nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.Linear(4, 10, bias=False))
+    config = parse_args(["--algo", "random_erk", "--target_sparsity", str(100 * 20.5 / 112)])
+    masks = find_erk_ticket(net, None, config, Run(tmp_path, tmp_path / "l", 1)).masks
+    # Of 20 weights: 4×2×3×3 has (4 + 2 + 3 + 3) / 72, 10×4 has 14 / 40; times the sizes 12 and 14, so 9.23 and 10.77.
+    assert [kept for kept, _ in per_layer(masks).values()] == [9, 11]
+    assert allocate([1.0, 0.1, 0.1], [10, 100, 100], 30) == [10, 10, 10]  # the first is full: others take its surplus
+
+
+@pytest.mark.parametrize(("algo", "score"), [("magnitude", torch.abs), ("grasp", torch.clone)])
+def test_the_weights_of_highest_score_are_kept(algo, score, tmp_path, monkeypatch):
+    monkeypatch.setattr(grasp, "gradient_flow", lambda net, _batches: prunable_parameters(net))
+    ticket, _ = _ticket(tmp_path, "--algo", algo, "--init", "kaiming_normal")
+    values, kept = (torch.cat([part[name].flatten() for name in ticket.masks]) for part in (ticket.state, ticket.masks))
+    assert score(values)[kept].min() >= score(values)[~kept].max()
 
 
 def test_uniform_random_masks_have_one_density_everywhere(tmp_path):

@@ -321,7 +321,7 @@ def test_mode_connect_joins_searches(how, interpolate, trials, analysed):
 
 def test_scores_are_rounded_at_the_threshold_that_their_search_moved(analysed, ran):
     folder = ran("--lmbda", "auto", "--epochs", "6", "--lr", "0.01", "--skip_fine_tune", "--threads", "1")
-    assert (read_rows(folder / "acc_and_sparsity.csv")[-1]["threshold"] or "0") < "0.5"  # at 0.5 it would test nothing
+    assert float(read_rows(folder / "acc_and_sparsity.csv")[-1]["threshold"] or 0) < 0.5  # at 0.5 it would test nothing
     out, _ = analysed("--evaluate", "--pretrained", folder / SEARCH)
     assert figure(out, "weights remaining") == [pytest.approx(gem_percent(summary_of(folder)), abs=0.01)]
 

@@ -70,20 +70,17 @@ def test_the_benchmark_runs_by_one_command_and_writes_what_it_prints(measured):
     assert {"matmul_gflops", "copy_gb_s", "peak_memory_mb", "device"} <= set(found)
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        ("--repeats x", "--repeats: 'x' is not a whole number of at least 1"),
-        ("--images -1", "--images: '-1' is not a whole number of at least 0"),
-        ("--lmbda auto", "the plain loop has a fixed λ"),
-        ("--bias", "--bias: the plain loop has only False"),
-        ("--algo snip", "--algo: the plain loop has only hc_iter"),
-        ("--arch FC", "--arch FC: the plain loop masks convolutions only"),
-        ("--only steps --data nowhere --dataset ImageFolder", "there is no part 'steps'"),
-        ("--dataset ImageNet --data {}", "--dataset ImageNet: the plain loop needs a set that is held in memory"),
-        ("--only pruning --json /dev/null/x.json", "error: cannot write /dev/null/x.json: "),
-    ],
-)
+@pytest.mark.parametrize(("words", "says"), [
+    ("--repeats x", "--repeats: 'x' is not a whole number of at least 1"),
+    ("--images -1", "--images: '-1' is not a whole number of at least 0"),
+    ("--lmbda auto", "the plain loop has a fixed λ"),
+    ("--bias", "--bias: the plain loop has only False"),
+    ("--algo snip", "--algo: the plain loop has only hc_iter"),
+    ("--arch FC", "--arch FC: the plain loop masks convolutions only"),
+    ("--only steps --data nowhere --dataset ImageFolder", "there is no part 'steps'"),
+    ("--dataset ImageNet --data {}", "--dataset ImageNet: the plain loop needs a set that is held in memory"),
+    ("--only pruning --json /dev/null/x.json", "error: cannot write /dev/null/x.json: "),
+])  # fmt: skip
 @pytest.mark.filterwarnings("ignore:ImageNet has 1000 classes")
 def test_what_the_benchmark_cannot_measure_or_write_is_refused(words, says, tmp_path, capsys):
     put_imagenet(tmp_path)
@@ -121,23 +118,20 @@ def test_reading_photographs_is_measured_by_one_command(measured):
     assert found["seconds_to_first_batch_of_a_million"] > 0
 
 
-@pytest.mark.parametrize(
-    ("words", "share", "compiles", "told"),
-    [
-        ("", 0.5, False, None),
-        ("--epochs 100000", 1.0, True, None),
-        ("--epochs 100000 --compile off", 0.5, False, "0.5 times as long as in fp32: --precision bf16 is faster"),
-        ("--compile on", 1.0, True, None),
-        ("--algo imp --iter_period 50000", 1.5, True, None),
-        ("--algo training --fine_tune_epochs 100000", 1.0, False, None),
-        ("--dry_run", 0.62, False, "0.62 times as long as in fp32: --precision bf16 is faster"),
-        ("--dry_run --precision fp32", 0.5, False, None),
-        ("--dry_run", 0.9, False, None),
-        ("--precision bf16", 3.21, False, "3.2 times as long as in fp32: --precision fp32 is faster"),
-        ("--precision bf16", 0.5, False, None),
-        ("--precision bf16", 1.1, False, None),
-    ],
-)
+@pytest.mark.parametrize(("words", "share", "compiles", "told"), [
+    ("", 0.5, False, None),
+    ("--epochs 100000", 1.0, True, None),
+    ("--epochs 100000 --compile off", 0.5, False, "0.5 times as long as in fp32: --precision bf16 is faster"),
+    ("--compile on", 1.0, True, None),
+    ("--algo imp --iter_period 50000", 1.5, True, None),
+    ("--algo training --fine_tune_epochs 100000", 1.0, False, None),
+    ("--dry_run", 0.62, False, "0.62 times as long as in fp32: --precision bf16 is faster"),
+    ("--dry_run --precision fp32", 0.5, False, None),
+    ("--dry_run", 0.9, False, None),
+    ("--precision bf16", 3.21, False, "3.2 times as long as in fp32: --precision fp32 is faster"),
+    ("--precision bf16", 0.5, False, None),
+    ("--precision bf16", 1.1, False, None),
+])  # fmt: skip
 def test_a_long_run_is_compiled_and_told_of_the_faster_precision(words, share, compiles, told, monkeypatch, capsys):
     called = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: called.append(options))
@@ -164,20 +158,17 @@ def _refuse(_function):
 FAILED = r"a tiny function failed to compile: CompileError: C\+\+ compile error Command: g"
 
 
-@pytest.mark.parametrize(
-    ("device", "fakes", "reason"),
-    [
-        ("cuda", {"capability": (6, 1)}, r"the GPU has compute capability 6\.1, and Triton needs 7\.0"),
-        ("cuda", {"find_spec": None}, "triton is not installed"),
-        ("cuda", {"which": None}, r"there is no C compiler \(gcc, clang, \$CC\)"),
-        ("cpu", {"which": None}, r"there is no C\+\+ compiler"),
-        ("cuda", {"compile": _refuse}, FAILED),
-        ("cpu", {"compile": _refuse}, FAILED),
-        ("mps", {}, "no compiler is known for mps here"),
-        ("cuda", {}, None),
-        ("cpu", {}, None),
-    ],
-)
+@pytest.mark.parametrize(("device", "fakes", "reason"), [
+    ("cuda", {"capability": (6, 1)}, r"the GPU has compute capability 6\.1, and Triton needs 7\.0"),
+    ("cuda", {"find_spec": None}, "triton is not installed"),
+    ("cuda", {"which": None}, r"there is no C compiler \(gcc, clang, \$CC\)"),
+    ("cpu", {"which": None}, r"there is no C\+\+ compiler"),
+    ("cuda", {"compile": _refuse}, FAILED),
+    ("cpu", {"compile": _refuse}, FAILED),
+    ("mps", {}, "no compiler is known for mps here"),
+    ("cuda", {}, None),
+    ("cpu", {}, None),
+])  # fmt: skip
 def test_whether_a_device_can_compile_is_decided_by_trying(device, fakes, reason, monkeypatch):
     config, compiled, ones = small("--compile on"), [], torch.ones
     net, data = build_model(config), load_data(config)

@@ -8,8 +8,11 @@ from args_helper import parse_args
 from models.initialise import WeightDraw, draw_weights
 from tests.conftest import same_bits
 from tests.toys import seeded
+from trainers import pipeline
 from trainers.checks.controls import CHECKS, mask_shuffle, weight_reinit, weight_shuffle
+from trainers.tickets.recipe import Recipe
 from trainers.tickets.ticket import Ticket
+from utils.run.run import Run
 
 CONFIG = parse_args(["--init", "signed_constant"])
 
@@ -52,6 +55,18 @@ def test_a_control_network_differs_within_layers_alone_and_by_its_own_generator_
     assert all(torch.equal(state[name], given.state[name]) for name in norm)
     assert controls[0].gem is None  # it is judged untrained under its own masks
     assert same_bits(controls[0].untrained, masks)
+
+
+def test_controls_are_trained_like_the_ticket_and_judged_on_test(tmp_path, monkeypatch):
+    seen, run, given = [], Run(tmp_path, tmp_path / "logs", 1), ticket()
+    row = {"test_acc": 1.0, "val_acc": 2.0}
+    monkeypatch.setattr(pipeline, "train_ticket", lambda *how: seen.append(how) or row)
+    found = pipeline.train_controls(run, net := nn.Identity(), given, None, CONFIG)
+    assert found == {name: {"test_acc_after_finetune": 1.0} for name in CHECKS}
+    for how, (name, check) in zip(seen, CHECKS.items(), strict=True):
+        control = check(given, CONFIG, run.rng(f"check/{name}", "twin"))
+        assert how[:3] + how[4:] == (run, f"check/{name}", net, None, Recipe.of_tuning(CONFIG))
+        assert same_bits([how[3].state, how[3].masks], [control.state, control.masks])
 
 
 # ---- weight_reinit -------------------------------------------------------------------------------------------------

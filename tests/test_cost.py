@@ -191,13 +191,10 @@ def test_the_values_of_weights_cut_nothing_off():
     assert connectivity(net, masks, (2, 4, 4))["effective_weights_remaining"] == 8 + 6
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.ReLU6(), nn.Hardswish(), nn.Sigmoid(), nn.Hardsigmoid(), nn.Tanh(), nn.GroupNorm(1, 2), nn.BatchNorm2d(2),
-        Calling(torch.tanh), Calling(lambda images: images.clamp(0, 1)),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("layer", [
+    nn.ReLU6(), nn.Hardswish(), nn.Sigmoid(), nn.Hardsigmoid(), nn.Tanh(), nn.GroupNorm(1, 2), nn.BatchNorm2d(2),
+    Calling(torch.tanh), Calling(lambda images: images.clamp(0, 1)),
+])  # fmt: skip
 def test_saturation_and_normalisation_cut_nothing_off(layer):
     conv = nn.Conv2d(1, 2, 3, padding=1, bias=False)
     conv.weight.data.fill_(1000.0)

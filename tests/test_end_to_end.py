@@ -178,9 +178,8 @@ def test_a_kept_checkpoint_starts_a_warm_search(ran):
     first = ran(*words, *keeping, name="first")
     assert {row["phase"] for row in read_rows(first / "acc_and_sparsity.csv")} == {"search"}
     assert (summary_of(first)["test_acc_after_finetune"], summary_of(first)["checks"]) == (None, {})
-    kept = first / "checkpoints"
-    assert {path.name for path in kept.iterdir()} == {"search.pt", "search_epoch_001.pt", "search_epoch_002.pt"}
-    ran(*words, "--drop_bottom_half_weights", "--pretrained", kept / "search_epoch_001.pt", name="warm")
+    kept = first / "checkpoints" / "search_epoch_001.pt"
+    ran(*words, "--drop_bottom_half_weights", "--pretrained", kept, name="warm")
 
 
 def test_a_checkpoint_of_the_dense_network_starts_a_warm_search(ran):

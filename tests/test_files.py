@@ -96,12 +96,6 @@ def test_a_file_of_tensors_is_written_without_a_copy_of_them(tmp_path):
     assert peak < 2**20
 
 
-def test_a_folder_that_cannot_be_made_is_said(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    below = tmp_path / "file" / "below"
-    assert f"cannot write {below}: " in complaint(write_atomic, below, "text")
-
-
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
 def test_a_file_may_be_read_by_whom_the_user_lets(umask, mode, tmp_path):
     before = os.umask(umask)

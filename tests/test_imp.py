@@ -33,14 +33,11 @@ def _searched(folder: Path, *words: str) -> tuple[Ticket, Run, Config]:
     return find_ticket(build_model(config), load_data(config), config, run), run, config
 
 
-@pytest.mark.parametrize(
-    ("words", "number", "kept"),
-    [
-        ("--imp_rounds 3 --prune_rate 0.3", 1, [False, True, True, False, True, True, False]),  # ⌈0.3·7⌉ = 3 go
-        ("--target_sparsity 50", 3, [False, True, True, True, True, True, False]),  # ⌈0.2·7⌉ = 2 go
-        ("--target_sparsity 50", 4, [False, True, True, False, True, True, False]),  # the last: ⌊0.5·8⌋ = 4 are left
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("words", "number", "kept"), [
+    ("--imp_rounds 3 --prune_rate 0.3", 1, [False, True, True, False, True, True, False]),  # ⌈0.3·7⌉ = 3 go
+    ("--target_sparsity 50", 3, [False, True, True, True, True, True, False]),  # ⌈0.2·7⌉ = 2 go
+    ("--target_sparsity 50", 4, [False, True, True, False, True, True, False]),  # the last: ⌊0.5·8⌋ = 4 are left
+])  # fmt: skip
 def test_a_pruning_takes_the_smallest_survivors_of_the_whole_network(words, number, kept, tmp_path):
     config = parse_args(["--algo", "imp", *words.split()])
     weights = {"a.weight": torch.tensor([[0.1, -0.5, 0.9]]), "b.weight": torch.tensor([[-0.3, 0.8], [0.7, -0.2]])}
@@ -186,14 +183,11 @@ def test_a_round_without_the_weights_to_rewind_to_is_refused_and_another_rewind_
     done(*words, "--imp_no_rewind")
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ("--imp_resume_round 2 --imp_resume_epoch 7", "at epoch 7 step 0; of that round it has epoch 2 step 0"),
-        ("--imp_resume_round 1 --imp_resume_folder none", "none has no checkpoint of round 1 at its end"),
-        ("--imp_rewind_iter 13", "imp_rewind_iter 13 lies beyond round 0, which has 12 steps"),
-    ],
-)
+@pytest.mark.parametrize(("words", "said"), [
+    ("--imp_resume_round 2 --imp_resume_epoch 7", "at epoch 7 step 0; of that round it has epoch 2 step 0"),
+    ("--imp_resume_round 1 --imp_resume_folder none", "none has no checkpoint of round 1 at its end"),
+    ("--imp_rewind_iter 13", "imp_rewind_iter 13 lies beyond round 0, which has 12 steps"),
+])  # fmt: skip
 def test_a_round_or_step_that_is_not_there_leaves_nothing(words, said, finished, refusal, places, tmp_path):
     folder = ["--imp_resume_folder", finished] if "resume" in words else []
     assert said in refusal(*THREE, *folder, *words.split(), *places)

@@ -52,6 +52,14 @@ def training_weights(optimizer: str = "sgd", lr: float = 0.05) -> WeightTraining
     return training
 
 
+def test_a_restored_optimizer_follows_the_options_of_this_run():
+    one, other = training_weights(), training_weights()
+    other.optimizer.param_groups[0].update(weight_decay=0.5, momentum=0.1)
+    other.load_state(one.state())
+    group = other.optimizer.param_groups[0]
+    assert (group["weight_decay"], group["momentum"]) == (0.5, 0.1)
+
+
 def scored() -> nn.Module:
     draw_scores(net := to_masked(toys.Toy()), torch.Generator().manual_seed(2), "unif")
     return net

@@ -280,7 +280,8 @@ def test_files_of_others_in_the_target_stay(tmp_path):
     assert [path.exists() for path in (*mine, *old)] == [True, True, False, False]
 
 
-def test_one_process_at_a_time_packs_into_a_folder_and_none_into_its_own(tmp_path):
+def test_one_process_at_a_time_packs_into_a_folder_and_none_into_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.run.lock.PATIENCE", 0.0)
     put_images(tmp_path / "in", {"a": 2})
     (tmp_path / "packed").mkdir()
     with locked(tmp_path / "packed"):

@@ -13,7 +13,7 @@ from args_helper import config_of, parse_args
 from models.build import build_model
 from trainers import missing_checks, pipeline
 from trainers.checks.controls import CHECKS
-from trainers.results.references import dense_config, find_dense
+from trainers.results.references import Found, dense_config, find_dense
 from trainers.tickets.file import TICKET, read_ticket
 from utils.errors import Diverged, Stopped, UserError
 from utils.run.stopping import Stopping
@@ -70,6 +70,14 @@ def test_the_dense_network_is_trained_on_request_and_stands_beside_the_ticket(do
     assert summary_of(unchecked(*longer, "--with_dense", name="own"))["dense"]["run"] == str(trial("own_dense"))
 
 
+def test_of_dense_runs_trained_alike_the_best_on_validation_is_the_reference(tmp_path):
+    config = parse_args([])
+    same = {"algo": "training", "task_hash": config.task_hash, "trial": config.trial_num}
+    runs = [Found(tmp_path, {**same, "val_acc_after_finetune": val, "test_acc_after_finetune": test})
+            for val, test in ((80.0, 95.0), (90.0, 85.0), (85.0, 75.0))]  # fmt: skip
+    assert find_dense(config, runs).summary is runs[1].summary
+
+
 def test_a_run_that_is_stopped_in_its_dense_run_goes_on_with_all_that_is_left(call, done, places, trial, monkeypatch):
     def stopping(config, place):
         if config.algorithm.is_dense:
@@ -112,15 +120,12 @@ def test_a_run_whose_config_is_gone_is_not_mixed_with_another(unchecked, refusal
     assert "holds a run whose config.yml is missing" in refusal(*RANDOM, *places, "--seed", 7)
 
 
-@pytest.mark.parametrize(
-    ("words", "ends", "code"),
-    [
-        ("--num_trial 2", 1, 143),
-        ("--num_trial 2 --with_dense", 2, 143),
-        ("--with_dense", 1, 143),
-        ("--with_dense", 2, 0),
-    ],
-)
+@pytest.mark.parametrize(("words", "ends", "code"), [
+    ("--num_trial 2", 1, 143),
+    ("--num_trial 2 --with_dense", 2, 143),
+    ("--with_dense", 1, 143),
+    ("--with_dense", 2, 0),
+])  # fmt: skip
 def test_a_signal_after_the_last_step_of_a_trial_keeps_the_next_from_beginning(
     words, ends, code, call, places, trial, monkeypatch
 ):

@@ -50,15 +50,12 @@ def _step(training: MovingMasks) -> None:
 # ---- what is dropped and grown -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("share", "after"),
-    [
-        (0.0, "11110000"),
-        (0.49, "11010100"),  # ⌊0.49 · 4⌋ = 1: magnitude 1 goes, growth 7 is the highest of all others
-        (0.5, "01010110"),  # magnitudes 1 and 3 go, growths 7 and 5 come
-        (1.0, "00010111"),  # a weight that was just dropped may come back: growth 6
-    ],
-)
+@pytest.mark.parametrize(("share", "after"), [
+    (0.0, "11110000"),
+    (0.49, "11010100"),  # ⌊0.49 · 4⌋ = 1: magnitude 1 goes, growth 7 is the highest of all others
+    (0.5, "01010110"),  # magnitudes 1 and 3 go, growths 7 and 5 come
+    (1.0, "00010111"),  # a weight that was just dropped may come back: growth 6
+])  # fmt: skip
 def test_the_smallest_weights_are_replaced_by_those_of_highest_growth(share, after):
     magnitudes = torch.tensor([3.0, 5.0, 1.0, 4.0, 0.0, 0.0, 0.0, 0.0])
     growth = torch.tensor([1.0, 0.0, 2.0, 6.0, 3.0, 7.0, 5.0, 4.0])
@@ -154,16 +151,13 @@ def test_a_start_after_the_last_change_of_the_masks_is_refused(kind):
         _training(kind, _config("--start_epoch", "3"), net := Toy(), _half(net))
 
 
-@pytest.mark.parametrize(
-    ("words", "steps"),
-    [
-        ("--update_every 2", [2, 4, 6, 8]),  # up to 0.75 · 4 epochs · 3 steps = 9
-        ("--update_every 3 --update_until 1", [3, 6, 9]),  # the last of the 12 steps is 11
-        ("--update_every 100 --update_until 1", [11]),
-        ("--update_every 100", [9]),  # a training that is too short changes its masks once
-        ("--update_every 4 --update_until 0.01", [1]),
-    ],
-)
+@pytest.mark.parametrize(("words", "steps"), [
+    ("--update_every 2", [2, 4, 6, 8]),  # up to 0.75 · 4 epochs · 3 steps = 9
+    ("--update_every 3 --update_until 1", [3, 6, 9]),  # the last of the 12 steps is 11
+    ("--update_every 100 --update_until 1", [11]),
+    ("--update_every 100", [9]),  # a training that is too short changes its masks once
+    ("--update_every 4 --update_until 0.01", [1]),
+])  # fmt: skip
 def test_the_masks_change_at_multiples_up_to_a_fraction_of_the_training(words, steps):
     assert list(update_steps(_config(*words.split()), STEPS)) == steps
 
@@ -218,16 +212,13 @@ def test_layers_that_are_pruned_in_many_small_steps_end_at_the_exact_count():
 # ---- AC/DC ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("epochs", "share", "phases"),
-    [
-        (10, 0.1, "dd" + "sds" + "dd" + "sss"),
-        (20, 0.1, "dddd" + "ssddss" + "dddd" + "ssssss"),
-        (100, 0.05, "d" * 10 + ("s" * 5 + "d" * 5) * 6 + "s" * 5 + "d" * 10 + "s" * 15),
-        (4, 0.05, "ddss"),
-        (1, 0.05, "s"),
-    ],
-)
+@pytest.mark.parametrize(("epochs", "share", "phases"), [
+    (10, 0.1, "dd" + "sds" + "dd" + "sss"),
+    (20, 0.1, "dddd" + "ssddss" + "dddd" + "ssssss"),
+    (100, 0.05, "d" * 10 + ("s" * 5 + "d" * 5) * 6 + "s" * 5 + "d" * 10 + "s" * 15),
+    (4, 0.05, "ddss"),
+    (1, 0.05, "s"),
+])  # fmt: skip
 def test_phases_take_turns_after_a_dense_warm_up_and_end_sparse(epochs, share, phases):
     assert "".join("s" if is_sparse(epoch, epochs, share) else "d" for epoch in range(epochs)) == phases
 

@@ -73,61 +73,58 @@ def test_every_sweep_of_the_project_names_its_command_and_has_runs_that_can_be_r
     assert [run.name for run in plan(path, {})[0]] == list(runs)
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ({"runs": {"a": {"lrr": 1}}}, "lrr (FILE, a): no such option; did you mean 'lr: 1'?"),
-        ({"runs": {"a": {}, "b": {}, "c": {}}, "options": {"lr": -1}}, "above 0 (and in 2 other runs)"),
-        ({"option": {}}, "option: no such key; allowed: options, vary, search, study, runs; did you mean 'options'?"),
-        ({"search": {"lambda": [1, 2]}}, "search.lambda: no such option; did you mean 'lmbda'?"),
-        ({"search": {"lmbda": {"low": 1}}}, "search.lmbda.high: is missing"),
-        ({"search": {"lmbda": {"min": 1}}}, "search.lmbda.min: no such key; allowed: low, high, log"),
-        ({"search": {"lmbda": 1}}, "search.lmbda: has to be a mapping of low, high, log, or a list of values"),
-        ({"runs": {"a": [1]}}, "runs.a: has to be a mapping of options to values"),
-        ({"study": {"trials": 0, "pruner": "x"}}, "study.trials: 0 is too small: it has to be at least 1"),
-        ("lr: 0.1", "--sweep FILE: it is the config of one run: --config FILE"),
-        ({"search": {"lmbda": {"low": 1, "high": "1e-3"}}}, "search.lmbda: low 1 has to be below high 1e-3"),
-        ({"search": {"lmbda": {"low": 0, "high": 1, "log": True}}}, "low has to be above 0 on a log scale, not 0"),
-        ({"search": {"optimizer": ["sgd", "adm"]}}, "'adm' is not one of sgd, adam; did you mean 'optimizer: adam'?"),
-        ({"search": {"optimizer": {"low": "adam", "high": "sgd"}}}, "low and high are for numbers"),
-        ({"search": {"lr": [0.1, "1e-1"]}}, "search.lr: a value stands there twice"),
-        ({"search": LAMBDA, "vary": {"lmbda": [1]}}, "search.lmbda: stands in vary as well"),
-        ({"vary": {"lr": [0.1, 0.2, 0.1]}, "runs": {"a": {}}}, "vary: a value stands there twice, in a/lr_0.1"),
-        ({"search": {"name": ["x", "y"]}}, "search.name: there is nothing to be found"),
-        ({"search": {"seed": [1, 2]}}, "search.seed: there is nothing to be found"),
-        ({"search": {"epochs": [6, 12]}}, "with another epochs an epoch is not comparable"),
-        ({"search": {"fine_tune_lr": [0.1, 1]}}, "fine_tune_lr does not affect the accuracy before training"),
-        ({"search": {"teacher": ["x", "y"]}}, "teacher does not affect the accuracy before training"),
-        (
-            {"search": {"lr": [0.1, 1]}, "options": {"algo": "snip"}, "study": {"metric": "val_acc_after_finetune"}},
-            "lr is not used by snip, which only fine-tunes",
-        ),
-        ({"search": LAMBDA, "study": {"seed": 42}}, "study.seed 42 is the seed of a trial"),
-        ({"search": LAMBDA, "options": {"use_full_data": True}}, "use_full_data holds out no validation images"),
-        ({"search": {"lr": [1, 2]}, "options": {"algo": "snip"}}, "study.metric: val_acc_after_finetune"),
-        ({"study": {"trials": 3}}, "study: there is no search for it to go by"),
-        ({"runs": {}}, "runs: needs at least 1"),
-        ({"runs": {"a": {"name": "x"}, "b": {"name": "x"}}}, "b: its trials would lie where those of a do"),
-        ({"runs": {"a": {"report": ["x"]}}}, "a: report is not for a sweep, which runs new trials"),
-        ({"options": {"config": "x.yml"}}, "a: config is not for a sweep, which runs new trials: leave it out"),
-        ({"runs": {"a": None, "b": {"evaluate": True, "ticket": "x"}}}, "b: evaluate is not for a sweep"),
-        ("runs:\n  a: {lr: 0.1}\n  a: {lr: 0.2}", "FILE:3: a stands there twice"),
-        ("runs: {a: {bn-type: x, bn_type: y}}", "bn_type is given twice, in two spellings"),
-        ("runs: {a: &one {lr: 0.1, lr: 0.2}, b: *one}", "FILE:1: lr stands there twice"),
-        (
-            {
-                "search": {"prune_rate": [0.2, 0.5]},
-                "options": {"algo": "imp"},
-                "study": {"metric": "val_acc_after_finetune"},
-            },
-            "with another prune_rate an epoch is not comparable",
-        ),
-        ("[1]", "the file: "),
-        ("runs: {[1]: {}}", "cannot read the sweep FILE: found unhashable key"),
-        ("runs: !!int ''", "cannot read the sweep FILE: "),
-        ("runs: !!python/object/apply:os.system ['true']", "could not determine a constructor for the tag"),
-    ],
-)
+@pytest.mark.parametrize(("content", "said"), [
+    ({"runs": {"a": {"lrr": 1}}}, "lrr (FILE, a): no such option; did you mean 'lr: 1'?"),
+    ({"runs": {"a": {}, "b": {}, "c": {}}, "options": {"lr": -1}}, "above 0 (and in 2 other runs)"),
+    ({"option": {}}, "option: no such key; allowed: options, vary, search, study, runs; did you mean 'options'?"),
+    ({"search": {"lambda": [1, 2]}}, "search.lambda: no such option; did you mean 'lmbda'?"),
+    ({"search": {"lmbda": {"low": 1}}}, "search.lmbda.high: is missing"),
+    ({"search": {"lmbda": {"min": 1}}}, "search.lmbda.min: no such key; allowed: low, high, log"),
+    ({"search": {"lmbda": 1}}, "search.lmbda: has to be a mapping of low, high, log, or a list of values"),
+    ({"runs": {"a": [1]}}, "runs.a: has to be a mapping of options to values"),
+    ({"study": {"trials": 0, "pruner": "x"}}, "study.trials: 0 is too small: it has to be at least 1"),
+    ("lr: 0.1", "--sweep FILE: it is the config of one run: --config FILE"),
+    ({"search": {"lmbda": {"low": 1, "high": "1e-3"}}}, "search.lmbda: low 1 has to be below high 1e-3"),
+    ({"search": {"lmbda": {"low": 0, "high": 1, "log": True}}}, "low has to be above 0 on a log scale, not 0"),
+    ({"search": {"optimizer": ["sgd", "adm"]}}, "'adm' is not one of sgd, adam; did you mean 'optimizer: adam'?"),
+    ({"search": {"optimizer": {"low": "adam", "high": "sgd"}}}, "low and high are for numbers"),
+    ({"search": {"lr": [0.1, "1e-1"]}}, "search.lr: a value stands there twice"),
+    ({"search": LAMBDA, "vary": {"lmbda": [1]}}, "search.lmbda: stands in vary as well"),
+    ({"vary": {"lr": [0.1, 0.2, 0.1]}, "runs": {"a": {}}}, "vary: a value stands there twice, in a/lr_0.1"),
+    ({"search": {"name": ["x", "y"]}}, "search.name: there is nothing to be found"),
+    ({"search": {"seed": [1, 2]}}, "search.seed: there is nothing to be found"),
+    ({"search": {"epochs": [6, 12]}}, "with another epochs an epoch is not comparable"),
+    ({"search": {"fine_tune_lr": [0.1, 1]}}, "fine_tune_lr does not affect the accuracy before training"),
+    ({"search": {"teacher": ["x", "y"]}}, "teacher does not affect the accuracy before training"),
+    (
+        {"search": {"lr": [0.1, 1]}, "options": {"algo": "snip"}, "study": {"metric": "val_acc_after_finetune"}},
+        "lr is not used by snip, which only fine-tunes",
+    ),
+    ({"search": LAMBDA, "study": {"seed": 42}}, "study.seed 42 is the seed of a trial"),
+    ({"search": LAMBDA, "options": {"use_full_data": True}}, "use_full_data holds out no validation images"),
+    ({"search": {"lr": [1, 2]}, "options": {"algo": "snip"}}, "study.metric: val_acc_after_finetune"),
+    ({"study": {"trials": 3}}, "study: there is no search for it to go by"),
+    ({"runs": {}}, "runs: needs at least 1"),
+    ({"runs": {"a": {"name": "x"}, "b": {"name": "x"}}}, "b: its trials would lie where those of a do"),
+    ({"runs": {"a": {"report": ["x"]}}}, "a: report is not for a sweep, which runs new trials"),
+    ({"options": {"config": "x.yml"}}, "a: config is not for a sweep, which runs new trials: leave it out"),
+    ({"runs": {"a": None, "b": {"evaluate": True, "ticket": "x"}}}, "b: evaluate is not for a sweep"),
+    ("runs:\n  a: {lr: 0.1}\n  a: {lr: 0.2}", "FILE:3: a stands there twice"),
+    ("runs: {a: {bn-type: x, bn_type: y}}", "bn_type is given twice, in two spellings"),
+    ("runs: {a: &one {lr: 0.1, lr: 0.2}, b: *one}", "FILE:1: lr stands there twice"),
+    (
+        {
+            "search": {"prune_rate": [0.2, 0.5]},
+            "options": {"algo": "imp"},
+            "study": {"metric": "val_acc_after_finetune"},
+        },
+        "with another prune_rate an epoch is not comparable",
+    ),
+    ("[1]", "the file: "),
+    ("runs: {[1]: {}}", "cannot read the sweep FILE: found unhashable key"),
+    ("runs: !!int ''", "cannot read the sweep FILE: "),
+    ("runs: !!python/object/apply:os.system ['true']", "could not determine a constructor for the tag"),
+])  # fmt: skip
 def test_what_is_wrong_with_a_sweep_is_said_before_anything_runs(content, said, sweep, refusal, tmp_path):
     words = sweep(**(content if isinstance(content, dict) else {}))
     if isinstance(content, str):
@@ -224,11 +221,7 @@ def test_a_worker_that_restarts_under_its_old_name_gives_up_what_failed_again(tm
     claims.failed(unit, 2)
     claim.release()
     assert claims.claim(unit) is None
-
-
-def test_the_process_of_a_run_is_told_all_that_a_resumed_one_would_take_from_its_folder(tmp_path):
-    unit = Unit.of("a, trial 1", config_of(TINY, "test"))
-    told = yaml.safe_load(Claims(tmp_path).options_file(unit).read_text())
+    told = yaml.safe_load(claims.options_file(unit).read_text())  # also what a resumed run would take from its folder
     assert told == {**told, "save_model": False, "with_dense": False, "checkpoint_every": "1"}
 
 

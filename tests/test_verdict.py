@@ -237,23 +237,20 @@ UNTRAINED = {"test_acc_after_finetune": None, "val_acc_after_finetune": None, "g
 CUT = {"effective_weights_remaining": 3800, "effective_weights_remaining_percent": 1.4028, "dead_layers": ["a.b"]}
 
 
-@pytest.mark.parametrize(
-    ("changes", "longer", "said"),
-    [
-        (UNTRAINED, -1, ["before any training 50.00% test accuracy (chance is 10%)"]),
-        ({"val_acc_after_finetune": None}, 0, ["after training 90.00% test accuracy"]),
-        ({"as_drawn": False}, 0,
-         ["before fine-tuning 50.00% test accuracy, the gem of 3,800 weights (1.40%); chance is 10%"]),
-        ({"algo": "imp", "as_drawn": None, "gem_weights_remaining": None}, 0,
-         ["resnet20 on Digits, imp, trial 1, seed 42", "before fine-tuning 50.00% test accuracy (chance is 10%)"]),
-        ({"rescued": True}, 1, ["rescued: the search had switched off every weight; these are the highest scores"]),
-        ({"classes": 200, "gem_weights_remaining": None}, 0,
-         ["before any training 50.00% test accuracy (chance is 0.5%)"]),
-        ({"density_reason": "of ties", "target_sparsity": 1.5, **CUT}, 3,
-         ["(the target was 1.5%: of ties)", "effective 1.40%: 100 weights are cut off from input or output",
-          "dead layers a.b"]),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("changes", "longer", "said"), [
+    (UNTRAINED, -1, ["before any training 50.00% test accuracy (chance is 10%)"]),
+    ({"val_acc_after_finetune": None}, 0, ["after training 90.00% test accuracy"]),
+    ({"as_drawn": False}, 0,
+     ["before fine-tuning 50.00% test accuracy, the gem of 3,800 weights (1.40%); chance is 10%"]),
+    ({"algo": "imp", "as_drawn": None, "gem_weights_remaining": None}, 0,
+     ["resnet20 on Digits, imp, trial 1, seed 42", "before fine-tuning 50.00% test accuracy (chance is 10%)"]),
+    ({"rescued": True}, 1, ["rescued: the search had switched off every weight; these are the highest scores"]),
+    ({"classes": 200, "gem_weights_remaining": None}, 0,
+     ["before any training 50.00% test accuracy (chance is 0.5%)"]),
+    ({"density_reason": "of ties", "target_sparsity": 1.5, **CUT}, 3,
+     ["(the target was 1.5%: of ties)", "effective 1.40%: 100 weights are cut off from input or output",
+      "dead layers a.b"]),
+])  # fmt: skip
 def test_the_last_screen_tells_what_there_is(changes, longer, said):
     usual, found = screen(summary(1)), screen(summary(1, **changes))
     assert [line for line in found if line not in usual] == said

@@ -26,7 +26,7 @@ PATIENCE = 6.0
 
 
 @contextmanager
-def locked(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
+def locked(folder: Path, patience: float | None = None) -> Iterator[None]:
     """Lock an existing folder for the block.
 
     Args:
@@ -38,7 +38,7 @@ def locked(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     """
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=patience)
+        lock.acquire(timeout=PATIENCE if patience is None else patience)
     except Timeout as error:
         raise UserError(f"{folder} is in use by another process: let it end, or stop it first") from error
     except (NotImplementedError, OSError) as error:  # some network file systems have no locks
