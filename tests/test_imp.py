@@ -153,6 +153,12 @@ def test_a_first_round_of_another_run_that_is_the_last_one_began_with_the_weight
     assert same_bits(*(load_file(folder / "ticket.safetensors") for folder in (whole, taken)))
 
 
+def test_the_rounds_decay_by_their_own_factor(ran):
+    words = [*THREE, "--lr_policy", "multistep_lr", "--milestones", "1", "--lr_gamma", "0.5", "--warmup_length", "0"]
+    rates = [float(row["lr"]) for row in read_rows(ran(*words) / "acc_and_sparsity.csv")]
+    assert rates[1::2] == [rate / 2 for rate in rates[::2]]
+
+
 def test_a_run_from_another_ones_round_goes_on_when_that_is_gone(finished, done, places, trial, tmp_path):
     other = shutil.copytree(finished, tmp_path / "other")
     words = [*THREE, "--imp_resume_folder", other, "--imp_resume_round", "1", *places]
