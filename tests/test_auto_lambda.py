@@ -203,6 +203,9 @@ def test_the_statistics_of_a_ticket_are_those_of_its_own_masks():
         maps = torch.cat([convolved(batch) for batch, _ in data.train.epoch(derive_rng(1))])
     for name in ("norm.running_mean", "other_name.running_mean"):
         assert renewed.state[name].tolist() == pytest.approx(maps.mean((0, 2, 3)).tolist(), abs=1e-5)
+    halves = with_own_statistics(ticket, net, data.train.epoch(derive_rng(1)), accumulate=2)
+    assert torch.allclose(halves.state["norm.running_mean"], renewed.state["norm.running_mean"], atol=1e-6)
+    assert not same_bits(halves.state["norm.running_var"], renewed.state["norm.running_var"])  # within the halves
     assert same_bits(renewed.state["conv.weight"], ticket.state["conv.weight"])
     assert same_bits(net.state_dict(), plain_state(net)) and renewed.masks is ticket.masks
 

@@ -148,6 +148,15 @@ def test_a_rank_that_differs_ends_all_and_is_named(port):
     assert one == other and one.startswith(said)
 
 
+def test_views_of_one_tensor_are_sent_once(port):
+    def sent() -> int:
+        flat = torch.arange(5.0)
+        views = ranks.broadcast((flat[:2], flat[2:]) if ranks.rank() == 0 else None)
+        return len({view.untyped_storage().data_ptr() for view in views})
+
+    assert shared(sent, 2, port) == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("norm", "shape", "count"), [(nn.BatchNorm1d, (2, 1), 1), (nn.InstanceNorm2d, (1, 1, 1, 2), 0)]
 )

@@ -152,7 +152,7 @@ class _Timed(Stopping):
     def asked(self) -> int:
         """Read between steps and at the end of epochs; 1 after enough steps, else 0."""
         # Without this wait the moments would be those at which steps were queued, not finished.
-        if self._device.type == "cuda":
+        if self._device.type != "cpu":
             torch.accelerator.synchronize(self._device)
         self.moments.append(time.perf_counter())
         return int(len(self.moments) > WARM_UP + TIMED_STEPS)

@@ -172,7 +172,8 @@ def _found(find_ticket: Callable, net: nn.Module, data: Splits, config: Config, 
     if ticket.recipe is None and not run.rows("search"):
         run.save("ticket", {"seconds": seconds})
     if config.renew_batchnorm:
-        ticket = with_own_statistics(ticket, net, data.train.epoch(run.rng("search", "statistics")))
+        batches = data.train.epoch(run.rng("search", "statistics"))
+        ticket = with_own_statistics(ticket, net, batches, config.accumulate)
     if is_distributed():
         # Scores from a single pass may differ in the last bit between GPUs, and then the masks may differ too.
         ticket = broadcast(ticket.to(torch.device("cpu"))).to(data.train.device)

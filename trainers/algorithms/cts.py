@@ -39,6 +39,7 @@ from trainers.training.loop import train
 from trainers.training.scores import ScoreTraining
 from trainers.training.training import Draw
 from trainers.training.weights import train_ticket
+from utils.distributed.collectives import world_size
 from utils.masks import all_kept, keep_highest
 from utils.run.run import Row, Run
 
@@ -89,6 +90,9 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
 
 def _warn_of_other_options(config: Config) -> None:
     """Warn that given options replace the authors'; options that all runs of a sweep share count as given."""
+    if config.cts_loss == "loss" and config.accumulate * world_size() > 1:
+        told = "cts_loss loss compares the losses of each part of a batch (accumulate, processes), not of the whole one"
+        warnings.warn(told, stacklevel=3)
     own = {name: getattr(config, name) for name in CTS_SEARCH}
     others = [f"{name} {own[name]} ({theirs})" for name, theirs in CTS_SEARCH.items() if own[name] != theirs]
     if others:

@@ -46,7 +46,7 @@ def renew_statistics(net: nn.Module, batches: Iterable[Batch]) -> None:
     net.eval()
 
 
-def with_own_statistics(ticket: Ticket, network: nn.Module, batches: Iterable[Batch]) -> Ticket:
+def with_own_statistics(ticket: Ticket, network: nn.Module, batches: Iterable[Batch], accumulate: int = 1) -> Ticket:
     """Return a ticket whose BatchNorm statistics are estimated anew for the subnetwork that it is before training.
 
     The statistics that a search leaves are running averages over masks of earlier steps.
@@ -56,10 +56,17 @@ def with_own_statistics(ticket: Ticket, network: nn.Module, batches: Iterable[Ba
         network: plain, of the ticket's architecture; it stays as it is.
         batches: an epoch of the training set, augmented as in the search. Without augmentation the statistics are
             others: on CIFAR-10, a gem of 1.2% of ResNet-20's weights then has 59.4% test accuracy instead of 65.3%.
+        accumulate: as in training; batches are cut into the same parts, because these are known to fit.
     """
     own = deepcopy(network)  # not compiled: a compiled network would be compiled again for this mode
     own.load_state_dict(masked_state(ticket.state, ticket.untrained))
-    renew_statistics(own, batches)
+    cut = (
+        part
+        for images, labels in batches
+        for count in [ranks.in_parts(len(labels), accumulate * ranks.world_size())]
+        for part in zip(images.tensor_split(count), labels.tensor_split(count))
+    )
+    renew_statistics(own, cut)
     statistics = {name: value.clone() for name, value in own.named_buffers(remove_duplicate=False)}
     return replace(ticket, state={name: statistics.get(name, value) for name, value in ticket.state.items()})
 

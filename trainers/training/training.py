@@ -175,11 +175,13 @@ class Training:
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned, in place; weight decay, momentum and the like follow this run's options."""
         self.network.load_state_dict(state["network"])
-        groups, kept = self.optimizer.param_groups, {"params", "lr"}  # the learning rate is set every epoch
-        options = [{name: value for name, value in group.items() if name not in kept} for group in groups]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, own in zip(self.optimizer.param_groups, options):
-            group.update(own)
+        kept = {"params", "lr"}  # the learning rate is set every epoch
+        # Before it is loaded: whether the optimizer is fused decides where it keeps its count of steps.
+        groups = [
+            {**stored, **{name: value for name, value in own.items() if name not in kept}}
+            for stored, own in zip(state["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True)
+        ]
+        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
         self._check_optimizer()
         self.over = state["over"]
 

@@ -7,6 +7,7 @@ verifies this. Only rank 0 reads and writes the run's files and consults the clo
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from utils.distributed.launch import launched
-from utils.errors import DistributedError, Stopped, UserError
+from utils.errors import DistributedError, Stopped, UserError, is_out_of_memory, printable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -90,9 +91,12 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # each backend raises its own subclass
+        if is_out_of_memory(error):
+            raise
+        told = printable(str(error).strip().partition("\n")[0])
         raise DistributedError(
-            "another process of this run has ended or cannot be reached; `torchrun --max-restarts=N` starts all of "
-            "them again, from the last checkpoint"
+            f"another process of this run has ended or cannot be reached ({told}); `torchrun --max-restarts=N` starts "
+            "all of them again, from the last checkpoint"
         ) from error
 
 
@@ -178,10 +182,13 @@ def broadcast(value: T) -> T:
     """Return rank 0's value on every rank; tensors in it have to be on the CPU."""
     if not is_distributed():
         return value
-    carried = [value]
+    content = io.BytesIO()
+    if rank() == 0:
+        torch.save(value, content)  # pickle alone would write the whole of a tensor for each of its views
+    carried = [content.getvalue()]
     with _together():
         dist.broadcast_object_list(carried, src=0)
-    return carried[0]
+    return value if rank() == 0 else torch.load(io.BytesIO(carried[0]), weights_only=False)
 
 
 def all_gather(value: T) -> list[T]:

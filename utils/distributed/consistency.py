@@ -30,5 +30,6 @@ def assert_same_on_all_ranks(tensors: Mapping[str, Tensor], when: str) -> None:
             if its.get(name) != digest:
                 raise DistributedError(
                     f"rank {number} has another {name} than rank 0 has, {when}: the run ends here. Its last checkpoint "
-                    "is from before; a GPU that computes wrongly, or different versions on the machines, can be why"
+                    "is from before; a GPU that computes wrongly, different versions on the machines, or a layer of "
+                    "your own that changes a buffer as it computes can be why"
                 )
