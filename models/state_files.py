@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from models.masking import SCORE_NAMES
+from models.masking import SCORE_NAMES, plain_state
 from utils.errors import UserError, first_of
 from utils.files import load_tensors
 
@@ -57,6 +57,11 @@ def read_search(path: str | Path) -> tuple[State, float | None]:
     return {name: value for name, value in state.items() if not _is_dummy(name, state)}, moved
 
 
+def as_safetensors(network: nn.Module) -> bytes:
+    """Return the content of a safetensors file with a network's state_dict, under every name that a tensor has."""
+    return save({name: value.contiguous().clone() for name, value in network.state_dict().items()})
+
+
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str | Path, adapt: bool = True) -> None:
     """Load weights and BatchNorm into a plain network; scores and flags in the state are ignored.
 
@@ -71,7 +76,9 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str | 
     Raises:
         UserError: any other name or shape does not fit; the network is unchanged.
     """
-    if _load(network, {name: value for name, value in state.items() if not _is_score(name)}, source, adapt):
+    own = network.state_dict()
+    weights = {name: value for name, value in state.items() if name in own or not _is_score(name)}
+    if _load(network, weights, source, adapt):
         warnings.warn(
             f"{source} is of another number of classes: the last layer stays as it was drawn, all else is taken over",
             stacklevel=2,
@@ -92,10 +99,10 @@ def load_scores(network: nn.Module, state: Mapping[str, Tensor], source: str | P
     Raises:
         UserError: a name or a shape does not fit; the network is unchanged.
     """
-    scores = {name: value for name, value in state.items() if _is_score(name)}
+    own = plain_state(network)
+    scores = {name: value for name, value in state.items() if _is_score(name) and name not in own}
     if not scores:
         return False
-    own = {name: value for name, value in network.state_dict().items() if not _is_score(name)}
     _load(network, {**own, **scores}, source)
     return True
 

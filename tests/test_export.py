@@ -78,6 +78,9 @@ def test_a_missing_package_and_what_cannot_be_traced_are_told(monkeypatch):
             return images if images.sum() > 0 else -images
 
     assert "torch.export cannot export the network" in complaint(checked_files, Branching(), torch.randn(5, 3))
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.export, "export", raising(AssertionError()))
+        assert "export the network: AssertionError" in complaint(checked_files, small(), torch.randn(5, 1, 2, 3))
     monkeypatch.setattr(interchange, "import_module", raising(ImportError("onnx")))
     assert "needs the package onnx: pip install" in complaint(checked_files, small(), torch.randn(5, 1, 2, 3))
 

@@ -96,6 +96,18 @@ def test_weights_of_a_network_with_auxiliary_classifiers_are_loaded_without_thos
     assert torch.equal(network["conv1.conv.weight"], state["conv1.conv.weight"])
 
 
+def test_weights_for_images_of_another_size_are_refused(monkeypatch):
+    def of_grey_images(name, weights=None, **options):
+        network = made(name, **options)
+        network.conv1 = nn.Conv2d(1 if weights else 3, 64, 7, bias=False)
+        return network
+
+    made = torchvision.models.get_model
+    monkeypatch.setattr(torchvision.models, "get_model", of_grey_images)
+    said = complaint(build, "torchvision/resnet18", weights="DEFAULT")
+    assert said.startswith("weights DEFAULT does not fit the network: conv1.weight has shape (64, 1, 7, 7)")
+
+
 def test_weights_that_there_are_not_are_refused_with_those_there_are():
     said = "weights: 'IMAGENET1K_V2' is not one of those of torchvision/resnet18: IMAGENET1K_V1, DEFAULT; did you mean "
     assert complaint(build, "torchvision/resnet18", weights="IMAGENET1K_V2") == f"{said}'IMAGENET1K_V1'?"

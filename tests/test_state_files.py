@@ -18,7 +18,7 @@ from untrusted_inputs import Evil
 from args_helper import parse_args
 from models.build import build_model
 from models.masking import FlatScores, masked_layers, plain_state, to_masked
-from models.state_files import load_scores, load_weights, read_state
+from models.state_files import as_safetensors, load_scores, load_weights, read_state
 
 
 def small_network(seed: int = 0, classes: int = 3) -> nn.Sequential:
@@ -168,6 +168,21 @@ def test_all_that_does_not_fit_is_said_at_once_up_to_six_names():
     own = [f"{name} is missing" for name in small_network().state_dict()]
     said = refused(load_weights, small_network(), {f"extra{number}": torch.ones(1) for number in range(4)})
     assert len(own) == 6 and said == f"some.pt does not fit the network: {'; '.join(own)} and 4 more"
+
+
+def test_a_parameter_that_is_called_scores_is_no_score():
+    network = small_network()
+    network.scores = nn.Parameter(torch.ones(2))
+    own = plain_state(network)
+    load_weights(network, own, "a file")
+    assert not load_scores(to_masked(network), own, "a file")
+
+
+def test_a_tensor_under_two_names_is_stored_under_both(tmp_path):
+    network = nn.Sequential(nn.BatchNorm1d(2))
+    network.other_name = network[0]
+    (tmp_path / "model.safetensors").write_bytes(as_safetensors(network))
+    assert same_bits(read_state(tmp_path / "model.safetensors"), dict(network.state_dict()))
 
 
 def test_weights_fit_whatever_the_scores_beside_them_look_like():

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import nn
 
 from args_helper import Config, parse_args
@@ -23,6 +22,7 @@ from data.load import Splits, load_data
 from models.build import build_model
 from models.folding import FoldedNetwork
 from models.masking import prunable_parameters, to_plain
+from models.state_files import as_safetensors
 from trainers.algorithms.load import load_algorithm
 from trainers.checks.controls import CHECKS
 from trainers.results.curves import curves, write_png
@@ -235,7 +235,7 @@ def _untrained_accuracies(net: nn.Module, ticket: Ticket, data: Splits, precisio
 
 @rank_zero_only
 def _write_model(path: Path, net: nn.Module) -> None:
-    write_atomic(path, save({name: value.contiguous() for name, value in net.state_dict().items()}))
+    write_atomic(path, as_safetensors(net))
 
 
 def train_controls(run: Run, net: nn.Module, ticket: Ticket, data: Splits, config: Config) -> dict[str, Row]:

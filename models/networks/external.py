@@ -13,6 +13,7 @@ from torchvision import models as torchvision_models
 
 from models.masking import keep_idle_dense
 from models.spec import ModelSpec
+from models.state_files import load_weights
 from utils.errors import UserError, did_you_mean, first_of
 from utils.user_code import load_function, reported
 
@@ -70,8 +71,7 @@ def load_torchvision_weights(network: nn.Module, name: str, weights: str) -> Non
             f"weights: {url} cannot be downloaded ({error}); fetch it by other means and put it into "
             f"{Path(torch.hub.get_dir()) / 'checkpoints'}"
         ) from error
-    own = network.state_dict()
-    network.load_state_dict({key: trained[key] if trained[key].shape == own[key].shape else own[key] for key in own})
+    load_weights(network, {name: trained[name] for name in network.state_dict()}, f"weights {weights}")
 
 
 def own_network(place: str, spec: ModelSpec) -> nn.Module:

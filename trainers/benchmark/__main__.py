@@ -39,7 +39,9 @@ SETTING = (
     "--dataset CIFAR10 --batch_size 128 --epochs 150 --lr 0.1 --lr_policy cosine_lr --wd 0 --hc_quantized "
     "--regularization L2 --lmbda 1e-4 --prune_type BottomK --init signed_constant --target_sparsity 1.44"
 ).split()
-OF_THE_PLAIN_LOOP = ("algo", "regularization", "hc_quantized", "prune_type", "bias")
+OF_THE_PLAIN_LOOP = (
+    "algo", "regularization", "hc_quantized", "prune_type", "bias", "fine_tune_optimizer", "round", "noise",
+)  # fmt: skip
 """Options that the plain loop has one value of: that of SETTING."""
 LONG = ("evaluation pass", "evaluation of an epoch", "search epoch", "fine-tune epoch")
 """Parts that are timed a quarter as often."""
@@ -150,7 +152,7 @@ def against_the_device(start: Start, sides: dict[str, OurSide | PlainSide], rows
         `peak_memory_mb` (MiB) covers the whole benchmark.
     """
     data, ours = sides["plain"].data, {name: side for name, side in sides.items() if name != "plain"}
-    flops = BACKWARD_AND_FORWARD * forward_flops(start.dense, data.spec.shape)[""] * data.train.batch_size
+    flops = BACKWARD_AND_FORWARD * forward_flops(start.dense, data.spec.shape)[""] * data.train.size(0)
     steps = [row for row in rows if row["part"] == "search step"]
     reached = {f"search_step_gflops_{name}": flops / row[name]["ms"] / 1e6 for row in steps for name in ours}
     images, trained = next(data.train.epoch(torch.Generator()))[0], next(iter(ours.values())).search.network

@@ -210,4 +210,4 @@ def images_of(part: str, data: Splits) -> int:
         return 0
     if part.startswith("evaluation"):
         return len(data.test)
-    return len(data.train.images) if part.endswith("epoch") else data.train.batch_size
+    return len(data.train.images) if part.endswith("epoch") else data.train.size(0)

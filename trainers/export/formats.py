@@ -12,9 +12,9 @@ from collections.abc import Callable
 from importlib import import_module
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
+from models.state_files import as_safetensors
 from utils.errors import UserError
 
 TOLERANCE = 1e-4
@@ -40,7 +40,7 @@ def checked_files(net: nn.Module, images: Tensor) -> tuple[dict[str, bytes], dic
     archive = io.BytesIO()
     torch.export.save(program, archive)
     files = {
-        "model.safetensors": save({name: value.contiguous() for name, value in net.state_dict().items()}),
+        "model.safetensors": as_safetensors(net),
         "model.pt2": archive.getvalue(),
         "model.onnx": _as_onnx(program, example),
     }
@@ -55,7 +55,7 @@ def _exported(net: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     try:
         return torch.export.export(net, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     except Exception as error:  # a user's network may contain code that cannot be traced
-        raise UserError(f"torch.export cannot export the network: {str(error).splitlines()[0]}") from error
+        raise UserError(f"torch.export cannot export the network: {_first_line(error)}") from error
 
 
 def _as_onnx(program: torch.export.ExportedProgram, example: Tensor) -> bytes:
@@ -72,8 +72,12 @@ def _as_onnx(program: torch.export.ExportedProgram, example: Tensor) -> bytes:
                 dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False,
             )  # fmt: skip
     except Exception as error:
-        raise UserError(f"the network cannot be written as ONNX: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the network cannot be written as ONNX: {_first_line(error)}") from error
     return written.model_proto.SerializeToString()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def onnx_runner(content: bytes) -> Callable[[Tensor], Tensor]:

@@ -13,9 +13,9 @@ from statistics import quantiles
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
+from models.state_files import as_safetensors
 from trainers.export.formats import onnx_runner
 from trainers.training.cost import forward_flops
 from utils.errors import counted
@@ -49,8 +49,7 @@ def savings(
         if name.endswith(".weight")
     )
     deflated = {
-        name: len(zlib.compress(save({key: value.contiguous() for key, value in net.state_dict().items()}), 9))
-        for name, net in (("dense", dense), ("masked", masked))
+        name: len(zlib.compress(as_safetensors(net), 9)) for name, net in (("dense", dense), ("masked", masked))
     }
     runners = {
         "PyTorch": (dense, masked),
