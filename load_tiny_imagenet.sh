@@ -102,6 +102,8 @@ trap 'rm -rf "$scratch"' EXIT
 unzip -qq "$archive" -d "$scratch"
 [[ -z $(find "$scratch" -type l) ]] || refuse "holds links"
 (cd "$scratch/$name" && arrange)
+# The bash of macOS, 3.2, goes on after a subshell that failed; `|| exit` would switch -e off inside it.
+[[ $? == 0 ]] || exit 1
 mv "$scratch/$name" "$folder/$name" # only now, whole: this name is what says that all is done
 rm "$archive"
 echo "$folder/$name: $(find "$folder/$name/train" -name '*.JPEG' | wc -l) images for training," \

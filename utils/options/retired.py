@@ -22,7 +22,7 @@ RETIRED = {
     "lam_finetune_loss": "fine-tuning follows the search",
     "num_step_finetune": "use fine_tune_epochs",
     "num_epochs": "use epochs",
-    "transfer_learning": "use pretrained",
+    "transfer_learning": "use pretrained, or arch: torchvision/resnet50 with weights: IMAGENET1K_V1",
     "bias_lastlayer": "use bias, for all layers, or a network of torchvision's, whose last layer has one",
     "load_ckpt": "use pretrained or resume",
     "mode_connect_filename": "its table and plot go to results_dir",
