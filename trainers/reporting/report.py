@@ -149,8 +149,8 @@ class TaskSection:
         files = [File(f"tables/{stem}.csv", table.csv().encode(), "table (CSV)")]
         files += [File(f"tables/{self._slug}_{other}.csv", text.encode(), "every epoch (CSV)") for other, text in more]
         if figure:
-            files.append(File(f"figures/{stem}.svg", figure.wide.encode(), "figure (SVG)"))
-            files.append(File(f"figures/{stem}.png", figure.png, "figure (PNG)"))
+            files.append(File(f"figures/{stem}.svg", figure.wide.encode(), "plot (SVG)"))
+            files.append(File(f"figures/{stem}.png", figure.png, "plot (PNG)"))
             words["alt"] = f"{heading}, {self._task.title}. {words['caption']} The table below has all its numbers."
         return Part(stem, heading, f"{heading}, {self._task.title}", table, figure, files=files, **words)
 
