@@ -41,7 +41,9 @@ AT_ONCE = 1_000
 
 def thread_pool(workers: int) -> ThreadPoolExecutor:
     """Return a pool of at least one thread; decoding, resizing and encoding do not hold Python's lock."""
-    # Each gets one thread of PyTorch's: otherwise it would start as many as there are processors.
+    # Each gets one thread of PyTorch's: otherwise it would start as many as there are processors. It also becomes the
+    # number of every thread that has not asked for its own before, such as this one.
+    torch.get_num_threads()
     return ThreadPoolExecutor(max(1, usable_workers(workers)), initializer=torch.set_num_threads, initargs=(1,))
 
 

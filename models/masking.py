@@ -144,7 +144,7 @@ def require_prunable(network: nn.Module) -> None:
     # With duplicates: a state_dict has a parameter under each of its names, and loading it, the last one wins.
     for name, parameter in network.named_parameters(remove_duplicate=False):
         if (other := names.get(id(parameter), name)) != name:
-            what = f"also {name}" if "." in name else "the whole network"
+            what = "the whole network" if other.startswith(".") else f"also {name}"
             raise UserError(f"cannot mask {other}, which is {what}: give every layer a weight and a name of its own")
     if not parameters:
         raise UserError(

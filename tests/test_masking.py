@@ -112,6 +112,8 @@ TIED = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
 TIED[1].weight = TIED[0].weight
 EMBEDDED = nn.Sequential(nn.Embedding(2, 2), nn.Linear(2, 2))
 EMBEDDED[1].weight = EMBEDDED[0].weight
+NAMED = nn.Sequential(nn.Linear(2, 2))
+NAMED.tied = NAMED[0].weight
 WHOLE = nn.Sequential(nn.Linear(2, 2))
 WHOLE.count = nn.Parameter(torch.ones(2, dtype=torch.int64), requires_grad=False)
 with warnings.catch_warnings(action="ignore"):
@@ -125,8 +127,8 @@ with warnings.catch_warnings(action="ignore"):
     (WHOLE, "parameter count of the network is torch.int64"), (NORMED, "the weight of layer 0 is no parameter"),
     (nn.Linear(3, 2), "is the whole network"),
     (nn.Sequential(SHARED, nn.ReLU(), SHARED), "cannot mask 0.weight, which is also 2.weight"),
-    (EMBEDDED, "cannot mask 1.weight, which is also 0.weight"),
-], ids=["none", "one weight", "dense", "integers", "normed", "one layer", "two names", "embedding"])  # fmt: skip
+    (EMBEDDED, "cannot mask 1.weight, which is also 0.weight"), (NAMED, "cannot mask 0.weight, which is also tied"),
+], ids=["none", "one weight", "dense", "integers", "normed", "one layer", "two names", "shared", "a name"])  # fmt: skip
 def test_what_cannot_be_masked_is_refused_and_left_as_it_was(network, says):
     assert says in complaint(to_masked, network)
     assert not masked_layers(network)

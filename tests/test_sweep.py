@@ -398,9 +398,10 @@ def test_listed_values_are_each_run_once_though_a_worker_dies_with_the_one_it_ha
     assert "lmbda 0.0002" in other.outcome and "the best of 4 runs" in other.outcome
 
 
-def test_listed_values_are_each_run_once_though_fewer_trials_were_asked_for_at_first(sweep):
+@pytest.mark.parametrize("numbers", [(1, 4), (3, 12)])
+def test_listed_values_are_each_run_once_though_fewer_trials_were_asked_for_at_first(numbers, sweep):
     values = [1e-5, 3e-5, 2e-4, 1e-3]
-    words = (sweep(options=TINY, search={"lmbda": values}, study={"trials": trials}) for trials in (1, 4))
+    words = (sweep(options=TINY, search={"lmbda": values}, study={"trials": trials}) for trials in numbers)
     assert sorted(value for each in words for value in _play(*_searches(each))) == values
 
 

@@ -45,9 +45,7 @@ def torchvision_network(name: str, spec: ModelSpec) -> nn.Module:
 
 
 def load_torchvision_weights(network: nn.Module, name: str, weights: str) -> None:
-    """Load torchvision's published weights into a network; parameters of another shape keep their values.
-
-    This concerns the classifier, if the number of classes differs.
+    """Load torchvision's published weights into a network; a classifier of another number of classes stays as drawn.
 
     Args:
         network: built by `torchvision_network`.
@@ -55,7 +53,7 @@ def load_torchvision_weights(network: nn.Module, name: str, weights: str) -> Non
         weights: `DEFAULT`, or the name of one of torchvision's weight sets for the network.
 
     Raises:
-        UserError: the weight set does not exist, or cannot be downloaded.
+        UserError: the weight set does not exist, cannot be downloaded, or is for images of another size.
     """
     known = torchvision_models.get_model_weights(name).__members__
     if weights not in known:

@@ -68,8 +68,8 @@ def beside_dense(summary: Summary, dense: Found | None) -> Summary:
 
     Args:
         summary: of a ticket.
-        dense: the dense run with the same data, network and trial. If there is none any more, or only one that was
-            trained otherwise, the summary's own comparison stays.
+        dense: the dense run with the same data, network and trial. If there is none any more, the summary's own
+            comparison stays, and one with a dense run that was trained alike gives way to no other.
     """
     own, before = summary["test_acc_after_finetune"], summary.get("dense") or {}
     if before.get("trained_alike") and dense and not dense.is_alike:

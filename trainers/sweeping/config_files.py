@@ -16,7 +16,8 @@ from utils.files import write_atomic
 PLACES = ("name", "subfolder", "run_idx", "results_dir", "log_dir")
 """Options that say where a run is stored: the user of the config chooses them."""
 KEPT_BY_A_RUN = {"skip_sanity_checks", "with_dense", "save_model", "store_weights", "export", "checkpoint_every"}
-"""Options that a resumed run takes from its folder unless they are stated: a sweep may have lost them since."""
+"""Options that a resumed run takes from its folder unless they are stated, and that say what it computes and stores: a
+sweep may have lost them since."""
 
 
 def stated(config: Config, *without: str, also: Collection[str] = ()) -> str:

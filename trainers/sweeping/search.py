@@ -49,13 +49,13 @@ class Search:
         task = [planned.config.config_hash, sought, settings.metric, settings.seed, settings.tolerance]
         spaces = planned.sought.values()
         combinations = prod(len(space.values) for space in spaces)
-        is_listed = combinations <= settings.trials and not any(space.is_range for space in spaces)
-        self._count = combinations if is_listed else settings.trials
+        self._is_listed = combinations <= settings.trials and not any(space.is_range for space in spaces)
+        self._count = combinations if self._is_listed else settings.trials
         self._key = hashlib.sha256(json.dumps(task, default=str).encode()).hexdigest()[:6]
         with claims.exclusive("journal"):
             self._study = _study(claims.folder / "journal.log", f"{self.name} ({self._key})")
             # Every combination is run once, where that takes no more trials than there are.
-            for values in product(*(map(label, space.values) for space in spaces)) if is_listed else ():
+            for values in product(*(map(label, space.values) for space in spaces)) if self._is_listed else ():
                 self._study.enqueue_trial(dict(zip(planned.sought, values)), skip_if_exists=True)
 
     # ---- the next run ----------------------------------------------------------------------------------------------
@@ -82,8 +82,8 @@ class Search:
             own = Trial(self._study, trial._trial_id)  # no public function gives a trial that another process began
             if (task := self._claimed(own)) is not None:
                 return task
-        begun = sum(trial.state != TrialState.WAITING for trial in trials)
-        for _ in range(begun, self._count):
+        listed = sum(trial.state == TrialState.WAITING for trial in trials)
+        for _ in range(listed if self._is_listed else self._count - (len(trials) - listed)):
             trial = self._study.ask()
             if not self._settled_by_repetition(trial) and (task := self._claimed(trial)) is not None:
                 return task
