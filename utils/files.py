@@ -61,16 +61,13 @@ def write_atomic(
 
 
 def files_below(root: Path, *names: str) -> list[Path]:
-    """Return, sorted, the files of these names in a folder at any depth, but not in folders inside a run's.
-
-    Links to folders are followed, each once.
-    """
+    """Return, sorted, the files of these names in a folder at any depth; links to folders are followed, each once."""
     found, seen = [], set()
     for folder, inner, there in os.walk(root, followlinks=True):
         place = os.path.realpath(folder)
         if place not in seen:
             found += [Path(folder, name) for name in names if name in there]
-        inner[:] = [] if place in seen or "config.yml" in there else sorted(inner)
+        inner[:] = [] if place in seen else sorted(inner)
         seen.add(place)
     return sorted(found)
 
