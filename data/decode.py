@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.functional import center_crop, pil_to_tensor
 
-from utils.distributed.launch import usable_workers
 from utils.errors import UserError
 
 # The allowed formats, recognised by content. PIL knows more, but runs another program to read PostScript.
@@ -35,16 +33,6 @@ _TURNED = (5, 6, 7, 8)
 _SIXTEEN_BITS_AT_MOST = ("PNG", "PPM")
 # The longest side, as a multiple of the shorter one, of an image that is resized to a square.
 _LONGEST_SIDE = 16
-AT_ONCE = 1_000
-"""Images to give to a pool of threads at once: each that waits takes memory."""
-
-
-def thread_pool(workers: int) -> ThreadPoolExecutor:
-    """Return a pool of at least one thread; decoding, resizing and encoding do not hold Python's lock."""
-    # Each gets one thread of PyTorch's: otherwise it would start as many as there are processors. It also becomes the
-    # number of every thread that has not asked for its own before, such as this one.
-    torch.get_num_threads()
-    return ThreadPoolExecutor(max(1, usable_workers(workers)), initializer=torch.set_num_threads, initargs=(1,))
 
 
 def read_image(path: Path, surplus: Callable[[int, int], float] | None = None) -> Tensor:

@@ -19,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from args_helper import Config
-from data.decode import AT_ONCE, middle_square, surplus_over, thread_pool
+from data.decode import middle_square, surplus_over
 from data.packs.folder import warn_if_enlarged
 from data.spec import ImageSet, StoredImages
+from data.threads import in_threads, thread_pool
 from utils.errors import UserError
 from utils.files import SCRATCH, safetensors_parts, write_atomic
 
@@ -62,9 +63,8 @@ def read_decoded(root: Path, parts: dict[str, StoredImages], size: int, config: 
         decoded = {name: torch.empty(len(part), 3, *shape, dtype=torch.uint8) for name, part in parts.items()}
         with thread_pool(config.workers) as pool:
             for name, part in parts.items():
-                for start in range(0, len(part), AT_ONCE):
-                    some = range(len(part))[start : start + AT_ONCE]
-                    list(pool.map(partial(_fill, part=part, size=size), decoded[name][some.start : some.stop], some))
+                for _ in in_threads(pool, partial(_fill, decoded[name], part, size), range(len(part))):
+                    pass
         _write_cache(cache, fingerprint, decoded)
     return {name: ImageSet(decoded[name], part.labels) for name, part in parts.items()}
 
@@ -78,8 +78,9 @@ def _refuse_too_large(count: int, shape: tuple[int, ...]) -> None:
         )
 
 
-def _fill(place: Tensor, index: int, part: StoredImages, size: int) -> None:
-    """Write an image, decoded, to its place (3, height, width)."""
+def _fill(places: Tensor, part: StoredImages, size: int, index: int) -> None:
+    """Write an image, decoded, to its place among those of its part, (n, 3, height, width)."""
+    place = places[index]
     if size:
         pixels = middle_square(part.pixels(index, partial(surplus_over, size)), size)
     else:

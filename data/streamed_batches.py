@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 
 import torch
@@ -25,6 +24,7 @@ from data.normalise import Batch, Normalise
 from data.packs.folder import warn_if_enlarged
 from data.spec import DataSpec, StoredImages
 from data.split import batch_cuts, some_of_every_class
+from data.threads import thread_pool
 from utils.distributed.collectives import own_part, own_share
 from utils.distributed.launch import usable_workers
 from utils.errors import is_out_of_memory
@@ -176,7 +176,7 @@ class _Stream:
             yield from map(self._batch, work)
             return
         numbers, left = iter(range(self.workers)), iter(work)
-        pool = ThreadPoolExecutor(self.workers, initializer=self._begin_thread, initargs=(numbers,))
+        pool = thread_pool(self.workers, partial(self._begin_thread, numbers))
         try:
             ahead = deque(pool.submit(self._batch, one) for one in islice(left, 2 * self.workers))
             while ahead:
@@ -187,7 +187,6 @@ class _Stream:
             pool.shutdown(cancel_futures=True)
 
     def _begin_thread(self, numbers: Iterator[int]) -> None:
-        torch.set_num_threads(1)
         if self.device.type == "cuda":  # otherwise memory would be pinned through GPU 0, and take some of its own
             torch.cuda.set_device(self.device)
             if self.on_device:  # the decoder waits for its stream: on the common one it would wait for training steps

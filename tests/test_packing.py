@@ -23,10 +23,11 @@ from toys import complaint
 import data.packs.packing as packing
 import data.packs.shards as shards
 from args_helper import parse_args
-from data.decode import read_image, thread_pool
+from data.decode import read_image
 from data.load import load_data
 from data.packs.checking import image_files
 from data.packs.pack import INDEX, SHARD, read_pack
+from data.threads import thread_pool
 from utils.errors import UserError
 from utils.run.lock import locked
 
@@ -258,7 +259,7 @@ def test_the_room_that_is_asked_for_is_enough_for_jpegs_that_stay_as_they_are(tm
 def test_a_thread_that_decodes_has_one_thread_of_pytorch():
     with thread_pool(2) as pool:
         assert pool.submit(torch.get_num_threads).result() == 1
-    code = "import torch, data.decode as d; torch.set_num_threads(2); d.thread_pool(1).submit(int).result()"
+    code = "import torch, data.threads as d; torch.set_num_threads(2); d.thread_pool(1).submit(int).result()"
     code += "; print(torch.get_num_threads())"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=PROJECT) == b"2\n"
 

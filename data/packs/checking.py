@@ -6,15 +6,15 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
 
 from args_helper import Config
 from data.class_folders import is_image, listed
-from data.decode import AT_ONCE, read_image, thread_pool
+from data.decode import read_image
 from data.packs.pack import SHARD, is_pack, read_pack
+from data.threads import in_threads, thread_pool
 from utils.errors import UserError, counted, printable
 from utils.files import digest
 
@@ -40,8 +40,7 @@ def check_data(config: Config) -> None:
         return
     files = image_files(root)
     with thread_pool(config.workers) as pool:
-        parts = (files[start : start + AT_ONCE] for start in range(0, len(files), AT_ONCE))
-        found = chain.from_iterable(pool.map(partial(_problem, root), part) for part in parts)
+        found = in_threads(pool, partial(_problem, root), files)
         broken = list(filter(None, progress(found, len(files), "checking")))
     if broken:
         raise UserError(told_of(broken, len(files)))

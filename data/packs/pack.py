@@ -3,8 +3,8 @@
     index.safetensors           the folders and, for every image, its name and where it lies
     images_00000.safetensors    the encoded images, one after another, up to a thousand in a file; 00001, ...
 
-`data.packs.packing` writes it. An image is a JPEG, or raw pixels. A file of images opens without reading it:
-the first batch does not wait for a million names, and a shuffled epoch reads only the images' own bytes.
+`data.packs.packing` writes it. An image is a JPEG, or raw pixels. A file of images opens without reading it: the
+first batch does not wait for a million names, and a shuffled epoch reads only the images' own bytes.
 """
 
 from __future__ import annotations

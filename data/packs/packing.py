@@ -1,7 +1,7 @@
 """`--pack FOLDER`: write all images of a tree of class folders into a few large files; `data.packs.pack` reads them.
 
-Each file of images is written atomically, and at the end the index. So packing that was interrupted goes on
-where it was: a file whose images are still the same is kept.
+Each file of images is written atomically, and at the end the index. So packing that was interrupted goes on where it
+was: a file whose images are still the same is kept.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from safetensors.torch import save
 
 from args_helper import Config
 from data.class_folders import listed
-from data.decode import thread_pool
 from data.packs.checking import image_files, progress, told_of
 from data.packs.pack import FORMAT, INDEX, SHARD, About
 from data.packs.shards import Storage, is_training_image, likely_bytes, pack_shard
 from data.sets.tiny_imagenet import ANNOTATIONS
 from data.statistics import statistics_of
+from data.threads import thread_pool
 from utils.errors import UserError, printable
 from utils.files import make_folder, write_atomic
 from utils.run.lock import locked
@@ -71,7 +71,7 @@ def _pack(source: Path, target: Path, files: Sequence[str], how: Storage, config
             path.unlink(missing_ok=True)
     digests, broken = [], []
     with thread_pool(config.workers) as pool, progress(None, len(files), "packing") as bar:
-        for number, part in enumerate(_shares(source, files)):
+        for number, part in enumerate(_parts(source, files)):
             digest, problems = pack_shard(target / SHARD.format(number), source, part, how, config.skip_broken, pool)
             digests.append(digest)
             broken += problems
@@ -88,7 +88,7 @@ def _pack(source: Path, target: Path, files: Sequence[str], how: Storage, config
         print(printable(f"left out: {told_of(broken, len(files))}"))
 
 
-def _shares(source: Path, files: Sequence[str]) -> Iterator[Sequence[str]]:
+def _parts(source: Path, files: Sequence[str]) -> Iterator[Sequence[str]]:
     """Divide the images, in order, into those of each file."""
     start = size = 0
     for number, name in enumerate(files):
