@@ -16,7 +16,8 @@ from data.load import load_data
 from models.build import build_model
 from trainers.checks.controls import CHECKS
 from trainers.pipeline import report_trials, run_trials, train_controls
-from trainers.results.run_folder import devices, opened, resolved
+from trainers.results.beginnings import devices
+from trainers.results.run_folder import opened, resolved
 from trainers.results.screens import last_screen
 from trainers.results.summarise import related
 from trainers.results.summary import read_summary

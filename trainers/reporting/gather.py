@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from args_helper import Config, parse_args
+from trainers.results.beginnings import are_alike, files_of
 from trainers.results.references import Found, find_dense
-from trainers.results.run_folder import are_alike, files_of
 from trainers.results.summary import Outcome, read_outcome
 from trainers.results.trials import beside_dense
 from trainers.training.epoch_row import EpochRow, read_epochs
@@ -27,10 +27,11 @@ class RunRecord:
         folder: of the run.
         config: its options.
         config_hash: of the experiment; for a finished run, as in its summary. Runs with the same options that began
-            from other files are other experiments, whose hashes get a number.
+            from other files are other experiments: `origin` stands behind their hash.
         state: `finished`, `going on` (no summary: running or stopped) or `damaged` (its summary cannot be used).
         outcome: its results; None unless it is finished.
         epochs: the rows of search and fine-tuning so far.
+        origin: numbers, from 1, the files that runs with one config hash began from.
     """
 
     folder: Path
@@ -39,6 +40,7 @@ class RunRecord:
     state: str
     outcome: Outcome | None
     epochs: tuple[EpochRow, ...]
+    origin: int = 1
 
     @property
     def trial(self) -> int:
@@ -128,11 +130,11 @@ def _once(runs: Sequence[RunRecord], problems: list[Problem]) -> list[RunRecord]
     # The most complete first: finished before unfinished, then those with more checks.
     for run in sorted(runs, key=lambda run: (run.outcome is None, -len(run.outcome.checks) if run.outcome else 0)):
         files, others = files_of(run.folder), begun[run.config_hash]
-        number = next((number for number, other in enumerate(others) if are_alike(files, other)), len(others))
-        if number == len(others):
+        alike = (number for number, other in enumerate(others, start=1) if are_alike(files, other))
+        if (origin := next(alike, len(others) + 1)) > len(others):
             others.append(files)
-        if number:
-            run = replace(run, config_hash=f"{run.config_hash}-{number + 1}")
+        if origin > 1:
+            run = replace(run, config_hash=f"{run.config_hash}-{origin}", origin=origin)
         first = kept.setdefault((run.config_hash, run.trial), run)
         if first is not run:
             problems.append(Problem(run.folder, f"left out: it is the same experiment and trial as {first.folder}"))

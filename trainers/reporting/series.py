@@ -34,6 +34,11 @@ class Experiment:
         return self.runs[0].config
 
     @property
+    def origin(self) -> int:
+        """The number of the files that it began from (see `RunRecord`)."""
+        return self.runs[0].origin
+
+    @property
     def outcomes(self) -> list[Outcome]:
         """The results of the finished trials."""
         return [run.outcome for run in self.runs if run.outcome]
@@ -172,14 +177,14 @@ def _series(runs: Sequence[RunRecord]) -> tuple[Series, ...]:
         for name, members in grouped(runs, lambda run: run.config_hash).items()
     ]
     # A run with another seed is another experiment and, at the same density, another series.
-    # One with other files to begin from has a number behind its hash.
-    by_key = grouped(experiments, lambda one: (one.config.algo, family_of(one.config) or str(_options(one.config)),
-                                               one.config_hash.partition("-")[2]))  # fmt: skip
+    by_key = grouped(
+        experiments, lambda one: (one.config.algo, family_of(one.config) or str(_options(one.config)), one.origin)
+    )
     for key, members in list(by_key.items()):
         if len({one.config.target_sparsity for one in members}) < len(members):  # two at one density are two series
             del by_key[key]
             for one in members:
-                by_key[one.config.algo, str(_options(one.config)), one.config_hash.partition("-")[2]].append(one)
+                by_key[one.config.algo, str(_options(one.config)), one.origin].append(one)
     groups = [tuple(sorted(members, key=lambda one: -one.density)) for members in by_key.values()]
     named = zip(_names(groups), groups)
     return tuple(Series(name, members) for name, members in sorted(named, key=lambda one: one[0]))

@@ -80,6 +80,10 @@ def _trained_as(folder: Path, _time: int) -> str | None:
     """The hash of how a dense run was trained, by `dense_config`; None if it was not trained in one way.
 
     Without the options that it does not read: all runs of a sweep share some.
+
+    Args:
+        folder: of the run.
+        _time: of its config.yml, so that one that was written anew is read anew.
     """
     try:
         stored = parse_args(["--resume", str(folder)])

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from args_helper import Config, parse_args
 from data.load import Splits
-from trainers.tickets.file import TICKET
+from trainers.results.beginnings import BEGUN_FROM, add_environment, digests_of, environments, files_of
 from trainers.training.tensorboard import LAYOUT
 from utils.distributed.collectives import rank, rank_zero_only
 from utils.distributed.launch import Launch, launched
 from utils.environment import be_deterministic, choose_device, describe_environment, naming_nondeterminism
 from utils.errors import UserError, resume_command
-from utils.files import SCRATCH, digest, make_folder, read_json, write_atomic, write_json
+from utils.files import SCRATCH, make_folder, write_atomic
 from utils.memory import keep_freed_memory
 from utils.options.changes import changes, written
 from utils.run.checkpoints import Keeping
@@ -32,7 +31,6 @@ from utils.run.lock import locked
 from utils.run.run import Run
 from utils.run.stopping import Stopping, seconds_of
 
-ENVIRONMENT = "environment.json"
 ECHO = 5.0
 """Seconds of debounce: Ctrl-C reaches all processes of a terminal, and torchrun forwards it to those it started."""
 
@@ -160,34 +158,10 @@ def _refuse_changed_files(config: Config, folder: Path, way_out: str | None, fin
     own_only = finished and config.resume  # control networks begin from the run's own ticket
     way_out = way_out or ("put that one back" if config.resume else _way_out(config))
     began = files_of(folder)
-    for name, found in _files(config).items():
+    for name, found in digests_of(config).items():
         if began.get(name, found) != found and not (own_only and name in BEGUN_FROM):
             file = f"{getattr(config, name)} ({name})"
             raise UserError(f"{folder} was begun with another file {file} than is there now; {way_out}")
-
-
-BEGUN_FROM = ("ticket", "pretrained", "imp_rewind_model")
-"""The options that name a file with weights or masks to begin from."""
-
-
-def files_of(folder: Path) -> dict[str, str]:
-    """Return, for every option of a run that names a file to begin from or to run, its digest when the run began."""
-    files = next(iter(_environments(folder)), {}).get("files")
-    return files if isinstance(files, dict) else {}
-
-
-def are_alike(files: Mapping[str, str], others: Mapping[str, str]) -> bool:
-    """Return whether two runs may have begun from the same files, as far as `files_of` knows."""
-    return all(others.get(name, digest) == digest for name, digest in files.items())
-
-
-def _files(config: Config) -> dict[str, str]:
-    """Return, for every option that names a file to begin from or to run, its digest; a missing file is left out."""
-    paths = {name: Path(getattr(config, name) or "") for name in BEGUN_FROM}
-    paths |= {name: Path(getattr(config, name).rpartition(":")[0]) for name in ("algo", "arch")}  # path.py:function
-    if config.teacher:  # its ticket, which also states the accuracy after training
-        paths["teacher"] = Path(config.teacher) / TICKET
-    return {name: digest(path) for name, path in paths.items() if path.is_file()}
 
 
 def _way_out(config: Config) -> str:
@@ -230,39 +204,18 @@ def _record(config: Config, folder: Path, data: Splits) -> None:
     Raises:
         UserError: the run was begun with more or fewer images: among others, other ones are held out for validation.
     """
-    now, (first, *later) = describe_environment(config.torch_device), _environments(folder) or [{}]
     images = data.sizes
-    now |= {"images": images, "task": data.spec.task}
-    began = next((part["images"] for part in (first, *later) if "images" in part), images)
+    now = describe_environment(config.torch_device) | {"images": images, "task": data.spec.task}
+    began = next((part["images"] for part in environments(folder) if "images" in part), images)
     if began != images:
         raise UserError(
             f"{folder} was begun with other images: {began}, now {images}; put them back, or begin anew: "
             "other ones would be held out for validation"
         )
     write_atomic(folder / "config.yml", config.to_yaml())
-    if files := _files(config):
+    if files := digests_of(config):
         now["files"] = files
-    if not first:
-        write_json(folder / ENVIRONMENT, now)
-    elif now != {**first, **(later[-1] if later else {})}:
-        changed = {name: value for name, value in now.items() if first.get(name) != value}
-        write_json(folder / ENVIRONMENT, {**first, "resumed_in": [*later, changed]})
-
-
-def _environments(folder: Path) -> list[dict[str, Any]]:
-    """Return where each part of a run computed: the first whole, of the others what differs; [] if it is damaged."""
-    try:
-        first = read_json(folder / ENVIRONMENT)
-        later = first.pop("resumed_in", [])
-        return [first, *map(dict, later)]
-    except (UserError, AttributeError, TypeError, ValueError):  # missing or damaged
-        return []
-
-
-def devices(folder: Path) -> str:
-    """Name all devices that a run has computed on, in order."""
-    parts = _environments(folder)
-    return ", ".join(dict.fromkeys(str(part.get("device", parts[0].get("device"))) for part in parts))
+    add_environment(folder, now)
 
 
 def _refuse_links(folder: Path) -> None:

@@ -10,8 +10,8 @@ from args_helper import Config
 from data.load import Splits
 from trainers.algorithms import facts_of
 from trainers.checks.connectivity import connectivity
+from trainers.results.beginnings import devices
 from trainers.results.references import find_dense, find_upright
-from trainers.results.run_folder import devices
 from trainers.results.summary import AVERAGED, Outcome, Summary
 from trainers.results.trials import beside_dense
 from trainers.tickets.ticket import Ticket

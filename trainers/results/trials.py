@@ -9,8 +9,8 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from trainers.checks.verdict import Verdict, judge
+from trainers.results.beginnings import are_alike, files_of
 from trainers.results.references import Found
-from trainers.results.run_folder import are_alike, files_of
 from trainers.results.summary import AVERAGED, Outcome, Summary, read_summary
 from utils.errors import UserError
 from utils.files import write_json
