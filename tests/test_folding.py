@@ -66,13 +66,8 @@ class Twice(nn.Module):
         return (self.third(other) + other).mean((2, 3))
 
 
-class Normed(nn.Module):
+class Normed(Twice):
     """A convolution before two norms in a row: the first is folded; and one whose weight is used elsewhere: none is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.first, self.second = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
-        self.other, self.third = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
 
     def forward(self, images: Tensor) -> Tensor:
         out = self.second(self.first(self.conv(images)))

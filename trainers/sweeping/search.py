@@ -82,8 +82,8 @@ class Search:
             own = Trial(self._study, trial._trial_id)  # no public function gives a trial that another process began
             if (task := self._claimed(own)) is not None:
                 return task
-        listed = sum(trial.state == TrialState.WAITING for trial in trials)
-        for _ in range(listed if self._is_listed else self._count - (len(trials) - listed)):
+        waiting = sum(trial.state == TrialState.WAITING for trial in trials)
+        for _ in range(waiting if self._is_listed else self._count - (len(trials) - waiting)):
             trial = self._study.ask()
             if not self._settled_by_repetition(trial) and (task := self._claimed(trial)) is not None:
                 return task

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 
@@ -60,15 +60,15 @@ def with_own_statistics(ticket: Ticket, network: nn.Module, batches: Iterable[Ba
     """
     own = deepcopy(network)  # not compiled: a compiled network would be compiled again for this mode
     own.load_state_dict(masked_state(ticket.state, ticket.untrained))
-    cut = (
-        part
-        for images, labels in batches
-        for count in [ranks.in_parts(len(labels), accumulate * ranks.world_size())]
-        for part in zip(images.tensor_split(count), labels.tensor_split(count))
-    )
-    renew_statistics(own, cut)
+    renew_statistics(own, _cut(batches, accumulate * ranks.world_size()))
     statistics = {name: value.clone() for name, value in own.named_buffers(remove_duplicate=False)}
     return replace(ticket, state={name: statistics.get(name, value) for name, value in ticket.state.items()})
+
+
+def _cut(batches: Iterable[Batch], parts: int) -> Iterator[Batch]:
+    for images, labels in batches:
+        count = ranks.in_parts(len(labels), parts)
+        yield from zip(images.tensor_split(count), labels.tensor_split(count))
 
 
 @torch.no_grad()
