@@ -89,11 +89,13 @@ def test_pretrained_weights_are_loaded_and_a_classifier_of_other_classes_is_draw
     assert network["fc.weight"].shape == (classes, 512)
 
 
-def test_weights_of_a_network_with_auxiliary_classifiers_are_loaded_without_those(monkeypatch):
+def test_a_network_of_the_inception_family_computes_as_torchvisions_without_auxiliary_classifiers(monkeypatch):
     state = torchvision.models.googlenet(init_weights=False).state_dict()
     monkeypatch.setattr(torchvision.models.GoogLeNet_Weights, "get_state_dict", lambda *_, **__: state)
-    network = build("torchvision/googlenet", (3, 64, 64), weights="DEFAULT").state_dict()
-    assert torch.equal(network["conv1.conv.weight"], state["conv1.conv.weight"])
+    network = build("torchvision/googlenet", (3, 64, 64), classes=1000, weights="DEFAULT").eval()
+    published = torchvision.models.get_model("googlenet", weights="DEFAULT").eval()
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(network(images), published(images))
 
 
 def test_weights_for_images_of_another_size_are_refused(monkeypatch):

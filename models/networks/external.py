@@ -18,8 +18,8 @@ from utils.errors import UserError, did_you_mean, first_of
 from utils.user_code import load_function, reported
 
 # Auxiliary classifiers would change the output in training. `init_weights` is off because the tool draws weights.
-_NO_AUXILIARY: dict[str, Any] = {"aux_logits": False, "init_weights": False}
-_ARGUMENTS = {"googlenet": _NO_AUXILIARY, "inception_v3": _NO_AUXILIARY}
+_INCEPTION: dict[str, Any] = {"aux_logits": False, "init_weights": False}
+_ARGUMENTS = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
 
 
 def torchvision_network(name: str, spec: ModelSpec) -> nn.Module:
@@ -36,6 +36,8 @@ def torchvision_network(name: str, spec: ModelSpec) -> nn.Module:
     if name not in known:
         raise UserError(f"arch: torchvision has no classifier '{name}'{did_you_mean(name, known)}")
     network = torchvision_models.get_model(name, num_classes=spec.classes, **_ARGUMENTS.get(name, {}))
+    if hasattr(network, "transform_input"):  # the published weights of the Inception family expect inputs in [-1, 1]
+        network.transform_input = spec.channels == 3
     try:
         _check_output(network, spec)
     except Exception as error:  # each torchvision family reports images that are too small differently
