@@ -152,10 +152,10 @@ class _Masked:
     """
 
     bias_is_free = False
+    rule: Rule = Round()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.rule: Rule = Round()
         self.add_scores()
 
     def add_scores(self) -> None:

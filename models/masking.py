@@ -251,17 +251,14 @@ def _swap(
 
 
 def _counterpart_of(layer: nn.Module, cls: type[nn.Module]) -> nn.Module:
-    """Make a layer of class `cls` with the geometry, mode and the same parameter tensors as `layer`."""
-    # On the meta device nothing is allocated or drawn: the parameters are replaced below.
-    if isinstance(layer, nn.Linear):
-        made = cls(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-    else:
-        made = cls(
-            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation,
-            layer.groups, bias=layer.bias is not None, padding_mode=layer.padding_mode, device="meta",
-        )  # fmt: skip
-    made.weight, made.bias, made.bias_is_free = layer.weight, layer.bias, _has_free_bias(layer)
-    made.train(layer.training)
+    """Make a layer of class `cls` with all that `layer` has: the same parameters, geometry, hooks, own attributes."""
+    made = cls.__new__(cls)
+    vars(made).update(vars(layer))
+    made._parameters, made._buffers = dict(layer._parameters), dict(layer._buffers)
+    if type(layer) in _PLAIN_COUNTERPART:
+        for held in (made._parameters, made._buffers, vars(made)):
+            for name in (*SCORE_NAMES, "rule"):
+                held.pop(name, None)
     if cls in _PLAIN_COUNTERPART:
         made.add_scores()
     return made

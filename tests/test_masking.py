@@ -179,6 +179,16 @@ def test_a_convolution_keeps_its_geometry(options):
         assert torch.equal(network(images(2, 4, 9, 7)), wanted)
 
 
+def test_a_layer_keeps_its_hooks_and_what_a_user_has_added_to_it():
+    network = small_network()
+    network[5].register_forward_hook(lambda _, __, out: out * network[5].gain)
+    network[5].gain = nn.Parameter(torch.tensor(2.0))
+    wanted, own = network(images(3, 2, 8, 8)), dict(vars(network[5]))
+    for swap in (to_masked, to_plain, to_masked):
+        assert torch.equal(swap(network)(images(3, 2, 8, 8)), wanted)
+    assert vars(to_plain(network)[5]).keys() == own.keys()
+
+
 def drawn_network() -> nn.Sequential:
     """A masked network with drawn scores and a few flags off."""
     network = to_masked(small_network())
