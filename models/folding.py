@@ -19,7 +19,8 @@ from torch.nn.utils.parametrize import is_parametrized
 class FoldedNetwork:
     """The folded copy of a plain network; `refreshed` updates it before each use.
 
-    If the network's graph cannot be traced, or has tensors besides parameters and buffers, the network itself is used.
+    If the network's graph cannot be traced, or has hooks or tensors besides parameters and buffers, the network itself
+    is used.
 
     Args:
         network: plain; its parameters and statistics may change later, but not its layers.
@@ -32,7 +33,8 @@ class FoldedNetwork:
             self._copy = fx.symbolic_trace(deepcopy(network).eval().requires_grad_(False))
         except Exception:  # a user's network may branch on its input
             self._copy = None
-        if self._copy is None or _buffers(self._copy) - _buffers(network):  # tracing makes buffers of other tensors
+        # A hook changes what goes into or out of its layer, and tracing makes buffers of other tensors.
+        if self._copy is None or _has_hooks(network) or _buffers(self._copy) - _buffers(network):
             self._copy = None
             return
         modules = dict(self._copy.named_modules())
@@ -87,6 +89,10 @@ class FoldedNetwork:
 
 def _buffers(network: nn.Module) -> set[str]:
     return {name for name, _ in network.named_buffers(remove_duplicate=False)}
+
+
+def _has_hooks(network: nn.Module) -> bool:
+    return any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
 def _is(node: object, modules: dict[str, nn.Module], kind: type[nn.Module]) -> bool:

@@ -85,9 +85,17 @@ class Scaled(nn.Sequential):
         return super().forward(images * self.scale * torch.tensor(0.5))
 
 
-# The last one computes the weights of its convolution anew at every call.
+def hooked(place: int | None) -> nn.Module:
+    """A convolution and a norm, with a hook on one of them or on the whole."""
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2))
+    (net if place is None else net[place]).register_forward_hook(lambda _, __, out: out * 2 + 1)
+    return net
+
+
+# The fifth computes the weights of its convolution anew at every call.
 @pytest.mark.parametrize("net", [
     Branching(), Twice(), Normed(), Scaled(), nn.Sequential(weight_norm(nn.Conv2d(3, 2, 3)), nn.BatchNorm2d(2)),
+    hooked(0), hooked(1), hooked(None),
 ])  # fmt: skip
 def test_what_cannot_be_folded_is_used_as_it_is(net: nn.Module) -> None:
     agree(net, FoldedNetwork(net), 3)
