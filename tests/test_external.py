@@ -154,6 +154,11 @@ def idle(spec):
     return net
 def dropping(spec):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Dropout(0.5), nn.Linear(16, spec.classes))
+def waves(spec):
+    class Waves(Net):
+        def forward(self, images):
+            return super().forward(images) + 0j
+    return Waves(spec)
 def number(spec):
     return spec.classes
 def broken(spec):
@@ -204,9 +209,10 @@ def test_what_the_init_does_not_draw_derives_from_the_seed_too(own):
     ("Nets", "there is no function Nets in {file}; did you mean 'Net'?"),
     ("torch", "there is no function torch in {file}"),
     ("number", "arch: {file}:number has to return a torch.nn.Module, not int"),
-    ("broken", "arch: {file}:broken fails: AttributeError: 'ModelSpec' object has no attribute 'red' (line 33)"),
+    ("broken", "arch: {file}:broken fails: AttributeError: 'ModelSpec' object has no attribute 'red' (line 38)"),
     ("logits_of_two", "arch: two images should make logits of shape (2, 5), not (2, 2)"),
     ("tuple_of", "arch: two images should make logits of shape (2, 5), not tuple"),
+    ("waves", "arch: two images should make logits of shape (2, 5), not numbers of torch.complex64"),
 ])  # fmt: skip
 def test_a_function_that_makes_no_network_is_refused(function, said, own):
     assert complaint(build, f"{own}:{function}") == said.format(file=own)

@@ -108,5 +108,7 @@ def _check_output(network: nn.Module, spec: ModelSpec) -> None:
     network.train(was_training)
     keep_idle_dense(network, called)
     found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if isinstance(output, Tensor) and not output.is_floating_point():
+        found = f"numbers of {output.dtype}"
     if found != (2, spec.classes):
         raise UserError(f"arch: two images should make logits of shape {(2, spec.classes)}, not {found}")
