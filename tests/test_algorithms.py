@@ -229,6 +229,7 @@ def test_synflow_brings_no_weight_back_though_none_has_a_flow(tmp_path, monkeypa
 def test_synflow_prunes_step_by_step_so_that_no_layer_is_lost(tmp_path):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(100, 20, bias=False), nn.Linear(20, 1, bias=False))  # at once, the first would go
+    net.register_buffer("allowed", torch.tensor([True]))  # such a buffer has no absolute value
     data = SimpleNamespace(spec=SimpleNamespace(shape=(100,)))
     ticket = synflow.find_ticket(net, data, parse_args(["--target_sparsity", "0.8"]), Run(tmp_path, tmp_path / "l", 1))
     assert remaining(ticket.masks) == 16 and all(mask.any() for mask in ticket.masks.values())

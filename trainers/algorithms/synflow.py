@@ -46,7 +46,8 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     flow = deepcopy(net).to(device_of_doubles(str(device))).double().eval().requires_grad_(True)
     with torch.no_grad():
         for tensor in (*flow.parameters(), *flow.buffers()):
-            tensor.abs_()
+            if tensor.is_floating_point():  # not a mask or an index
+                tensor.abs_()
     ones = torch.ones(1, *data.spec.shape, dtype=torch.float64, device=next(flow.parameters()).device)
     masks = all_kept(prunable_parameters(flow))
     for done in range(1, ROUNDS + 1):
