@@ -168,6 +168,19 @@ def test_a_run_from_another_ones_round_goes_on_when_that_is_gone(finished, done,
     assert same_bits(*(load_file(folder / "ticket.safetensors") for folder in (finished, trial())))
 
 
+def test_a_run_from_within_a_first_round_rewinds_to_its_own_weights(ran, call, done, places, trial, monkeypatch):
+    theirs = ran(*THREE, name="other") / "rounds" / "rewind.safetensors"
+    later = theirs.rename(theirs.with_suffix(".later"))
+    words = [*THREE, "--imp_resume_folder", trial("other"), "--imp_resume_round", "0", "--imp_resume_epoch", "1"]
+    whole = ran(*words, "--imp_rewind_iter", "8", name="whole")
+    with monkeypatch.context() as stopping:
+        stopping.setattr("utils.run.stopping.Stopping.asked", property(lambda _: 143))
+        assert call(*words, "--imp_rewind_iter", "8", *places, "--name", "stopped").code == 143
+    later.rename(theirs)  # the other run has ended its round meanwhile
+    done("--resume", trial("stopped"))
+    assert same_bits(timeless(trial("stopped")), timeless(whole))
+
+
 def test_a_round_without_the_weights_to_rewind_to_is_refused_and_another_rewind_step_is_not_used(
     finished, done, refusal, places, tmp_path
 ):

@@ -138,7 +138,9 @@ def first_round(net: nn.Module, config: Config, run: Run, snapshot_step: int) ->
         return 0, fresh, rewound
     folder, stage = Path(config.imp_resume_folder), f"search/round_{number}"
     begun, own = run.load(stage), run.folder / "rounds" / SNAPSHOT
-    snapshot = own if own.exists() else folder / "rounds" / SNAPSHOT
+    # Once round 0 goes on here, this run takes its own weights, whatever the other run has written meanwhile.
+    is_own = own.exists() or (begun is not None and number == 0)
+    snapshot = own if is_own else folder / "rounds" / SNAPSHOT
     if not rewound and (stored_snapshot := _stored_snapshot(snapshot)):
         rewound = {name: value.to(device) for name, value in stored_snapshot.items()}
         load_weights(net, {**net.state_dict(), **rewound}, snapshot)  # checks that they fit
