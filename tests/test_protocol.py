@@ -1,5 +1,6 @@
 """One protocol for all: the dense reference, checks of finished runs and claimed tickets, a user's own algorithm."""
 
+import itertools
 import json
 import os
 import shutil
@@ -169,6 +170,17 @@ def test_a_finished_stage_is_not_lengthened_without_a_word(unchecked, done):
     (folder / "summary.json").unlink()
     said = done("--resume", folder, "--fine_tune_epochs", 3, "--resume_anyway").err
     assert "finetune had ended after 1 epoch and stays so, not 3" in said
+
+
+def test_a_shortened_stage_ends_with_an_epoch_that_was_measured(call, done, places, trial, monkeypatch):
+    looks = itertools.count(1)
+    with monkeypatch.context() as stopping:
+        stopping.setattr(Stopping, "asked", property(lambda _: 143 * (next(looks) == 8)))  # within the second epoch
+        assert call(*RANDOM, *places, "--fine_tune_epochs", 3, "--skip_sanity_checks").code == 143
+    said = done("--resume", trial(), "--fine_tune_epochs", 1, "--resume_anyway").err
+    assert "finetune had begun 2 epochs and ends with the last of them, not after 1" in said
+    there = torch.load(trial() / "checkpoints" / "finetune.pt")
+    assert (there["epoch"], there["step"], len(there["rows"])) == (2, 0, 2)
 
 
 def test_events_of_another_run_in_the_same_place_are_told_of(unchecked, done, places):

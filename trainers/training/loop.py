@@ -56,6 +56,11 @@ def train(run: Run, stage: str, training: Training, data: Splits, epochs: int, f
                 f"{stage} had ended after {counted(position.epoch, 'epoch')} and stays so, not {epochs}", stacklevel=2
             )
         return
+    # Never in the middle of an epoch: no row would have the accuracy of the weights that it ends with.
+    if (begun := position.epoch + (position.step > 0)) > epochs:
+        told = f"{stage} had begun {counted(begun, 'epoch')} and ends with the last of them, not after {epochs}"
+        warnings.warn(told, stacklevel=2)
+        epochs = begun
     own = ranks.own_part(0, data.train.size(0))
     training.full_batch = most_parts(own.stop - own.start, training.accumulate)
     assert_same_on_all_ranks(training.network.state_dict(), f"where {stage} begins or goes on")
