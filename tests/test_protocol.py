@@ -254,6 +254,17 @@ def test_checks_that_were_stopped_are_gone_on_with_by_the_same_command(call, don
     assert set(summary_of(folder)["checks"]) == set(CHECKS)
 
 
+def test_a_signal_after_the_last_check_of_a_run_keeps_those_of_the_next_from_beginning(
+    call, unchecked, made_up, monkeypatch
+):
+    folders = [unchecked(name=name) for name in ("one", "two")]
+    with monkeypatch.context() as patch:
+        patch.setattr(missing_checks, "last_screen", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        outcome = call(*made_up)
+    assert outcome.code == 143 and outcome.err.splitlines()[-1].endswith("the same command goes on")
+    assert [len(summary_of(folder)["checks"]) for folder in folders] == [3, 0]
+
+
 def test_a_summary_of_an_early_version_is_completed(done, unchecked, made_up):
     folder = unchecked()
     early = {name: value for name, value in summary_of(folder).items() if name not in ("seed", "dense", "precision")}

@@ -46,10 +46,12 @@ def check_runs(config: Config) -> None:
     folders = [path.parent for path in files_below(root, "summary.json") if (path.parent / "config.yml").is_file()]
     if not folders:
         raise UserError(f"sanity_folder {root}: there is no finished run (a folder with a summary.json) in it")
-    problems = []
+    problems, code = [], 0
     for folder in folders:
+        if code:  # the signal came after the last step of the run before
+            raise Stopped(f"stopped before {folder}", code)
         try:
-            _check_run(folder, config)
+            code = _check_run(folder, config)
         except (UserError, Diverged) as error:
             problems.append(f"{folder}: {error}")
         except Stopped as stopped:  # the run itself is finished: resuming it would train no check
@@ -58,18 +60,22 @@ def check_runs(config: Config) -> None:
         raise UserError("\n  ".join(["not all runs could be checked; all others are:", *problems]))
 
 
-def _check_run(folder: Path, asked: Config) -> None:
-    """Train the control networks of a finished run's ticket, by the run's options except those of `MAY_DIFFER`."""
+def _check_run(folder: Path, asked: Config) -> int:
+    """Train the control networks of a finished run's ticket, by the run's options except those of `MAY_DIFFER`.
+
+    Returns:
+        The exit code to stop with if the process was asked to stop too late for the run to heed it; else 0.
+    """
     summary = read_summary(folder / "summary.json")
     given = [(f"--{name}", str(getattr(asked, name))) for name in MAY_DIFFER if name in asked.model_fields_set]
     stored = parse_args(["--resume", str(folder), *chain(*given)])
     config = resolved(stored.model_copy(update={"skip_sanity_checks": False}))
     if summary["weights_remaining"] == summary["weights_total"] or set(CHECKS) <= set(summary["checks"]):
         print(f"{folder}: no check is missing")
-        return
+        return 0
     if summary["test_acc_after_finetune"] is None:
         print(f"{folder}: its ticket was never trained, so that there is nothing to compare a check to")
-        return
+        return 0
     ticket = read_ticket(folder / TICKET)[0].to(torch.device(config.torch_device))
     data = load_data(config)
     net = build_model(config, data.spec).to(config.torch_device)
@@ -81,3 +87,4 @@ def _check_run(folder: Path, asked: Config) -> None:
         written = write_summary(folder, related({**summary, **own}, config))
         print(last_screen(written, folder, run.log_folder))
         report_trials(config, folder)
+        return run.asked("check", 0)[0]
