@@ -471,3 +471,14 @@ def test_a_run_does_not_go_on_with_a_changed_algorithm_of_ones_own(done, refusal
     assert "than is there now" in refusal("--resume", trial(), "--resume_anyway", "--fine_tune_lr", 0.05)
     path.write_text(OWN)
     done("--resume", trial(), "--skip_sanity_checks")
+
+
+def test_epochs_of_ones_own_algorithm_stay_in_the_table_whatever_its_stage_is_called(same_after_a_stop, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from trainers.algorithms.cts import Recipe, Ticket, all_kept, plain_state, prunable_parameters, train_ticket\n"
+        "def find(net, data, config, run):\n"
+        "    ticket = Ticket(plain_state(net), all_kept(prunable_parameters(net)))\n"
+        "    train_ticket(run, 'warm', net, ticket, data, Recipe.of_tuning(config))\n"
+        "    return ticket\n"
+    )
+    assert same_after_a_stop(8, *RANDOM, "--algo", f"{tmp_path}/own.py:find")

@@ -169,7 +169,7 @@ def _found(find_ticket: Callable, net: nn.Module, data: Splits, config: Config, 
     seconds = time.perf_counter() - started
     to_plain(net)
     _check_kind(ticket, net, config)
-    if ticket.recipe is None and not run.rows("search"):
+    if ticket.recipe is None and not run.rows():  # else the search's own stages tell how far it has come
         run.save("ticket", {"seconds": seconds})
     if config.renew_batchnorm:
         batches = data.train.epoch(run.rng("search", "statistics"))
