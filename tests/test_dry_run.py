@@ -203,7 +203,7 @@ def test_configs_are_listed_with_their_headers(call):
     lines = dict(line.split(maxsplit=1) for line in call("--list", "configs").out.splitlines())
     files = (path for path in (PROJECT / "configs").rglob("*.yml") if "measured" not in path.parts)
     assert lines.keys() == {str(path.relative_to(PROJECT)) for path in files}
-    assert all(len(text) > 10 for text in lines.values())
+    assert all(len(text) > 10 and text.endswith(".") for text in lines.values())  # a whole sentence
 
 
 def test_ctrl_c_ends_a_dry_run_at_once_as_there_is_nothing_to_save():
