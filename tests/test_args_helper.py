@@ -630,6 +630,8 @@ NO_OPTIONS = "FILE is not a list of options: it should have lines such as 'lr: 0
     ("lr: 1\ndataset:Digits\nwd: 2\n", r"FILE is not YAML: .* \(line 2: is a space missing after 'dataset:'\?\)"),
     ("dataset:Digits\n", rf"{NO_OPTIONS} \(line 1: is a space missing after 'dataset:'\?\)"),
     ("runs:\n  a: {lr: 1}\n", "--config FILE: it is a sweep file: --sweep FILE"),
+    ("options: {lr: 1}\nvary:\n", "--config FILE: it is a sweep file: --sweep FILE"),
+    ("lr: 1\nsearch:\n  wd: 0\n", r"a problem with .*\n  search \(FILE:2\): neither a plain value nor .* \(map\)"),
     ("lr: 1\n---\nlr: 2\n", r"FILE is not YAML: expected a single document .*, line 2, column \d+"),
     ("- lr\n- wd\n", NO_OPTIONS),
     ("just words\n", NO_OPTIONS),

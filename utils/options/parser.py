@@ -227,7 +227,9 @@ def read_yaml(declared: Declarations, path: Path, problems: list[str]) -> dict[s
         raise UserError(
             f"{path} is not a list of options: it should have lines such as 'lr: 0.1'{slip(root.start_mark)}"
         )
-    if any(key.value in SWEEP_KEYS and isinstance(value, yaml.MappingNode) for key, value in root.value):
+    sections = {key.value for key, value in root.value if isinstance(value, yaml.MappingNode)}
+    # Not any one of these keys: a section that is called `search` may stand in a config by mistake.
+    if "runs" in sections or (sections and all(key.value in SWEEP_KEYS for key, _ in root.value)):
         raise UserError(f"--config {path}: it is a sweep file: --sweep {path}")
     options: dict[str, Given] = {}
     seen: dict[str, str] = {}
