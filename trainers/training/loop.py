@@ -97,6 +97,7 @@ def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, 
                 training.before_epoch(epoch)
 
             training.network.train()
+            first = position.step
             batches = Timed(data.train.epoch(draw("batches"), position.step, shared=True))
             for images, labels in batches:
                 # Not before the first step: the epoch before has asked at its end.
@@ -114,7 +115,7 @@ def _train(run: Run, stage: str, training: Training, data: Splits, epochs: int, 
             training.after_steps()
             average_statistics(training.network)
             position.check()  # on a GPU, this also waits for all queued work
-            speed = batches.throughput()
+            speed = batches.throughput(sum(map(data.train.size, range(first, position.step))))
 
             loss, correct, seen = position.meter.tolist()
             trained = {"lr": training.lr(epoch), "train_acc": 100.0 * correct / seen, "train_loss": loss / seen}

@@ -16,7 +16,6 @@ from torch import Tensor
 from data.normalise import Batch
 from trainers.training.epoch_row import TAGS
 from trainers.training.training import Training
-from utils.distributed.collectives import world_size
 from utils.run.run import Row, Run
 
 LAYOUT = {
@@ -93,21 +92,23 @@ class Timed:
         self._batches = batches
         self._started = time.perf_counter()
         self.waited = 0.0
-        self.images = 0
 
     def __iter__(self) -> Iterator[Batch]:
         asked = time.perf_counter()
         for batch in self._batches:
             self.waited += time.perf_counter() - asked
-            self.images += len(batch[1])
             yield batch
             asked = time.perf_counter()
         self.waited += time.perf_counter() - asked
 
-    def throughput(self) -> dict[str, float]:
-        """Images per second of all ranks since the start, and the share of that time spent waiting, in percent."""
+    def throughput(self, images: int) -> dict[str, float]:
+        """Images per second since the start, and the share of that time spent waiting, in percent.
+
+        Args:
+            images: in the whole batches, of all ranks: their parts differ in size.
+        """
         passed = time.perf_counter() - self._started
         return {
-            "throughput/images_a_second": world_size() * self.images / passed,
+            "throughput/images_a_second": images / passed,
             "throughput/waiting_for_data_percent": 100.0 * self.waited / passed,
         }
