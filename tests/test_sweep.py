@@ -311,6 +311,14 @@ def test_a_run_that_was_asked_to_stop_stops_its_worker(code, own, sweep, call, m
     assert "the same command goes on" in outcome.err
 
 
+def test_a_run_that_another_machine_began_goes_on_with_the_device_of_this_one(tmp_path):
+    unit = _trials(tmp_path, 1).take().unit
+    unit.folder.mkdir(parents=True)
+    (unit.folder / "config.yml").write_text(unit.config.model_copy(update={"device": "cuda", "gpu": 3}).to_yaml())
+    words = ["--config", str(Claims(tmp_path / "s").options_file(unit)), "--resume", str(unit.folder)]
+    assert (parse_args(words).device, parse_args(words).gpu) == ("cpu", 0)
+
+
 def test_runs_share_the_time_that_their_worker_has(sweep, call, monkeypatch):
     ran = _ending(monkeypatch, {})
     monkeypatch.setattr(worker.time, "monotonic", lambda: 3600 * len(ran))  # every run takes an hour

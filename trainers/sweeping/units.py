@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote_plus
 
 from args_helper import Config
@@ -29,6 +29,8 @@ from utils.run.lock import Claim, is_locked, locked
 
 DIVERGED = 3
 """Exit code of a run whose loss became NaN or infinite."""
+WHERE = ("device", "gpu", "no_cuda")
+"""Options that say where a run computes: each worker has its own."""
 LONGEST = 100
 """Bytes of a unit's name that the names of its files keep: file systems allow 255 in all."""
 WORKER = f"{socket.gethostname()}-{os.getpid()}"
@@ -130,8 +132,11 @@ class Claims:
     def options_file(self, unit: Unit, seconds: float | None = None) -> Path:
         """Write the unit's options, with a time limit, to a file of this worker; the unit's process reads it."""
         path = self._place("options", f"{unit.name}@{WORKER}", ".yml")
-        limit = {} if seconds is None else {"max_time": f"{int(seconds)}s"}
-        write_atomic(path, stated(unit.asked.model_copy(update=limit), also=KEPT_BY_A_RUN))
+        # Of a run that another machine began, this one may lack the device.
+        own: dict[str, Any] = {name: getattr(unit.config, name) for name in WHERE}
+        if seconds is not None:
+            own["max_time"] = f"{int(seconds)}s"
+        write_atomic(path, stated(unit.asked.model_copy(update=own), also=KEPT_BY_A_RUN))
         return path
 
     def failed(self, unit: Unit, code: int) -> None:
