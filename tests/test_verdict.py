@@ -267,6 +267,13 @@ def test_a_run_of_one_epoch_is_drawn_as_points():
     figures = [curves([row] * epochs, summary(1)) for epochs in (1, 2)]
     assert [[axes.lines[0].get_marker() for axes in one.axes] for one in figures] == [["o", "o"], ["None", "None"]]
     assert not figures[1].axes[0].texts  # nothing to tell from a search
+    assert all(float(tick).is_integer() for tick in figures[1].axes[1].get_xticks())
+
+
+def test_the_words_on_a_plot_hide_no_curve():
+    row = {"test_acc": 10.0, "train_acc": 10.0, "model_sparsity": 1.4}
+    above = curves([{**row, "phase": phase} for phase in ("search", "finetune")], summary(1)).axes[0]
+    assert above.texts[0].get_zorder() < min(line.get_zorder() for line in above.lines)
 
 
 def test_a_sweep_judges_a_check_by_the_trials_that_ran_it(tmp_path):

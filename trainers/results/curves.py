@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
 
 from trainers.results.screens import before_training
 from utils.files import write_atomic
@@ -33,6 +33,7 @@ def curves(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Fig
     above.set(ylabel="accuracy (%)", ylim=(0, 101), title=_title(summary))
     below.plot(epochs, [row["model_sparsity"] for row in rows], color=WEIGHTS, drawstyle="steps-mid", **alone)
     below.set(ylabel="weights remaining (%)", yscale="log", xlabel="epoch")
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
     below.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     below.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     below.yaxis.set_minor_locator(NullLocator())
@@ -41,8 +42,9 @@ def curves(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Fig
         for axes in (above, below):
             axes.axvline(searched + 0.5, color="black", linewidth=0.8, linestyle=":")
         above.annotate(
-            "search | fine-tuning", (searched + 0.5, 8), ha="center", fontsize=8, bbox={"fc": "white", "ec": "none"}
-        )
+            "search | fine-tuning", (searched + 0.5, 8), ha="center", fontsize=8, bbox={"fc": "white", "ec": "none"},
+            zorder=1,  # behind the curves: those of a search at chance pass there
+        )  # fmt: skip
     above.legend(loc="lower right", frameon=False)
     return figure
 
