@@ -548,6 +548,12 @@ def test_a_sweep_runs_everything_once_and_compares(sweep, call, done, in_process
     assert "± " in more and (", passes" in more or ", fails" in more)
 
 
+@pytest.mark.parametrize(("values", "runs"), [([1e-5, 3e-5, 2e-4], 3), ([1e-5, 3e-5, 2e-4, 1e-3, 1e-2], 4)])
+def test_the_plan_counts_the_runs_of_a_search_among_listed_values(values, runs, sweep, done):
+    words = sweep(options=TINY, search={"lmbda": values}, study={"trials": 4})
+    assert f"| {runs} to find lmbda, then 1 |" in done(*words, "--dry_run").out
+
+
 def test_the_dense_network_of_a_finished_ticket_is_made_up_for(sweep, done, in_process, tmp_path):
     words = sweep(options=TINY | {"algo": "random"})
     done(*words)

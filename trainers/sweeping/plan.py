@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,6 +77,11 @@ class Planned(NamedTuple):
     source: str
     config: Config
     sought: dict[str, SearchSpace]
+
+    def combinations(self, most: int) -> int | None:
+        """Return how many combinations the listed values have; None: more than `most`, or an option has a range."""
+        count = prod(len(space.values) for space in self.sought.values())
+        return None if count > most or any(space.is_range for space in self.sought.values()) else count
 
 
 def plan(path: Path, flags: Mapping[str, Any]) -> tuple[list[Planned], Study]:

@@ -7,7 +7,6 @@ import json
 import shlex
 from functools import partial
 from itertools import product
-from math import prod
 from pathlib import Path
 
 import optuna
@@ -47,10 +46,8 @@ class Search:
         self._planned, self._settings, self._claims = planned, settings, claims
         sought = {name: space._asdict() for name, space in planned.sought.items()}
         task = [planned.config.config_hash, sought, settings.metric, settings.seed, settings.tolerance]
-        spaces = planned.sought.values()
-        combinations = prod(len(space.values) for space in spaces)
-        self._is_listed = combinations <= settings.trials and not any(space.is_range for space in spaces)
-        self._count = combinations if self._is_listed else settings.trials
+        spaces, combinations = planned.sought.values(), planned.combinations(settings.trials)
+        self._is_listed, self._count = combinations is not None, combinations or settings.trials
         self._key = hashlib.sha256(json.dumps(task, default=str).encode()).hexdigest()[:6]
         with claims.exclusive("journal"):
             self._study = _study(claims.folder / "journal.log", f"{self.name} ({self._key})")

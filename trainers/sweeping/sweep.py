@@ -68,7 +68,7 @@ def _listed(planned: Sequence[Planned], study: Study) -> str:
         finished = sum(summary["trial"] in config.trials for summary in there)
         trials = str(config.num_trial) if study.confirm or not run.sought else "none"
         if run.sought:
-            trials = f"{study.trials} to find {', '.join(run.sought)}, then {trials}"
+            trials = f"{run.combinations(study.trials) or study.trials} to find {', '.join(run.sought)}, then {trials}"
         target = f"{config.target_sparsity:g}" if config.has_target else "–"
         rows.append([run.name, config.algo, target, trials, "–" if run.sought else str(finished)])
     return markdown_table(["run", "algorithm", "weights remaining (%)", "trials", "of them finished"], rows)
