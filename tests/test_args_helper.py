@@ -472,6 +472,11 @@ def test_what_other_tools_call_an_option_is_answered_by_its_name_here(tmp_path):
     # With the same value these would mean something else.
     assert complaint("--density", "0.05").endswith("; there is target_sparsity, the percentage of weights that remain")
     assert complaint_about(tmp_path, "sanity_checks: false\n").endswith("; there is skip_sanity_checks, its opposite")
+    assert complaint("--cpu").endswith("--cpu: no such option; there is device, as in device: cpu")
+    assert complaint("--gpus", "2").endswith(
+        "; there is gpu, the number of one GPU; several share a run that torchrun starts"
+    )
+    assert complaint("--data-path", "x").endswith("no such option; did you mean '--data x'?")
 
 
 @pytest.mark.parametrize(("words", "said"), [

@@ -25,12 +25,15 @@ def corrected(where: str, name: str, value: Any) -> str:
 
 _OTHER_NAMES = {
     "learning_rate": "lr", "model": "arch", "network": "arch", "method": "algo", "trials": "num_trial",
+    **dict.fromkeys(("data_path", "data_root", "data_folder"), "data"),
 }  # fmt: skip
 """What other tools call an option -> its name here. It is not always the name nearest in letters."""
 
 _OTHER_MEANINGS = {
     **dict.fromkeys(("density", "sparsity"), "target_sparsity, the percentage of weights that remain"),
     "sanity_checks": "skip_sanity_checks, its opposite",
+    **{name: f"device, as in device: {name}" for name in ("cpu", "cuda")},
+    **dict.fromkeys(("gpus", "num_gpus"), "gpu, the number of one GPU; several share a run that torchrun starts"),
     **dict.fromkeys(("fine_tune", "finetune"), "skip_fine_tune, its opposite"),
 }
 """The same, where the value would have to change too."""
