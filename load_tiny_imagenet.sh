@@ -9,6 +9,11 @@
 # its MD5 is given too.
 set -euo pipefail
 
+# A word such as --help is no folder: mkdir, curl and rm would take it for an option of theirs.
+if [[ ${1:-} == -* ]]; then
+    sed -n '1d; /^set/q; s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+fi
 name=tiny-imagenet-200
 known_url=http://cs231n.stanford.edu/$name.zip
 url=${TINY_IMAGENET_URL:-$known_url}

@@ -103,6 +103,12 @@ def test_the_set_is_arranged_loads_and_is_left_alone_by_a_second_call(original, 
     assert (again.returncode, again.stdout) == (0, f"{folder / NAME} is there: nothing to do\n")
 
 
+def test_a_word_that_is_an_option_is_answered_by_how_to_call_it():
+    asked = call("--help", "file:///nowhere.zip")
+    assert (asked.returncode, asked.stdout) == (2, "")
+    assert asked.stderr.startswith("Downloads Tiny ImageNet") and asked.stderr.endswith(" given too.\n")
+
+
 def test_what_a_killed_call_left_is_removed_by_a_later_one(original, tmp_path):
     old, young = (tmp_path / f".tiny-imagenet-200.{name}" for name in ("abcdef", "ghijkl"))
     for left in (old, young):
