@@ -127,7 +127,7 @@ class Run:
         write_csv(self.folder / table, together)
 
     def rows(self, *stages: str) -> list[Row]:
-        """Return the rows so far of these stages and their sub-stages (`search` includes `search/round_3`), or of all."""
+        """Return the rows so far of these stages and their sub-stages (`search` includes `search/round_3`), or all."""
         return [row for name, rows in self._rows.items() if not stages or _is_under(name, stages) for row in rows]
 
     def costs(self, *stages: str) -> list[Row]:
