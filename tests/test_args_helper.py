@@ -479,6 +479,11 @@ def test_what_other_tools_call_an_option_is_answered_by_its_name_here(tmp_path):
     assert complaint("--data-path", "x").endswith("no such option; did you mean '--data x'?")
 
 
+def test_an_empty_word_is_a_missing_value_and_not_no_file():
+    for name in ("ticket", "pretrained", "teacher", "results_dir", "lr", "report", "noise"):
+        assert complaint(f"--{name}", "").endswith(f"\n  --{name}: a value is missing")
+
+
 @pytest.mark.parametrize(("words", "said"), [
     ("-x", "-x: no such option"),
     ("some.yml",
