@@ -338,8 +338,13 @@ def test_smart_ratio_takes_no_network_for_a_vgg_by_its_folder():
     assert mine == other != vgg
 
 
-def test_smart_ratio_counts_a_share_that_is_whole_whole():
-    assert layer_counts([2588, 1139], 0.9, "vgg11") == [31, 341]  # 0.1 · 3727 − 0.3 · 1139 = 31, as doubles 30.999…
+@pytest.mark.parametrize(("sizes", "pruned", "arch", "counts"), [
+    ([2588, 1139], 0.9, "vgg11", [31, 341]),  # 0.1 · 3727 − 0.3 · 1139 = 31, as doubles 30.999…
+    ([10, 100, 50], 0.55, "resnet20", [9, 47, 15]),  # ratio 0.95 leaves room for half a weight, and is not full
+    ([10, 100, 50], 0.45, "resnet20", [10, 62, 15]),  # ratio 1.2167 hands 2 weights on to 60.8
+])  # fmt: skip
+def test_smart_ratio_rounds_every_share_down_and_counts_a_whole_one_whole(sizes, pruned, arch, counts):
+    assert layer_counts(sizes, pruned, arch) == counts
 
 
 @pytest.mark.parametrize(("pruned", "version", "said"), [

@@ -92,8 +92,10 @@ def _without_surplus(ratios: Sequence[float], sizes: Sequence[int]) -> list[int]
     """⌊ratio · n⌋ of each layer; the surplus of a ratio above 1 moves to the next layers, never to the classifier."""
     counts, surplus = [], 0
     for ratio, size in zip(ratios[:-1], sizes[:-1]):
-        room = int((1 - ratio) * size)  # rounds towards 0, also below 0
-        if room <= surplus:  # full; negative room is a surplus of this layer
+        if ratio >= 1.0:
+            counts.append(size)
+            surplus += floor_count(ratio - 1.0, size)
+        elif (room := floor_count(1.0 - ratio, size)) < surplus:
             counts.append(size)
             surplus -= room
         else:
