@@ -32,6 +32,12 @@ def test_a_run_that_was_moved_goes_on_with_its_images_elsewhere_to_the_same_bits
     said = refusal("--resume", elsewhere / "renamed", "--data", elsewhere / "data", *places)
     assert "was begun with other images: {'train': 54, 'val': 6, 'test': 10}, now {'train': 54, 'val': 5," in said
     away.rename(one)
+    for name, other in (("a", "c"), ("c", "a")):  # the classes keep their images, and their labels change
+        for split in ("train", "test"):
+            (elsewhere / "data" / split / name).rename(elsewhere / "data" / split / other)
+        if other == "c":
+            said = refusal("--resume", elsewhere / "renamed", "--data", elsewhere / "data", *places)
+            assert "was begun with other images: images of 3×8×8 in 2 classes (" in said
     outcome = done("--resume", elsewhere / "renamed", "--data", elsewhere / "data", *places)
     assert "search 1/3" not in outcome.out  # it went on, and did not begin anew
     assert f"the images in {elsewhere / 'data'} have to be those of {tmp_path / 'images'}" in outcome.err

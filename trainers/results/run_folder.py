@@ -202,16 +202,16 @@ def _record(config: Config, folder: Path, data: Splits) -> None:
     """Write a run's options and its environment: the first one, and any that differs on resuming.
 
     Raises:
-        UserError: the run was begun with more or fewer images: among others, other ones are held out for validation.
+        UserError: the run was begun with more or fewer images, so that other ones would be held out for validation, or
+            with classes of other names, so that labels would be others.
     """
-    images = data.sizes
-    now = describe_environment(config.torch_device) | {"images": images, "task": data.spec.task}
-    began = next((part["images"] for part in environments(folder) if "images" in part), images)
-    if began != images:
-        raise UserError(
-            f"{folder} was begun with other images: {began}, now {images}; put them back, or begin anew: "
-            "other ones would be held out for validation"
-        )
+    now = describe_environment(config.torch_device) | {"images": data.sizes, "task": data.spec.task}
+    for what, why in (("images", "other ones would be held out for validation"), ("task", "labels would be others")):
+        began = next((part[what] for part in environments(folder) if what in part), now[what])
+        if began != now[what]:
+            raise UserError(
+                f"{folder} was begun with other images: {began}, now {now[what]}; put them back, or begin anew: {why}"
+            )
     write_atomic(folder / "config.yml", config.to_yaml())
     if files := digests_of(config):
         now["files"] = files
