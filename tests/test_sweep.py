@@ -413,6 +413,14 @@ def test_listed_values_are_each_run_once_though_fewer_trials_were_asked_for_at_f
     assert sorted(value for each in words for value in _play(*_searches(each))) == values
 
 
+def test_a_run_that_failed_is_not_among_those_of_which_one_is_the_best(sweep):
+    (search,) = _searches(sweep(options=TINY, search={"lmbda": [1e-5, 3e-5, 2e-4]}, study={"trials": 3}))
+    failed = search.take()
+    search._claims.failed(failed.unit, 2)
+    failed.claim.release()
+    assert len(_play(search)) == 2 and "the best of 2 runs (0 ended early)" in search.outcome
+
+
 def test_a_listed_value_that_one_worker_runs_is_not_drawn_by_another(sweep):
     values = [1e-5, 3e-5, 2e-4]
     one, other = _searches(sweep(options=TINY, search={"lmbda": values}, study={"trials": 12}), workers=2)

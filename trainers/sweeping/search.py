@@ -220,8 +220,8 @@ class Search:
         name = named(self.name, values)
         options = {**self._planned.options, **values, "name": name}
         config = config_of(options, f"{self._planned.source}, found")
-        begun = [trial for trial in trials if trial.state != TrialState.WAITING]
-        run = [trial for trial in begun if not {"same_as", "problem"} & {*trial.user_attrs}]
+        ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        run = [trial for trial in ended if "same_as" not in trial.user_attrs]
         early = sum(trial.state == TrialState.PRUNED for trial in run)
         chosen = ", ".join(f"{option} {value}" for option, value in values.items())
         how = (
