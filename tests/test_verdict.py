@@ -283,4 +283,4 @@ def test_a_sweep_judges_a_check_by_the_trials_that_ran_it(tmp_path):
     (row,) = read_rows(tmp_path / "comparison.csv")
     assert (row["trials"], row["mask_shuffle_trials"]) == ("3", "1")
     assert "| 91.00 ± 1.00 | 5.00 (n = 1) |" in lines
-    assert "| a\\|b |" in lines and "| +10.00, undecided |" in lines
+    assert "| a\\|b |" in lines and "| +10.00, undecided (n = 1) |" in lines

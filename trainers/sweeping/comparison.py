@@ -42,7 +42,8 @@ def write_comparison(folder: Path, experiments: Mapping[str, tuple[Path, Config]
         verdicts = {check: trials["checks"].get(check) or dict.fromkeys(Verdict._fields) for check in CHECKS}
         parts = {f"{of}_{part}": value for of, found in (spreads | verdicts).items() for part, value in found.items()}
         rows.append({"run": name, "trials": count, **parts})
-        shown = [*(_spread(one, count) for one in spreads.values()), *map(_verdict, verdicts.values())]
+        shown = [_spread(one, count) for one in spreads.values()]
+        shown += [_verdict(one, count) for one in verdicts.values()]
         cells.append([name, *shown, str(count)])
     if not rows:
         return ""
@@ -57,9 +58,15 @@ def _spread(spread: Mapping[str, Any], trials: int) -> str:
     mean, sd, n = spread["mean"], spread["sd"], spread["n"]
     if mean is None:
         return "–"
-    fewer = "" if n == trials else f" (n = {n})"
-    return (f"{mean:.2f} ± {sd:.2f}" if sd and sd >= 0.005 else f"{mean:.2f}") + fewer
+    return (f"{mean:.2f} ± {sd:.2f}" if sd and sd >= 0.005 else f"{mean:.2f}") + _fewer(n, trials)
 
 
-def _verdict(found: Mapping[str, Any]) -> str:
-    return "–" if found["margin"] is None else f"{found['margin']:+.2f}, {Verdict(**found).word}"
+def _verdict(found: Mapping[str, Any], trials: int) -> str:
+    if found["margin"] is None:
+        return "–"
+    return f"{found['margin']:+.2f}, {Verdict(**found).word}" + _fewer(found["trials"], trials)
+
+
+def _fewer(n: int, trials: int) -> str:
+    """The number of trials behind a cell, where it is not that of the row."""
+    return "" if n == trials else f" (n = {n})"
