@@ -17,12 +17,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from args_helper import config_of, parse_args
-from tests.conftest import PROJECT, SMALL, read_rows
+from tests.conftest import PROJECT, SMALL, epoch_row, read_rows
 from tests.toys import complaint
 from trainers.benchmark import __main__ as benchmark
 from trainers.results.run_folder import decided, resolved
 from trainers.sweeping.units import Unit
+from trainers.training.epoch_row import EpochRow
 from trainers.training.optim import decay_groups, flat_gradients
+from trainers.training.tensorboard import show
 from utils.distributed.launch import Launch
 from utils.environment import be_deterministic, choose_device, describe_environment
 from utils.errors import Stopped, UserError
@@ -120,6 +122,20 @@ def test_events_of_epochs_that_are_run_again_take_the_place_of_the_old_ones(run,
                 assert logged(run)[-1] == (epoch, factor * epoch)  # before the next one begins
             assert len([*(run.log_folder / "search").iterdir()]) == number  # one file for all epochs
     assert logged(run) == kept
+
+
+def test_points_against_the_density_are_shown_once_when_epochs_are_run_again(run, monkeypatch):
+    ticking = SimpleNamespace(time=itertools.count(1_700_000_000).__next__)
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer.time", ticking)
+    rows = [EpochRow(**{**epoch_row(epoch), "model_sparsity": 50.0 - epoch}).model_dump() for epoch in range(4)]
+    for one, first in ((run, 0), (Run(run.folder, run.log_folder, seed=42), 1)):  # killed; the checkpoint had one epoch
+        with one.until_stopped():
+            for epoch in range(first, 4):
+                one.record("search", rows[:epoch])
+                show(one, "search", SimpleNamespace(describe=lambda: ({}, {})), rows[epoch], {})
+    found = EventAccumulator(str(run.log_folder / "search" / "against")).Reload()
+    steps = [event.step for event in found.Scalars("against_density/accuracy/test")]
+    assert steps == [50_000, 49_000, 48_000, 47_000]
 
 
 # ---- stopping ------------------------------------------------------------------------------------------------------

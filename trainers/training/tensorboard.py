@@ -40,11 +40,19 @@ def show(run: Run, stage: str, training: Training, row: Row, speed: Mapping[str,
         speed: as returned by `Timed.throughput`.
     """
     scalars, histograms = training.describe()
-    metrics = {tag: row[name] for name, tag in TAGS.items() if row[name] is not None}
-    run.log(stage, row["epoch"], {**metrics, **scalars, **speed}, histograms)
+    run.log(stage, row["epoch"], {**_metrics(row), **scalars, **speed}, histograms)
     if stage == "search":  # in other stages the density is constant
-        accuracies = {f"against_density/{tag}": value for tag, value in metrics.items() if tag.startswith("accuracy/")}
-        run.log_against(stage, round(1000 * row["model_sparsity"]), accuracies)
+        rows = [*(one for one in run.rows(stage) if one["phase"] == stage), row]
+        run.log_against(stage, [_against_density(one) for one in rows])
+
+
+def _metrics(row: Row) -> dict[str, float]:
+    return {tag: row[name] for name, tag in TAGS.items() if row[name] is not None}
+
+
+def _against_density(row: Row) -> tuple[int, dict[str, float]]:
+    accuracies = {tag: value for tag, value in _metrics(row).items() if tag.startswith("accuracy/")}
+    return round(1000 * row["model_sparsity"]), {f"against_density/{tag}": one for tag, one in accuracies.items()}
 
 
 class MaskMoves:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -162,11 +162,20 @@ class Run:
                 writer.add_histogram(tag, values, epoch)
 
     @rank_zero_only
-    def log_against(self, stage: str, step: int, scalars: Mapping[str, float]) -> None:
-        """Write scalars over an x-axis other than epochs, whose values may repeat; raises as `log` does."""
-        with self._events(f"{stage}/against") as writer:
-            for tag, value in scalars.items():
-                writer.add_scalar(tag, value, step)
+    def log_against(self, stage: str, points: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Write scalars over an x-axis other than epochs, whose values may repeat; raises as `log` does.
+
+        Args:
+            stage: its name.
+            points: all so far, as (x, tag -> value). A new writer replaces an earlier attempt's by them, because their
+                x does not tell which of them are repeated; later only the last one is written.
+        """
+        place = f"{stage}/against"
+        new = points[-1:] if place in self._writers else points
+        with self._events(place, first_epoch=0) as writer:
+            for step, scalars in new:
+                for tag, value in scalars.items():
+                    writer.add_scalar(tag, value, step)
 
     @rank_zero_only
     def log_beginning(self, options: str, layout: Mapping[str, Any]) -> None:
