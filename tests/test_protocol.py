@@ -427,6 +427,9 @@ def costly(net, data, config, run):
 
 def hiding(net, data, config, run):
     return all_of(net, facts={"seconds": "long"})
+
+def live(net, data, config, run):
+    return all_of(net, state=net.state_dict())
 """
 
 
@@ -438,6 +441,15 @@ def test_the_guides_algorithm_of_ones_own_runs_under_the_same_protocol(ran, tmp_
     summary = summary_of(ran(*RANDOM, "--algo", own))
     assert (summary["algo"], set(summary["checks"])) == (own, set(CHECKS))
     assert summary["weights_remaining"] == int(0.2 * summary["weights_total"])
+
+
+def test_a_ticket_of_the_networks_own_tensors_is_not_changed_by_its_training(ran, tmp_path):
+    (tmp_path / "mine.py").write_text(OWN)
+    runs = [ran(*RANDOM, "--algo", f"{tmp_path}/mine.py:{one}", name=one) for one in ("all_of_it", "live")]
+    copied, live = (read_ticket(run / TICKET)[0].state for run in runs)
+    assert same_bits(live, copied)
+    one, other = ([summary_of(run)["checks"][check]["test_acc_after_finetune"] for check in CHECKS] for run in runs)
+    assert one == other
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,10 @@ def _found(find_ticket: Callable, net: nn.Module, data: Splits, config: Config, 
     seconds = time.perf_counter() - started
     to_plain(net)
     _check_kind(ticket, net, config)
+    # A user's function may return the network's own tensors, which training would change under the ticket.
+    own = net.state_dict()
+    state = {name: value.detach().to(own[name], copy=True) for name, value in ticket.state.items()}
+    ticket = replace(ticket, state=state)
     if ticket.recipe is None and not run.rows():  # else the search's own stages tell how far it has come
         run.save("ticket", {"seconds": seconds})
     if config.renew_batchnorm:
