@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from args_helper import Config
 from models.masking import layer_parameters, masked_layers
 from utils.masks import is_bias, weight_beside
+
+# Whatever a notebook has set as PyTorch's default type and device: others would give other numbers.
+_SINGLE: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 
 
 @dataclass(frozen=True)
@@ -106,17 +110,17 @@ def draw_scores(network: nn.Module, generator: torch.Generator, how: str) -> Non
 
 
 def _bernoulli(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    return torch.randint(2, shape, generator=generator).float()
+    return torch.randint(2, shape, generator=generator, **_SINGLE)
 
 
 def _bimodal(shape: torch.Size, generator: torch.Generator) -> Tensor:
     # Jöhnk 1964: given X + Y <= 1, X / (X + Y) is Beta(a, b) for X = U^(1/a), Y = V^(1/b). Computed in logarithms, as
     # U^10 underflows; for a = b = 0.1 nearly every pair is accepted. PyTorch's Beta takes no generator.
-    drawn = torch.empty(shape, dtype=torch.float64)
+    drawn = torch.empty(shape, dtype=torch.float64, device="cpu")
     flat = drawn.view(-1)
-    missing = torch.arange(flat.numel())
+    missing = torch.arange(flat.numel(), device="cpu")
     while missing.numel():
-        x, y = 10.0 * torch.rand((2, missing.numel()), generator=generator, dtype=torch.float64).log()
+        x, y = 10.0 * torch.rand((2, missing.numel()), generator=generator, dtype=torch.float64, device="cpu").log()
         accepted = torch.logaddexp(x, y) <= 0
         flat[missing[accepted]] = torch.sigmoid(x - y)[accepted]
         missing = missing[~accepted]
@@ -125,7 +129,7 @@ def _bimodal(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 def _skew(shape: torch.Size, generator: torch.Generator) -> Tensor:
     # Inverts the distribution function of Beta(1, 5), 1 - (1 - s)^5; 1 - u is uniform because u is.
-    return 1.0 - torch.rand(shape, generator=generator) ** 0.2
+    return 1.0 - torch.rand(shape, generator=generator, **_SINGLE) ** 0.2
 
 
 def _signed(shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -133,9 +137,9 @@ def _signed(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 
 _SCORE_DRAWS = {
-    "unif": lambda shape, generator: torch.rand(shape, generator=generator),
-    "half": lambda shape, generator: torch.full(shape, 0.5),
-    "all_one": lambda shape, generator: torch.ones(shape),
+    "unif": lambda shape, generator: torch.rand(shape, generator=generator, **_SINGLE),
+    "half": lambda shape, generator: torch.full(shape, 0.5, **_SINGLE),
+    "all_one": lambda shape, generator: torch.ones(shape, **_SINGLE),
     "bern": _bernoulli,
     "bimodal": _bimodal,
     "skew": _skew,
@@ -150,7 +154,7 @@ def _fans(shape: torch.Size) -> tuple[int, int]:
 
 
 def _constant(shape: torch.Size, scale: float, _generator: torch.Generator) -> Tensor:
-    return torch.full(shape, scale)
+    return torch.full(shape, scale, **_SINGLE)
 
 
 def _signed_constant(shape: torch.Size, scale: float, generator: torch.Generator) -> Tensor:
@@ -158,8 +162,8 @@ def _signed_constant(shape: torch.Size, scale: float, generator: torch.Generator
 
 
 def _normal(shape: torch.Size, scale: float, generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator) * scale
+    return torch.randn(shape, generator=generator, **_SINGLE) * scale
 
 
 def _uniform(shape: torch.Size, scale: float, generator: torch.Generator) -> Tensor:
-    return torch.empty(shape).uniform_(-scale, scale, generator=generator)
+    return torch.empty(shape, **_SINGLE).uniform_(-scale, scale, generator=generator)

@@ -74,6 +74,15 @@ def test_weights_as_drawn_are_drawn_again_to_the_bit(words, path):
     assert sizes["file"] == path.stat().st_size == sum(sizes[n] for n in ("mask", "gem", "weights", "others", "header"))
 
 
+def test_weights_are_drawn_again_whatever_type_and_device_a_notebook_has_set(stored, path):
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            assert same_bits(read_ticket(path)[0].state, stored.state)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_weights_that_were_trained_are_stored_those_of_pruned_places_too(path):
     ticket, net, config = made()
     moved = ticket.state["fc.weight"].clone()
