@@ -428,6 +428,15 @@ def costly(net, data, config, run):
 def hiding(net, data, config, run):
     return all_of(net, facts={"seconds": "long"})
 
+def infinite(net, data, config, run):
+    return all_of(net, facts={"score": float("inf")})
+
+def factless(net, data, config, run):
+    return all_of(net, facts=None)
+
+def quitting(net, data, config, run):
+    raise SystemExit(0)
+
 def live(net, data, config, run):
     return all_of(net, state=net.state_dict())
 """
@@ -460,7 +469,9 @@ def test_a_ticket_of_the_networks_own_tensors_is_not_changed_by_its_training(ran
      ("cut", "its state is not the plain network's whole state_dict"), ("told", "its facts are not values of JSON"),
      ("maskless", "its state, masks and gem have to map names to tensors"),
      ("partial", "masks are not those of all prunable weights: conv1.weight, layer1.0.conv1.weight, "),
-     ("costly", "its scoring_flops are no whole number"), ("hiding", "the summary has a field of its own for seconds")],
+     ("costly", "its scoring_flops are no whole number"), ("hiding", "the summary has a field of its own for seconds"),
+     ("infinite", "its facts are not values of JSON"), ("factless", "its facts have to be a mapping"),
+     ("quitting", "mine.py failed: SystemExit: 0 (line ")],
 )  # fmt: skip
 def test_what_is_wrong_with_ones_own_algorithm_is_said(function, said, refusal, places, tmp_path):
     (tmp_path / "mine.py").write_text(OWN)

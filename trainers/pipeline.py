@@ -203,6 +203,8 @@ def _check_kind(ticket: Ticket, net: nn.Module, config: Config) -> None:
         problem = f"returned {type(ticket).__name__}, not a Ticket"
     elif not all(_are_tensors(part) for part in (ticket.state, ticket.masks, ticket.gem or {})):
         problem = "its state, masks and gem have to map names to tensors"
+    elif not (isinstance(ticket.facts, Mapping) and isinstance(ticket.recipe, Recipe | None)):
+        problem = "its facts have to be a mapping, and its recipe a Recipe or None"
     elif not isinstance(ticket.facts.get("scoring_flops", 0), int):
         problem = "its scoring_flops are no whole number"
     else:
@@ -220,7 +222,7 @@ def _check_kind(ticket: Ticket, net: nn.Module, config: Config) -> None:
         if taken := set(ticket.facts) & set(Outcome.model_fields):
             problem = f"the summary has a field of its own for {', '.join(sorted(taken))}, which facts cannot set"
         try:
-            json.dumps(dict(ticket.facts))
+            json.dumps(dict(ticket.facts), allow_nan=False)
         except (TypeError, ValueError) as error:
             problem = f"its facts are not values of JSON: {error}"
     if problem:

@@ -62,7 +62,7 @@ def reported(path: Path, failed: str) -> Iterator[None]:
         yield
     except (UserError, Stopped, Diverged):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{failed}: {complaint(error, path)}") from error
 
 
