@@ -79,6 +79,14 @@ def test_an_annotation_of_nothing_is_named(tmp_path, line):
     assert "is no image of images/ with a class of train/" in said and f"'{line.replace(chr(9), ' ')}'" in said
 
 
+@pytest.mark.parametrize(("numbers", "count"), [([0, 1, 2], 3), ([0, 1, 2, 3, 4, 5, 5], 7), ([0, 0, 1, 2, 3, 4], 6)])
+def test_every_annotated_image_is_tested_on_once(tmp_path, numbers, count):
+    folder = put_tiny_imagenet(tmp_path, original=True)
+    (folder / "val/val_annotations.txt").write_text("".join(f"{number}.JPEG\tn00000000\n" for number in numbers))
+    said = complaint(source_of, "TinyImageNet", tmp_path)
+    assert f"has {count} lines for the 6 images of images/, and each needs one of its own" in said
+
+
 @pytest.mark.parametrize(("name", "size", "side"), [("TinyImageNet", 16, 16), ("ImageNet", 9, 9), ("ImageNet", 0, 224)])
 def test_an_image_size_makes_images_smaller(name, size, side, tmp_path):
     PUT[name](tmp_path, train=1, val=1)

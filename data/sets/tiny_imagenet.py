@@ -64,4 +64,9 @@ def _annotated(folder: Path, classes: tuple[str, ...]) -> ImageFiles:
                 f"{folder / ANNOTATIONS}: '{' '.join(line)}' is no image of images/ with a class of train/; get the "
                 "set anew with ./load_tiny_imagenet.sh"
             )
+    if len(lines) != len(there) or len({line[0] for line in lines}) != len(there):  # a file that was cut off, for one
+        raise UserError(
+            f"{folder / ANNOTATIONS} has {len(lines):,} lines for the {len(there):,} images of images/, and each needs "
+            "one of its own; get the set anew with ./load_tiny_imagenet.sh"
+        )
     return ImageFiles.of(folder, [f"images/{line[0]}" for line in lines], [labels[line[1]] for line in lines])
