@@ -18,7 +18,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from data.image_files import ImageFiles
 from data.packs.folder import PackedFolder, PackedImages
-from data.packs.pack import is_pack, read_pack
+from data.packs.pack import SHARD, is_pack, read_pack
 from utils.errors import UserError, did_you_mean, first_of
 
 
@@ -68,9 +68,13 @@ def open_folder(path: Path) -> DiskFolder | PackedFolder:
     """Open a folder of images: one on the disk, or the top of a packed tree.
 
     Raises:
-        UserError: the packed tree is damaged.
+        UserError: the packed tree is damaged, or not whole.
     """
-    return PackedFolder(read_pack(path)) if is_pack(path) else DiskFolder(path)
+    if is_pack(path):
+        return PackedFolder(read_pack(path))
+    if (path / SHARD.format(0)).is_file():  # the index is written last, so that no part is taken for the whole
+        raise UserError(f"{path} has packed images but no index: packing did not end; start it again to go on with it")
+    return DiskFolder(path)
 
 
 def find_root(data: Path, folders: Sequence[str], title: str, advice: str) -> DiskFolder | PackedFolder:

@@ -208,6 +208,8 @@ def test_packing_otherwise_that_fails_leaves_no_index_of_other_files(three_files
     fail_at(monkeypatch, SHARD.format(1))
     assert complaint(packed, three_files, "--pack_raw") == "the disk is full"
     assert not (target / INDEX).exists()
+    for dataset in SETS:
+        assert "packing did not end; start it again to go on with it" in complaint(batches, dataset, target)
 
 
 def test_only_files_whose_images_changed_are_written_again(three_files):
