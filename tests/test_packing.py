@@ -292,6 +292,7 @@ def test_one_process_at_a_time_packs_into_a_folder_and_none_into_its_own(tmp_pat
     with locked(tmp_path / "packed"):
         assert "is in use by another process" in complaint(packed, tmp_path / "in")
     assert "is the folder to pack itself" in complaint(packed, tmp_path / "in", "--pack_to", str(tmp_path / "in"))
+    assert "pack, and has images" in complaint(packed, tmp_path / "in", "--pack_to", str(tmp_path / "in" / "a"))
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("nothing", "no folder"), ("empty", "no images in")])

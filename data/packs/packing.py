@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from args_helper import Config
-from data.class_folders import listed
+from data.class_folders import DiskFolder, listed
 from data.packs.checking import image_files, progress, told_of
 from data.packs.pack import FORMAT, INDEX, SHARD, About
 from data.packs.shards import Storage, is_training_image, likely_bytes, pack_shard
@@ -45,13 +45,15 @@ def pack_folder(config: Config) -> None:
 
     Raises:
         UserError: there are no images, an image cannot be read (all of them are named) and `skip_broken` is off, the
-            classes of some are not their folders, the disk has too little room, or another process is packing into the
-            same folder.
+            classes of some are not their folders, `pack_to` is a folder of some, the disk has too little room, or
+            another process is packing into the same folder.
     """
     source = Path(os.path.abspath(config.pack))
     target = Path(config.pack_to or f"{source}_packed_{config.image_size or 'native'}")
     if target.resolve() == source.resolve():
         raise UserError(f"pack_to {target} is the folder to pack itself: name another")
+    if target.resolve().is_relative_to(source.resolve()) and DiskFolder(target).has_images():  # else left out
+        raise UserError(f"pack_to {target} is in the folder to pack, and has images: name a folder without any")
     if annotated := next(chain(source.glob(f"val/{ANNOTATIONS}"), source.glob(f"*/val/{ANNOTATIONS}")), None):
         raise UserError(
             f"--pack {source}: {annotated} names the classes of images, and a pack has none but their folders; "
