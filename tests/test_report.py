@@ -14,7 +14,7 @@ from trainers.checks.verdict import judge
 from trainers.reporting.gather import DAMAGED, FINISHED, GOING_ON, gather
 from trainers.reporting.page import File, Part, Report, Section
 from trainers.reporting.plots import PANEL, _figure, legend
-from trainers.reporting.plotting import _curve
+from trainers.reporting.plotting import _curve, draw_checks
 from trainers.reporting.published import PUBLISHED, beside_published, published_for
 from trainers.reporting.report import write_report
 from trainers.reporting.series import family_of, tasks_of
@@ -372,6 +372,17 @@ def test_the_mean_of_trials_is_over_the_same_epochs_though_a_search_ended_early(
     _curve(axes, SimpleNamespace(runs=[short, whole], density=5.0, target=5.0), "test_acc", {"color": "k"})
     mean, divider = axes.lines
     assert mean.get_ydata().tolist() == [15, 40, 85, 92] and divider.get_xdata().tolist() == [2.5]
+
+
+def test_the_plot_of_checks_names_the_trials_that_ran_them(monkeypatch):
+    axes = Figure().subplots()
+    monkeypatch.setattr("trainers.reporting.plotting.render", lambda draw, items, **_: draw(axes, *items))
+    sds = ("ticket_sd", "check_accuracy_sd")
+    row = {"series": "a", "weights_remaining_percent": 5.0, "config_hash": "h", **dict.fromkeys(sds, 1.0)}
+    runs = {"weight_reinit": 3, "weight_shuffle": 3, "mask_shuffle": 2}
+    draw_checks(None, [{**row, "check": check, "n": n, "ticket_mean": 90.0 + n, "check_accuracy_mean": 85.0}
+                       for check, n in runs.items()])  # fmt: skip
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["a\n5%, n = 3", "a\n5%, n = 2"]
 
 
 def test_names_of_any_kind_are_text_and_nothing_else(root, call):

@@ -82,7 +82,8 @@ def _dense_lines(axes: Axes, rows: Sequence[Row]) -> None:
 
 def draw_checks(_task: Task, rows: Sequence[Row]) -> RenderedPlot:
     """Plot every ticket's accuracy, with the accuracies of its checks on lines below it."""
-    tickets = grouped(rows, itemgetter("series", "weights_remaining_percent", "ticket_mean"))
+    # Trials of one ticket that ran different checks are apart: each check stands below the trials that ran it.
+    tickets = grouped(rows, itemgetter("series", "weights_remaining_percent", "n", "ticket_mean", "config_hash"))
     checks = list(dict.fromkeys(row["check"] for row in rows))
     look = styles(["ticket", *checks], "marker")
 
@@ -92,7 +93,7 @@ def draw_checks(_task: Task, rows: Sequence[Row]) -> RenderedPlot:
             for row in members:
                 offset = 0.17 * (checks.index(row["check"]) + 1)
                 _dot(axes, row, "check_accuracy", place + offset, {**look[row["check"]], "label": row["check"]})
-        names = [f"{label(name)}\n{percent(density)}" for name, density, _ in tickets]
+        names = [f"{label(name)}\n{percent(density)}, n = {n}" for name, density, n, *_ in tickets]
         axes.set_yticks([place + 0.25 for place in range(len(names))], names)
         axes.set_ylim(len(names) - 0.15, -0.4)
         axes.set(xlabel="test accuracy after fine-tuning (%)")
