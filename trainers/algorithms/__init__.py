@@ -111,12 +111,12 @@ _RIGL = f"{_HERE}.rigl"
 CTS_SEARCH = {"optimizer": "adam", "lr": 0.1, "lr_policy": "multistep_lr", "wd": 0.0, "regularization": "none"}
 """The search options that the authors of `cts` use."""
 
-_ANY_MASK = (*refused.LEARNS_MASK, *refused.NO_MOVING_THRESHOLD)
+_ANY_MASK = (*refused.LEARNS_MASK, refused.NO_MOVING_THRESHOLD)
 
 ALGORITHMS = {
     "hc": Algorithm(
         f"{_GEM_MINER}:find_ticket", "Gem-Miner without pruning", "scores", bounded=True, accurate_untrained=True,
-        aims=False, contradictions=(*_ANY_MASK, *refused.ROUNDED),
+        aims=False, contradictions=(*_ANY_MASK, refused.ROUNDED),
         does="Learn a score in [0, 1] for every weight, and round it; nothing is pruned.",
     ),
     "hc_iter": Algorithm(
@@ -124,7 +124,7 @@ ALGORITHMS = {
         inverts=True, prunings=f"{_GEM_MINER}:planned_prunings",
         does="Learn a score in [0, 1] for every weight, round it, and prune the lowest every `iter_period` epochs.",
         contradictions=(
-            *refused.LEARNS_MASK, *refused.ROUNDED, *refused.MOVING_THRESHOLD, *refused.GRADUAL, *refused.AUTO_LAMBDA,
+            *refused.LEARNS_MASK, refused.ROUNDED, *refused.MOVING_THRESHOLD, *refused.GRADUAL, *refused.AUTO_LAMBDA,
         ),
         auto_defaults={
             "regularization": "L2", "hc_quantized": True, "prune_type": "ExactBottomK", "renew_batchnorm": True,
@@ -134,12 +134,12 @@ ALGORITHMS = {
     "ep": Algorithm(
         f"{_EDGE_POPUP}:find_ticket", "edge-popup", "scores", accurate_untrained=True,
         does="Learn a score for every weight; keep the weights with the largest |score| of each layer.",
-        density_options=("prune_rate",), contradictions=(*_ANY_MASK, *refused.UNBOUNDED, *refused.FRACTION_IF_GIVEN),
+        density_options=("prune_rate",), contradictions=(*_ANY_MASK, *refused.UNBOUNDED, refused.FRACTION_IF_GIVEN),
     ),
     "global_ep": Algorithm(
         f"{_EDGE_POPUP}:find_ticket", "global edge-popup", "scores", accurate_untrained=True,
         does="Learn a score for every weight; keep the weights with the largest |score| of the network.",
-        density_options=("prune_rate",), contradictions=(*_ANY_MASK, *refused.UNBOUNDED, *refused.FRACTION_IF_GIVEN),
+        density_options=("prune_rate",), contradictions=(*_ANY_MASK, *refused.UNBOUNDED, refused.FRACTION_IF_GIVEN),
     ),
     "global_ep_iter": Algorithm(
         f"{_EDGE_POPUP}:find_ticket", "gradual global edge-popup", "scores", gradual=True, accurate_untrained=True,
@@ -148,7 +148,7 @@ ALGORITHMS = {
     ),
     "cts": Algorithm(
         f"{_HERE}.cts:find_ticket", "Concrete Ticket Search", "scores", rewinds=True, defaults=CTS_SEARCH,
-        contradictions=(*_ANY_MASK, *refused.UNROUNDED, *refused.REWINDS),
+        contradictions=(*_ANY_MASK, *refused.UNBOUNDED, refused.UNROUNDED, *refused.REWINDS),
     ),
     "imp": Algorithm(
         f"{_IMP}:find_ticket", "iterative magnitude pruning", "rounds", density_options=("imp_rounds",),
@@ -164,7 +164,7 @@ ALGORITHMS = {
     "gmp": Algorithm(
         f"{_HERE}.gradual_magnitude:find_ticket", "gradual magnitude pruning", "sparse",
         defaults={"prune_type": "LocalBottomK"}, prunings=f"{_HERE}.gradual_magnitude:planned_prunings",
-        contradictions=refused.BY_MAGNITUDE,
+        contradictions=(refused.BY_MAGNITUDE,),
     ),
     "acdc": Algorithm(
         f"{_HERE}.acdc:find_ticket", "AC/DC", "sparse", prunings=f"{_HERE}.acdc:planned_prunings"
@@ -172,13 +172,13 @@ ALGORITHMS = {
     "training": Algorithm(f"{_HERE}.dense:find_ticket", "dense training", "weights", aims=False),
     "smart_ratio": Algorithm(
         f"{_HERE}.smart_ratio:find_ticket", "smart ratio", density_options=("smart_ratio",),
-        contradictions=refused.OF_A_CLASSIFIER,
+        contradictions=(refused.OF_A_CLASSIFIER,),
     ),
     "random": Algorithm(f"{_HERE}.random_mask:find_uniform_ticket", "uniform random masks"),
     "random_erk": Algorithm(f"{_HERE}.random_mask:find_erk_ticket", "Erdős–Rényi-kernel random masks"),
     "random_subnet": Algorithm(
         f"{_HERE}.random_mask:find_random_subnet", "Bernoulli random masks", density_options=("prune_rate",),
-        aims=False, contradictions=refused.BY_CHANCE,
+        aims=False, contradictions=(refused.BY_CHANCE,),
     ),
     "magnitude": Algorithm(f"{_HERE}.magnitude:find_ticket", "magnitude at initialisation"),
     "snip": Algorithm(f"{_HERE}.snip:find_ticket", "SNIP"),

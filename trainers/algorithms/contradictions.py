@@ -1,7 +1,8 @@
 """What each kind of algorithm refuses: combinations of options, as rows for the table of algorithms.
 
 `args_helper` evaluates the rows of the chosen algorithm once all options are known, and reports every row that holds
-together with its other complaints. Each tuple is for one kind of algorithm; a row of the table joins those that apply.
+together with its other complaints. Each rule, or tuple of rules, is for one kind of algorithm; a row of the table joins
+those that apply.
 """
 
 from __future__ import annotations
@@ -50,12 +51,10 @@ LEARNS_MASK = (
 )
 """Of an algorithm that learns scores by gradient."""
 
-NO_MOVING_THRESHOLD = (
-    Contradiction(
-        ("bottom_k_on_forward", "algo"),
-        lambda c: c.bottom_k_on_forward,
-        "bottom_k_on_forward takes its fraction from the prunings of hc_iter",
-    ),
+NO_MOVING_THRESHOLD = Contradiction(
+    ("bottom_k_on_forward", "algo"),
+    lambda c: c.bottom_k_on_forward,
+    "bottom_k_on_forward takes its fraction from the prunings of hc_iter",
 )
 """Of an algorithm that learns scores and does not round them at a threshold that follows its prunings."""
 
@@ -73,13 +72,11 @@ MOVING_THRESHOLD = (
 )
 """Of an algorithm that can round scores at a threshold that follows its prunings."""
 
-ROUNDED = (
-    Contradiction(
-        ("score_init", "hc_quantized", "quantize_threshold"),
-        lambda c: c.hc_quantized and c.score_init == "half" and c.quantize_threshold >= 0.5 and not c.pretrained,
-        "score_init half would begin with every weight switched off: no score of 0.5 is above quantize_threshold "
-        "{c.quantize_threshold:g}",
-    ),
+ROUNDED = Contradiction(
+    ("score_init", "hc_quantized", "quantize_threshold"),
+    lambda c: c.hc_quantized and c.score_init == "half" and c.quantize_threshold >= 0.5 and not c.pretrained,
+    "score_init half would begin with every weight switched off: no score of 0.5 is above quantize_threshold "
+    "{c.quantize_threshold:g}",
 )
 """Of an algorithm that can round its scores at a threshold."""
 
@@ -102,8 +99,8 @@ AUTO_LAMBDA = tuple(
 )  # fmt: skip
 """Of an algorithm that can steer λ by itself."""
 
-FRACTION_IF_GIVEN = (
-    Contradiction(("prune_rate", "algo"), lambda c: c.override_prune_rate and not 0 < c.prune_rate < 1, _NO_FRACTION),
+FRACTION_IF_GIVEN = Contradiction(
+    ("prune_rate", "algo"), lambda c: c.override_prune_rate and not 0 < c.prune_rate < 1, _NO_FRACTION
 )
 """Of an algorithm that takes its density from `prune_rate` if the config gives one."""
 
@@ -121,13 +118,10 @@ UNBOUNDED = (
 )
 """Of an algorithm whose scores have no bounds."""
 
-UNROUNDED = (
-    *UNBOUNDED,
-    Contradiction(
-        ("noise", "algo"),
-        lambda c: c.noise,
-        "noise is for masks that are rounded scores, and {c.algo} draws its masks: leave it out",
-    ),
+UNROUNDED = Contradiction(
+    ("noise", "algo"),
+    lambda c: c.noise,
+    "noise is for masks that are rounded scores, and {c.algo} draws its masks: leave it out",
 )
 """Of an algorithm that draws masks from its scores."""
 
@@ -206,31 +200,25 @@ ROUNDS = (
 )
 """Of an algorithm that trains rounds of weights and prunes between them."""
 
-BY_MAGNITUDE = (
-    Contradiction(
-        ("prune_type", "algo"),
-        lambda c: c.prune_type == "FixThresholding",
-        "{c.algo} prunes by LocalBottomK (each layer), BottomK or ExactBottomK (both the whole network), not by "
-        "{c.prune_type}",
-    ),
+BY_MAGNITUDE = Contradiction(
+    ("prune_type", "algo"),
+    lambda c: c.prune_type == "FixThresholding",
+    "{c.algo} prunes by LocalBottomK (each layer), BottomK or ExactBottomK (both the whole network), not by "
+    "{c.prune_type}",
 )
 """Of an algorithm that prunes the smallest weights, layer by layer or in the whole network."""
 
-OF_A_CLASSIFIER = (
-    Contradiction(
-        ("last_layer_dense", "algo"),
-        lambda c: c.last_layer_dense,
-        "algo {c.algo} sets the density of the last layer, which last_layer_dense leaves unmasked: leave it out",
-    ),
+OF_A_CLASSIFIER = Contradiction(
+    ("last_layer_dense", "algo"),
+    lambda c: c.last_layer_dense,
+    "algo {c.algo} sets the density of the last layer, which last_layer_dense leaves unmasked: leave it out",
 )
 """Of an algorithm that treats the last layer apart."""
 
-BY_CHANCE = (
-    Contradiction(
-        ("prune_rate", "algo", "random_subnet"),
-        lambda c: not 0 < c.prune_rate <= 1,
-        "random_subnet keeps each weight by chance prune_rate, which cannot be {c.prune_rate:g}",
-    ),
+BY_CHANCE = Contradiction(
+    ("prune_rate", "algo", "random_subnet"),
+    lambda c: not 0 < c.prune_rate <= 1,
+    "random_subnet keeps each weight by chance prune_rate, which cannot be {c.prune_rate:g}",
 )
 """Of an algorithm that keeps each weight with probability `prune_rate`."""
 
