@@ -146,28 +146,16 @@ class Net(nn.Module):
     def forward(self, images):
         return self.fc(self.conv(images).relu().mean((2, 3)) * self.scale)
 
-def logits_of_two(spec):
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
 def idle(spec):
     net = Net(spec)
     net.auxiliary = nn.Linear(8, 4)
     return net
 def dropping(spec):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Dropout(0.5), nn.Linear(16, spec.classes))
-def waves(spec):
-    class Waves(Net):
-        def forward(self, images):
-            return super().forward(images) + 0j
-    return Waves(spec)
-def number(spec):
-    return spec.classes
-def broken(spec):
-    return spec.red
-def tuple_of(spec):
-    class Pair(Net):
-        def forward(self, images):
-            return super().forward(images), None
-    return Pair(spec)
+def changed(spec, change):
+    net = Net(spec)
+    net.register_forward_hook(lambda _net, _images, logits: change(logits))
+    return net
 """
 
 
@@ -205,21 +193,23 @@ def test_what_the_init_does_not_draw_derives_from_the_seed_too(own):
     assert first == second != other
 
 
-@pytest.mark.parametrize(("function", "said"), [
-    ("Nets", "there is no function Nets in {file}; did you mean 'Net'?"),
-    ("torch", "there is no function torch in {file}"),
-    ("number", "arch: {file}:number has to return a torch.nn.Module, not int"),
-    ("broken", "arch: {file}:broken fails: AttributeError: 'ModelSpec' object has no attribute 'red' (line 38)"),
-    ("logits_of_two", "arch: two images should make logits of shape (2, 5), not (2, 2)"),
-    ("tuple_of", "arch: two images should make logits of shape (2, 5), not tuple"),
-    ("waves", "arch: two images should make logits of shape (2, 5), not numbers of torch.complex64"),
+@pytest.mark.parametrize(("made", "said"), [
+    ("spec.classes", "arch: {file}:net has to return a torch.nn.Module, not int"),
+    ("spec.red", "arch: {file}:net fails: AttributeError: 'ModelSpec' object has no attribute 'red' (line 33)"),
+    ("nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))", "{wrong_logits} (2, 2)"),
+    ("changed(spec, lambda logits: (logits, None))", "{wrong_logits} tuple"),
+    ("changed(spec, lambda logits: logits + 0j)", "{wrong_logits} numbers of torch.complex64"),
 ])  # fmt: skip
-def test_a_function_that_makes_no_network_is_refused(function, said, own):
-    assert complaint(build, f"{own}:{function}") == said.format(file=own)
+def test_a_function_that_makes_no_network_is_refused(made, said, own):
+    own.write_text(f"{OWN}def net(spec):\n    return {made}\n")
+    wrong_logits = "arch: two images should make logits of shape (2, 5), not"
+    assert complaint(build, f"{own}:net") == said.format(file=own, wrong_logits=wrong_logits)
 
 
 def test_a_file_that_is_not_there_or_fails_is_refused(own):
     assert complaint(build, "nowhere/nets.py:net") == "there is no file nowhere/nets.py to take net from"
+    assert complaint(build, f"{own}:Nets") == f"there is no function Nets in {own}; did you mean 'Net'?"
+    assert complaint(build, f"{own}:torch") == f"there is no function torch in {own}"
     for text, said in (
         ("x = 1\nimport no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module' (line 2)"),
         ("def net(:\n", "SyntaxError: "),
