@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from conftest import same_bits
+from conftest import raising, same_bits
 from PIL import Image
 from small_sets import drawn, put, put_tree
 from toys import complaint
@@ -252,8 +252,7 @@ def test_a_damaged_image_is_named(tmp_path, place, damage, size):
     path.write_bytes(damage(path.read_bytes()))
     message = complaint(load, tmp_path, image_size=size)
     assert message.startswith(f"{path} is not a readable image (")
-    root = path.parent.parent
-    assert message.endswith(f"); mend or remove it; --check_data {root} names all such images")
+    assert message.endswith(f"); mend or remove it; --check_data {path.parent.parent} names all such images")
 
 
 def test_a_set_too_large_to_hold_decoded_is_refused(tmp_path, pixels, monkeypatch):
@@ -362,8 +361,7 @@ def test_a_renamed_image_is_seen_though_sizes_and_times_are_all_the_same(tmp_pat
     for place in ("test/a", "train/b"):
         put(tmp_path / place / "0.png", drawn(0))
     for number in range(3):
-        path = put(tmp_path / f"train/a/{number}.bmp", drawn(number))
-        os.utime(path, ns=(10**18, 10**18))
+        os.utime(put(tmp_path / f"train/a/{number}.bmp", drawn(number)), ns=(10**18, 10**18))
     before = load(tmp_path).train.images
     (tmp_path / "train/a/0.bmp").rename(tmp_path / "train/a/3.bmp")
     assert torch.equal(load(tmp_path).train.images, before[[1, 2, 0, 3]])
@@ -396,9 +394,6 @@ def test_a_damaged_cache_is_made_anew(tmp_path, pixels, damage):
 
 
 def test_a_folder_that_cannot_be_written_to_only_warns(tmp_path, pixels, monkeypatch):
-    def refuse(path, _content):
-        raise UserError(f"cannot write {path}: Read-only file system")
-
-    monkeypatch.setattr(decoded, "write_atomic", refuse)
-    with pytest.warns(UserWarning, match=r"decoded images are not cached: cannot write .*Read-only file system"):
+    monkeypatch.setattr(decoded, "write_atomic", raising(UserError("cannot write x: Read-only file system")))
+    with pytest.warns(UserWarning, match="decoded images are not cached: cannot write x: Read-only file system"):
         assert same_images(load(tmp_path).train.images, pixels["train"])
