@@ -153,6 +153,7 @@ def put_mixed(root):
     """Write JPEGs, which are decoded together, and images that are read one by one; return them as files."""
     pytest.importorskip("torchcodec", minversion="0.17", exc_type=(ImportError, OSError))
     draw = np.random.default_rng(0)
+    (root / "train" / "a").mkdir(parents=True)
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
     kinds = [("0.jpg", "RGB", 20, {}), ("1.jpg", "L", 20, {}), ("2.png", "RGB", 20, {}), ("3.jpg", "CMYK", 20, {}),
@@ -180,7 +181,6 @@ def together(monkeypatch):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("is_packed", [False, True])
 def test_jpegs_decoded_together_have_the_pixels_of_those_decoded_one_by_one(tmp_path, together, is_packed, workers):
-    (tmp_path / "train" / "a").mkdir(parents=True)
     images = put_mixed(tmp_path)
     if is_packed:
         pack_folder(parse_args(["--pack", str(tmp_path), "--pack_to", str(tmp_path / "pack")]))
@@ -204,7 +204,6 @@ def test_jpegs_decoded_together_have_the_pixels_of_those_decoded_one_by_one(tmp_
     ids=["cut off", "broken"],
 )
 def test_a_damaged_jpeg_among_those_decoded_together_is_named(tmp_path, together, damaged, in_batch):
-    (tmp_path / "train" / "a").mkdir(parents=True)
     images = put_mixed(tmp_path)
     path = tmp_path / "train" / "a" / "0.jpg"
     path.write_bytes(damaged(path.read_bytes()))
