@@ -133,8 +133,7 @@ def test_every_part_moves_to_the_device():
 )
 def test_images_are_decoded_on_a_gpu_only_where_there_is_one_and_images_to_decode(tmp_path, dataset, reason):
     put_imagenet(tmp_path)
-    config = Config(dataset=dataset, data=str(tmp_path), device="cpu", decode_on="cuda")
-    said = complaint(load_data, config)
+    said = complaint(load_data, Config(dataset=dataset, data=str(tmp_path), device="cpu", decode_on="cuda"))
     assert said.startswith("decode_on: cuda decodes images on the GPU") and reason in said
 
 
