@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -188,22 +188,16 @@ def test_edge_popup_takes_scores_and_not_flags_from_a_search(algo, ran):
 # ---- scores by hand ------------------------------------------------------------------------------------------------
 
 
-class TwoLayers(nn.Module):
+def two_layers() -> nn.Sequential:
     """y = v · (W x), no nonlinearity, so that every score can be worked out by hand."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(2, 2, bias=False)
-        self.second = nn.Linear(2, 2, bias=False)
-        self.first.weight.data = torch.tensor([[1.0, -2.0], [3.0, 0.5]])
-        self.second.weight.data = torch.tensor([[2.0, -1.0], [0.0, 4.0]])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.first(x.flatten(1)))
+    network = nn.Sequential(OrderedDict(first=nn.Linear(2, 2, bias=False), second=nn.Linear(2, 2, bias=False)))
+    network.first.weight.data = torch.tensor([[1.0, -2.0], [3.0, 0.5]])
+    network.second.weight.data = torch.tensor([[2.0, -1.0], [0.0, 4.0]])
+    return network
 
 
 def test_synaptic_flow_is_the_sum_over_the_paths_through_a_weight():
-    network = TwoLayers()
+    network = two_layers()
     for parameter in network.parameters():
         parameter.data.abs_()
     scores = synflow.synaptic_flow(network, torch.ones(1, 2))
@@ -252,8 +246,8 @@ def test_snip_scores_are_weight_times_gradient(parts, tmp_path, monkeypatch):
     images, labels = torch.tensor([[1.0, 2.0], [0.0, -1.0], [3.0, 1.0]]), torch.tensor([0, 1, 1])
     data = SimpleNamespace(train=SimpleNamespace(epoch=lambda generator: iter([(images, labels)])))
     config = parse_args(["--algo", "snip", "--score_parts", str(parts)])
-    snip.find_ticket(TwoLayers(), data, config, Run(tmp_path / "r", tmp_path / "l", 1))
-    first, second = (parameter.detach() for parameter in TwoLayers().parameters())
+    snip.find_ticket(two_layers(), data, config, Run(tmp_path / "r", tmp_path / "l", 1))
+    first, second = (parameter.detach() for parameter in two_layers().parameters())
     hidden = images @ first.T
     error = (hidden @ second.T).softmax(1) - F.one_hot(labels, 2)
     assert torch.allclose(kept["second.weight"], (second * (error.T @ hidden / 3)).abs(), atol=1e-6)
@@ -261,7 +255,7 @@ def test_snip_scores_are_weight_times_gradient(parts, tmp_path, monkeypatch):
 
 
 def test_gradient_flow_is_weight_times_hessian_times_gradient():
-    network = TwoLayers().double()
+    network = two_layers().double()
     images = torch.tensor([[[1.0, 2.0], [0.5, -1.0]], [[3.0, 1.0], [-1.0, 0.25]]]).double()
     batches = list(zip(images, torch.tensor([[0, 1], [1, 1]])))
     weights = torch.cat([p.detach().flatten() for p in network.parameters()])
