@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, SMALL
+from conftest import PROJECT, SMALL, raising
 from small_sets import put_imagenet
 
 from args_helper import parse_args
@@ -152,10 +152,7 @@ def test_the_share_of_bf16_is_the_median_of_pairs_after_the_first(monkeypatch):
     assert bf16_share() == 1.5
 
 
-def _refuse(_function):
-    raise RuntimeError("CompileError: C++ compile error\n\nCommand:\ng++ main.cpp")
-
-
+REFUSE = raising(RuntimeError("CompileError: C++ compile error\n\nCommand:\ng++ main.cpp"))
 FAILED = r"a tiny function failed to compile: CompileError: C\+\+ compile error Command: g"
 
 
@@ -164,8 +161,8 @@ FAILED = r"a tiny function failed to compile: CompileError: C\+\+ compile error 
     ("cuda", {"find_spec": None}, "triton is not installed"),
     ("cuda", {"which": None}, r"there is no C compiler \(gcc, clang, \$CC\)"),
     ("cpu", {"which": None}, r"there is no C\+\+ compiler"),
-    ("cuda", {"compile": _refuse}, FAILED),
-    ("cpu", {"compile": _refuse}, FAILED),
+    ("cuda", {"compile": REFUSE}, FAILED),
+    ("cpu", {"compile": REFUSE}, FAILED),
     ("mps", {}, "no compiler is known for mps here"),
     ("cuda", {}, None),
     ("cpu", {}, None),
