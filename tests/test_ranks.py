@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import main
-from tests.conftest import PROJECT, SMALL, read_rows, same_bits, timeless
+from tests.conftest import PROJECT, SMALL, raising, read_rows, same_bits, timeless
 from trainers.training.batchnorm import average_statistics
 from utils.distributed import collectives as ranks
 from utils.distributed import launch
@@ -126,10 +126,7 @@ def test_what_ranks_tell_one_another(port):
 
 
 def test_what_goes_wrong_on_the_first_is_told_on_all(port):
-    @ranks.rank_zero_only
-    def write() -> None:
-        raise UserError("the disk is full")
-
+    write = ranks.rank_zero_only(raising(UserError("the disk is full")))
     assert shared(write, 2, port) == ["UserError: the disk is full"] * 2
 
 
