@@ -394,48 +394,12 @@ OWN = """
 from models.masking import plain_state, prunable_parameters
 from trainers.tickets.ticket import Ticket
 
-def broken(net, data, config, run):
-    return 1 / 0
-
-def strange(net, data, config, run):
-    return {"fc.weight": 1}
-
-def misshapen(net, data, config, run):
-    return Ticket(plain_state(net), {"fc.weight": prunable_parameters(net)["fc.weight"][:1] > 0})
-
 def all_of(net, **more):
     masks = {name: weight > 0 for name, weight in prunable_parameters(net).items()}
     return Ticket(**{"state": plain_state(net), "masks": masks, **more})
 
-def cut(net, data, config, run):
-    return all_of(net, state={name: value[None] for name, value in plain_state(net).items()})
-
-def told(net, data, config, run):
-    return all_of(net, facts={"score": net.fc.weight})
-
 def all_of_it(net, data, config, run):
     return all_of(net)
-
-def maskless(net, data, config, run):
-    return all_of(net, masks=None)
-
-def partial(net, data, config, run):
-    return all_of(net, masks={"fc.weight": net.fc.weight > 0})
-
-def costly(net, data, config, run):
-    return all_of(net, facts={"scoring_flops": "many"})
-
-def hiding(net, data, config, run):
-    return all_of(net, facts={"seconds": "long"})
-
-def infinite(net, data, config, run):
-    return all_of(net, facts={"score": float("inf")})
-
-def factless(net, data, config, run):
-    return all_of(net, facts=None)
-
-def quitting(net, data, config, run):
-    raise SystemExit(0)
 
 def live(net, data, config, run):
     return all_of(net, state=net.state_dict())
@@ -461,22 +425,28 @@ def test_a_ticket_of_the_networks_own_tensors_is_not_changed_by_its_training(ran
     assert one == other
 
 
-@pytest.mark.parametrize(
-    ("function", "said"),
-    [("find_tickets", "there is no function find_tickets in"),
-     ("broken", "ZeroDivisionError: division by zero (line 6)"), ("strange", "returned dict, not a Ticket"),
-     ("misshapen", "masks['fc.weight'] is not a boolean tensor of the shape"),
-     ("cut", "its state is not the plain network's whole state_dict"), ("told", "its facts are not values of JSON"),
-     ("maskless", "its state, masks and gem have to map names to tensors"),
-     ("partial", "masks are not those of all prunable weights: conv1.weight, layer1.0.conv1.weight, "),
-     ("costly", "its scoring_flops are no whole number"), ("hiding", "the summary has a field of its own for seconds"),
-     ("infinite", "its facts are not values of JSON"), ("factless", "its facts have to be a mapping"),
-     ("quitting", "mine.py failed: SystemExit: 0 (line ")],
-)  # fmt: skip
-def test_what_is_wrong_with_ones_own_algorithm_is_said(function, said, refusal, places, tmp_path):
-    (tmp_path / "mine.py").write_text(OWN)
+@pytest.mark.parametrize(("body", "said"), [
+    ("return 1 / 0", "ZeroDivisionError: division by zero (line 16)"),
+    ("return {'fc.weight': 1}", "returned dict, not a Ticket"),
+    ("return Ticket(plain_state(net), {'fc.weight': net.fc.weight[:1] > 0})",
+     "masks['fc.weight'] is not a boolean tensor of the shape"),
+    ("return all_of(net, state={name: value[None] for name, value in plain_state(net).items()})",
+     "its state is not the plain network's whole state_dict"),
+    ("return all_of(net, facts={'score': net.fc.weight})", "its facts are not values of JSON"),
+    ("return all_of(net, masks=None)", "its state, masks and gem have to map names to tensors"),
+    ("return all_of(net, masks={'fc.weight': net.fc.weight > 0})",
+     "masks are not those of all prunable weights: conv1.weight, layer1.0.conv1.weight, "),
+    ("return all_of(net, facts={'scoring_flops': 'many'})", "its scoring_flops are no whole number"),
+    ("return all_of(net, facts={'seconds': 'long'})", "the summary has a field of its own for seconds"),
+    ("return all_of(net, facts={'score': float('inf')})", "its facts are not values of JSON"),
+    ("return all_of(net, facts=None)", "its facts have to be a mapping"),
+    ("raise SystemExit(0)", "mine.py failed: SystemExit: 0 (line "),
+])  # fmt: skip
+def test_what_is_wrong_with_ones_own_algorithm_is_said(body, said, refusal, places, tmp_path):
+    (tmp_path / "mine.py").write_text(f"{OWN}\ndef find(net, data, config, run):\n    {body}\n")
     (tmp_path / "runs" / "trial_1").mkdir(parents=True)  # of a run whose results are elsewhere
-    assert said in refusal(*RANDOM, "--algo", f"{tmp_path}/mine.py:{function}", *places)
+    assert said in refusal(*RANDOM, "--algo", f"{tmp_path}/mine.py:find", *places)
+    assert "there is no function found in" in refusal(*RANDOM, "--algo", f"{tmp_path}/mine.py:found", *places)
     assert {path.name for path in tmp_path.iterdir()} == {"mine.py", "runs"}
     assert (tmp_path / "runs" / "trial_1").is_dir()
 
