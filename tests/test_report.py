@@ -43,6 +43,12 @@ def table(root, part, *columns):
     return [[row[name] for name in columns] if columns else row for row in read_rows(path)]
 
 
+def texts(root, part):
+    """The texts of a figure of the report: they are drawn as shapes, each under its words."""
+    (figure,) = root.glob(f"report/figures/*_{part}.svg")
+    return re.findall(r"<!-- *(.*) -->", figure.read_text())
+
+
 # ---- figures over trials -------------------------------------------------------------------------------------------
 
 
@@ -166,9 +172,7 @@ def test_a_density_that_nothing_aimed_at_is_no_target(root, call):
         make_run(root / options["algo"] / "going_on", None, trial_num=2, **options)
     assert call("--report", root).code == 0
     assert table(root, "accuracy", "series", "target_percent") == [["random_subnet", ""], ["snip", "5.0"]]
-    (figure,) = root.glob("report/figures/*_curves.svg")
-    drawn = re.findall(r"<!-- *(.*) -->", figure.read_text())
-    assert "trial 2, going on" in drawn and "5%, trial 2, going on" in drawn
+    assert {"trial 2, going on", "5%, trial 2, going on"} <= set(texts(root, "curves"))
 
 
 @pytest.mark.parametrize(("place", "target", "family"), [
@@ -352,8 +356,7 @@ def test_what_a_search_steers_has_a_panel_and_what_stays_has_none(root, call):
         searched = [f"{row},{value}" for row, value in zip(rows, values)]
         epochs.write_text("\n".join([first, *searched, *rows[2:], ""]))
     assert call("--report", root).code == 0
-    (figure,) = root.glob("report/figures/*_curves.svg")
-    drawn = re.findall(r"<!-- *(.*) -->", figure.read_text())
+    drawn = texts(root, "curves")
     assert [drawn.count(text) for text in ("test accuracy (%)", "λ", "threshold of the rounding")] == [3, 2, 1]
     found = table(root, "epochs", "lmbda", "threshold")
     runs = [[",".join(row) for row in found[start : start + 4]] for start in (0, 4, 8)]
@@ -395,9 +398,7 @@ def test_names_of_any_kind_are_text_and_nothing_else(root, call):
     assert "<img src=x" not in page
     markdown = (root / "report" / "report.md").read_text()
     assert "<script>" not in markdown and "&#60;script&#62;alert" in markdown
-    (figure,) = root.glob("report/figures/*_accuracy.svg")
-    drawn = re.findall(r"<!-- *(.*) -->", figure.read_text())  # texts are drawn as shapes, each under its words
-    assert {"_hidden", "$x^$", "a|b [c](javascript:d)"} <= set(drawn)
+    assert {"_hidden", "$x^$", "a|b [c](javascript:d)"} <= set(texts(root, "accuracy"))
 
 
 def test_a_report_is_written_over_by_the_next_and_nothing_else_is(tmp_path):
