@@ -191,26 +191,18 @@ def test_the_values_of_weights_cut_nothing_off():
     assert connectivity(net, masks, (2, 4, 4))["effective_weights_remaining"] == 8 + 6
 
 
-@pytest.mark.parametrize("layer", [
-    nn.ReLU6(), nn.Hardswish(), nn.Sigmoid(), nn.Hardsigmoid(), nn.Tanh(), nn.GroupNorm(1, 2), nn.BatchNorm2d(2),
-    Calling(torch.tanh), Calling(lambda images: images.clamp(0, 1)),
+@pytest.mark.parametrize(("layer", "features"), [
+    (nn.ReLU6(), 8), (nn.Hardswish(), 8), (nn.Sigmoid(), 8), (nn.Hardsigmoid(), 8), (nn.Tanh(), 8),
+    (nn.GroupNorm(1, 2), 8), (nn.BatchNorm2d(2), 8), (Calling(torch.tanh), 8),
+    (Calling(lambda images: images.clamp(0, 1)), 8),
+    # On 2×2 maps each of the four entries that are pooled reads other weights of the convolution.
+    (nn.MaxPool2d(2), 2), (nn.AdaptiveMaxPool2d(1), 2), (Calling(lambda images: functional.max_pool2d(images, 2)), 2),
 ])  # fmt: skip
-def test_saturation_and_normalisation_cut_nothing_off(layer):
+def test_saturation_normalisation_and_max_pooling_cut_nothing_off(layer, features):
     conv = nn.Conv2d(1, 2, 3, padding=1, bias=False)
     conv.weight.data.fill_(1000.0)
-    net = nn.Sequential(conv, layer, nn.Flatten(), nn.Linear(8, 3, bias=False))
-    assert connectivity(net, all_kept(prunable_parameters(net)), (1, 2, 2))["effective_weights_remaining"] == 18 + 24
-
-
-POOLING = [nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(1), Calling(lambda images: functional.max_pool2d(images, 2))]
-
-
-@pytest.mark.parametrize("pooling", POOLING)
-def test_max_pooling_cuts_nothing_off(pooling):
-    conv = nn.Conv2d(1, 2, 3, padding=1, bias=False)
-    net = nn.Sequential(conv, pooling, nn.Flatten(), nn.Linear(2, 3, bias=False))
-    # On 2×2 maps each of the four entries that are pooled reads other weights of the convolution.
-    assert connectivity(net, all_kept(prunable_parameters(net)), (1, 2, 2))["effective_weights_remaining"] == 18 + 6
+    net, weights = nn.Sequential(conv, layer, nn.Flatten(), nn.Linear(features, 3, bias=False)), 18 + 3 * features
+    assert connectivity(net, all_kept(prunable_parameters(net)), (1, 2, 2))["effective_weights_remaining"] == weights
 
 
 def test_a_thin_layer_is_warned_of_once():
