@@ -27,9 +27,9 @@ def prunings(words: str, weights: int, *unpruned: int) -> list[str]:
     return list(_prunings(parse_args(words.split()), weights, unpruned))
 
 
-def numbers_left(words: str, weights: int) -> list[int]:
-    """The weights that each pruning leaves of a whole network."""
-    return [int(line.split()[3].replace(",", "")) for line in prunings(words, weights, weights)[1:]]
+def numbers_left(words: str, weights: int, *sizes: int) -> list[int]:
+    """The weights that each pruning leaves of a whole network, layer by layer if their sizes are given."""
+    return [int(line.split()[3].replace(",", "")) for line in prunings(words, weights, *(sizes or [weights]))[1:]]
 
 
 def test_a_plan_tells_layers_prunings_time_and_memory_and_leaves_nothing(done, places, tmp_path):
@@ -87,8 +87,7 @@ def test_streamed_images_can_be_planned(done, places, tmp_path):
 
 
 def test_no_round_is_planned_below_the_target_or_without_a_weight():
-    words = "--algo imp --iter_period 1 --prune_rate 0.05 --target_sparsity 35.8"
-    left = numbers_left(words, 3392)
+    left = numbers_left("--algo imp --iter_period 1 --prune_rate 0.05 --target_sparsity 35.8", 3392)
     assert left == sorted(left, reverse=True) and left[-1] == 1214
     assert numbers_left("--algo imp --imp_rounds 40 --prune_rate 0.5", 100)[-1] == 1
     assert numbers_left("--algo global_ep_iter --target_sparsity 0.1", 500)[-1] == 1
@@ -103,8 +102,7 @@ def test_the_weights_a_plan_promises_are_those_of_the_rounds(done, ran, places):
 
 def test_the_prunings_of_a_gradual_search_end_at_the_target():
     for prune_type, last in (("ExactBottomK", 1000), ("BottomK", 997)):
-        words = f"--epochs 150 --target_sparsity 1 --prune_type {prune_type}"
-        assert numbers_left(words, 100_000)[-1] == last
+        assert numbers_left(f"--epochs 150 --target_sparsity 1 --prune_type {prune_type}", 100_000)[-1] == last
     left = numbers_left("--epochs 150 --iter_period 1 --target_sparsity 0.01 --prune_type ExactBottomK", 268_048)
     assert min(left) == left[-1] == 26
     assert "however many these are" in prunings("--epochs 10", 100, 100)[0]
@@ -118,8 +116,7 @@ def test_the_plan_of_a_search_that_prunes_layer_by_layer_is_what_it_does():
     for epoch in range(1, 8):
         search._prune(last=epoch == 7, generator=torch.Generator())
         left.append(int(search.flat.flags.sum()))
-    planned = prunings(words, sum(sizes), *sizes)[1:]
-    assert [int(line.split()[3].replace(",", "")) for line in planned] == left
+    assert numbers_left(words, sum(sizes), *sizes) == left
 
 
 def test_the_plan_of_a_search_that_begins_late_goes_by_what_is_left():
@@ -165,30 +162,25 @@ def test_the_prunings_planned_for_global_edge_popup_are_those_it_makes(start):
 @pytest.mark.parametrize(
     ("words", "parts", "whole"),
     [("--epochs 100 --fine_tune_epochs 50 --num_trial 3",
-      [("search", 100, 100, "3 min"), ("fine-tuning", 50, 50, "75.0 s"), ("checks", 150, 50, "4 min")],
+      [("search", 100, 100, 1, "3 min"), ("fine-tuning", 50, 50, 1, "75.0 s"), ("checks", 150, 50, 1, "4 min")],
       "8 min a trial, 25 min for 3"),
      ("--algo imp --iter_period 160 --target_sparsity 1.44",
-      [("search", 3_360, 50, "84 min"), ("checks", 480, 50, "12 min")], "1 h 36 min"),
+      [("search", 3_360, 50, 1, "84 min"), ("checks", 480, 50, 1, "12 min")], "1 h 36 min"),
+     ("--epochs 10 --fine_tune_epochs 5 --skip_sanity_checks --round prob --num_test 4",
+      [("search", 10, 100, 4, "50.0 s"), ("fine-tuning", 5, 50, 1, "7.5 s")], "57.5 s"),  # each draw is evaluated
      ("--algo cts --epochs 20 --fine_tune_epochs 30 --rewind_epoch 5 --skip_sanity_checks",
-      [("rewinding", 5, 50, "7.5 s"), ("search", 20, 100, "40.0 s"), ("fine-tuning", 25, 50, "37.5 s")], "85.0 s")],
+      [("rewinding", 5, 50, 1, "7.5 s"), ("search", 20, 100, 1, "40.0 s"), ("fine-tuning", 25, 50, 1, "37.5 s")],
+      "85.0 s")],
 )  # fmt: skip
 def test_what_a_run_costs_is_the_sum_over_its_stages(words, parts, whole):
     data, timing = SimpleNamespace(train=range(10)), Timing(search=0.1, scoring=0.0, weights=0.05, evaluation=1.0)
     assert list(_costs(parse_args(words.split()), data, timing)) == [
-        *(f"{part:<12} {epochs:,} epochs of 10 steps at {ms:.1f} ms and 1.00 s of evaluation: {clock}"
-          for part, epochs, ms, clock in parts),
+        *(f"{part:<12} {epochs:,} epochs of 10 steps at {ms:.1f} ms and {seconds}.00 s of evaluation: {clock}"
+          for part, epochs, ms, seconds, clock in parts),
         f"all of it    about {whole}, by 10 timed steps of each kind",
     ]  # fmt: skip
     untimed = list(_costs(parse_args(words.split()), data, timing._replace(search=None)))
     assert ("search       too short to time: not counted here" in untimed) == ("imp" not in words)
-
-
-def test_a_search_that_draws_its_masks_evaluates_each_of_them():
-    words = "--epochs 10 --fine_tune_epochs 5 --skip_sanity_checks --round prob --num_test 4".split()
-    data, timing = SimpleNamespace(train=range(10)), Timing(search=0.1, scoring=0.0, weights=0.1, evaluation=1.0)
-    search, tuning, _ = _costs(parse_args(words), data, timing)
-    assert search.endswith("4.00 s of evaluation: 50.0 s")
-    assert tuning.endswith("1.00 s of evaluation: 10.0 s")
 
 
 @pytest.mark.parametrize(("kind", "names"), [("algorithms", ALGORITHMS), ("models", MODELS), ("datasets", DATASETS)])
