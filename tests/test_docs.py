@@ -87,8 +87,7 @@ def test_the_readme_leads_to_every_guide_and_is_short():
      ("models/README.md", MODELS)],
 )  # fmt: skip
 def test_a_guide_names_all_there_is(guide, names):
-    text = _text(PROJECT / guide)
-    assert [name for name in names if f"`{name}`" not in text] == []
+    assert [name for name in names if f"`{name}`" not in _text(PROJECT / guide)] == []
 
 
 # ---- commands ------------------------------------------------------------------------------------------------------
