@@ -193,8 +193,7 @@ def screen(one: dict[str, Any]) -> list[str]:
 
 
 def test_the_last_screen_tells_the_run(tmp_path):
-    trials = [summary(k, 90.0, {"mask_shuffle": 85.0 + k}) for k in (1, 2, 3)]
-    assert screen(finish(tmp_path, *trials)[-1]) == [
+    assert screen(finish(tmp_path, *(summary(k, 90.0, {"mask_shuffle": 85.0 + k}) for k in (1, 2, 3)))[-1]) == [
         "resnet20 on Digits, hc_iter, trial 3, seed 126",
         "weights remaining 3,900 of 270,896: 1.44%",
         "before any training 50.00% test accuracy, the gem of 3,800 weights (1.40%) as drawn; chance is 10%",
