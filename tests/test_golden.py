@@ -48,8 +48,7 @@ class Case:
 
     def network(self) -> tuple[nn.Module, Tensor, Tensor]:
         """The masked network with weights and scores as the file's seed draws them, and the images and labels."""
-        spec = spec_of(3, self._side, self._side, classes=self._classes)
-        network = to_masked(build_model(self.config(), spec))
+        network = to_masked(build_model(self.config(), spec_of(3, self._side, self._side, classes=self._classes)))
         rng = np.random.default_rng(self._seed)
         for layer in masked_layers(network).values():
             shape = tuple(layer.weight.shape)
