@@ -62,8 +62,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]
 
     def run(*argv: object) -> Outcome:
         capsys.readouterr()
-        code = main.main([str(word) for word in argv])
-        return Outcome(code, *capsys.readouterr())
+        return Outcome(main.main([str(word) for word in argv]), *capsys.readouterr())
 
     with warnings.catch_warnings(action="always"):
         yield run
@@ -114,8 +113,7 @@ def alone(*argv: object) -> str:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder (trial_1) of a small finished run, made in its own process."""
     root = tmp_path_factory.mktemp("finished")
-    out = alone(*SMALL, "--results_dir", root / "results", "--log_dir", root / "runs")
-    (root / "screen.txt").write_text(out)
+    (root / "screen.txt").write_text(alone(*SMALL, "--results_dir", root / "results", "--log_dir", root / "runs"))
     return root / "results" / "trial_1"
 
 
@@ -224,8 +222,7 @@ def same_after_a_stop(
 def script(name: str, home: Path, *options: object) -> subprocess.CompletedProcess[str]:
     """Call a shell script of the project, for one trial."""
     environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "TRIALS": "1", "HOME": str(home)}
-    command = ["bash", PROJECT / name, *options]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    return subprocess.run(["bash", PROJECT / name, *options], capture_output=True, text=True, env=environment)
 
 
 def interrupted(after: str, *argv: object, signum: int = signal.SIGTERM) -> tuple[int, str]:
