@@ -177,8 +177,7 @@ def test_what_a_run_or_a_flag_states_however_it_is_written_is_neither_varied_nor
 def test_flags_of_a_sweep_are_completed_and_checked_with_the_options_of_each_run(flag, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_file({"w": torch.ones(2)}, "t", {"about": '{"options": {"dataset": "CIFAR10"}}'})
-    given = parse_args(["--sweep", "s.yml", *f"--{flag}".split()]).model_fields_set
-    assert given == {"sweep", flag.split()[0]}
+    assert parse_args(["--sweep", "s.yml", *f"--{flag}".split()]).model_fields_set == {"sweep", flag.split()[0]}
 
 
 def test_a_flag_that_a_run_cannot_use_is_refused_for_this_run(sweep, refusal, tmp_path):
@@ -424,8 +423,7 @@ def test_a_run_that_failed_is_not_among_those_of_which_one_is_the_best(sweep):
 def test_a_listed_value_that_one_worker_runs_is_not_drawn_by_another(sweep):
     values = [1e-5, 3e-5, 2e-4]
     one, other = _searches(sweep(options=TINY, search={"lmbda": values}, study={"trials": 12}), workers=2)
-    tasks = [one.take(), other.take(), one.take()]
-    assert [task.unit.asked.lmbda for task in tasks] == values
+    assert [task.unit.asked.lmbda for task in (one.take(), other.take(), one.take())] == values
     assert one.take() is None
 
 
