@@ -114,8 +114,7 @@ def test_a_teachers_folder_does_not_choose_what_code_runs(copied, finished, tmp_
 
 def test_a_run_keeps_to_its_teacher(ran, refusal, copied):
     folder = copied("dense")
-    words = ("--algo", "magnitude", "--teacher", folder, "--skip_sanity_checks")
-    run = ran(*words)
+    run = ran("--algo", "magnitude", "--teacher", folder, "--skip_sanity_checks")
     before = summary_of(run)
     shutil.rmtree(folder)
     shutil.copytree(ran("--algo", "random", name="other"), folder)
