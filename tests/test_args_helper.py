@@ -464,7 +464,7 @@ def test_what_other_tools_call_an_option_is_answered_by_its_name_here(tmp_path):
 
 
 def test_an_empty_word_is_a_missing_value_and_not_no_file():
-    for name in ("ticket", "pretrained", "teacher", "results_dir", "lr", "report", "noise"):
+    for name in ("ticket", "pretrained", "teacher", "results_dir", "lr", "noise"):
         assert complaint(f"--{name}", "").endswith(f"\n  --{name}: a value is missing")
 
 

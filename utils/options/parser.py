@@ -117,8 +117,8 @@ def read_flags(declared: Declarations, argv: list[str] | None) -> tuple[dict[str
     parsed, rest = _parser(declared).parse_known_args(words)
     flags: dict[str, Given] = {}
     for name, value in vars(parsed).items():
-        # An empty word is what the shell makes of "$FILE" if it is not set; no file would be meant by it.
-        declared.take(flags, name, Given(MISSING if value in ([], "", [""]) else value, f"--{name}"), problems)
+        # An empty word is what the shell makes of "$FILE" if it is not set. As a list it is an empty one.
+        declared.take(flags, name, Given(MISSING if value in ([], "") else value, f"--{name}"), problems)
     for before, word, after in zip(["", *rest], map(abbreviate, rest), [*map(abbreviate, rest[1:]), ""]):
         flag, equals, value = word.partition("=")
         if word.startswith("-"):
