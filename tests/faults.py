@@ -24,8 +24,6 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from tqdm import tqdm
-
 import main
 import trainers.algorithms.gem_miner as gem_miner
 import trainers.pipeline
@@ -34,6 +32,7 @@ import trainers.training.scores as scores
 import trainers.training.weights as weights
 from tests.conftest import SMALL, same_bits, timeless
 from utils.errors import UserError
+from utils.run.progress import Progress
 from utils.run.run import Run
 
 SCENARIOS = {
@@ -99,7 +98,7 @@ def begin(words: list[str], log: Path, marks: Marks) -> int:
     with log.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    tqdm.set_lock(RLock())  # the lock that tqdm shares with forked processes stays locked if its holder is killed
+    Progress.set_lock(RLock())  # the one it shares with forked processes stays locked if its holder is killed
     marks.instrument()
     os._exit(main.main(words))
 

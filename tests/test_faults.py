@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests import faults
 from tests.conftest import PROJECT, SMALL, interrupted, raising, read_rows, same_bits, start, summary_of, timeless
 from utils.errors import UserError
 from utils.run.lock import locked
+from utils.run.progress import Progress
 from utils.run.run import Run
 
 
@@ -204,9 +206,20 @@ def test_deterministic_is_what_a_run_asked_for_and_no_other(done, places, finish
         assert torch.are_deterministic_algorithms_enabled() is asked
 
 
+def test_a_run_of_the_harness_waits_for_no_lock_of_this_process(tmp_path):
+    words = [*SMALL, *"--epochs 2 --skip_fine_tune --results_dir".split(), str(tmp_path)]
+    with ThreadPoolExecutor(1) as other:
+        other.submit(Progress.get_lock().acquire).result()
+        try:
+            assert faults.undisturbed([*words, "--log_dir", str(tmp_path)], tmp_path) > 0
+        finally:
+            other.submit(Progress.get_lock().release)
+
+
 @pytest.mark.slow
-def test_runs_that_are_killed_at_random_lose_nothing(tmp_path):
-    done, lost = faults.run(kills=30, seed=1, root=tmp_path)
-    assert not lost, "\n".join(lost)
-    assert done.total() >= 30
-    assert len({place for _, place in done}) >= 4
+def test_runs_that_are_killed_at_random_lose_nothing():
+    command = [sys.executable, "-m", "tests.faults", "--kills", "30", "--seed", "1"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    kills = [int(total) for total in re.findall(r"(\d+) \|$", done.stdout, re.MULTILINE)]  # by kind of work
+    assert sum(kills) >= 30 and len(list(filter(None, kills))) >= 4

@@ -13,12 +13,14 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from itertools import chain
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.multiprocessing import start_processes
 
 import main
 from tests.conftest import PROJECT, SMALL, raising, read_rows, same_bits, timeless
@@ -28,6 +30,7 @@ from utils.distributed import launch
 from utils.distributed.consistency import assert_same_on_all_ranks
 from utils.distributed.launch import Launch, launched
 from utils.errors import DistributedError, UserError, resume_command
+from utils.run.progress import Progress
 
 SHORT = [*SMALL, "--skip_sanity_checks"]
 # Of 1,294 images the last batch has two, which stay together: the second rank has no part of it.
@@ -63,20 +66,19 @@ def shared(function: Callable[[], Any], world: int, port: int) -> list[Any]:
 
 
 def forked(function: Callable[[], Any], world: int, port: int) -> list[Any]:
-    """What a function returns in each of so many processes, which are told that torchrun has started them."""
-    context = multiprocessing.get_context("fork")  # which have imported everything by then
-    queue = context.SimpleQueue()
+    """What a function returns in each of so many processes, which are told that torchrun has started them.
+
+    An error in one of them is raised here, and ends the others.
+    """
+    queue = multiprocessing.get_context("fork").SimpleQueue()
 
     def work(rank: int) -> None:
         os.environ |= said(rank, world, port)
+        Progress.set_lock(RLock())  # a thread of this process may hold the one that forked processes share
         queue.put((rank, function()))
 
-    processes = [context.Process(target=work, args=(rank,)) for rank in range(world)]
-    for process in processes:
-        process.start()
-    answers = dict(queue.get() for _ in processes)
-    for process in processes:
-        process.join()
+    start_processes(work, nprocs=world, start_method="fork")  # which have imported everything by then
+    answers = dict(queue.get() for _ in range(world))
     return [answers[rank] for rank in range(world)]
 
 
