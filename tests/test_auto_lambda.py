@@ -3,6 +3,7 @@
 import json
 import math
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from models.build import build_model
 from models.masking import plain_state, to_masked
 from trainers.algorithms.auto_lambda import AutoLambda
 from trainers.algorithms.gem_miner import GemMiner
+from trainers.checks.connectivity import effective_masks
 from trainers.tickets.file import TICKET, read_ticket
 from trainers.tickets.ticket import Ticket
 from trainers.training.batchnorm import with_own_statistics
@@ -36,15 +38,15 @@ def _search(*words: str, net: nn.Module | None = None, steps: int = STEPS) -> Ge
 
 
 @pytest.mark.parametrize(("words", "expected"), [
-    ("", math.log(2) * (1 - 0.9) / (2 * 2 * STEPS * 0.1)),  # a quarter of 8 epochs
+    ("", math.log(2) * (1 - 0.9) / (2 * 4 * STEPS * 0.1)),  # half of 8 epochs
     ("--epochs 20", math.log(2) * (1 - 0.9) / (2 * 200 * 0.1)),  # a tenth would be 100 steps
     ("--epochs 80", math.log(2) * (1 - 0.9) / (2 * 8 * STEPS * 0.1)),  # a tenth
-    ("--momentum 0.5", math.log(2) * (1 - 0.5) / (2 * 2 * STEPS * 0.1)),
-    ("--optimizer adam", math.log(2) / (2 * 2 * STEPS * 0.1)),
-    ("--start_epoch 4", math.log(2) * 0.1 / (2 * 1 * STEPS * 0.1)),  # of the 4 epochs that are left
+    ("--momentum 0.5", math.log(2) * (1 - 0.5) / (2 * 4 * STEPS * 0.1)),
+    ("--optimizer adam", math.log(2) / (2 * 4 * STEPS * 0.1)),
+    ("--start_epoch 4", math.log(2) * 0.1 / (2 * 2 * STEPS * 0.1)),  # of the 4 epochs that are left
     ("--epochs 2", math.log(2) * 0.1 / (2 * 1 * STEPS * 0.1)),  # never less than an epoch
     ("--momentum 0.99", (1 - 0.99**0.5) ** 2 / (2 * 0.1)),  # more would carry scores past 0
-    ("--lr_policy multistep_lr --milestones 1", math.log(2) * 0.1 / (2 * STEPS * (0.1 + 0.01))),
+    ("--lr_policy multistep_lr --milestones 1", math.log(2) * 0.1 / (2 * STEPS * (0.1 + 3 * 0.01))),
 ])  # fmt: skip
 def test_lambda_follows_from_the_learning_rates_before_the_arrival(words, expected):
     assert AutoLambda(parse_args([*AUTO, *words.split()]), STEPS).first == pytest.approx(expected)
@@ -54,15 +56,15 @@ def test_lambda_follows_from_the_learning_rates_before_the_arrival(words, expect
 def test_a_score_that_no_gradient_holds_halves_before_the_arrival(optimizer):
     search = _search("--optimizer", optimizer)
     search.flat.scores.data.fill_(1.0)
-    for _ in range(2 * STEPS):
+    for _ in range(4 * STEPS):
         search.optimizer.step()
     # With momentum the decay of the first steps is felt about ten steps later.
     assert search.flat.scores.detach().unique().item() == pytest.approx(0.5, rel=0.1 if optimizer == "sgd" else 0.01)
 
 
 def test_the_expected_density_falls_from_a_half_to_the_target_before_the_arrival():
-    auto = AutoLambda(parse_args([*AUTO, "--target_sparsity", "5", "--start_epoch", "4", "--epochs", "12"]), STEPS)
-    assert [auto.expected_density(epoch) for epoch in (4, 5, 6, 11)] == pytest.approx([1 - 2**-0.5, 0.05, 0.05, 0.05])
+    auto = AutoLambda(parse_args([*AUTO, "--target_sparsity", "5", "--start_epoch", "4", "--epochs", "8"]), STEPS)
+    assert [auto.expected_density(epoch) for epoch in (4, 5, 6, 7)] == pytest.approx([1 - 2**-0.5, 0.05, 0.05, 0.05])
 
 
 @pytest.mark.parametrize(("density", "factor"), [(0.2, 4**0.15), (0.05, 1.0), (1.0, 10**0.15)])
@@ -228,6 +230,24 @@ def test_they_are_those_of_augmented_images_as_the_search_sees_them(ran, tmp_pat
     rng = derive_rng(config.seed, "search", "statistics", 0, 0)
     expected = with_own_statistics(found, build_model(config, data.spec), data.train.epoch(rng))
     assert same_bits(found.state, expected.state)
+
+
+# ---- weights that compute nothing ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("remaining", "kept"), [
+    (3, [[1, 1, 0, 0], [1, 0]]),  # the second output weight has no input, and then the input weight .6 no output
+    (2, [[1, 0, 0, 0], [0, 1]]),  # none of the prunings leaves a path: the highest scores
+])  # fmt: skip
+def test_a_pruning_leaves_no_weight_that_is_cut_off_while_another_is_on_a_path(remaining, kept):
+    plain = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+    config = parse_args([*AUTO, "--target_sparsity", str(100 * remaining / 6), "--prune_type", "ExactBottomK"])
+    effective = partial(effective_masks, deepcopy(plain), shape=(2,))
+    search = GemMiner(to_masked(plain), config, AutoLambda(config, STEPS), effective)
+    order = [0.9, 0.5, 0.1, 0.6, 0.8, 0.7] if remaining == 3 else [0.9, 0.3, 0.6, 0.4, 0.7, 0.8]
+    search.flat.scores.data = torch.tensor(order)
+    search._prune(last=True, generator=torch.Generator())
+    assert [mask.flatten().tolist() for mask in search.flat.split(search.flat.flags).values()] == kept
 
 
 # ---- any network ---------------------------------------------------------------------------------------------------

@@ -298,6 +298,7 @@ def test_the_quickstart_finds_a_gem(done, places, tmp_path):
     done("--config", PROJECT / "configs" / "quickstart.yml", *places)
     summary = summary_of(next((tmp_path / "results").rglob("summary.json")).parent)
     assert summary["weights_remaining_percent"] <= 1.44
+    assert summary["effective_weights_remaining"] == summary["weights_remaining"]
     assert summary["test_acc_before_finetune"] > 70  # chance is 10
     assert summary["test_acc_after_finetune"] > 95
     assert summary["seconds"] < 600  # a claim of minutes, not a measurement

@@ -18,7 +18,7 @@ import math
 from args_helper import Config
 from trainers.tickets.recipe import Recipe
 
-ARRIVAL, LATEST_ARRIVAL = 0.1, 0.25
+ARRIVAL, LATEST_ARRIVAL = 0.1, 0.5
 """Fraction of the epochs after which the density should be the target, and the latest in a search of few steps."""
 FEWEST_STEPS = 200
 """Steps before the arrival, if `LATEST_ARRIVAL` leaves as many: after fewer, scores rank noise."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,9 +17,13 @@ from trainers.algorithms.auto_lambda import AutoLambda
 from trainers.checks.connectivity import warn_of_thin_layers
 from trainers.training.scores import ScoreTraining
 from trainers.training.training import Draw
-from utils.masks import ceil_count, kept_count, kth_lowest, prune_exactly, prune_lowest
+from utils.masks import Masks, ceil_count, kept_count, kth_lowest, prune_exactly, prune_lowest
 from utils.run.run import Row
 from utils.schedules import pruning_epochs, pruning_rate
+
+Effective = Callable[[Masks], Masks]
+MOST_TURNS = 20
+"""How often a pruning is repeated at most, so that no weight is cut off; where it was necessary, 1 to 7 times were."""
 
 
 def prunings_ahead(config: Config) -> range:
@@ -69,6 +74,8 @@ class GemMiner(ScoreTraining):
         network: masked, on its device.
         config: the options of the search.
         auto: steers λ; the threshold is then lowered where fewer than ⌊dN⌋ weights would be switched on.
+        effective: masks -> the same without weights that are cut off from input or output: prunings by ExactBottomK
+            remove these first. None: they go by scores alone.
 
     Attributes:
         weights: number of prunable weights, N, without biases.
@@ -76,8 +83,11 @@ class GemMiner(ScoreTraining):
 
     younger_state = ("lmbda",)
 
-    def __init__(self, network: nn.Module, config: Config, auto: AutoLambda | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, config: Config, auto: AutoLambda | None = None, effective: Effective | None = None
+    ) -> None:
         self._auto, self.decoupled_decay = auto, auto is not None
+        self._effective = effective
         self._moves_threshold = config.bottom_k_on_forward or auto is not None
         self._snapshot: Tensor | None = None
         self._tied = 0
@@ -215,7 +225,28 @@ class GemMiner(ScoreTraining):
                     self._tied += scheduled - int(flags[segment].sum()) if segment.start == 0 else 0  # weights only
                 else:
                     count = exact_count(config, rate, int(unpruned.sum()), unpruned.numel(), last)
-                    flags[segment] = prune_exactly(ranks, unpruned, count, generator)
+                    prune = self._prune_cut_off if self._effective and segment.start == 0 else prune_exactly
+                    flags[segment] = prune(ranks, unpruned, count, generator)
+
+    def _prune_cut_off(self, ranks: Tensor, unpruned: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """Prune as `prune_exactly` does, but first what would be cut off, if others on a path can take its place.
+
+        What is cut off when the lowest have gone ranks below all others, and the pruning begins anew, until nothing
+        more is. Of all these prunings the one counts that leaves most effective weights.
+        """
+        weights, ranks, best, most = self.flat.segments[0], ranks.clone(), unpruned, -1
+        for _ in range(MOST_TURNS):
+            flags = self.flat.flags.clone()
+            flags[weights] = kept = prune_exactly(ranks, unpruned, count, generator)
+            reached = torch.cat([mask.flatten() for mask in self._effective(self.flat.split(flags)).values()])
+            cut_off = kept & ~reached[weights].to(kept.device)
+            if (effective := int((kept & ~cut_off).sum())) > most:
+                best, most = kept, effective
+            cut_off &= ranks >= 0
+            if not cut_off.any():
+                break
+            ranks[cut_off] = -1.0
+        return best
 
     def density_reason(self) -> str | None:
         """Say why the ticket may miss the target density; None if there is no such reason."""

@@ -24,6 +24,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from copy import deepcopy
+from functools import partial
 
 from torch import nn
 
@@ -33,6 +35,7 @@ from models.build import mask_with_scores
 from models.masking import plain_state
 from trainers.algorithms.auto_lambda import AutoLambda
 from trainers.algorithms.gem_miner import GemMiner, exact_count, pruning_rate_from, prunings_ahead
+from trainers.checks.connectivity import effective_masks
 from trainers.tickets.ticket import Ticket
 from trainers.training.loop import train
 from utils.masks import ceil_count, floor_count
@@ -56,8 +59,11 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     Raises:
         UserError: `pretrained` does not fit the network, or see `train`, which also raises Stopped and Diverged.
     """
+    own = ()
+    if config.lmbda == "auto":
+        own = AutoLambda(config, len(data.train)), partial(effective_masks, deepcopy(net), shape=data.spec.shape)
     mask_with_scores(net, config, config.score_init)
-    search = GemMiner(net, config, AutoLambda(config, len(data.train)) if config.lmbda == "auto" else None)
+    search = GemMiner(net, config, *own)
     train(run, "search", search, data, config.epochs, config.start_epoch)
 
     state, gem = plain_state(net), search.flat.split(search.naive_mask().clone())

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from models.masking import layer_parameters, prunable_parameters
 from utils.environment import device_of_doubles
-from utils.masks import Masks, is_bias, per_layer, thin_layers, total
+from utils.masks import Masks, is_bias, per_layer, remaining, thin_layers, total
 
 
 def warn_of_thin_layers(masks: Masks, when: str, said: set[str]) -> None:
@@ -39,22 +39,37 @@ def warn_of_thin_layers(masks: Masks, when: str, said: set[str]) -> None:
 def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[str, Any]:
     """Measure how much of a ticket lies on a path from input to output.
 
-    A kept weight is effective if the share of the output that grows with the input depends on it: ∂²(summed output) /
-    ∂(weight) ∂(input) ≠ 0. This is asked of a network in double precision with positive weights, whatever the ticket's
-    are, for an input of ones. In it, normalisation and bounded activations are linear, max pooling is average pooling,
-    and each layer's output is scaled to at most 1.
-
     Args:
-        net: plain, of the ticket's architecture; only its layers are used, not their values.
-        masks: of the ticket.
-        shape: (channels, height, width) of an image.
+        net, masks, shape: as for `effective_masks`.
 
     Returns:
         `effective_weights_remaining`, `effective_weights_remaining_percent`, `dead_layers` and `thin_layers` (names).
         Dead layers keep no weight; thin ones keep less than one per filter on average. Biases are not counted.
 
-    Source: effective density: Vysogorets & Kempe, JMLR 2023 (arXiv 2107.02306). Their gradient of the summed output,
-    which is taken where the second derivative is not there, also counts what a bias reaches.
+    Source: effective density: Vysogorets & Kempe, JMLR 2023 (arXiv 2107.02306).
+    """
+    effective = remaining(effective_masks(net, masks, shape))
+    return {
+        "effective_weights_remaining": effective,
+        "effective_weights_remaining_percent": 100.0 * effective / total(masks),
+        "dead_layers": [name for name, (kept, _) in per_layer(masks).items() if not kept],
+        "thin_layers": list(thin_layers(masks)),
+    }
+
+
+def effective_masks(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> Masks:
+    """Return masks, on the CPU, that keep only the weights on a path from input to output; those of biases unchanged.
+
+    A kept weight is effective if the share of the output that grows with the input depends on it: ∂²(summed output) /
+    ∂(weight) ∂(input) ≠ 0. This is asked of a network in double precision with positive weights, whatever the ticket's
+    are, for an input of ones. In it, normalisation and bounded activations are linear, max pooling is average pooling,
+    and each layer's output is scaled to at most 1. (Vysogorets & Kempe take the gradient of the summed output, which
+    also counts what a bias reaches; it is taken here where the second derivative is not there.)
+
+    Args:
+        net: plain, of the ticket's architecture; only its layers are used, not their values.
+        masks: of the ticket.
+        shape: (channels, height, width) of an image.
     """
     device = device_of_doubles(str(next(net.parameters()).device))
     flow = deepcopy(net).to(device).double().eval().requires_grad_(True)
@@ -67,23 +82,17 @@ def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[s
             if name in masks:
                 weight.mul_(masks[name].to(weight.device))
     scale = torch.ones((), dtype=torch.float64, device=device, requires_grad=True)
-    with _AllPathsOpen(), sdpa_kernel(SDPBackend.MATH):  # no other attention can be differentiated twice
+    with torch.enable_grad(), _AllPathsOpen(), sdpa_kernel(SDPBackend.MATH):  # only it can be differentiated twice
         output = flow(scale.expand(1, *shape)).sum()
         try:
             (slope,) = torch.autograd.grad(output, scale, create_graph=True)
             gradients = torch.autograd.grad(slope, list(weights.values()), retain_graph=True, allow_unused=True)
         except RuntimeError:  # a function has no second derivative, as deformable convolutions
             gradients = torch.autograd.grad(output, list(weights.values()), allow_unused=True)
-    effective = sum(
-        int((masks[name].to(device) & (gradient != 0)).sum())
-        for name, gradient in zip(weights, gradients)
-        if name in masks and not is_bias(name) and gradient is not None
-    )
+    reached = {name: gradient != 0 for name, gradient in zip(weights, gradients) if gradient is not None}
     return {
-        "effective_weights_remaining": effective,
-        "effective_weights_remaining_percent": 100.0 * effective / total(masks),
-        "dead_layers": [name for name, (kept, _) in per_layer(masks).items() if not kept],
-        "thin_layers": list(thin_layers(masks)),
+        name: mask if is_bias(name) else mask.cpu() & reached.get(name, torch.zeros(())).bool().cpu()
+        for name, mask in masks.items()
     }
 
 
