@@ -59,11 +59,12 @@ def find_ticket(net: nn.Module, data: Splits, config: Config, run: Run) -> Ticke
     Raises:
         UserError: `pretrained` does not fit the network, or see `train`, which also raises Stopped and Diverged.
     """
-    own = ()
+    auto, effective = None, None
     if config.lmbda == "auto":
-        own = AutoLambda(config, len(data.train)), partial(effective_masks, deepcopy(net), shape=data.spec.shape)
+        auto = AutoLambda(config, len(data.train))
+        effective = partial(effective_masks, deepcopy(net), shape=data.spec.shape)  # a copy that stays plain
     mask_with_scores(net, config, config.score_init)
-    search = GemMiner(net, config, *own)
+    search = GemMiner(net, config, auto, effective)
     train(run, "search", search, data, config.epochs, config.start_epoch)
 
     state, gem = plain_state(net), search.flat.split(search.naive_mask().clone())
