@@ -239,7 +239,7 @@ class GemMiner(ScoreTraining):
             flags = self.flat.flags.clone()
             flags[weights] = kept = prune_exactly(ranks, unpruned, count, generator)
             reached = torch.cat([mask.flatten() for mask in self._effective(self.flat.split(flags)).values()])
-            cut_off = kept & ~reached[weights].to(kept.device)
+            cut_off = kept & ~reached[weights]
             if (effective := int((kept & ~cut_off).sum())) > most:
                 best, most = kept, effective
             cut_off &= ranks >= 0

@@ -58,7 +58,7 @@ def connectivity(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> dict[s
 
 
 def effective_masks(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> Masks:
-    """Return masks, on the CPU, that keep only the weights on a path from input to output; those of biases unchanged.
+    """Return masks that keep only the weights on a path from input to output; those of biases are unchanged.
 
     A kept weight is effective if the share of the output that grows with the input depends on it: ∂²(summed output) /
     ∂(weight) ∂(input) ≠ 0. This is asked of a network in double precision with positive weights, whatever the ticket's
@@ -89,11 +89,11 @@ def effective_masks(net: nn.Module, masks: Masks, shape: tuple[int, ...]) -> Mas
             gradients = torch.autograd.grad(slope, list(weights.values()), retain_graph=True, allow_unused=True)
         except RuntimeError:  # a function has no second derivative, as deformable convolutions
             gradients = torch.autograd.grad(output, list(weights.values()), allow_unused=True)
-    reached = {name: gradient != 0 for name, gradient in zip(weights, gradients) if gradient is not None}
-    return {
-        name: mask if is_bias(name) else mask.cpu() & reached.get(name, torch.zeros(())).bool().cpu()
-        for name, mask in masks.items()
-    }
+    effective = {name: mask if is_bias(name) else torch.zeros_like(mask) for name, mask in masks.items()}
+    for name, gradient in zip(weights, gradients):
+        if name in masks and not is_bias(name) and gradient is not None:
+            effective[name] = masks[name] & (gradient != 0).to(masks[name].device)
+    return effective
 
 
 _SCALED = frozenset({functional.linear, functional.conv1d, functional.conv2d, functional.conv3d})
