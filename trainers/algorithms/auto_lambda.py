@@ -7,8 +7,9 @@ holds (the weight decay 2λ multiplies it by 1 − 2λη/(1 − m) in each step,
 After every epoch it compares the density above 0.5 with the one that such scores would have: from then on, the target.
 It multiplies λ by a power of their ratio, but never makes it smaller than it was at first.
 
-The rest of the search then takes place at the target density, while learning rates are still high. Too strong a penalty
-does no harm: `GemMiner` lowers its threshold rather than switch on fewer weights than the target asks for.
+The rest of the search then takes place at the target density, while learning rates are still high. However strong the
+penalty, `GemMiner` lowers its threshold rather than switch on fewer weights than the target asks for; but the search
+chooses them less well.
 """
 
 from __future__ import annotations
